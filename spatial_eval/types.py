@@ -1,0 +1,252 @@
+"""The nouns of the project: immutable values and interfaces, no I/O.
+
+    trunk   dataset + model + decoding settings    all that the shared prefix depends on
+    arm     one way to decode from the trunk       today a weight
+    method  a pure rule                            which arms it looks at, whose answer it takes for a question
+    cell    trunk + method + part of the dataset   one point of the grid, one row of results.csv
+    pass    trunk + the arms each part needs       one job on one device
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:  # numpy costs start-up time that --help should not pay
+    from numpy import bool_, float64, intp
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Arm:
+    """One decoding of a prompt. Fields added later must have defaults, so that old stores stay valid.
+
+    Attributes:
+        weight: factor on the pre-softmax logits from the last prompt token to the image tokens, in
+            every layer and head, at prefill only (arXiv 2503.01773, section 4); >= 0. 1.0 = untouched.
+    """
+
+    weight: float = 1.0
+
+
+BASE = Arm()
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One question about one image.
+
+    Attributes:
+        id: the row's own id as text; unique in its dataset.
+        row: index in the whole dataset, before any split.
+        question: the text as the benchmark gives it; may hold an `<image>` placeholder.
+        answers: the gold answers, one of which must be given; lower case, not empty.
+        options: every option that the question offers, lower case; empty where unknown.
+        image: the image file, opened only where it is encoded; None for recordings' text-only rows.
+        image_digest: identity of the image where it is known without reading the file, else "".
+        relation, pair, set: what metrics aggregate on; "" where the benchmark has none.
+    """
+
+    id: str
+    row: int
+    question: str
+    answers: tuple[str, ...]
+    options: tuple[str, ...] = ()
+    image: Path | None = None
+    image_digest: str = ""
+    relation: str = ""
+    pair: str = ""
+    set: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """What the model said for one sample under one arm. Numbers are those of the arm's first new token.
+
+    Attributes:
+        tokens: the generated ids, EOS included; None where only text was recorded.
+        confidence: largest softmax probability over the whole vocabulary, in [0, 1], unrounded
+            (rounding belongs to the method that needs it); None where not recorded.
+        entropy: of that distribution, in nats. margin: largest minus second largest probability.
+        logit: largest raw logit. option_probs: softmax over the options' first-token logits.
+        prompt: the text really sent to the model, before the image expands; "" where unknown.
+        batch: number of questions that shared the forward pass. device: where it ran.
+    """
+
+    sample_id: str
+    arm: Arm
+    text: str
+    tokens: tuple[int, ...] | None = None
+    confidence: float | None = None
+    entropy: float | None = None
+    margin: float | None = None
+    logit: float | None = None
+    option_probs: Mapping[str, float] | None = field(default=None, hash=False)
+    prompt: str = ""
+    batch: int = 1
+    device: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """A sample that could not be answered under one arm, and why (one line). Missing, never wrong."""
+
+    sample_id: str
+    arm: Arm
+    error: str
+
+
+Record = Generation | Failure
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where things lie; never part of an experiment's identity.
+
+    Attributes:
+        data: benchmark files, read only. output: the store, sweeps/ and cache/ (anything that may be deleted).
+    """
+
+    data: Path
+    output: Path
+
+    @property
+    def cache(self) -> Path:
+        return self.output / "cache"
+
+
+@dataclass(frozen=True, slots=True)
+class Signals:
+    """What one arm's first token says about N questions, as columns (N,) of float64; nan = missing."""
+
+    max_prob: NDArray[float64]
+    entropy: NDArray[float64]
+    margin: NDArray[float64]
+    logit: NDArray[float64]
+    answered: NDArray[bool_]
+
+
+class Method(Protocol):
+    """A rule that picks one arm's answer for each question. Pure: it never sees a model or a text."""
+
+    @property
+    def kind(self) -> str:
+        """The name in METHODS and in the results' `method` column."""
+        ...
+
+    def branches(self) -> Mapping[str, Arm]:
+        """The arms whose answers it may give, by branch name, in a fixed order."""
+        ...
+
+    def arms(self) -> frozenset[Arm]:
+        """Every arm it looks at; a superset of the branches."""
+        ...
+
+    def route(self, signals: Mapping[Arm, Signals]) -> NDArray[intp]:
+        """(N,) index into `branches()`; `signals` covers `arms()`."""
+        ...
+
+
+class Benchmark(Protocol):
+    """A dataset by description (a frozen dataclass). Equal descriptions read equal samples."""
+
+    @property
+    def name(self) -> str:
+        """Label in tables and folder names."""
+        ...
+
+    def describe(self) -> dict[str, Any]:
+        """What its questions' prompts depend on beyond each sample's own digest; JSON, no paths."""
+        ...
+
+    def count(self, places: Places) -> int:
+        """Number of rows of the whole dataset; cheaper than `read` where it can be."""
+        ...
+
+    def read(self, places: Places) -> list[Sample]:
+        """Every sample in row order. Opens no image. Raises DataError on a missing or malformed file."""
+        ...
+
+    def ready(self, places: Places) -> None:
+        """After this call every `Sample.image` that can exist does (rendered into the cache, say)."""
+        ...
+
+
+class Model(Protocol):
+    """A model by description (a frozen dataclass). Loading is the only expensive thing in the package."""
+
+    @property
+    def name(self) -> str:
+        """Label in tables and folder names."""
+        ...
+
+    @property
+    def paper_model(self) -> str:
+        """Its row in the paper's table, or ""."""
+        ...
+
+    def describe(self, places: Places) -> dict[str, Any]:
+        """Its identity: everything that could change a generation, no paths. Raises ModelError."""
+        ...
+
+    def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
+        """Raises a SpatialEvalError where a pass could not give these arms; called before anything runs."""
+        ...
+
+    def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
+        """Per sample, the identity of what it is answered from beyond its question: its image's digest, or its recording's."""
+        ...
+
+    def signals(self) -> frozenset[str]:
+        """Names of the Signals columns that its generations carry."""
+        ...
+
+    def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm: ...
+
+
+class Vlm(Protocol):
+    """A loaded model: the only door to torch."""
+
+    def answer(self, work: Sequence[tuple[Sample, tuple[Arm, ...]]]) -> Iterator[list[Record]]:
+        """Batches of records as they are done; every (sample, arm) of `work` appears exactly once.
+
+        Batches are cut from fixed blocks of `Sample.row`, so that shards, limits and resumes compose
+        them alike. A question that fails becomes a Failure and costs only itself.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Trunk:
+    dataset: Benchmark
+    model: Model
+    max_new_tokens: int = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Which questions: a split (val, test, all) and at most the first `limit` of it."""
+
+    split: str = "test"
+    limit: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    trunk: Trunk
+    method: Method
+    part: Part = Part()
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """The arms that each part of a trunk's dataset needs; parts may overlap."""
+
+    trunk: Trunk
+    needs: tuple[tuple[Part, tuple[Arm, ...]], ...]
+
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        return tuple(sorted({arm for _, arms in self.needs for arm in arms}))
