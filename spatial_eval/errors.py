@@ -41,7 +41,9 @@ def unknown(
     `aliases` maps lower-case names from elsewhere (upstream code, papers) to ours.
     """
     choices, text = list(valid), str(name)
-    near = (aliases or {}).get(text.lower()) or next(iter(difflib.get_close_matches(text, choices, n=1, cutoff=0.6)), "")
+    near = (aliases or {}).get(text.lower()) or next(
+        iter(difflib.get_close_matches(text, choices, n=1, cutoff=0.6)), ""
+    )
     guess = f"; did you mean {near}?" if near else ""
     listed = f" (valid: {', '.join(choices)})" if choices else ""
     return f"unknown {what} {text!r}{guess}{listed}{hint and '; ' + hint}"

@@ -1,10 +1,10 @@
 """The nouns of the project: immutable values and interfaces, no I/O.
 
-    trunk   dataset + model + decoding settings    all that the shared prefix depends on
-    arm     one way to decode from the trunk       today a weight
-    method  a pure rule                            which arms it looks at, whose answer it takes for a question
-    cell    trunk + method + part of the dataset   one point of the grid, one row of results.csv
-    pass    trunk + the arms each part needs       one job on one device
+trunk   dataset + model + decoding settings    all that the shared prefix depends on
+arm     one way to decode from the trunk       today a weight
+method  a pure rule                            which arms it looks at, whose answer it takes for a question
+cell    trunk + method + part of the dataset   one point of the grid, one row of results.csv
+pass    trunk + the arms each part needs       one job on one device
 """
 
 from __future__ import annotations
@@ -161,10 +161,6 @@ class Benchmark(Protocol):
         """What its questions' prompts depend on beyond each sample's own digest; JSON, no paths."""
         ...
 
-    def count(self, places: Places) -> int:
-        """Number of rows of the whole dataset; cheaper than `read` where it can be."""
-        ...
-
     def read(self, places: Places) -> list[Sample]:
         """Every sample in row order. Opens no image. Raises DataError on a missing or malformed file."""
         ...
@@ -196,7 +192,7 @@ class Model(Protocol):
         ...
 
     def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
-        """Per sample, the identity of what it is answered from beyond its question: its image's digest, or its recording's."""
+        """Per sample, the identity of what it is answered from beside its question: its image, or its recording."""
         ...
 
     def signals(self) -> frozenset[str]:

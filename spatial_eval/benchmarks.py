@@ -1,0 +1,231 @@
+"""Readers of spatial benchmarks.
+
+Add one in a known format: a YAML in conf/dataset. A new format: a class and a line in BENCHMARKS.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .errors import DataError
+from .lines import answers, json_lines, text_id
+from .types import Benchmark, Places, Sample
+
+# Names in the upstream code and its files -> ours, for "did you mean".
+UPSTREAM = {
+    "controlled_images_a": "controlled_a",
+    "controlled_images_b": "controlled_b",
+    "controlled_clevr": "controlled_b",
+    "cont_a": "controlled_a",
+    "cont_b": "controlled_b",
+    "coco_qa_one_obj": "coco_one_obj",
+    "coco_qa_two_obj": "coco_two_obj",
+    "coco_one": "coco_one_obj",
+    "coco_two": "coco_two_obj",
+    "vg_qa_one_obj": "vg_one_obj",
+    "vg_qa_two_obj": "vg_two_obj",
+    "vg_one": "vg_one_obj",
+    "vg_two": "vg_two_obj",
+    "visual_spatial_reasoning": "vsr",
+}
+
+# left and right of one object pair form one pair of a set, the other two relations the second (SCIENCE.md section 4)
+_HORIZONTAL = ("left", "right")
+_OBJECTS = re.compile(r"Where (?:is|are) (?:the )?(.*?) in relation to (?:the )?(.*?)\?")
+
+
+@dataclass(frozen=True, slots=True)
+class WhatsUp:
+    """A benchmark of What'sUp (arXiv 2310.19785) with the questions of arXiv 2503.01773.
+
+    Attributes:
+        upstream: its name in the upstream files. rows: how many it has; another count is refused.
+        prompts: file of questions. annotation: file of captions and images; row i belongs to question i.
+        images: folder. image_file: file name there, formatted with the annotation's image id; "" = the
+            annotation's own path. sets: whether four questions on one object pair form a set.
+        prompt: how a question becomes a prompt: auto, raw or chat.
+    """
+
+    name: str
+    upstream: str
+    rows: int
+    options: tuple[str, ...]
+    prompts: str
+    annotation: str
+    images: str
+    image_file: str = ""
+    sets: bool = False
+    prompt: str = "auto"
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "prompt": self.prompt}
+
+    def read(self, places: Places) -> list[Sample]:
+        path = find(places.data, f"prompts/{self.prompts}", self.prompts)
+        rows = list(json_lines(path))
+        if len(rows) != self.rows:
+            raise DataError(f"{path} has {len(rows)} rows, {self.name} has {self.rows}: fetch the file again")
+        notes = self._annotation(places, path, rows)
+        return [self._sample(i, row, notes[i] if notes else None, path) for i, row in enumerate(rows)]
+
+    def ready(self, places: Places) -> None:
+        """Its images are files that a person put there."""
+
+    def _annotation(self, places: Places, path: Path, rows: list[dict[str, Any]]) -> list[tuple[Path, str]]:
+        """(image, right caption) per row; empty where the annotation is not at hand. Raises DataError on a mismatch."""
+        found = first(places.data, self.annotation, f"annotations/{self.annotation}")
+        if found is None:
+            return []
+        try:
+            entries = json.loads(found.read_text("utf8"))
+            folder = first(places.data, self.images, f"images/{self.images}", f"images/{self.name}")
+            folder = folder or places.data / self.images
+            notes = [self._note(entry, folder) for entry in entries]
+        except (ValueError, LookupError, TypeError, OSError) as error:
+            raise DataError(f"{found} is not an annotation of {self.name}: {error}; fetch the file again") from None
+        if len(notes) != len(rows):
+            raise DataError(f"{found} has {len(notes)} rows, {path} has {len(rows)}: they must belong together")
+        for i, (row, (_, caption)) in enumerate(zip(rows, notes, strict=True)):
+            gold = answers(row, path, i)[0]
+            if gold not in caption.lower():
+                raise DataError(f"row {i}: {path} says {gold!r}, {found} says {caption!r}: they must belong together")
+        return notes
+
+    def _note(self, entry: Any, folder: Path) -> tuple[Path, str]:
+        if isinstance(entry, dict):
+            return folder / Path(entry["image_path"]).name, str(entry["caption_options"][0])
+        key = int(entry[0]) if "d" in self.image_file else entry[0]
+        return folder / self.image_file.format(key), str(entry[1])
+
+    def _sample(self, i: int, row: dict[str, Any], note: tuple[Path, str] | None, path: Path) -> Sample:
+        gold = answers(row, path, i)
+        objects = _OBJECTS.search(row["question"]) if self.sets else None
+        group = " / ".join(objects.groups()) if objects else ""
+        pair = f"{group} / {'h' if gold[0] in _HORIZONTAL else 'v'}" if group else ""
+        image = note[0] if note else None
+        return Sample(text_id(row, i), i, row["question"], gold, self.options, image, "", gold[0], pair, group)
+
+
+@dataclass(frozen=True, slots=True)
+class Vsr:
+    """Visual Spatial Reasoning (arXiv 2205.00363), yes or no to a caption; the prompt of arXiv 2503.01773.
+
+    Attributes:
+        file: the split's JSON lines under vsr/. distort: stretch images to 2300 x 4096 (width x height)
+            before the processor, as the reference does.
+    """
+
+    name: str
+    upstream: str
+    rows: int
+    file: str
+    images: str
+    prompt: str = "auto"
+    distort: bool = False
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "prompt": self.prompt, "distort": self.distort}
+
+    def read(self, places: Places) -> list[Sample]:
+        path = find(places.data, f"vsr/{self.file}", self.file)
+        rows = list(json_lines(path))
+        if len(rows) != self.rows:
+            raise DataError(f"{path} has {len(rows)} rows, {self.name} has {self.rows}: fetch the file again")
+        folder = first(places.data, self.images, f"images/{self.images}") or places.data / self.images
+        return [self._sample(i, row, folder, path) for i, row in enumerate(rows)]
+
+    def ready(self, places: Places) -> None:
+        """Its images are files that a person put there."""
+
+    def _sample(self, i: int, row: dict[str, Any], folder: Path, path: Path) -> Sample:
+        if not {"caption", "label", "relation", "image"} <= row.keys() or row["label"] not in (0, 1):
+            raise DataError(f"{path}, line {i + 1}: expected image, caption, label (0 or 1) and relation")
+        question = (
+            "User: <image>\n Determine whether the description about the spatial relationship is correct or not. "
+            f"Answer with yes or no: {row['caption']} Assistant:"
+        )
+        gold = "yes" if row["label"] else "no"
+        return Sample(str(i), i, question, (gold,), ("yes", "no"), folder / row["image"], "", row["relation"])
+
+
+@dataclass(frozen=True, slots=True)
+class JsonLines:
+    """People's own questions, one JSON object a line.
+
+    Keys: `id` (any JSON scalar), `question`, `answer` (text or list of texts), `image_path` (relative to
+    the file); optional `relation`, `pair`, `set`, `options`.
+    """
+
+    path: Path
+    name: str = ""
+    prompt: str = "auto"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "name", self.name or self.path.stem)
+
+    @property
+    def upstream(self) -> str:
+        return self.name
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "prompt": self.prompt}
+
+    def read(self, places: Places) -> list[Sample]:
+        samples = [self._sample(i, row) for i, row in enumerate(json_lines(self.path))]
+        seen: dict[str, int] = {}
+        for sample in samples:
+            if sample.id in seen:
+                raise DataError(
+                    f"{self.path}: id {sample.id!r} stands in rows {seen[sample.id]} and {sample.row}; ids must differ"
+                )
+            seen[sample.id] = sample.row
+        if not samples:
+            raise DataError(f"{self.path} holds no question")
+        return samples
+
+    def ready(self, places: Places) -> None:
+        """Its images are files that a person put there."""
+
+    def _sample(self, i: int, row: dict[str, Any]) -> Sample:
+        gold = answers(row, self.path, i)
+        image = row.get("image_path")
+        if image is not None and not isinstance(image, str):
+            raise DataError(f"{self.path}, row {i}: image_path must be a text, relative to the file")
+        options = row.get("options") or ()
+        if isinstance(options, str) or not all(isinstance(option, str) for option in options):
+            raise DataError(f"{self.path}, row {i}: options must be a list of texts")
+        groups = [str(row.get(key) or "") for key in ("relation", "pair", "set")]
+        lower = tuple(option.lower() for option in options)
+        return Sample(
+            text_id(row, i),
+            i,
+            row["question"],
+            gold,
+            lower,
+            None if image is None else self.path.parent / image,
+            "",
+            groups[0] or (gold[0] if lower else ""),
+            *groups[1:],
+        )
+
+
+BENCHMARKS: dict[str, type[Benchmark]] = {"whatsup": WhatsUp, "vsr": Vsr, "jsonl": JsonLines}
+
+
+def first(folder: Path, *names: str) -> Path | None:
+    """The first of `names` that exists under `folder`."""
+    return next((folder / name for name in names if (folder / name).exists()), None)
+
+
+def find(folder: Path, *names: str) -> Path:
+    """`first`, or a DataError that names the places looked at."""
+    found = first(folder, *names)
+    if found is None:
+        raise DataError(
+            f"no {names[0]} under data_dir={folder}; set data_dir= or SPATIAL_EVAL_DATA to the folder that holds it"
+        )
+    return found

@@ -1,0 +1,183 @@
+"""From one composed YAML tree to typed objects, each value checked. Nothing past this module sees a DictConfig."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import re
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from .benchmarks import BENCHMARKS
+from .errors import ConfigError, unknown
+from .methods import METHODS
+from .models import MODELS
+from .plan import SPLITS
+from .types import Benchmark, Method, Model, Places
+
+T = TypeVar("T")
+
+GROUPS = ("dataset", "model", "method", "launcher", "tracking")
+KNOBS = ("weight", "weight1", "weight2", "threshold")
+PARTS = ("split", "limit", "max_new_tokens")
+ONCE = ("data_dir", "output_dir", "action", "retry")  # one value for a whole sweep
+ACTIONS = ("run", "plan")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where and how to run; never part of a result's identity."""
+
+    places: Places
+    action: str
+    retry: bool
+    launcher: Mapping[str, Any]
+    tracking: Mapping[str, Any]
+
+
+def check(key: str, value: Any) -> Any:
+    """The canonical value of a root key. Raises ConfigError: what, where, what is valid."""
+    if key in KNOBS:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        limits = "a number in [0, 1]" if key == "threshold" else "a finite number >= 0"
+        if not number or not math.isfinite(value) or value < 0 or (key == "threshold" and value > 1):
+            raise ConfigError(f"{key}={show(value)} is not valid; expected {limits}")
+        return float(f"{value:.12g}") + 0.0  # 0.6000000000000001 of range(0,1,0.2) is 0.6; -0.0 is 0
+    if key in ("limit", "max_new_tokens"):
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if not whole and not (key == "limit" and value is None):
+            raise ConfigError(
+                f"{key}={show(value)} is not valid; expected a whole number >= 1{' or null' * (key == 'limit')}"
+            )
+        return value
+    if key in ("split", "action"):
+        choices = SPLITS if key == "split" else ACTIONS
+        if value not in choices:
+            raise ConfigError(unknown(key, show(value), choices))
+        return value
+    if key == "retry":
+        if not isinstance(value, bool):
+            raise ConfigError(f"retry={show(value)} is not valid; expected true or false")
+        return value
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{key}={show(value)} is not valid; expected a folder")
+    return value
+
+
+def show(value: Any) -> str:
+    """A value as a user types it."""
+    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def settings(root: Mapping[str, Any], launcher: DictConfig, tracking: DictConfig) -> Settings:
+    """Of checked root values and the two composed groups."""
+    places = Places(Path(root["data_dir"]).expanduser().absolute(), Path(root["output_dir"]).expanduser().absolute())
+    return Settings(places, root["action"], root["retry"], plain(launcher, "launcher"), plain(tracking, "tracking"))
+
+
+def dataset(node: DictConfig) -> Benchmark:
+    return pick(BENCHMARKS, plain(node, "dataset"), "dataset")
+
+
+def model(node: DictConfig) -> Model:
+    return pick(MODELS, plain(node, "model"), "model")
+
+
+@dataclass(frozen=True, slots=True)
+class MethodRecipe:
+    """A method's YAML: `knobs` says which root key each field takes its value from, `values` the literal fields."""
+
+    name: str
+    knobs: Mapping[str, str]
+    values: Mapping[str, Any]
+
+    def build(self, root: Mapping[str, Any]) -> Method:
+        return pick(METHODS, {**self.values, **{field: root[key] for field, key in self.knobs.items()}}, "method")
+
+
+def method(node: DictConfig, name: str) -> MethodRecipe:
+    """Read once for any number of cells. A field is a value or exactly `${weight}`, `${threshold}`, ..."""
+    raw = _container(node, "method", resolve=False)
+    knobs, values = {}, {}
+    for field, value in raw.items():
+        found = re.fullmatch(r"\$\{(\w+)\}", value) if isinstance(value, str) else None
+        if found and found[1] in KNOBS:
+            knobs[field] = found[1]
+        elif isinstance(value, str) and "${" in value:
+            raise ConfigError(
+                f"method={name}: {field}: {value} is not valid; expected a value or one of ${{{'}, ${'.join(KNOBS)}}}"
+            )
+        else:
+            values[field] = check(field, value) if field in KNOBS else value
+    return MethodRecipe(name, knobs, values)
+
+
+def plain(node: Any, where: str) -> dict[str, Any]:
+    """A node's resolved values. Raises ConfigError naming a key that must be given."""
+    return _container(node, where, resolve=True)
+
+
+def _container(node: Any, where: str, *, resolve: bool) -> dict[str, Any]:
+    try:
+        missing = sorted(OmegaConf.missing_keys(node))
+        if missing:
+            raise ConfigError(f"{missing[0]} must be given: add {missing[0]}=...")
+        values = OmegaConf.to_container(node, resolve=resolve)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from None
+    return typing.cast("dict[str, Any]", values)
+
+
+def pick(table: Mapping[str, type[T]], values: Mapping[str, Any], where: str) -> T:
+    """The class that `kind` names in `table`, built from the other values."""
+    rest = dict(values)
+    kind = rest.pop("kind", None)
+    if kind not in table:
+        raise ConfigError(unknown(f"{where}.kind", show(kind), table))
+    return build(table[kind], rest, where)
+
+
+def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
+    """`cls(**values)` for a dataclass; unknown keys, missing keys and wrong types are refused by name."""
+    hints = typing.get_type_hints(cls)
+    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    for key in values:
+        if key not in known:
+            raise ConfigError(unknown("key", f"{where}.{key}", [f"{where}.{name}" for name in known]))
+    for name, f in known.items():
+        no_default = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
+        if name not in values and no_default:
+            raise ConfigError(f"{where}.{name} must be given: add {where}.{name}=...")
+    return cls(**{key: _typed(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+def _typed(hint: Any, value: Any, where: str) -> Any:
+    """`value` as the annotation wants it. Raises ConfigError."""
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
+        if value is None and type(None) in typing.get_args(hint):
+            return None
+        errors = []
+        for choice in typing.get_args(hint):
+            if choice is not type(None):
+                try:
+                    return _typed(choice, value, where)
+                except ConfigError as error:
+                    errors.append(error)
+        raise errors[0]
+    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+        return tuple(_typed(typing.get_args(hint)[0], item, where) for item in value)
+    if hint is Path and isinstance(value, str) and value:
+        return Path(value).expanduser().absolute()
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if isinstance(hint, type) and isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
+        return value
+    expected = getattr(hint, "__name__", str(hint)).replace("str", "text")
+    raise ConfigError(f"{where}={show(value)} is not valid; expected {expected}")

@@ -1,0 +1,204 @@
+"""The whole-grid front: command line and sweep files to distinct, typed cells, before anything runs.
+
+Groups are composed once per distinct choice, each distinct value is checked once, cells are built from typed values.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from . import benchmarks, config, models
+from .config import GROUPS, KNOBS, ONCE, PARTS, Settings, show
+from .errors import ConfigError, unknown
+from .types import Benchmark, Cell, Model, Part, Trunk
+
+SCALARS = (*KNOBS, *PARTS, *ONCE)
+ALIASES = {
+    "dataset": benchmarks.UPSTREAM,
+    "model": models.UPSTREAM,
+    "method": {"greedy": "base", "baseline": "base", "scaling": "scaling_vis", "scalingvis": "scaling_vis"}
+    | {"adapt": "adapt_vis", "adaptvis": "adapt_vis", "attn_scale": "scaling_vis"},
+    "key": {
+        "w": "weight",
+        "w1": "weight1",
+        "w2": "weight2",
+        "thr": "threshold",
+        "datasets": "dataset",
+        "methods": "method",
+    },
+}
+
+Axes = Mapping[str, Sequence[Any]]
+
+
+class Front(Protocol):
+    """What a command line says, and how to compose a tree (hydra_plugins/spatial_eval_sweeper.py)."""
+
+    arguments: list[str]
+
+    def parse(self, override: str) -> tuple[str, list[Any]]: ...
+    def options(self, group: str) -> list[str]: ...
+    def compose(self, choices: dict[str, str]) -> DictConfig: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Distinct cells in the order of the grid; `total` counts equal ones too, `notes` say what was removed."""
+
+    cells: tuple[Cell, ...]
+    total: int
+    notes: tuple[str, ...]
+    settings: Settings
+
+
+def grid(front: Front, sweeps: Path) -> Grid:
+    """Everything that the command line asks for. Raises ConfigError on the first thing that is wrong."""
+    given: dict[str, list[Any]] = dict(front.parse(argument) for argument in front.arguments)
+    named = given.pop("sweep", [])
+    files = [axes for name in named for axes in read_sweep(sweeps, name, front.parse)] or [{}]
+    grids = [{**axes, **given} for axes in files]
+    for axes in grids:
+        _check_keys(axes, front.options)
+    builder = _Builder(front)
+    cells = [cell for axes in grids for cell in builder.cells(axes)]
+    distinct = tuple(dict.fromkeys(cells))
+    return Grid(distinct, len(cells), builder.notes(len(cells), len(distinct)), builder.settings(grids))
+
+
+def read_sweep(folder: Path, name: Any, parse: Callable[[str], tuple[str, list[Any]]]) -> list[dict[str, list[Any]]]:
+    """The grids of `<folder>/<name>.yaml`: a mapping of axes, or `grids:`, a list of them that share the other axes.
+
+    An axis is a value, a list of values, or text in Hydra's sweep grammar (`range(0, 1.01, 0.01)`). Raises ConfigError.
+    """
+    path = Path(name) if str(name).endswith(".yaml") else folder / f"{name}.yaml"
+    if not path.is_file():
+        raise ConfigError(unknown("sweep", show(name), sorted(p.stem for p in folder.glob("*.yaml"))))
+    try:
+        tree = yaml.safe_load(path.read_text("utf8")) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    grids = tree.pop("grids", [{}]) if isinstance(tree, dict) else None
+    if not isinstance(grids, list) or not all(isinstance(axes, dict) for axes in grids):
+        raise ConfigError(
+            f"{path}: expected keys with values or lists of values, and optionally `grids:` with a list of such"
+        )
+    return [dict(_axis(path, key, value, parse) for key, value in {**tree, **axes}.items()) for axes in grids]
+
+
+def _axis(path: Path, key: Any, value: Any, parse: Callable[[str], tuple[str, list[Any]]]) -> tuple[str, list[Any]]:
+    if isinstance(value, str):
+        return parse(f"{key}={value}")
+    values = value if isinstance(value, list) else [value]
+    if not values or any(isinstance(item, dict | list) for item in values):
+        raise ConfigError(f"{path}: {key}: expected a value or a list of values")
+    return str(key), values
+
+
+def _check_keys(axes: Axes, options: Callable[[str], list[str]]) -> None:
+    for key, values in axes.items():
+        group = key.split(".")[0]
+        if key in GROUPS:
+            for value in values:
+                if value not in options(key):
+                    raise ConfigError(unknown(key, show(value), options(key), aliases=_reachable(key, options)))
+        elif key not in SCALARS and (group not in GROUPS or group == key):
+            raise ConfigError(unknown("key", key, (*GROUPS, "sweep", *SCALARS), aliases=ALIASES["key"]))
+        once = key in ONCE or group in ("launcher", "tracking")
+        if once and len(values) > 1:
+            raise ConfigError(f"{key} takes one value in a sweep, got {', '.join(map(show, values))}")
+
+
+def _reachable(group: str, options: Callable[[str], list[str]]) -> Mapping[str, str]:
+    """The aliases whose target exists."""
+    return {alias: name for alias, name in ALIASES.get(group, {}).items() if name in options(group)}
+
+
+class _Builder:
+    """Builds cells; remembers what it composed, checked and built, and which given knobs a method ignored."""
+
+    def __init__(self, front: Front) -> None:
+        self.front = front
+        self.ignored: dict[str, dict[str, None]] = {}  # method -> given knobs that it does not use, in order
+        self.used: set[str] = set()
+        self._interned: dict[Any, Any] = {}
+
+    def cells(self, axes: Axes) -> Iterable[Cell]:
+        choice_axes = {key: values for key, values in axes.items() if key in GROUPS}
+        node_axes = {key: values for key, values in axes.items() if "." in key}
+        root_axes = {key: [config.check(key, v) for v in axes[key]] for key in SCALARS if key in axes}
+        for choice in _product(choice_axes):
+            tree = self.front.compose(dict(choice))
+            defaults = {key: config.check(key, tree[key]) for key in SCALARS if key not in root_axes}
+            for override in _product(node_axes):
+                yield from self._cells(self._apply(tree, override), choice, {**defaults}, root_axes)
+
+    def _cells(self, tree: DictConfig, choice: Mapping[str, str], root: dict[str, Any], axes: Axes) -> Iterable[Cell]:
+        benchmark: Benchmark = self._intern(config.dataset(tree.dataset))
+        model: Model = self._intern(config.model(tree.model))
+        recipe = config.method(tree.method, choice.get("method", str(tree.method.get("kind"))))
+        unused = [key for key in axes if key in KNOBS and key not in recipe.knobs.values()]
+        self.ignored.setdefault(recipe.name, {}).update(dict.fromkeys(unused))
+        self.used |= set(recipe.knobs.values())
+        for values in _product(axes):
+            root |= values
+            trunk = self._intern(Trunk(benchmark, model, root["max_new_tokens"]))
+            method = self._intern(recipe.build(root))
+            yield Cell(trunk, method, self._intern(Part(root["split"], root["limit"])))
+
+    def _intern(self, value: Any) -> Any:
+        return self._interned.setdefault((type(value), value), value)
+
+    def _apply(self, tree: DictConfig, override: Mapping[str, Any]) -> DictConfig:
+        """The tree with `group.key` values set. Raises ConfigError on a key that the choice does not have."""
+        if not override:
+            return tree
+        tree = tree.copy()
+        for key, value in override.items():
+            group, _, name = key.partition(".")
+            if name.split(".")[0] not in tree[group].keys():  # noqa: SIM118  `in` is False for ??? values
+                valid = [f"{group}.{known}" for known in tree[group] if known != "kind"]
+                raise ConfigError(unknown("key", key, valid))
+            try:
+                OmegaConf.update(tree, key, value)
+            except OmegaConfBaseException as error:
+                raise ConfigError(f"{key}={show(value)}: {str(error).splitlines()[0]}") from None
+        return tree
+
+    def settings(self, grids: Sequence[Axes]) -> Settings:
+        once = {key: values for key, values in grids[0].items() if key in (*ONCE, "launcher", "tracking") or "." in key}
+        for axes in grids[1:]:
+            for key in (*ONCE, "launcher", "tracking"):
+                if axes.get(key) != grids[0].get(key):
+                    raise ConfigError(
+                        f"{key} takes one value in a sweep; give it beside `grids:` or on the command line"
+                    )
+        tree = self.front.compose({key: once[key][0] for key in ("launcher", "tracking") if key in once})
+        tree = self._apply(
+            tree, {k: v[0] for k, v in once.items() if k.split(".")[0] in ("launcher", "tracking") and "." in k}
+        )
+        root = {key: config.check(key, once[key][0] if key in once else tree[key]) for key in ONCE}
+        return config.settings(root, tree.launcher, tree.tracking)
+
+    def notes(self, total: int, distinct: int) -> tuple[str, ...]:
+        if total == distinct:  # a knob that another method of the grid uses needs no word
+            ignored = {name: [key for key in keys if key not in self.used] for name, keys in self.ignored.items()}
+            return tuple(_unused(ignored))
+        why = "; ".join(_unused(self.ignored)) or "equal cells were given more than once"
+        return (f"{total:,} cells, {distinct:,} distinct: {why}",)
+
+
+def _unused(ignored: Mapping[str, Iterable[str]]) -> list[str]:
+    return [f"method {name} does not use {', '.join(keys)}" for name, keys in ignored.items() if keys]
+
+
+def _product(axes: Axes) -> Iterable[dict[str, Any]]:
+    for values in itertools.product(*axes.values()):
+        yield dict(zip(axes, values, strict=True))

@@ -1,0 +1,98 @@
+"""One pass, start to end: what of it is stored, what is to do, and doing it."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib.metadata import PackageNotFoundError, version
+
+from . import plan, progress
+from .store import Key, Store, Stored, digests, key
+from .types import Arm, Failure, Pass, Places, Sample
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Job:
+    """A pass against the data and the store as they are now.
+
+    Attributes:
+        samples: the whole dataset. need: arms by row of the dataset. digests: of the needed questions, by id.
+        todo: what to compute, in row order. skipped: recorded errors that are left alone.
+    """
+
+    work: Pass
+    samples: Sequence[Sample]
+    need: Mapping[int, set[Arm]]
+    key: Key
+    digests: Mapping[str, str]
+    stored: Stored
+    todo: Sequence[tuple[Sample, tuple[Arm, ...]]]
+    skipped: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.work.trunk.dataset.name} x {self.work.trunk.model.name}"
+
+    @cached_property
+    def missing(self) -> Sequence[Failure]:
+        """Recorded errors among what the pass needs."""
+        failures = self.stored.failures
+        wanted = ((self.samples[row].id, arm) for row in sorted(self.need) for arm in sorted(self.need[row]))
+        return [failures[where] for where in wanted if where in failures]
+
+
+def look(work: Pass, places: Places, *, retry: bool = False) -> Job:
+    """Reads data and store, checks that the model can give the arms; computes and writes nothing.
+
+    With `retry`, recorded errors are to do again. Raises a SpatialEvalError on what a user must mend first.
+    """
+    dataset, model = work.trunk.dataset, work.trunk.model
+    samples = dataset.read(places)
+    need = plan.wanted(work, samples)
+    needed = [samples[row] for row in sorted(need)]
+    model.check(dataset, needed, work.arms, places)
+    digest = digests(needed, model.fingerprint(dataset, needed, places))
+    trunk_key = key(work.trunk, places)
+    stored = Store(places.output / "generations").read(trunk_key, digest)
+    done = set(stored.generations) if retry else {*stored.generations, *stored.failures}
+    todo = plan.remaining(need, samples, done)
+    job = Job(work, samples, need, trunk_key, digest, stored, todo, 0)
+    return job if retry else Job(work, samples, need, trunk_key, digest, stored, todo, len(job.missing))
+
+
+def execute(job: Job, places: Places) -> None:
+    """Compute what is to do, stored batch by batch; safe to kill and repeat. With nothing to do no model is loaded."""
+    if not job.todo:
+        return
+    trunk = job.work.trunk
+    trunk.dataset.ready(places)
+    vlm = trunk.model.load(trunk.dataset, trunk.max_new_tokens, places)
+    store = Store(places.output / "generations")
+    arms = len(job.work.arms)
+    with (
+        store.writer(job.key, job.digests, environment()) as writer,
+        progress.bar(job.name, len(job.todo), arms) as advance,
+    ):
+        start = time.perf_counter()
+        for records in vlm.answer(job.todo):
+            now = time.perf_counter()
+            writer.append(records, now - start)
+            start = now
+            advance(len({record.sample_id for record in records}))
+
+
+def environment() -> dict[str, str]:
+    """The versions that made a generation."""
+    found = {"python": platform.python_version()}
+    for name in ("spatial-eval", "torch", "transformers"):
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = ""
+    return found

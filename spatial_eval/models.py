@@ -1,0 +1,24 @@
+"""Models by description.
+
+Add one with standard attention: a YAML in conf/model. A new kind: a class and a line in MODELS.
+"""
+
+from __future__ import annotations
+
+from .recorded import Recorded
+from .types import Model
+
+# Names in papers and upstream code -> ours, for "did you mean".
+UPSTREAM = {
+    "llava1.5": "llava15_7b",
+    "llava-1.5": "llava15_7b",
+    "llava15": "llava15_7b",
+    "llava-hf/llava-1.5-7b-hf": "llava15_7b",
+    "llava1.6": "llava16_7b_vicuna",
+    "llava-1.6": "llava16_7b_vicuna",
+    "llava16": "llava16_7b_vicuna",
+    "qwen2.5-vl": "qwen25_vl_7b",
+    "qwen25vl": "qwen25_vl_7b",
+}
+
+MODELS: dict[str, type[Model]] = {"recorded": Recorded}

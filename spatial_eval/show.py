@@ -1,0 +1,162 @@
+"""Tables as text: for terminals, papers and programs. Pure."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from .grid import Grid
+from .job import Job
+from .plan import indices
+from .types import Trunk
+
+Rows = Sequence[Mapping[str, Any]]
+MOST = 20  # rows of a terminal table; all of them are in the file
+
+COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "dataset": lambda row: row["dataset"],
+    "model": lambda row: row["model"],
+    "method": lambda row: row["method"],
+    "setting": lambda row: _setting(row),
+    "split": lambda row: row["split"],
+    "n": lambda row: _number(row["n"], 0) + (f" (-{row['missing']})" if float(row["missing"] or 0) else ""),
+    "accuracy": lambda row: _number(row["accuracy"]),
+    "95 %": lambda row: (
+        f"{_number(row['accuracy_low'])}-{_number(row['accuracy_high'])}" if _has(row["accuracy"]) else ""
+    ),
+    "strict": lambda row: _number(row["accuracy_strict"]),
+    "pair": lambda row: _number(row["pair_accuracy"]),
+    "set": lambda row: _number(row["set_accuracy"]),
+    "f1": lambda row: _number(row["f1_paper"]),
+    "to weight1": lambda row: _number(row["share_weight1"], 1),
+    "paper": lambda row: _number(row["paper"], 1),
+    "diff": lambda row: _number(row["difference"], sign=True),
+}
+_LEFT = ("dataset", "model", "method", "setting", "split")
+
+
+def table(rows: Rows, most: int = MOST) -> str:
+    """A plain table of `rows`; where there are more than `most`, base and the best by accuracy, a line says so."""
+    shown = list(rows)
+    if len(rows) > most:
+        base = [row for row in rows if row["method"] == "base"][: most // 2]
+        rest = sorted((row for row in rows if row not in base), key=lambda row: -float(row["accuracy"] or 0))
+        shown = [*base, *rest[: most - len(base)]]
+    header, lines = _cells(shown)
+    width = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
+    text = [
+        "  ".join(
+            cell.ljust(w) if name in _LEFT else cell.rjust(w) for name, cell, w in zip(header, line, width, strict=True)
+        ).rstrip()
+        for line in [header, *lines]
+    ]
+    more = [f"{len(rows):,} cells; base and the best are shown"] if len(rows) > len(shown) else []
+    return "\n".join([*text, *more])
+
+
+def markdown(rows: Rows) -> str:
+    header, lines = _cells(rows)
+    rule = ["---" if name in _LEFT else "---:" for name in header]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *lines])
+
+
+def latex(rows: Rows) -> str:
+    """A booktabs table."""
+    header, lines = _cells(rows)
+    columns = "".join("l" if name in _LEFT else "r" for name in header)
+    body = [" & ".join(_tex(cell) for cell in line) + r" \\" for line in [header, *lines]]
+    return "\n".join(
+        [
+            rf"\begin{{tabular}}{{{columns}}}",
+            r"\toprule",
+            body[0],
+            r"\midrule",
+            *body[1:],
+            r"\bottomrule",
+            r"\end{tabular}",
+        ]
+    )
+
+
+def as_json(rows: Rows) -> str:
+    """A list of objects; numbers as numbers, null where a figure does not apply."""
+    return json.dumps([{name: _value(value) for name, value in row.items()} for row in rows], indent=1)
+
+
+def as_csv(rows: Rows) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().rstrip("\n")
+
+
+FORMATS: dict[str, Callable[[Rows], str]] = {
+    "table": lambda rows: table(rows, most=len(rows)),
+    "csv": as_csv,
+    "json": as_json,
+    "md": markdown,
+    "tex": latex,
+}
+
+
+def plan(found: Grid, jobs: Mapping[Trunk, Job]) -> str:
+    """What would run: cells, passes, arms, questions, what is stored, and the work against one generate a cell."""
+    lines = [f"{found.total:,} cells, {len(found.cells):,} distinct, {len(jobs):,} passes"]
+    ours = theirs = 0
+    for trunk, job in jobs.items():
+        pairs = sum(len(arms) for arms in job.need.values())
+        todo = sum(len(arms) for _, arms in job.todo)
+        arms = " ".join(f"{arm.weight:g}" for arm in job.work.arms)
+        lines.append(
+            f"  {job.name}: {len(job.need):,} questions x {len(job.work.arms)} arms ({arms}); "
+            f"{pairs - todo:,} of {pairs:,} answers stored, {len(job.todo):,} questions to compute"
+        )
+        ours += len(job.todo)
+        for part, _ in job.work.needs:
+            cells = sum(cell.trunk is trunk and cell.part == part for cell in found.cells)
+            theirs += cells * len(indices(len(job.samples), part))
+    lines.append(f"prefills: {ours:,} now, against {theirs:,} with one generate for each question and cell")
+    return "\n".join(lines) + "\n"
+
+
+def _cells(rows: Rows) -> tuple[list[str], list[list[str]]]:
+    """Header and lines of the columns that say something for these rows."""
+    made = {name: [render(row) for row in rows] for name, render in COLUMNS.items()}
+    kept = {name: column for name, column in made.items() if any(column) or name in ("dataset", "accuracy")}
+    return list(kept), [list(line) for line in zip(*kept.values(), strict=True)]
+
+
+def _setting(row: Mapping[str, Any]) -> str:
+    knobs = {"weight": "w", "weight1": "w1", "weight2": "w2", "threshold": "t"}
+    parts = [f"{short}={float(row[name]):g}" for name, short in knobs.items() if _has(row[name])]
+    if _has(row["criterion"]) and row["criterion"] != "max_prob":
+        parts.append(str(row["criterion"]))
+    return " ".join(parts)
+
+
+def _has(value: Any) -> bool:
+    return value is not None and value != ""
+
+
+def _number(value: Any, digits: int = 2, *, sign: bool = False) -> str:
+    return f"{float(value):{'+' if sign else ''}.{digits}f}" if _has(value) else ""
+
+
+def _value(value: Any) -> Any:
+    """A CSV field as JSON: a number where it is one, null where it is empty."""
+    if not isinstance(value, str):
+        return value
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value or None
+
+
+def _tex(text: str) -> str:
+    return "".join("\\" + c if c in "_%&#$" else c for c in text)

@@ -1,0 +1,245 @@
+"""Generations on disk: append-only JSON lines, one folder per trunk, one file per writer, no locks.
+
+    <root>/<dataset>--<model>--<key>/trunk.json       what the key stands for; checked on open
+    <root>/<dataset>--<model>--<key>/<writer>.jsonl   one line a record; flushed and fsynced per batch
+
+A line that is torn, wherever it stands, is skipped and its question computed again. Of several answers to
+one question the first in file order counts; a success wins over any error. Nothing is ever rewritten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+import socket
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .errors import StoreError
+from .types import Arm, Failure, Generation, Places, Record, Sample, Trunk
+
+VERSION = 1  # bump when the meaning of a stored generation changes
+_GENERATION = {f.name for f in fields(Generation)} - {"sample_id", "arm"}
+_ARM = {f.name for f in fields(Arm)}
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """A trunk's identity: `description` is every fact that could change a generation, and nothing else."""
+
+    label: str
+    description: Mapping[str, Any]
+
+    @property
+    def hash(self) -> str:
+        return _hash(self.description)
+
+
+def key(trunk: Trunk, places: Places) -> Key:
+    """The trunk's key. Where and how it runs, split and limit are not in it: a pilot is reused by the full run."""
+    description = {
+        "version": VERSION,
+        "dataset": trunk.dataset.describe(),
+        "model": trunk.model.describe(places),
+        "max_new_tokens": trunk.max_new_tokens,
+    }
+    return Key(f"{_slug(trunk.dataset.name)}--{_slug(trunk.model.name)}", description)
+
+
+def digests(samples: Sequence[Sample], fingerprints: Sequence[str]) -> dict[str, str]:
+    """Per sample id, the identity of its question and of what answers it (its image, its recording)."""
+    return {s.id: _hash([s.question, f]) for s, f in zip(samples, fingerprints, strict=True)}
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What is stored of the questions asked for, by (sample id, arm)."""
+
+    generations: Mapping[tuple[str, Arm], Generation]
+    failures: Mapping[tuple[str, Arm], Failure]  # those without a success
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What computing cost, over every writer of a trunk. `environment` is the last writer's versions and device."""
+
+    seconds: float
+    questions: int
+    environment: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    root: Path
+
+    def read(self, key: Key, digests: Mapping[str, str]) -> Stored:
+        """Every record of the samples in `digests`; those of a changed question are passed over. Raises StoreError."""
+        generations: dict[tuple[str, Arm], Generation] = {}
+        failures: dict[tuple[str, Arm], Failure] = {}
+        for line in self._lines(key):
+            record = _parse(line, digests)
+            if isinstance(record, Generation):
+                generations.setdefault((record.sample_id, record.arm), record)
+            elif record is not None:
+                failures.setdefault((record.sample_id, record.arm), record)
+        return Stored(generations, {where: f for where, f in failures.items() if where not in generations})
+
+    def effort(self, key: Key) -> Effort:
+        """Seconds and questions of all batches ever stored for the trunk."""
+        environment: Mapping[str, Any] = {}
+        seconds, questions = 0.0, 0
+        for line in self._lines(key):
+            if line.startswith((b'{"seconds"', b'{"environment"')):
+                with contextlib.suppress(ValueError, KeyError, TypeError):
+                    row = json.loads(line)
+                    environment = row.get("environment", environment)
+                    if "seconds" in row:
+                        seconds, questions = seconds + float(row["seconds"]), questions + int(row["questions"])
+        return Effort(seconds, questions, environment)
+
+    def writer(self, key: Key, digests: Mapping[str, str], environment: Mapping[str, Any]) -> Writer:
+        """A file of this process's own in the trunk's folder. Raises StoreError."""
+        self._check(key)
+        folder = self.root / f"{key.label}--{key.hash}"
+        name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{socket.gethostname()}-{os.getpid()}"
+        with refusals(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            if not _manifest(folder / "trunk.json"):
+                replace(folder / "trunk.json", json.dumps(key.description, indent=2, sort_keys=True) + "\n")
+            path = folder / f"{name}-{secrets.token_hex(3)}.jsonl"
+            return Writer(
+                path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644), digests, environment
+            )
+
+    def _folders(self, key: Key) -> list[Path]:
+        # Labels may change (a model renamed); the hash is what counts.
+        return sorted(self.root.glob(f"*--{key.hash}"))
+
+    def _check(self, key: Key) -> None:
+        for folder in self._folders(key):
+            found = _manifest(folder / "trunk.json")
+            if found and found != json.loads(json.dumps(key.description)):
+                raise StoreError(
+                    f"{folder}/trunk.json describes another experiment than the folder's name; "
+                    "move the folder away, nothing in it was touched"
+                )
+
+    def _lines(self, key: Key) -> Iterator[bytes]:
+        self._check(key)
+        for folder in self._folders(key):
+            for path in sorted(folder.glob("*.jsonl")):
+                with refusals(path):
+                    data = path.read_bytes()
+                yield from data.split(b"\n")
+
+
+class Writer:
+    """Appends records. Use as a context manager."""
+
+    def __init__(self, path: Path, file: int, digests: Mapping[str, str], environment: Mapping[str, Any]) -> None:
+        self.path, self._file, self._digests = path, file, digests
+        self._end = 0
+        self._write([json.dumps({"environment": dict(environment)})])
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+    def append(self, records: Collection[Record], seconds: float) -> None:
+        """After this call the records, and what they cost, are on disk; after a StoreError none of them is."""
+        lines = [_format(record, self._digests[record.sample_id]) for record in records]
+        cost = {"seconds": seconds, "questions": len({record.sample_id for record in records})}
+        self._write([*lines, json.dumps(cost)])
+
+    def _write(self, lines: Iterable[str]) -> None:
+        data = "".join(f"{line}\n" for line in lines).encode()
+        with refusals(self.path):
+            try:
+                done = 0
+                while done < len(data):
+                    done += os.write(self._file, data[done:])
+                os.fsync(self._file)
+            except OSError:
+                # A part of the batch may stand there: cut it off, so that the next append starts on a line of its own.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._file, self._end)
+                raise
+        self._end += len(data)
+
+
+def replace(path: Path, text: str | bytes) -> None:
+    """Write a whole file by rename: readers see the old one or the new one, never a part."""
+    data = text.encode() if isinstance(text, str) else text
+    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}")
+    with refusals(path):
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def refusals(path: Path) -> Iterator[None]:
+    """Turns what the file system refuses (disk full, no permission) into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(
+            f"{path}: {error.strerror or error}; what was stored before stays: mend it and run the same command again"
+        ) from error
+
+
+def _format(record: Record, digest: str) -> str:
+    arm = {f.name: getattr(record.arm, f.name) for f in fields(Arm)}
+    values = {name: value for name, value in asdict(record).items() if name not in ("sample_id", "arm")}
+    head = {"id": record.sample_id, "digest": digest, "arm": arm}
+    return json.dumps(head | {k: v for k, v in values.items() if v is not None})
+
+
+def _parse(line: bytes, digests: Mapping[str, str]) -> Record | None:
+    """The record of a line; None where it is torn, no record, or of another question than the one asked for."""
+    if not line.startswith(b'{"id"'):
+        return None
+    try:
+        row = json.loads(line)
+        sample_id = row.pop("id")
+        if digests.get(sample_id) != row.pop("digest"):
+            return None
+        arm = Arm(**row.pop("arm"))
+        if "error" in row:
+            return Failure(sample_id, arm, str(row["error"]))
+        tokens = row.pop("tokens", None)
+        values = {name: value for name, value in row.items() if name in _GENERATION}
+        return Generation(sample_id, arm, tokens=None if tokens is None else tuple(tokens), **values)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _manifest(path: Path) -> Any:
+    """The manifest, or None where it is absent or torn: the folder's name, a hash of it, stands in for it then."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return json.loads(path.read_text("utf8"))
+    return None
+
+
+def _hash(value: Any) -> str:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _slug(name: str) -> str:
+    """A name that is safe in a path."""
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in name)[:60] or "-"

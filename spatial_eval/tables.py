@@ -1,0 +1,200 @@
+"""Stored answers to result rows. Pure: one grading per generation, then columns of booleans for any number of cells."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from .paper import published
+from .scoring import reference, strict
+from .statistics import wilson
+from .types import Arm, Cell, Generation, Sample, Signals
+
+if TYPE_CHECKING:
+    from numpy import bool_, intp
+    from numpy.typing import NDArray
+
+KNOBS = ("weight", "weight1", "weight2", "threshold")
+ROW = (
+    *("dataset", "model", "method", *KNOBS, "split", "n", "missing"),
+    *("accuracy", "accuracy_low", "accuracy_high", "accuracy_strict"),
+    *("pair_accuracy", "set_accuracy", "pair_accuracy_complete", "set_accuracy_complete"),
+    *("precision", "recall", "f1", "f1_paper", "share_weight1", "paper", "difference"),
+    *("criterion", "limit", "max_new_tokens"),
+)
+BY_RELATION = (
+    *("dataset", "model", "method", *KNOBS, "split", "relation", "n", "missing"),
+    *("accuracy", "accuracy_low", "accuracy_high", "accuracy_strict", "criterion", "limit", "max_new_tokens"),
+)
+PARTNERS = {"pair": 2, "set": 4}  # members of a complete group
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """One arm's answers to N questions, as columns (N,)."""
+
+    signals: Signals
+    right: NDArray[bool_]
+    strict: NDArray[bool_]
+    says_yes: NDArray[bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """A part of a dataset with every stored arm: what all its cells are computed from."""
+
+    samples: Sequence[Sample]
+    arms: Mapping[Arm, Graded]
+    groups: Mapping[str, NDArray[intp]]  # relation, pair, set -> (N,) code; -1 = in none
+    names: Mapping[str, Sequence[str]]  # relation, pair, set -> name of each code
+
+
+def columns(samples: Sequence[Sample], stored: Mapping[tuple[str, Arm], Generation], arms: Iterable[Arm]) -> Columns:
+    """Grade every answer of `samples` under `arms` once. Absent answers are missing, not wrong."""
+    groups, names = {}, {}
+    for group in ("relation", "pair", "set"):
+        keys = [getattr(sample, group) for sample in samples]
+        names[group] = sorted({key for key in keys if key})
+        code = {key: i for i, key in enumerate(names[group])}
+        groups[group] = np.array([code.get(key, -1) for key in keys], dtype=np.intp)
+    graded = {arm: _grade(samples, [stored.get((sample.id, arm)) for sample in samples]) for arm in arms}
+    return Columns(samples, graded, groups, names)
+
+
+def _grade(samples: Sequence[Sample], answers: Sequence[Generation | None]) -> Graded:
+    def column(name: str) -> NDArray[Any]:
+        values = [None if answer is None else getattr(answer, name) for answer in answers]
+        return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+    def marks(rule: Any) -> NDArray[bool_]:
+        pairs = zip(samples, answers, strict=True)
+        return np.array([answer is not None and rule(sample, answer.text) for sample, answer in pairs], dtype=bool)
+
+    signals = Signals(
+        max_prob=column("confidence"),
+        entropy=column("entropy"),
+        margin=column("margin"),
+        logit=column("logit"),
+        answered=marks(lambda sample, text: True),
+    )
+    return Graded(signals, marks(reference), marks(strict), marks(lambda sample, text: "Yes" in text))
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """A cell's answers, question by question; columns (N,). Where `answered` is False the rest means nothing."""
+
+    branch: NDArray[intp]
+    answered: NDArray[bool_]
+    right: NDArray[bool_]
+    strict: NDArray[bool_]
+    says_yes: NDArray[bool_]
+
+
+def outcome(cell: Cell, data: Columns) -> Outcome:
+    """What the cell's method makes of the stored arms.
+
+    A question is answered where every arm that routing looks at is stored, and the arm that it chose.
+    """
+    branches = list(cell.method.branches().values())
+    branch = cell.method.route({arm: data.arms[arm].signals for arm in cell.method.arms()})
+    here = np.arange(len(data.samples))
+    pick = {
+        name: np.stack([getattr(data.arms[arm], name) for arm in branches])[branch, here]
+        for name in ("right", "strict", "says_yes")
+    }
+    answered = np.stack([data.arms[arm].signals.answered for arm in branches])[branch, here]
+    for arm in cell.method.arms() - set(branches):
+        answered &= data.arms[arm].signals.answered
+    return Outcome(branch, answered, **{name: column & answered for name, column in pick.items()})
+
+
+def row(cell: Cell, data: Columns) -> dict[str, Any]:
+    """One row of results.csv: what the cell is and how it did, in percent; None where a figure does not apply."""
+    found = outcome(cell, data)
+    n, right = int(found.answered.sum()), int(found.right.sum())
+    values = identity(cell) | _accuracy(found, np.ones(len(data.samples), dtype=bool))
+    for group, members in PARTNERS.items():
+        paper, complete = _groups(found, data.groups[group], members, n)
+        values |= {f"{group}_accuracy": paper, f"{group}_accuracy_complete": complete}
+    values |= _yes_no(found, data.samples)
+    if "weight1" in cell.method.branches():
+        values["share_weight1"] = percent(int((found.answered & (found.branch == 0)).sum()), n)
+    paper_value = published(cell.trunk.model.paper_model, cell.trunk.dataset.name, cell.method, cell.part)
+    values["paper"] = paper_value
+    values["difference"] = None if paper_value is None or n == 0 else 100 * right / n - paper_value
+    return {name: values.get(name) for name in ROW}
+
+
+def by_relation(cell: Cell, data: Columns) -> list[dict[str, Any]]:
+    """The cell's accuracy on each relation, in alphabetical order; none where the dataset has no relations."""
+    found = outcome(cell, data)
+    rows = []
+    for code, name in enumerate(data.names["relation"]):
+        values = identity(cell) | {"relation": name} | _accuracy(found, data.groups["relation"] == code)
+        rows.append({key: values.get(key) for key in BY_RELATION})
+    return rows
+
+
+def identity(cell: Cell) -> dict[str, Any]:
+    """The columns that say which cell a row is."""
+    knobs = {f.name: getattr(cell.method, f.name) for f in fields(cell.method)}  # type: ignore[arg-type]
+    trunk = cell.trunk
+    names = {"dataset": trunk.dataset.name, "model": trunk.model.name, "method": cell.method.kind}
+    part = {"split": cell.part.split, "limit": cell.part.limit, "max_new_tokens": trunk.max_new_tokens}
+    return names | knobs | part
+
+
+def percent(part: int, whole: int) -> float | None:
+    """None for 0 of 0: nothing is known."""
+    return 100 * part / whole if whole else None
+
+
+def _accuracy(found: Outcome, among: NDArray[bool_]) -> dict[str, Any]:
+    n = int((found.answered & among).sum())
+    right = int((found.right & among).sum())
+    low, high = wilson(right, n) if n else (None, None)
+    return {
+        "n": n,
+        "missing": int(among.sum()) - n,
+        "accuracy": percent(right, n),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "accuracy_strict": percent(int((found.strict & among).sum()), n),
+    }
+
+
+def _groups(found: Outcome, code: NDArray[intp], members: int, n: int) -> tuple[float | None, float | None]:
+    """(the paper's value, the value over complete groups) of groups with every member right.
+
+    The paper divides by n / members although the split breaks groups, so a perfect model scores below 100.
+    """
+    if not (code >= 0).any():
+        return None, None
+    size = int(code.max()) + 1
+    answered = np.bincount(code[found.answered & (code >= 0)], minlength=size)
+    right = np.bincount(code[found.right & (code >= 0)], minlength=size)
+    whole = int((right == members).sum())
+    return (100 * whole * members / n if n else None), percent(whole, int((answered == members).sum()))
+
+
+def _yes_no(found: Outcome, samples: Sequence[Sample]) -> dict[str, float | None]:
+    """Precision, recall and F1 of `yes`, and the paper's F1: harmonic mean of the accuracies on yes and on no."""
+    if not samples or any(sample.answers[0] not in ("yes", "no") for sample in samples):
+        return {}
+    yes = np.array([sample.answers[0] == "yes" for sample in samples])
+    hits, rejects = int((found.right & yes).sum()), int((found.right & ~yes).sum())
+    on_yes, on_no = (
+        percent(hits, int((found.answered & yes).sum())),
+        percent(rejects, int((found.answered & ~yes).sum())),
+    )
+    precision = percent(hits, hits + int((found.answered & ~found.right & ~yes & found.says_yes).sum()))
+    return {"precision": precision, "recall": on_yes, "f1": _mean(precision, on_yes), "f1_paper": _mean(on_yes, on_no)}
+
+
+def _mean(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else 2 * a * b / (a + b) if a + b else 0.0

@@ -1,0 +1,98 @@
+"""What many tests share: the command line as a user types it, and small recorded experiments made on the spot."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+WEIGHTS = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
+OPTIONS = ("Left", "Right", "On", "Under")
+
+
+@pytest.fixture
+def data() -> Path:
+    """The folder of real prompts and recordings."""
+    folder = os.environ.get("SPATIAL_EVAL_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("SPATIAL_EVAL_DATA names no folder: this test needs the real prompts and recordings")
+    return Path(folder).resolve()
+
+
+@pytest.fixture
+def launch(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`launch("-m", "weight=0.5,0.8")` runs launch.py with output_dir=<tmp_path>/out in an environment without data."""
+    return command("launch.py", f"output_dir={tmp_path / 'out'}")
+
+
+@pytest.fixture
+def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """`cli("results", "--format", "md")` runs python -m spatial_eval on <tmp_path>/out."""
+    return command("-m", "spatial_eval", last=("--output-dir", str(tmp_path / "out")))
+
+
+def command(*first: str, last: Sequence[str] = ()) -> Callable[..., subprocess.CompletedProcess[str]]:
+    def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+        base = {key: value for key, value in os.environ.items() if key != "SPATIAL_EVAL_DATA"}
+        return subprocess.run(
+            [sys.executable, *first, *arguments, *last],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            env=base | (env or {}),
+        )
+
+    return run
+
+
+def write_lines(path: Path, rows: Sequence[object]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), "utf8")
+    return path
+
+
+def questions(n: int) -> list[dict[str, object]]:
+    """`n` questions in sets of four relations, options given."""
+    objects = [f"object {i // 4}" for i in range(n)]
+    return [
+        {
+            "id": i,
+            "question": f"<image>\nUSER: Where is the {name}? Answer with left, right, on or under.\nASSISTANT:",
+            "answer": [OPTIONS[i % 4]],
+            "options": list(OPTIONS),
+            "relation": OPTIONS[i % 4].lower(),
+            "set": name,
+            "pair": f"{name} / {'h' if i % 4 < 2 else 'v'}",
+        }
+        for i, name in enumerate(objects)
+    ]
+
+
+def recordings(rows: Sequence[dict[str, object]], name: str, seed: int = 0) -> list[dict[str, object]]:
+    """Made-up recorded generations of `rows`: right more often where the confidence is high."""
+    chance = random.Random(seed)
+    out = []
+    for i, row in enumerate(rows):
+        confidence = chance.uniform(0.2, 1.0)
+        gold = row["answer"][0]  # type: ignore[index]
+        texts = {str(w): gold if chance.random() < confidence else chance.choice(OPTIONS) for w in WEIGHTS}
+        out.append(
+            {"dataset": name, "split": "all", "row": i, "gold": gold, "confidence": confidence, "generation": texts}
+        )
+    return out
+
+
+@pytest.fixture
+def experiment(tmp_path: Path) -> list[str]:
+    """Overrides of a recorded experiment on 40 made-up questions: dataset `quiz`, six weights."""
+    rows = questions(40)
+    quiz = write_lines(tmp_path / "quiz.jsonl", rows)
+    recorded = write_lines(tmp_path / "recorded.jsonl", recordings(rows, "quiz"))
+    return ["dataset=jsonl", f"dataset.path={quiz}", "model=recorded", f"model.path={recorded}", "model.paper_model=''"]
