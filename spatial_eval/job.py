@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 
-from . import plan, progress
+from . import __version__, plan, progress
 from .store import Key, Store, Stored, digests, key
 from .types import Arm, Failure, Pass, Places, Sample
 
@@ -89,8 +89,8 @@ def execute(job: Job, places: Places) -> None:
 
 def environment() -> dict[str, str]:
     """The versions that made a generation."""
-    found = {"python": platform.python_version()}
-    for name in ("spatial-eval", "torch", "transformers"):
+    found = {"python": platform.python_version(), "spatial_eval": __version__}
+    for name in ("torch", "transformers"):
         try:
             found[name] = version(name)
         except PackageNotFoundError:

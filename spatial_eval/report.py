@@ -165,7 +165,7 @@ def _pass(job: Job, places: Places) -> dict[str, Any]:
         "seconds": effort.seconds,
         "questions_per_second": effort.questions / effort.seconds if effort.seconds else None,
         "device": " ".join(sorted({answer.device for answer in stored})),
-        **{name.replace("-", "_"): value for name, value in effort.environment.items()},
+        **effort.environment,
         "max_new_tokens": trunk.max_new_tokens,
         "generations": f"{job.key.label}--{job.key.hash}",
     }

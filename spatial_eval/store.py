@@ -17,7 +17,7 @@ import secrets
 import socket
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -204,9 +204,10 @@ def refusals(path: Path) -> Iterator[None]:
 
 def _format(record: Record, digest: str) -> str:
     arm = {f.name: getattr(record.arm, f.name) for f in fields(Arm)}
-    values = {name: value for name, value in asdict(record).items() if name not in ("sample_id", "arm")}
+    values = {f.name: getattr(record, f.name) for f in fields(record) if getattr(record, f.name) != f.default}
+    del values["sample_id"], values["arm"]
     head = {"id": record.sample_id, "digest": digest, "arm": arm}
-    return json.dumps(head | {k: v for k, v in values.items() if v is not None})
+    return json.dumps(head | values)
 
 
 def _parse(line: bytes, digests: Mapping[str, str]) -> Record | None:

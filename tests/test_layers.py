@@ -1,0 +1,77 @@
+"""The house: imports point down, each outside library has one home, rooms stay small, the front door is light."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+PACKAGE = ROOT / "spatial_eval"
+LAYERS = [
+    {"errors"},
+    {"types"},
+    {"methods", "plan", "scoring", "statistics", "lines"},
+    {"paper", "benchmarks", "store", "progress"},
+    {"tables", "recorded"},
+    {"models"},
+    {"config", "job"},
+    {"grid", "report"},
+    {"show"},
+    {"sweep"},
+    {"cli"},
+]
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+MODULES = sorted(path for path in PACKAGE.glob("*.py") if not path.stem.startswith("_"))
+HOMES = {
+    "hydra": set(),  # launch.py and hydra_plugins/ only
+    "omegaconf": {"config", "grid"},
+    "pandas": {"report"},
+    "torch": set(),
+    "transformers": set(),
+    "datasets": set(),
+    "submitit": set(),
+    "wandb": set(),
+}
+
+
+def imported(path: Path, *, inside: bool) -> set[str]:
+    """Names of this package's modules (inside) or of outside packages that a module imports, at any depth of code."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf8"))):
+        if isinstance(node, ast.ImportFrom) and (node.level == 1) == inside:
+            names = [node.module] if node.module else [alias.name for alias in node.names]
+            found |= {name.split(".")[0] for name in names if name}
+        elif isinstance(node, ast.Import) and not inside:
+            found |= {alias.name.split(".")[0] for alias in node.names}
+    return found
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
+def test_imports_point_down(path: Path) -> None:
+    assert path.stem in RANK, "name the module's layer in LAYERS"
+    upward = {name for name in imported(path, inside=True) if RANK.get(name, -1) >= RANK[path.stem]}
+    assert not upward
+
+
+@pytest.mark.parametrize("library", HOMES)
+def test_each_library_has_its_home(library: str) -> None:
+    assert {path.stem for path in MODULES if library in imported(path, inside=False)} == HOMES[library]
+
+
+@pytest.mark.parametrize(
+    "path", [*MODULES, ROOT / "launch.py", *(ROOT / "hydra_plugins").glob("*.py")], ids=lambda p: p.stem
+)
+def test_modules_stay_small(path: Path) -> None:
+    assert len(path.read_text("utf8").splitlines()) <= 255
+
+
+@pytest.mark.parametrize("module", ["launch", "spatial_eval.cli", "spatial_eval.sweep"])
+def test_the_front_door_is_light(module: str) -> None:
+    heavy = "{'torch', 'transformers', 'wandb', 'datasets', 'submitit'}"
+    code = f"import {module}, sys; print(*{heavy} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == ""

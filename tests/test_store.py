@@ -1,0 +1,238 @@
+"""Nothing stored is lost, nothing torn is believed: truncation at every byte, two writers, SIGKILL, a full disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from doubles import Drill, Hashed
+
+from spatial_eval import plan, report
+from spatial_eval.errors import StoreError
+from spatial_eval.job import execute, look
+from spatial_eval.methods import AdaptVis, Base
+from spatial_eval.store import Store, digests, key
+from spatial_eval.types import BASE, Arm, Cell, Failure, Generation, Part, Pass, Places, Trunk
+
+TRUNK = Trunk(Drill(size=4), Hashed())
+WORK = Pass(TRUNK, ((Part("all"), (Arm(0.5), BASE, Arm(1.5))),))
+CELLS = [Cell(TRUNK, Base(), Part("all")), Cell(TRUNK, AdaptVis(0.5, 1.5, 0.5), Part("all"))]
+
+
+def finish(where: Places) -> None:
+    execute(look(WORK, where), where)
+
+
+def tables(where: Places) -> tuple[bytes, ...]:
+    """The derived files that must be equal byte for byte."""
+    jobs = {TRUNK: look(WORK, where)}
+    report.write(where.output / "sweep", report.results(CELLS, jobs, where), {})
+    names = ("results.csv", "by_relation.csv", "samples.parquet")
+    return tuple((where.output / "sweep" / name).read_bytes() for name in names)
+
+
+@pytest.fixture
+def where(tmp_path: Path) -> Places:
+    return Places(tmp_path, tmp_path / "out")
+
+
+@pytest.fixture
+def stored(where: Places) -> Path:
+    """The one file of records of a finished run."""
+    finish(where)
+    (path,) = where.output.glob("generations/*/*.jsonl")
+    return path
+
+
+def test_truncated_at_every_byte_it_resumes_to_the_same_tables(where: Places, stored: Path, tmp_path: Path) -> None:
+    whole, expected = stored.read_bytes(), tables(where)
+    job = look(WORK, where)
+    store, answers = Store(where.output / "generations"), job.stored.generations
+    for size in range(len(whole) + 1):
+        stored.write_bytes(whole[:size])
+        found = store.read(job.key, job.digests).generations
+        # Only whole records are believed, and each of them is.
+        assert found.items() <= answers.items()
+        assert len(found) >= whole[:size].count(b'\n{"id"') - 1
+        if size % 499 == 0:  # every offset was read above; finishing and the tables take longer
+            finish(where)
+            assert tables(where) == expected
+            for extra in stored.parent.glob("*.jsonl"):
+                if extra != stored:
+                    extra.unlink()
+
+
+def test_a_torn_manifest_is_mended_and_a_foreign_one_refused(where: Places, stored: Path) -> None:
+    manifest = stored.parent / "trunk.json"
+    whole = manifest.read_text()
+    for size in range(len(whole) - 1):
+        manifest.write_text(whole[:size])
+        assert look(WORK, where).todo == []
+    manifest.write_text(whole[:9])
+    stored.unlink()
+    finish(where)
+    assert manifest.read_text() == whole
+    manifest.write_text(json.dumps(json.loads(whole) | {"max_new_tokens": 7}))
+    before = sorted((p, p.read_bytes()) for p in where.output.rglob("*") if p.is_file())
+    with pytest.raises(StoreError, match="describes another experiment"):
+        look(WORK, where)
+    assert sorted((p, p.read_bytes()) for p in where.output.rglob("*") if p.is_file()) == before
+
+
+def test_damage_in_the_middle_costs_only_its_own_lines(where: Places, stored: Path) -> None:
+    lines = stored.read_bytes().split(b"\n")
+    lines[3] = lines[3][:40] + b"\x00\xff" + lines[3][42:]  # not UTF-8
+    lines[5] = lines[5][:30] + lines[6]  # one torn line glued to a whole one
+    stored.write_bytes(b"\n".join(lines))
+    assert sum(len(arms) for _, arms in look(WORK, where).todo) == 2
+
+
+def test_duplicates_count_once_and_the_first_wins(where: Places, stored: Path) -> None:
+    lines = stored.read_text().splitlines()
+    copy = json.loads(lines[1]) | {"text": "Later"}
+    stored.with_name("99999999T999999-later.jsonl").write_text(json.dumps(copy) + "\n" + "\n".join(lines[2:]))
+    texts = {generation.text for generation in look(WORK, where).stored.generations.values()}
+    assert "Later" not in texts
+
+
+def test_two_writers_at_once_lose_nothing(where: Places) -> None:
+    first, second = look(WORK, where), look(WORK, where)
+    store = Store(where.output / "generations")
+    with store.writer(first.key, first.digests, {}) as one, store.writer(second.key, second.digests, {}) as two:
+        for a, b in zip(
+            TRUNK.model.load(TRUNK.dataset, 1, where).answer(first.todo), reversed(first.todo), strict=True
+        ):
+            one.append(a, 0.1)
+            two.append(next(iter(TRUNK.model.load(TRUNK.dataset, 1, where).answer([b]))), 0.1)
+    assert look(WORK, where).todo == []
+    assert len(list(where.output.glob("generations/*/*.jsonl"))) == 2
+
+
+def test_a_success_wins_over_any_error(where: Places) -> None:
+    job = look(WORK, where)
+    with Store(where.output / "generations").writer(job.key, job.digests, {}) as writer:
+        writer.append([Failure("0", BASE, "first"), Generation("0", BASE, "Left"), Failure("0", BASE, "last")], 0)
+    stored = look(WORK, where).stored
+    assert stored.generations["0", BASE].text == "Left"
+    assert not stored.failures
+
+
+def test_recorded_errors_are_left_alone_until_retry(where: Places) -> None:
+    broken = Trunk(TRUNK.dataset, Hashed(broken=("1", "3")))
+    work = Pass(broken, WORK.needs)
+    execute(look(work, where), where)
+    again = look(work, where)
+    assert (again.todo, again.skipped, len(again.missing)) == ([], 6, 6)
+    mended = Pass(Trunk(TRUNK.dataset, Hashed()), WORK.needs)
+    assert [sample.id for sample, _ in look(mended, where, retry=True).todo] == ["1", "3"]
+    execute(look(mended, where, retry=True), where)
+    assert look(mended, where).missing == []
+
+
+def test_a_changed_question_is_computed_again_and_the_old_answer_kept(where: Places) -> None:
+    samples = TRUNK.dataset.read(where)
+    store, trunk_key = Store(where.output / "generations"), key(TRUNK, where)
+    old, new = digests(samples, ["image a"] * 4), digests(samples, ["image b"] * 4)
+    with store.writer(trunk_key, old, {}) as writer:
+        writer.append([Generation("1", BASE, "Left")], 0)
+    assert not store.read(trunk_key, new).generations
+    assert store.read(trunk_key, old).generations["1", BASE].text == "Left"
+
+
+def test_every_field_comes_back(where: Places) -> None:
+    samples = TRUNK.dataset.read(where)
+    whole = Generation(
+        "2", Arm(0.8), "é\n\ud800", (5, 1), 0.1 + 0.2, 1 / 3, 0.25, 19.875, {"left": 1e-9}, "USER: ?", 4, "cuda"
+    )
+    store, trunk_key, digest = Store(where.output / "generations"), key(TRUNK, where), digests(samples, [""] * 4)
+    silent = Generation("3", BASE, "")
+    with store.writer(trunk_key, digest, {}) as writer:
+        writer.append([whole, silent], 0)
+    assert list(store.read(trunk_key, digest).generations.values()) == [whole, silent]
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, "tests")
+from doubles import Drill, Hashed
+from spatial_eval.job import execute, look
+from spatial_eval.types import BASE, Arm, Part, Pass, Places, Trunk
+root = Path(sys.argv[1])
+work = Pass(Trunk(Drill(size=4), Hashed(pause_s=float(sys.argv[2]))), ((Part("all"), (Arm(0.5), BASE, Arm(1.5))),))
+where = Places(root, root / "out")
+execute(look(work, where), where)
+"""
+
+
+def test_sigkill_in_the_middle_then_again_gives_the_same_tables(where: Places, tmp_path: Path) -> None:
+    undisturbed = Places(tmp_path, tmp_path / "undisturbed")
+    finish(undisturbed)
+    seen = []
+    for target in (1, 2):
+        process = subprocess.Popen([sys.executable, "-c", KILLED, str(tmp_path), "0.05"], cwd=ROOT)
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and process.poll() is None:
+            if len(look(WORK, where).stored.generations) >= 3 * target:
+                process.send_signal(signal.SIGKILL)
+                break
+            time.sleep(0.01)
+        assert process.wait() == -signal.SIGKILL  # it was running when it was struck
+        seen.append(len(look(WORK, where).stored.generations))
+    assert 0 < seen[0] <= seen[1] < 12
+    finish(where)
+    assert tables(where) == tables(undisturbed)
+
+
+def test_a_full_disk_is_one_line_and_loses_nothing(where: Places, stored: Path) -> None:
+    """The limit on a file's size stands in for a full disk: the write stops in the middle of a batch."""
+    before = stored.read_bytes()
+    shutil.rmtree(where.output)
+    code = KILLED.replace(
+        "execute(look",
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))\nexecute(look",
+        1,
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(where.data), "0"], cwd=ROOT, capture_output=True, text=True)
+    assert "StoreError" in done.stderr
+    assert "what was stored before stays" in done.stderr
+    (path,) = where.output.glob("generations/*/*.jsonl")
+    kept = path.read_bytes()
+    assert kept.endswith(b"\n")  # the part of the batch that did fit was cut off
+    assert kept.count(b'"id"') >= 1
+    assert len(before) > 1500
+    finish(where)
+    assert look(WORK, where).todo == []
+
+
+def test_a_read_only_store_is_one_line(where: Places) -> None:
+    if os.geteuid() == 0:
+        where.output.parent.mkdir(parents=True, exist_ok=True)
+        where.output.write_text("a file where the folder should be")
+    else:
+        where.output.mkdir(mode=0o500)
+    with pytest.raises(StoreError, match="run the same command again"):
+        finish(where)
+
+
+def test_labels_may_change_without_losing_answers(where: Places, stored: Path) -> None:
+    folder = stored.parent
+    folder.rename(folder.with_name("renamed--" + folder.name.rsplit("--", 1)[1]))
+    assert look(WORK, where).todo == []
+
+
+def test_the_key_knows_what_changes_an_answer_and_nothing_else(where: Places) -> None:
+    assert key(TRUNK, where).hash == "ddee078db664f609"
+    assert key(Trunk(TRUNK.dataset, TRUNK.model, 5), where).hash != key(TRUNK, where).hash
+    elsewhere = Places(Path("/elsewhere"), Path("/other"))
+    assert key(TRUNK, elsewhere) == key(TRUNK, where)
+    assert plan.fuse(CELLS) == [WORK]

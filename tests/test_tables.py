@@ -1,0 +1,138 @@
+"""From answers to percentages: intervals, pairs and sets, yes and no, routing, missing."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from doubles import Drill, Hashed
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from spatial_eval import tables
+from spatial_eval.methods import AdaptVis, Base, ScalingVis
+from spatial_eval.statistics import wilson
+from spatial_eval.types import BASE, Arm, Cell, Generation, Part, Places, Sample, Trunk
+
+TRUNK = Trunk(Drill(size=8), Hashed())
+ALL = Part("all")
+
+
+def answer(sample: Sample, arm: Arm, text: str, confidence: float | None = None) -> tuple[tuple[str, Arm], Generation]:
+    return (sample.id, arm), Generation(sample.id, arm, text, confidence=confidence)
+
+
+def row(method, texts: dict[Arm, list[str | None]], confidences: list[float] | None = None, samples=None) -> dict:
+    samples = samples or TRUNK.dataset.read(Places(None, None))[: len(next(iter(texts.values())))]
+    stored = dict(
+        answer(sample, arm, text, confidences[i] if confidences and arm == BASE else None)
+        for arm, column in texts.items()
+        for i, (sample, text) in enumerate(zip(samples, column, strict=True))
+        if text is not None
+    )
+    return tables.row(Cell(TRUNK, method, ALL), tables.columns(samples, stored, texts))
+
+
+@given(st.integers(0, 500), st.integers(0, 500))
+def test_wilson_is_scipys(right: int, wrong: int) -> None:
+    n = right + wrong
+    low, high = wilson(right, n)
+    if n == 0:
+        assert math.isnan(low)
+        assert math.isnan(high)
+    else:
+        expected = stats.binomtest(right, n).proportion_ci(method="wilson")
+        assert (low, high) == pytest.approx((100 * expected.low, 100 * expected.high), abs=1e-9)
+        assert 0 <= low <= 100 * right / n <= high <= 100
+
+
+def test_pairs_and_sets() -> None:
+    # Set 0: all four right. Set 1: left, right right; on wrong; under missing.
+    found = row(Base(), {BASE: ["Left", "Right", "On", "Under", "Left", "Right", "Left", None]})
+    assert (found["n"], found["missing"]) == (7, 1)
+    assert found["accuracy"] == pytest.approx(100 * 6 / 7)
+    assert found["pair_accuracy"] == pytest.approx(100 * 3 / 3.5)  # the paper divides by n / 2
+    assert found["pair_accuracy_complete"] == pytest.approx(100.0)  # the broken pair is not complete
+    assert found["set_accuracy"] == pytest.approx(100 * 1 / 1.75)
+    assert found["set_accuracy_complete"] == pytest.approx(100.0)
+
+
+def test_nothing_of_nothing_is_empty() -> None:
+    found = row(Base(), {BASE: [None, None]})
+    assert (found["n"], found["missing"]) == (0, 2)
+    names = ("accuracy", "accuracy_low", "accuracy_high", "accuracy_strict", "pair_accuracy", "pair_accuracy_complete")
+    assert [found[name] for name in names] == [None] * len(names)
+
+
+def test_a_split_that_breaks_every_pair_has_no_complete_one() -> None:
+    samples = TRUNK.dataset.read(Places(None, None))
+    found = row(Base(), {BASE: ["Left", "On"]}, samples=[samples[0], samples[2]])
+    assert (found["pair_accuracy"], found["pair_accuracy_complete"]) == (0.0, None)
+
+
+def test_adapt_vis_rounds_and_compares_strictly() -> None:
+    texts = {BASE: ["?"] * 4, Arm(0.5): ["Left", "Right", "On", "Under"], Arm(1.5): ["no"] * 4}
+    # 0.394 -> 0.39 < 0.4; 0.395 -> 0.4 (numpy and Python agree); 0.4 is not below; 0.9 is sure
+    found = row(AdaptVis(0.5, 1.5, 0.4), texts, [0.394, 0.3951, 0.4, 0.9])
+    assert found["accuracy"] == 25.0
+    assert found["share_weight1"] == 25.0
+
+
+@given(st.floats(0, 1))
+def test_numpy_and_python_round_alike(confidence: float) -> None:
+    assert np.round(confidence, 2) == round(confidence, 2)
+
+
+def test_a_question_without_its_base_confidence_is_missing() -> None:
+    texts = {BASE: ["?", None], Arm(0.5): ["Left", "Right"], Arm(1.5): ["Left", "Right"]}
+    found = row(AdaptVis(0.5, 1.5, 0.4), texts, [0.9, 0.9])
+    assert (found["n"], found["missing"], found["accuracy"]) == (1, 1, 100.0)
+
+
+def test_an_arm_that_was_not_chosen_may_be_missing() -> None:
+    texts = {BASE: ["?", "?"], Arm(0.5): [None, "Right"], Arm(1.5): ["Left", None]}
+    assert row(AdaptVis(0.5, 1.5, 0.4), texts, [0.9, 0.1])["accuracy"] == 100.0
+
+
+@pytest.mark.parametrize(
+    ("criterion", "share"), [("max_prob", 50.0), ("entropy", 50.0), ("margin", 100.0), ("logit", 0.0)]
+)
+def test_criteria(criterion: str, share: float) -> None:
+    samples = TRUNK.dataset.read(Places(None, None))[:2]
+    sure = Generation("0", BASE, "Left", confidence=0.9, entropy=0.1, margin=0.3, logit=20.0)
+    unsure = Generation("1", BASE, "Left", confidence=0.2, entropy=3.0, margin=0.1, logit=18.0)
+    stored = {("0", BASE): sure, ("1", BASE): unsure}
+    stored |= dict(answer(s, arm, "Left") for s in samples for arm in (Arm(0.5), Arm(1.5)))
+    cell = Cell(TRUNK, AdaptVis(0.5, 1.5, 0.64, criterion), ALL)
+    assert tables.row(cell, tables.columns(samples, stored, cell.method.arms()))["share_weight1"] == share
+
+
+def test_yes_and_no() -> None:
+    golds = ("yes", "yes", "yes", "no", "no", "no")
+    samples = [Sample(str(i), i, "?", (gold,), ("yes", "no")) for i, gold in enumerate(golds)]
+    # hits 2 of 3; rejects 1 of 3; one false yes, one answer that is neither
+    found = row(Base(), {BASE: ["Yes", "Yes", "No", "No", "Yes", "maybe"]}, samples=samples)
+    assert found["accuracy"] == 50.0
+    assert found["precision"] == pytest.approx(100 * 2 / 3)
+    assert found["recall"] == pytest.approx(100 * 2 / 3)
+    assert found["f1"] == pytest.approx(100 * 2 / 3)
+    assert found["f1_paper"] == pytest.approx(2 * (200 / 3) * (100 / 3) / 100)  # of TP/(TP+FN) and TN/(TN+FP)
+
+
+def test_the_paper_stands_only_beside_its_own_setting() -> None:
+    paper = Trunk(Drill(name="controlled_a", size=8), Hashed(paper_model="llava15_7b"))
+    empty = tables.columns([], {}, [BASE, Arm(0.8), Arm(0.5), Arm(1.5)])
+
+    def value(method, *part) -> float | None:
+        return tables.row(Cell(paper, method, Part(*part)), empty)["paper"]
+
+    assert value(Base()) == 60.3
+    assert value(ScalingVis(0.8)) == 64.5
+    assert value(ScalingVis(0.5)) is None
+    assert value(AdaptVis(0.5, 1.5, 0.4)) == 84.9
+    assert value(AdaptVis(0.5, 1.5, 0.41)) is None
+    assert value(AdaptVis(0.5, 1.5, 0.4, "margin")) is None
+    assert value(Base(), "val") is None
+    assert value(Base(), "test", 10) is None
