@@ -1,0 +1,46 @@
+"""python -m spatial_eval results."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+
+import pytest
+
+
+@pytest.fixture
+def swept(launch, experiment) -> list[str]:
+    """Paths of two sweeps' results, the later one last."""
+    runs = [launch("-m", "method=base,scaling_vis", "weight=0.5", *experiment), launch("method=adapt_vis", *experiment)]
+    return [done.stdout.splitlines()[-1] for done in runs]
+
+
+def test_results_prints_the_latest_or_the_named_sweep(swept, cli) -> None:
+    first, last = (path.split("/")[-2] for path in swept)
+    assert "adapt_vis" in cli("results").stdout
+    assert "scaling_vis" in cli("results", first).stdout
+    assert cli("results", first[:6]).stdout == cli("results", first).stdout
+    assert cli("results", swept[1].removesuffix("/results.csv")).stdout == cli("results", last).stdout
+
+
+def test_formats(swept, cli) -> None:
+    first = swept[0].split("/")[-2]
+    rows = list(csv.DictReader(io.StringIO(cli("results", first, "--format", "csv").stdout)))
+    as_json = json.loads(cli("results", first, "--format", "json").stdout)
+    assert [row["accuracy"] for row in as_json] == [float(row["accuracy"]) for row in rows]
+    assert as_json[0]["weight"] is None
+    markdown = cli("results", first, "--format", "md").stdout.splitlines()
+    assert markdown[0].startswith("| dataset | model | method |")
+    assert len(markdown) == 2 + len(rows)
+    latex = cli("results", first, "--format", "tex").stdout
+    assert r"scaling\_vis" in latex
+    assert latex.startswith(r"\begin{tabular}")
+
+
+def test_wrong_use(swept, cli, tmp_path) -> None:
+    done = cli("results", "zzz")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "unknown sweep 'zzz'" in done.stderr
+    assert cli("results", "--format", "xml").returncode == 2
+    assert cli().returncode == 2

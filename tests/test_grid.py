@@ -1,0 +1,154 @@
+"""The whole-grid front: lists, unions, overrides, duplicates, and what is said about them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hydra import compose, initialize_config_dir
+from hydra.core.override_parser.overrides_parser import OverridesParser
+
+from spatial_eval import config
+from spatial_eval.errors import ConfigError
+from spatial_eval.grid import Grid, grid, read_sweep
+from spatial_eval.methods import AdaptVis, Base, ScalingVis
+from spatial_eval.types import Part
+
+
+class Hydra:
+    """A Front on conf/ without a command line."""
+
+    def __init__(self, *arguments: str) -> None:
+        self.arguments = ["model=recorded", "model.path=x.jsonl", "dataset=controlled_a", *arguments]
+        self.composed: list[dict[str, str]] = []
+
+    def parse(self, override: str):
+        (found,) = OverridesParser.create().parse_overrides([override])
+        return found.key_or_group, list(found.sweep_iterator()) if found.is_sweep_override() else [found.value()]
+
+    def options(self, group: str) -> list[str]:
+        return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
+
+    def compose(self, choices):
+        self.composed.append(choices)
+        with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+            return compose("config", overrides=[f"{group}={option}" for group, option in choices.items()])
+
+
+def made(tmp_path: Path, *arguments: str) -> Grid:
+    return grid(Hydra(*arguments), tmp_path)
+
+
+def methods(found: Grid) -> list:
+    return [cell.method for cell in found.cells]
+
+
+def test_defaults_are_the_published_ones(tmp_path: Path) -> None:
+    found = made(tmp_path, "method=base,scaling_vis,adapt_vis")
+    assert methods(found) == [Base(), ScalingVis(0.8), AdaptVis(0.5, 1.5, 0.4)]
+    assert {(cell.part, cell.trunk.max_new_tokens) for cell in found.cells} == {(Part("test"), 100)}
+
+
+def test_floats_are_canonical_and_equal_cells_collapse(tmp_path: Path) -> None:
+    found = made(tmp_path, "method=scaling_vis", "weight=0.5,.5,5e-1,0.50")
+    assert methods(found) == [ScalingVis(0.5)]
+    assert found.notes == ("4 cells, 1 distinct: equal cells were given more than once",)
+    found = made(tmp_path, "method=scaling_vis", "weight=range(0,1,0.2)")
+    assert [method.weight for method in methods(found)] == [0.0, 0.2, 0.4, 0.6, 0.8]
+
+
+def test_what_a_method_ignores_is_said(tmp_path: Path) -> None:
+    found = made(tmp_path, "method=scaling_vis", "weight=0.5,0.8", "threshold=0.1,0.2,0.3,0.4,0.5,0.6")
+    assert found.notes == ("12 cells, 2 distinct: method scaling_vis does not use threshold",)
+    assert made(tmp_path, "method=base", "weight=0.5").notes == ("method base does not use weight",)
+    assert made(tmp_path, "method=base,scaling_vis", "weight=0.5").notes == ()
+
+
+def test_a_group_choice_is_composed_once(tmp_path: Path) -> None:
+    front = Hydra("method=base,adapt_vis", "threshold=range(0,1,0.01)", "split=val,test")
+    found = grid(front, tmp_path)
+    assert len(found.cells) == 202
+    assert len(front.composed) == 3  # two methods, and the settings
+
+
+def test_a_checked_value_is_refused_even_where_it_is_ignored(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"threshold=1.5 is not valid"):
+        made(tmp_path, "method=base", "threshold=1.5")
+
+
+SWEEP = """
+dataset: [controlled_a, controlled_b]
+split: test
+grids:
+  - {method: base}
+  - {method: scaling_vis, weight: [0.5, 0.8]}
+  - {method: adapt_vis, weight1: 0.5, threshold: "range(0.2,0.41,0.1)"}
+"""
+
+
+def test_a_sweep_file_is_a_union_and_the_command_line_overrides_its_axes(tmp_path: Path) -> None:
+    (tmp_path / "demo.yaml").write_text(SWEEP)
+    front = Hydra("sweep=demo")
+    front.arguments.remove("dataset=controlled_a")
+    found = grid(front, tmp_path)
+    assert len(found.cells) == 2 * (1 + 2 + 3)
+    assert {cell.trunk.dataset.name for cell in found.cells} == {"controlled_a", "controlled_b"}
+    found = made(tmp_path, "sweep=demo", "threshold=0.9", "split=val")
+    assert methods(found) == [Base(), ScalingVis(0.5), ScalingVis(0.8), AdaptVis(0.5, 1.5, 0.9)]
+    assert {cell.part.split for cell in found.cells} == {"val"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[1, 2]", "expected keys with values"),
+        ("weight: []", "weight: expected a value or a list"),
+        ("weight: {a: 1}", "weight: expected a value or a list"),
+        ("grids: 3", "expected keys with values"),
+        ("wieght: 0.5", "unknown key 'wieght'; did you mean weight?"),
+        ("weight: [0.5, heavy]", "weight=heavy is not valid"),
+        ("a: [", "is not YAML"),
+    ],
+)
+def test_a_wrong_sweep_file_gets_one_line(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(ConfigError) as error:
+        made(tmp_path, "sweep=wrong")
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_misspelt_sweep_names_the_others(tmp_path: Path) -> None:
+    (tmp_path / "smoke.yaml").write_text("weight: 0.5")
+    with pytest.raises(ConfigError, match=r"unknown sweep 'smok'; did you mean smoke\?"):
+        made(tmp_path, "sweep=smok")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_shipped_sweep_composes(path: Path) -> None:
+    front = Hydra()
+    front.arguments = [f"sweep={path.stem}", "model=recorded", "model.path=x.jsonl"]
+    assert grid(front, path.parent).cells
+    assert read_sweep(path.parent, path.stem, front.parse)
+
+
+NEED = {"recorded": ["model.path=x"], "hf": ["model.path=x"], "jsonl": ["dataset.path=x"]}
+CHOICES = [
+    (path.parent.name, path.stem)
+    for path in sorted((ROOT / "conf").glob("*/*.yaml"))
+    if path.parent.name in config.GROUPS
+]
+
+
+@pytest.mark.parametrize(("group", "option"), CHOICES)
+def test_every_option_composes(group: str, option: str, tmp_path: Path) -> None:
+    front = Hydra(f"{group}={option}", *NEED.get(option, []))
+    if group == "model" and option != "recorded":
+        front.arguments.remove("model.path=x.jsonl")
+    assert len(grid(front, tmp_path).cells) == 1
+
+
+def test_every_key_has_a_comment() -> None:
+    for path in sorted((ROOT / "conf").rglob("*.yaml")):
+        assert path.read_text("utf8").startswith("#"), f"{path.name}: say in the first line what it is"

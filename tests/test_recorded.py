@@ -1,0 +1,73 @@
+"""Recorded generations as a model, through the command line."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+from conftest import questions, recordings, write_lines
+
+
+def cells(done) -> list[dict[str, str]]:
+    with Path(done.stdout.splitlines()[-1]).open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def setup(tmp_path: Path, rows, records) -> list[str]:
+    quiz = write_lines(tmp_path / "quiz.jsonl", rows)
+    recorded = write_lines(tmp_path / "rec" / "quiz.jsonl", records)
+    return ["dataset=jsonl", f"dataset.path={quiz}", "model=recorded", f"model.path={recorded.parent}", "split=all"]
+
+
+def test_a_question_that_was_not_recorded_is_missing_not_wrong(launch, tmp_path) -> None:
+    rows = questions(8)
+    args = setup(tmp_path, rows, recordings(rows, "quiz")[:-1])
+    done = launch(*args)
+    assert done.returncode == 3
+    assert [(cell["n"], cell["missing"]) for cell in cells(done)] == [("7", "1")]
+    assert "failed: quiz x recorded: not recorded (1 answers, first: question 7)" in done.stderr
+    again = launch(*args)
+    assert again.returncode == 3
+    assert "1 recorded errors are left alone; retry=true computes them again" in again.stderr
+
+
+def test_an_added_record_and_a_changed_question_are_computed_again(launch, tmp_path) -> None:
+    rows = questions(8)
+    records = recordings(rows, "quiz")
+    assert launch(*setup(tmp_path, rows, records[:-1])).returncode == 3
+    done = launch(*setup(tmp_path, rows, records))
+    assert done.returncode == 0
+    assert "quiz x recorded: 1 questions, 1 arms" in done.stderr
+    rows[2]["question"] = "<image>\nUSER: Where is it now?\nASSISTANT:"
+    rows.append(questions(9)[-1])
+    records.append(recordings(rows, "quiz")[-1])
+    done = launch(*setup(tmp_path, rows, records))
+    assert "quiz x recorded: 2 questions, 1 arms" in done.stderr
+    assert [cell["n"] for cell in cells(done)] == ["9"]
+
+
+def test_retry_computes_recorded_errors_again(launch, tmp_path) -> None:
+    rows = questions(4)
+    args = setup(tmp_path, rows, recordings(rows, "quiz")[:-1])
+    launch(*args)
+    done = launch(*args, "retry=true")
+    assert "quiz x recorded: 1 questions, 1 arms" in done.stderr
+
+
+def test_contradictions_are_refused(launch, tmp_path) -> None:
+    rows = questions(4)
+    records = recordings(rows, "quiz")
+    done = launch(*setup(tmp_path, rows, [*records, records[0] | {"confidence": 0.5}]))
+    assert "row 0 of quiz is recorded twice, differently" in done.stderr
+    done = launch(*setup(tmp_path, rows, [records[0] | {"gold": "Behind"}, *records[1:]]))
+    assert "row 0 of quiz was recorded with gold 'Behind', the benchmark says 'left'" in done.stderr
+    done = launch(*setup(tmp_path, rows, [record | {"dataset": "other"} for record in records]))
+    assert "holds no recording of these quiz questions; it holds other all" in done.stderr
+    done = launch(*setup(tmp_path, rows, [{"dataset": "quiz"}]))
+    assert "record 1: needs dataset, row, confidence and generation {weight: text}" in done.stderr
+    path = tmp_path / "rec" / "quiz.jsonl"
+    path.write_text(json.dumps(records[0])[:-5])
+    done = launch("dataset=jsonl", f"dataset.path={tmp_path / 'quiz.jsonl'}", "model=recorded", f"model.path={path}")
+    assert "quiz.jsonl, line 1 is not JSON: the file is damaged or was cut off" in done.stderr
+    assert not (tmp_path / "out").exists()
