@@ -33,7 +33,7 @@ class Recorded:
 
     def describe(self, places: Places) -> dict[str, Any]:
         # Each answer carries the digest of its own record: the recording is its own identity.
-        return {"kind": "recorded", "name": self.name}
+        return {"kind": "recorded"}
 
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
         found = self._find(dataset, samples)
