@@ -9,7 +9,7 @@ demo: .venv/installed
 	@$(BIN)/python launch.py sweep=demo
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slurm and not faults"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slurm and not faults and not chromium and not notebooks"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .
@@ -27,9 +27,9 @@ clean:
 	@echo "installing into .venv (torch and transformers: some minutes on a new machine)" >&2
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14) and "error: $(PYTHON) is %d.%d; Python 3.11 to 3.13 is needed: make PYTHON=python3.12" % sys.version_info[:2])'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e . >&2
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e . >&2
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]" >&2
+	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]" >&2
 	@touch $@
