@@ -17,7 +17,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from spatial_eval.errors import ModelError
+from .errors import ModelError
 
 NAME = "spatial_eval_shared"
 PER_ARM = "; model.decoding=per_arm may still do"
@@ -51,8 +51,8 @@ class Tail:
         """Raises ModelError unless every selected layer was scaled exactly once."""
         if sorted(self.fired) != list(self.layers):
             raise ModelError(
-                f"the intervention fired in layers {sorted(self.fired)} instead of once in each of 0..{len(self.layers) - 1}"
-                f": this model does not route its attention through transformers' interface{PER_ARM}"
+                f"the intervention fired in layers {sorted(self.fired)} instead of once in each of "
+                f"0..{len(self.layers) - 1}: its attention bypasses transformers' interface{PER_ARM}"
             )
 
 
@@ -149,7 +149,9 @@ def _check_mask(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | No
     if mask.dtype != torch.bool or mask.shape[-2:] != (keys, keys):
         raise ModelError(f"expected a bool mask of {keys} x {keys}, got {mask.dtype} {tuple(mask.shape)}{PER_ARM}")
     if not tail.fired and bool(mask[:, :, : keys - width, keys - width :].any()):
-        raise ModelError(f"earlier positions see the last one (a prefix-LM mask), so they depend on the weight{PER_ARM}")
+        raise ModelError(
+            f"earlier positions see the last one (a prefix-LM mask), so they depend on the weight{PER_ARM}"
+        )
 
 
 def register() -> None:

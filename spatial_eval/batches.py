@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from spatial_eval.types import Arm, Sample
+from .types import Arm, Sample
 
 Work = tuple[Sample, tuple[Arm, ...]]
 Inputs = dict[str, Tensor]
@@ -82,5 +82,7 @@ def lengthen(sequence: Tensor, length: int, fill: int) -> Tensor:
 
 
 def _fill_up(part: Tensor, shape: Sequence[int]) -> Tensor:
-    margins = [edge for size, want in zip(reversed(part.shape[1:]), reversed(shape), strict=True) for edge in (0, want - size)]
+    margins = [
+        edge for size, want in zip(reversed(part.shape[1:]), reversed(shape), strict=True) for edge in (0, want - size)
+    ]
     return pad(part, margins)

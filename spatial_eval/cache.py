@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     """A cache layer that allocates `room` columns beyond what it is given, again when they are used up.
 
     With `columns` set (a (Q,) tensor of indices) it writes there and hands out every allocated column, so
@@ -19,7 +19,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
     """
 
     def __init__(self, room: int) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.room = room
         self.columns: Tensor | None = None
         self.length = 0
@@ -72,12 +72,13 @@ class RoomyLayer(DynamicLayer):  # type: ignore[misc]
         return self.length
 
 
-class RoomyCache(Cache):  # type: ignore[misc]
+class RoomyCache(Cache):
     """One RoomyLayer a decoder layer."""
 
     def __init__(self, depth: int, room: int) -> None:
-        super().__init__(layers=[RoomyLayer(room) for _ in range(depth)])
+        self.roomy = [RoomyLayer(room) for _ in range(depth)]
+        super().__init__(layers=list(self.roomy))
 
     def keep(self, moves: list[tuple[int, int]], count: int) -> None:
-        for layer in self.layers:
+        for layer in self.roomy:
             layer.keep(moves, count)

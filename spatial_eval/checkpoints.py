@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -10,18 +9,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from PIL import Image
-from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
+from transformers.utils import logging
 
-from spatial_eval.batches import Inputs, pad_prompt
-from spatial_eval.decoding import image_token_id
-from spatial_eval.errors import ModelError
-from spatial_eval.prompts import write_prompt
-from spatial_eval.types import Sample
+from .batches import Inputs, pad_prompt
+from .decoding import image_token_id
+from .errors import ModelError
+from .prompts import write_prompt
+from .types import Sample
 
 if TYPE_CHECKING:
-    from spatial_eval.models import HF
-
-log = logging.getLogger(__name__)
+    from .hf import HF
 
 DISTORTED = (2300, 4096)  # width, height of VSR's images in the reference (SCIENCE.md section 2)
 
@@ -35,13 +32,18 @@ def load_model(model: HF) -> Any:
     if device.type == "cuda" and dtype == torch.float32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = model.tf32
     source = _source(model)
-    transformers.utils.logging.disable_progress_bar()
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    vlm: Any
     try:
         config = transformers.AutoConfig.from_pretrained(**source, trust_remote_code=False)
         if model.rms_norm_eps is not None:
             _set_rms_norm_eps(config.get_text_config(), model.rms_norm_eps)
         vlm = transformers.AutoModelForImageTextToText.from_pretrained(
-            **source, config=config, dtype=dtype, use_safetensors=True, trust_remote_code=False, attn_implementation="sdpa"
+            **source,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ModelError(f"cannot load {model.path}: {_line(error)}") from error
@@ -50,14 +52,12 @@ def load_model(model: HF) -> Any:
     return vlm.to(device).eval()
 
 
-def load_processor(model: HF, model_type: str) -> Any:
+def load_processor(model: HF, config: Any) -> Any:
     """The checkpoint's own processor; without its video half, which would need torchvision."""
     source = _source(model)
-    name = PROCESSOR_MAPPING_NAMES.get(model_type)
-    stock = getattr(transformers, name, None) if name else None
-    kind: Any = transformers.AutoProcessor
-    if stock is not None and "video_processor" in stock.get_attributes():
-        kind = image_only(stock)
+    stock: Any = transformers.PROCESSOR_MAPPING.get(type(config), None)
+    video = stock is not None and "video_processor" in stock.get_attributes()
+    kind: Any = image_only(stock) if video else transformers.AutoProcessor
     try:
         return kind.from_pretrained(**source, backend="pil", trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
@@ -77,7 +77,7 @@ class Encoder:
     """From a sample to tensors and from tokens to text. Safe to call from several threads."""
 
     def __init__(self, model: HF, config: Any, *, prompt: str, distort: bool) -> None:
-        self._processor = load_processor(model, config.model_type)
+        self._processor = load_processor(model, config)
         self._tokenizer = self._processor.tokenizer
         self._image_token = image_token_id(config)
         self._prompt, self._distort, self._pad_to = prompt, distort, model.pad_to

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spatial_eval.errors import ModelError
+from .errors import ModelError
 
 Tokens = tuple[int, ...]
 

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
-from spatial_eval.attention import PER_ARM, Tail, switched
-from spatial_eval.cache import RoomyCache
-from spatial_eval.decoding import Decoded, Intervention, end_tokens, image_token_id
-from spatial_eval.errors import ModelError
+from .attention import PER_ARM, Tail, switched
+from .cache import RoomyCache
+from .decoding import Decoded, Intervention, end_tokens, image_token_id
+from .errors import ModelError
 
 SHARED, HIDDEN = -1, -2  # owners of cache columns that every branch, or none, may see
 ROOM = 16  # decode steps that the cache has room for before it grows
@@ -34,7 +34,9 @@ def why_not(model: Any) -> str:
     """
     config, text, generation = model.config, model.config.get_text_config(), model.generation_config
     if (generation.num_beams or 1) > 1:
-        raise ModelError(f"generation_config.json asks for {generation.num_beams} beams: answers here are greedy; set 1")
+        raise ModelError(
+            f"generation_config.json asks for {generation.num_beams} beams: answers here are greedy; set 1"
+        )
     kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
     reasons = {
         f"model type {config.model_type} lets the prompt see its own end (prefix LM)": config.model_type in PREFIX_LM,
@@ -201,8 +203,7 @@ def _prefill(
 
 def _fan(columns: Tensor, width: int) -> Tensor:
     """(..., L) -> (..., L - 1 + W): the last column once per arm."""
-    return torch.cat([columns, columns[..., -1:].expand(
-        *columns.shape[:-1], width - 1)], dim=-1)
+    return torch.cat([columns, columns[..., -1:].expand(*columns.shape[:-1], width - 1)], dim=-1)
 
 
 def _image_keys(input_ids: Tensor, token: int, *, span: bool) -> Tensor:
@@ -230,4 +231,6 @@ def _choose(logits: Tensor, processors: Any, input_ids: Tensor, tokens: Tensor, 
 def _check_stopping(criteria: Any) -> None:
     other = [type(one).__name__ for one in criteria or () if not isinstance(one, (EosTokenCriteria, MaxLengthCriteria))]
     if other:
-        raise ModelError(f"generation_config.json asks for {', '.join(other)}, which the shared prefix cannot honour{PER_ARM}")
+        raise ModelError(
+            f"generation_config.json asks for {', '.join(other)}, which the shared prefix cannot honour{PER_ARM}"
+        )

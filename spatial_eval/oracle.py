@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from spatial_eval.decoding import Decoded, Intervention, Tokens, end_tokens, image_token_id
-from spatial_eval.errors import ModelError
+from .decoding import Decoded, Intervention, Tokens, end_tokens, image_token_id
+from .errors import ModelError
 
 NAME = "spatial_eval_oracle"
 

@@ -26,7 +26,7 @@ def write_prompt(
 
     `raw` sends the question as it stands; `chat` sends its bare text through `chat`, the processor's chat
     template (None where it has none); `auto` is raw where a LLaVA-1.5 model gets a question with
-    `<image>`, else chat. Raises ValueError where the question is empty or no such prompt exists.
+    `<image>`, else chat, else the bare text behind the image. Raises ValueError where the question is empty or no such prompt exists.
     """
     bare = unwrap(question)
     if not bare:
@@ -38,6 +38,6 @@ def write_prompt(
         return prompt
     if chat is not None:
         return chat(bare)
-    if not llava15:
+    if mode == "chat":
         raise ValueError("the processor has no chat template: use dataset.prompt=raw")
-    return f"{image_token}\nUSER: {bare}\nASSISTANT:"
+    return f"{image_token}\nUSER: {bare}\nASSISTANT:" if llava15 else f"{image_token}{bare}"

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from spatial_eval import engine, oracle
-from spatial_eval.batches import Inputs, Work, block_rows, buckets, collate, cut
-from spatial_eval.checkpoints import Encoder, load_model
-from spatial_eval.decoding import Decoded, Intervention, read_first_token
-from spatial_eval.errors import ModelError, SpatialEvalError
-from spatial_eval.types import Arm, Failure, Generation, Record, Sample
+from . import engine, oracle
+from .batches import Inputs, Work, block_rows, buckets, collate, cut
+from .checkpoints import Encoder, load_model
+from .decoding import Decoded, Intervention, read_first_token
+from .errors import ModelError, SpatialEvalError
+from .types import Arm, Failure, Generation, Record, Sample
 
 if TYPE_CHECKING:
-    from spatial_eval.models import HF
+    from .hf import HF
 
 log = logging.getLogger(__name__)
 
@@ -128,10 +128,10 @@ class Loaded:
         limit = TOLERANCE[self._cfg.run_dtype()]
         if not gap <= limit:  # nan fails too
             raise ModelError(
-                f"{self._cfg.name}: the shared prefix is not exact on this model: first-token logits differ by {gap:.2g} "
-                f"standard deviations from plain generate (tolerance {limit:g}); use model.decoding=per_arm"
+                f"{self._cfg.name}: the shared prefix is not exact on this model: first-token logits differ by "
+                f"{gap:.2g} standard deviations from plain generate (tolerance {limit:g}); use model.decoding=per_arm"
             )
-        log.info("%s: first-token logits agree with plain generate within %.1e standard deviations", self._cfg.name, gap)
+        log.info("%s: first-token logits agree with plain generate (%.1e standard deviations)", self._cfg.name, gap)
 
     def _records(self, items: list[_Ready], decoded: Decoded) -> list[Record]:
         records: list[Record] = []

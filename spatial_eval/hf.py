@@ -8,14 +8,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from spatial_eval.digests import digest_files, digest_folder
-from spatial_eval.errors import ConfigError, ModelError, unknown
-from spatial_eval.types import Arm, Benchmark, Places, Sample, Vlm
-
-if TYPE_CHECKING:
-    from spatial_eval.batches import Work as Work
+from .digests import digest_files, digest_folder
+from .errors import ConfigError, ModelError, unknown
+from .types import Arm, Benchmark, Places, Sample, Vlm
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("auto", "float32", "bfloat16", "float16"),
@@ -119,7 +116,9 @@ class HF:
         if not (folder / "config.json").is_file():
             raise ModelError(f"model.path={self.path} has no config.json: it is not a model in transformers' format")
         if not any(folder.glob("*.safetensors")):
-            raise ModelError(f"model.path={self.path} has no *.safetensors file; other formats run code and are refused")
+            raise ModelError(
+                f"model.path={self.path} has no *.safetensors file; other formats run code and are refused"
+            )
 
     def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
         """Each image's content digest, unless the sample brings it."""
@@ -131,7 +130,7 @@ class HF:
         return frozenset({"max_prob", "entropy", "margin", "logit"})
 
     def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:
-        from spatial_eval.vlm import Loaded  # torch and transformers: only where a model really runs
+        from .vlm import Loaded  # torch and transformers: only where a model really runs
 
         return Loaded(self, prompt_mode(dataset), distorted(dataset), max_new_tokens)
 
@@ -165,9 +164,9 @@ class HF:
         folder = self.folder()
         if folder is not None:
             return folder.name  # the hub cache keeps each commit in a folder of its name
+        from httpx import HTTPError
         from huggingface_hub import HfApi
         from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-        from httpx import HTTPError
 
         try:
             return str(HfApi().model_info(self.path, revision=self.revision or None, timeout=10).sha)
