@@ -51,7 +51,7 @@ class HF:
     attn: str = "sdpa"
     decoding: str = "shared"
     selfcheck: str = "first"
-    preset: str = ""
+    preset: str | None = None
     paper_model: str = ""
     rms_norm_eps: float | None = None
     pad_to: int | None = None

@@ -45,7 +45,7 @@ def plain_attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """-> (B, Q, H, D) and the probabilities (B, H, Q, K). Softmax in float32, the rest in the model's dtype."""
+    """-> (B, Q, H, D) and the probabilities (B, H, Q, K). Softmax in float32 or better, the rest in the model's dtype."""
     if kwargs.get("s_aux") is not None:
         raise ModelError("attention sinks are not supported: they change what a weight on the image's logits means")
     repeats = query.shape[1] // key.shape[1]
@@ -60,7 +60,8 @@ def plain_attention(
         job.fired.append(int(module.layer_idx))  # type: ignore[arg-type]
     if attention_mask is not None:
         logits = logits + attention_mask[..., : key.shape[2]]
-    probs = torch.softmax(logits, dim=-1, dtype=torch.float32).to(query.dtype)
+    precise = torch.promote_types(query.dtype, torch.float32)
+    probs = torch.softmax(logits, dim=-1, dtype=precise).to(query.dtype)
     return torch.matmul(probs, value).transpose(1, 2).contiguous(), probs
 
 

@@ -84,28 +84,36 @@ class Loaded:
                 raise error
         for bucket in buckets([one.inputs["input_ids"].shape[1] for one in ready]):
             members = [ready[index] for index in sorted(bucket)]
-            for start in range(0, len(members), self._fits):
-                records += self._decode_or_halve(members[start : start + self._fits])
+            records += self._decode_or_halve(members)
         return records
 
-    def _decode_or_halve(self, items: list[_Ready]) -> list[Record]:
-        """Halves a batch that fails until its culprits fail alone; only they are missing."""
-        try:
-            return self._decode(items)
-        except (RuntimeError, ValueError, TypeError, LookupError, MemoryError, OSError) as caught:
-            if _stops_run(caught):
-                raise
-            error = caught.with_traceback(None)  # its frames would keep the batch's tensors alive
-        if _out_of_memory(error):
-            if torch.cuda.is_available():
+    def _decode_or_halve(self, members: list[_Ready]) -> list[Record]:
+        """Batches that fail are halved until the culprits fail alone; only they are missing."""
+        records: list[Record] = []
+        pending = [members]
+        while pending:
+            items = pending.pop()
+            if len(items) > self._fits:
+                pending += [items[self._fits :], items[: self._fits]]
+                continue
+            try:
+                records += self._decode(items)
+                continue
+            except (RuntimeError, ValueError, TypeError, LookupError, MemoryError, OSError) as caught:
+                if _stops_run(caught):
+                    raise
+                error = caught.with_traceback(None)  # its frames would keep the batch's tensors alive
+            if _out_of_memory(error) and torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            if len(items) > 1 and len(items) // 2 < self._fits:
-                self._fits = (len(items) + 1) // 2
-                log.warning("out of memory with %d questions in a batch; going on with %d", len(items), self._fits)
-        if len(items) == 1:
-            return _failures([(items[0].sample, items[0].arms)], error)
-        middle = (len(items) + 1) // 2
-        return self._decode_or_halve(items[:middle]) + self._decode_or_halve(items[middle:])
+            if len(items) == 1:
+                records += _failures([(items[0].sample, items[0].arms)], error)
+                continue
+            middle = (len(items) + 1) // 2
+            pending += [items[middle:], items[:middle]]
+            if _out_of_memory(error):
+                self._fits = middle
+                log.warning("out of memory with %d questions in a batch; going on with %d", len(items), middle)
+        return records
 
     def _decode(self, items: list[_Ready]) -> list[Record]:
         arms = items[0].arms

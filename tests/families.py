@@ -192,7 +192,14 @@ def qwen25_vl() -> tuple[Any, Any]:
 
 def idefics3() -> tuple[Any, Any]:
     places = [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
-    special = ["<|im_start|>", "<|im_end|>", "<image>", "<fake_token_around_image>", "<end_of_utterance>", "<global-img>"]
+    special = [
+        "<|im_start|>",
+        "<|im_end|>",
+        "<image>",
+        "<fake_token_around_image>",
+        "<end_of_utterance>",
+        "<global-img>",
+    ]
     tokenizer = _tokenizer([*special, *places], eos="<end_of_utterance>", pad="<|endoftext|>")
     vision = {**SIGLIP, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = hf.Idefics3Config(

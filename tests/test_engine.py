@@ -194,4 +194,3 @@ def test_guard_the_mask_function_is_unregistered() -> None:
             engine.decode(build("llava").model, merged, intervention=ALL, max_new_tokens=2)
     finally:
         masks[attention.NAME] = kept
-

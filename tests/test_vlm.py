@@ -41,9 +41,7 @@ def tokens(records: dict[tuple[str, float], Any]) -> dict[tuple[str, float], tup
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
-def test_from_folder_to_records(
-    name: str, folders: Callable[[str], Path], work: list[Sample], tmp_path: Path
-) -> None:
+def test_from_folder_to_records(name: str, folders: Callable[[str], Path], work: list[Sample], tmp_path: Path) -> None:
     path = str(folders(name))
     judge = ask(load(HF(path, decoding="per_arm"), tmp_path), work)
     assert all(isinstance(record, Generation) for record in judge.values())
@@ -136,7 +134,7 @@ def test_out_of_memory_halves_the_batch(
     with caplog.at_level(logging.WARNING):
         found = ask(load(HF(path, batch_size="auto"), tmp_path), work, ARMS[:2])
     assert tokens(found) == tokens(good)
-    assert sizes == [8, 4, 2, 2, 4, 2, 2]
+    assert sizes == [8, 4, 2, 2, 2, 2]
     assert {record.batch for record in found.values()} == {2}
     assert "out of memory with 8 questions in a batch; going on with 4" in caplog.text
     assert "out of memory with 4 questions in a batch; going on with 2" in caplog.text
@@ -162,7 +160,11 @@ def test_a_question_that_fails_alone_is_missing(
 
 @pytest.mark.parametrize("error", [ModelError("a guard"), RuntimeError("CUDA error: device-side assert triggered")])
 def test_what_is_no_questions_fault_stops_the_run(
-    error: Exception, folders: Callable[[str], Path], work: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception,
+    folders: Callable[[str], Path],
+    work: list[Sample],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise error
