@@ -45,7 +45,7 @@ def plain_attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """-> (B, Q, H, D) and the probabilities (B, H, Q, K). Softmax in float32 or better, the rest in the model's dtype."""
+    """-> (B, Q, H, D) and the probabilities (B, H, Q, K). Softmax in float32 or better."""
     if kwargs.get("s_aux") is not None:
         raise ModelError("attention sinks are not supported: they change what a weight on the image's logits means")
     repeats = query.shape[1] // key.shape[1]

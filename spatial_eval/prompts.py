@@ -26,7 +26,8 @@ def write_prompt(
 
     `raw` sends the question as it stands; `chat` sends its bare text through `chat`, the processor's chat
     template (None where it has none); `auto` is raw where a LLaVA-1.5 model gets a question with
-    `<image>`, else chat, else the bare text behind the image. Raises ValueError where the question is empty or no such prompt exists.
+    `<image>`, else chat, else the bare text behind the image. Raises ValueError where the
+    question is empty or no such prompt exists.
     """
     bare = unwrap(question)
     if not bare:

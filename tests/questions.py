@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import atexit
+import shutil
+import tempfile
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
-from families import picture
+from families import build, picture
 
 from spatial_eval.hf import HF
 from spatial_eval.types import Arm, Places, Record, Sample, Vlm
@@ -23,6 +27,22 @@ QUESTIONS = (
     "Where is it",
     "Top or bottom, what do you think",
 )
+
+
+_FOLDER = Path(tempfile.mkdtemp(prefix="spatial-eval-tests-"))
+atexit.register(shutil.rmtree, _FOLDER, ignore_errors=True)
+
+
+@cache
+def saved(name: str) -> str:
+    """The folder of a family, written once."""
+    return str(build(name).save(_FOLDER / name))
+
+
+@cache
+def eight() -> tuple[Sample, ...]:
+    """The eight samples, drawn once."""
+    return tuple(samples(_FOLDER))
 
 
 class Questions:

@@ -24,7 +24,7 @@ def test_what_is_left_of_a_run_is_cut_as_before(rows: set[int], done_blocks: set
     left = [row for row in rows if row // size not in done_blocks]
     rest = [[one.row for one, _ in batch] for batch in cut([(sample(row), ARMS) for row in left], size)]
     assert rest == [batch for batch in whole if batch[0] // size not in done_blocks]
-    assert sorted(sum(whole, [])) == sorted(rows)
+    assert sorted(row for batch in whole for row in batch) == sorted(rows)
     assert all(len(batch) <= size and batch == sorted(batch) for batch in whole)
 
 
@@ -37,7 +37,7 @@ def test_one_set_of_arms_a_batch() -> None:
 @given(st.lists(st.integers(1, 3000), max_size=20))
 def test_buckets_waste_little(lengths: list[int]) -> None:
     groups = buckets(lengths)
-    assert sorted(sum(groups, [])) == list(range(len(lengths)))
+    assert sorted(index for group in groups for index in group) == list(range(len(lengths)))
     for group in groups:
         assert min(lengths[i] for i in group) >= (1 - WASTE) * max(lengths[i] for i in group)
 

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import torch
 from families import SUPPORTED, build, picture
+from questions import QUESTIONS, SIZES, WEIGHTS
 from transformers import GenerationConfig
 
-from questions import QUESTIONS, SIZES, WEIGHTS
 from spatial_eval import attention, engine, oracle
 from spatial_eval.batches import collate
 from spatial_eval.decoding import Decoded, Intervention

@@ -124,7 +124,7 @@ def test_incomplete_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no \*.safetensors file"):
         HF(str(tmp_path)).check(None, [], [], places)  # type: ignore[arg-type]
     HF(str(folder)).check(None, [], [], places)  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match="^cannot load "):
+    with pytest.raises(ModelError, match=r"^cannot load "):
         load(HF(str(tmp_path)), tmp_path)
 
 
@@ -138,7 +138,7 @@ def test_remote_code_is_never_run(folder: Path, tmp_path: Path) -> None:
         "auto_map": {"AutoConfig": "evil.C", "AutoModelForImageTextToText": "evil.M"},
     }
     (copy / "config.json").write_text(json.dumps(new))
-    with pytest.raises(ModelError, match="^cannot load "):
+    with pytest.raises(ModelError, match=r"^cannot load "):
         load(HF(str(copy)), tmp_path)
 
 

@@ -47,12 +47,12 @@ def test_write_prompt(mode: str, llava15: bool, question: str, prompt: str) -> N
 def test_without_a_chat_template() -> None:
     assert write_prompt(BARE, mode="auto", llava15=True, image_token="<image>", chat=None) == WHATSUP
     assert write_prompt(BARE, mode="auto", llava15=False, image_token="<i>", chat=None) == f"<i>{BARE}"
-    with pytest.raises(ValueError, match="no chat template: use dataset.prompt=raw"):
+    with pytest.raises(ValueError, match=r"no chat template: use dataset.prompt=raw"):
         write_prompt(BARE, mode="chat", llava15=False, image_token="<i>", chat=None)
 
 
 def test_refusals() -> None:
     with pytest.raises(ValueError, match="the question is empty"):
         write_prompt("<image>\nUSER:  ASSISTANT:", mode="auto", llava15=True, image_token="<image>", chat=chat)
-    with pytest.raises(ValueError, match="dataset.prompt=raw needs <image>"):
+    with pytest.raises(ValueError, match=r"dataset.prompt=raw needs <image>"):
         write_prompt(BARE, mode="raw", llava15=True, image_token="<image>", chat=chat)

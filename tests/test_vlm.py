@@ -3,37 +3,20 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from families import SUPPORTED, build
+from families import SUPPORTED
 from PIL import Image
-from questions import ARMS, WEIGHTS, Questions, ask, load, samples
+from questions import ARMS, Questions, ask, eight, load, saved
 
-from spatial_eval import attention, batches, engine, oracle
+from spatial_eval import batches, engine
 from spatial_eval.errors import ModelError
 from spatial_eval.hf import HF
-from spatial_eval.types import Arm, Failure, Generation, Sample
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
-    """The saved folder of a family, written once."""
-    root = tmp_path_factory.mktemp("families")
-
-    def folder(name: str) -> Path:
-        return root / name if (root / name).exists() else build(name).save(root / name)
-
-    return folder
-
-
-@pytest.fixture(scope="module")
-def work(tmp_path_factory: pytest.TempPathFactory) -> list[Sample]:
-    return samples(tmp_path_factory.mktemp("images"))
+from spatial_eval.types import Arm, Failure, Generation
 
 
 def tokens(records: dict[tuple[str, float], Any]) -> dict[tuple[str, float], tuple[int, ...]]:
@@ -41,12 +24,12 @@ def tokens(records: dict[tuple[str, float], Any]) -> dict[tuple[str, float], tup
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
-def test_from_folder_to_records(name: str, folders: Callable[[str], Path], work: list[Sample], tmp_path: Path) -> None:
-    path = str(folders(name))
-    judge = ask(load(HF(path, decoding="per_arm"), tmp_path), work)
+def test_from_folder_to_records(name: str, tmp_path: Path) -> None:
+    path = saved(name)
+    judge = ask(load(HF(path, decoding="per_arm"), tmp_path), eight())
     assert all(isinstance(record, Generation) for record in judge.values())
     for size in (1, 4):
-        ours = ask(load(HF(path, batch_size=size), tmp_path), work)
+        ours = ask(load(HF(path, batch_size=size), tmp_path), eight())
         assert tokens(ours) == tokens(judge)
         for key, record in ours.items():
             assert record.confidence == pytest.approx(judge[key].confidence, abs=1e-5)
@@ -61,43 +44,41 @@ def test_from_folder_to_records(name: str, folders: Callable[[str], Path], work:
     assert question.startswith("<image>\nUSER: " if name == "llava" else ("USER: " if name == "llava_next" else "<|im"))
 
 
-def test_prompt_mode_and_distortion(folders: Callable[[str], Path], work: list[Sample], tmp_path: Path) -> None:
-    model = HF(str(folders("llava")))
-    auto = ask(load(model, tmp_path), work[:2], ARMS[:1])
-    chat = ask(load(model, tmp_path, dataset=Questions("chat")), work[:2], ARMS[:1])
+def test_prompt_mode_and_distortion(tmp_path: Path) -> None:
+    model = HF(saved("llava"))
+    auto = ask(load(model, tmp_path), eight()[:2], ARMS[:1])
+    chat = ask(load(model, tmp_path, dataset=Questions("chat")), eight()[:2], ARMS[:1])
     assert chat["q0", 0.0].prompt == "USER: <image>\nWhere is the cup? ASSISTANT:"
-    assert auto["q0", 0.0].prompt == work[0].question
-    stretched = ask(load(model, tmp_path, dataset=Questions(distort=True)), work[6:7], (Arm(),))
-    assert stretched["q6", 1.0].logit != ask(load(model, tmp_path), work[6:7], (Arm(),))["q6", 1.0].logit
+    assert auto["q0", 0.0].prompt == eight()[0].question
+    stretched = ask(load(model, tmp_path, dataset=Questions(distort=True)), eight()[6:7], (Arm(),))
+    assert stretched["q6", 1.0].logit != ask(load(model, tmp_path), eight()[6:7], (Arm(),))["q6", 1.0].logit
 
 
-def test_padding_changes_rounding_only(folders: Callable[[str], Path], work: list[Sample], tmp_path: Path) -> None:
-    path = str(folders("llava"))
-    plain = ask(load(HF(path), tmp_path), work[:3])
-    padded = ask(load(HF(path, pad_to=200), tmp_path), work[:3])
+def test_padding_changes_rounding_only(tmp_path: Path) -> None:
+    path = saved("llava")
+    plain = ask(load(HF(path), tmp_path), eight()[:3])
+    padded = ask(load(HF(path, pad_to=200), tmp_path), eight()[:3])
     assert tokens(padded) == tokens(plain)
 
 
-def test_bad_questions_cost_only_themselves(
-    folders: Callable[[str], Path], work: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = str(folders("llava"))
+def test_bad_questions_cost_only_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved("llava")
     torn = tmp_path / "torn.png"
-    torn.write_bytes((work[3].image or Path()).read_bytes()[:900])
+    torn.write_bytes((eight()[3].image or Path()).read_bytes()[:900])
     huge = tmp_path / "huge.png"
     Image.new("1", (20000, 10000)).save(huge)
     bad = [
-        *work[:1],
-        replace(work[1], image=torn),
-        replace(work[2], image=huge),
-        replace(work[3], question="<image>\nUSER: \nASSISTANT:"),
-        *work[4:5],
-        replace(work[5], image=tmp_path / "absent.png"),
-        replace(work[6], image=None),
-        *work[7:],
+        *eight()[:1],
+        replace(eight()[1], image=torn),
+        replace(eight()[2], image=huge),
+        replace(eight()[3], question="<image>\nUSER: \nASSISTANT:"),
+        *eight()[4:5],
+        replace(eight()[5], image=tmp_path / "absent.png"),
+        replace(eight()[6], image=None),
+        *eight()[7:],
     ]
     found = ask(load(HF(path, batch_size=4), tmp_path), bad, ARMS[:2])
-    good = ask(load(HF(path, batch_size=4), tmp_path), work, ARMS[:2])
+    good = ask(load(HF(path, batch_size=4), tmp_path), eight(), ARMS[:2])
     errors = {key[0]: record.error for key, record in found.items() if isinstance(record, Failure)}
     assert set(errors) == {"q1", "q2", "q3", "q5", "q6"}
     assert "truncated" in errors["q1"]
@@ -111,14 +92,12 @@ def test_bad_questions_cost_only_themselves(
 
 
 def test_out_of_memory_halves_the_batch(
-    folders: Callable[[str], Path],
-    work: list[Sample],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    path = str(folders("llava"))
-    good = ask(load(HF(path), tmp_path), work, ARMS[:2])
+    path = saved("llava")
+    good = ask(load(HF(path), tmp_path), eight(), ARMS[:2])
     sizes: list[int] = []
     decode = engine.decode
 
@@ -132,7 +111,7 @@ def test_out_of_memory_halves_the_batch(
     monkeypatch.setattr(engine, "decode", small)
     monkeypatch.setattr(batches, "WASTE", 1.0)  # one bucket
     with caplog.at_level(logging.WARNING):
-        found = ask(load(HF(path, batch_size="auto"), tmp_path), work, ARMS[:2])
+        found = ask(load(HF(path, batch_size="auto"), tmp_path), eight(), ARMS[:2])
     assert tokens(found) == tokens(good)
     assert sizes == [8, 4, 2, 2, 2, 2]
     assert {record.batch for record in found.values()} == {2}
@@ -140,9 +119,7 @@ def test_out_of_memory_halves_the_batch(
     assert "out of memory with 4 questions in a batch; going on with 2" in caplog.text
 
 
-def test_a_question_that_fails_alone_is_missing(
-    folders: Callable[[str], Path], work: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_question_that_fails_alone_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decode = engine.decode
 
     def picky(model: Any, inputs: Any, **kwargs: Any) -> Any:
@@ -150,10 +127,10 @@ def test_a_question_that_fails_alone_is_missing(
             raise RuntimeError("no such kernel\nlong explanation")
         return decode(model, inputs, **kwargs)
 
-    one = load(HF(str(folders("llava")), batch_size=4), tmp_path)
-    longest = max(one._encoder.encode(sample)[1]["input_ids"].shape[1] for sample in work[4:])  # type: ignore[attr-defined]
+    one = load(HF(saved("llava"), batch_size=4), tmp_path)
+    longest = max(one._encoder.encode(sample)[1]["input_ids"].shape[1] for sample in eight()[4:])  # type: ignore[attr-defined]
     monkeypatch.setattr(engine, "decode", picky)
-    found = ask(one, work, ARMS[:2])
+    found = ask(one, eight(), ARMS[:2])
     errors = {key[0]: record.error for key, record in found.items() if isinstance(record, Failure)}
     assert errors == {"q5": "RuntimeError: no such kernel"}
 
@@ -161,26 +138,24 @@ def test_a_question_that_fails_alone_is_missing(
 @pytest.mark.parametrize("error", [ModelError("a guard"), RuntimeError("CUDA error: device-side assert triggered")])
 def test_what_is_no_questions_fault_stops_the_run(
     error: Exception,
-    folders: Callable[[str], Path],
-    work: list[Sample],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def fail(*args: Any, **kwargs: Any) -> Any:
         raise error
 
-    one = load(HF(str(folders("llava"))), tmp_path)
+    one = load(HF(saved("llava")), tmp_path)
     monkeypatch.setattr(engine, "decode", fail)
     with pytest.raises(type(error), match=str(error)):
-        ask(one, work[:1])
+        ask(one, eight()[:1])
 
 
-def test_arms_may_differ_between_questions(folders: Callable[[str], Path], work: list[Sample], tmp_path: Path) -> None:
-    one = load(HF(str(folders("llava")), batch_size=4), tmp_path)
-    mixed = [(sample, ARMS[: 2 + sample.row % 2]) for sample in work]
+def test_arms_may_differ_between_questions(tmp_path: Path) -> None:
+    one = load(HF(saved("llava"), batch_size=4), tmp_path)
+    mixed = [(sample, ARMS[: 2 + sample.row % 2]) for sample in eight()]
     found = {(r.sample_id, r.arm.weight): r for batch in one.answer(mixed) for r in batch}
     assert len(found) == sum(len(arms) for _, arms in mixed)
-    whole = ask(one, work)
+    whole = ask(one, eight())
     assert all(record.tokens == whole[key].tokens for key, record in found.items())
 
 
@@ -189,78 +164,19 @@ def test_arms_may_differ_between_questions(folders: Callable[[str], Path], work:
 def test_refused_models_take_the_slow_way_with_one_warning(
     name: str,
     reason: str,
-    folders: Callable[[str], Path],
-    work: list[Sample],
     tmp_path: Path,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    path = str(folders(name))
+    path = saved(name)
     with caplog.at_level(logging.WARNING, logger="spatial_eval"):
-        ours = ask(load(HF(path), tmp_path, tokens=3), work[:2])
+        ours = ask(load(HF(path), tmp_path, tokens=3), eight()[:2])
     warnings = [record for record in caplog.records if record.name.startswith("spatial_eval")]
     assert len(warnings) == 1
     assert reason in warnings[0].getMessage()
-    assert tokens(ours) == tokens(ask(load(HF(path, decoding="per_arm"), tmp_path, tokens=3), work[:2]))
+    assert tokens(ours) == tokens(ask(load(HF(path, decoding="per_arm"), tmp_path, tokens=3), eight()[:2]))
 
 
-def shifted_span(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = engine._image_keys
-    monkeypatch.setattr(engine, "_image_keys", lambda *args, **kwargs: keys(*args, **kwargs).roll(1, dims=-1))
-
-
-def wrong_position(monkeypatch: pytest.MonkeyPatch) -> None:
-    fan = engine._fan
-
-    def moved(columns: torch.Tensor, width: int) -> torch.Tensor:
-        wide = fan(columns, width)
-        is_position = columns.shape == (1, wide.shape[-1] - width + 1) and bool((columns.diff() == 1).all())
-        return wide + (torch.arange(wide.shape[-1]) >= columns.shape[-1]) if is_position else wide
-
-    monkeypatch.setattr(engine, "_fan", moved)
-
-
-def scaled_rows_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention.torch, "eye", lambda size, **kwargs: torch.ones(size, size, **kwargs))
-
-
-def unscaled(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = attention._tail_rows
-    monkeypatch.setattr(attention, "_tail_rows", lambda *args: rows(*args[:-1], None))
-
-
-@pytest.mark.parametrize("fault", [shifted_span, wrong_position, scaled_rows_see_each_other, unscaled])
-def test_selfcheck_stops_a_run_that_is_not_exact(
-    fault: Callable[[pytest.MonkeyPatch], None],
-    folders: Callable[[str], Path],
-    work: list[Sample],
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    path = str(folders("llava"))
-    fault(monkeypatch)
-    with pytest.raises(ModelError, match="the shared prefix is not exact on this model"):
-        ask(load(HF(path, selfcheck="first"), tmp_path), work[:1])
-    assert len(ask(load(HF(path, selfcheck="never"), tmp_path), work[:1])) == len(WEIGHTS)
-
-
-def test_selfcheck_first_and_always(
-    folders: Callable[[str], Path], work: list[Sample], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    calls: list[str] = []
-    decode = oracle.decode
-
-    def counted(*args: Any, **kwargs: Any) -> Any:
-        calls.append("oracle")
-        return decode(*args, **kwargs)
-
-    monkeypatch.setattr(oracle, "decode", counted)
-    for selfcheck, expected in (("never", 0), ("first", 1), ("always", 3)):
-        calls.clear()
-        ask(load(HF(str(folders("llava")), selfcheck=selfcheck), tmp_path, tokens=2), work[:3], ARMS[:2])
-        assert len(calls) == expected
-
-
-def test_kernel_of_the_prefix(folders: Callable[[str], Path], work: list[Sample], tmp_path: Path) -> None:
-    path = str(folders("llava"))
-    plain, other = (ask(load(HF(path, attn=attn), tmp_path), work[:2]) for attn in ("sdpa", "math"))
+def test_kernel_of_the_prefix(tmp_path: Path) -> None:
+    path = saved("llava")
+    plain, other = (ask(load(HF(path, attn=attn), tmp_path), eight()[:2]) for attn in ("sdpa", "math"))
     assert tokens(plain) == tokens(other)
