@@ -1,0 +1,175 @@
+"""One attention function for transformers: stock SDPA for the prefix, exact scaled rows for the arms.
+
+Registered with AttentionInterface AND AttentionMaskInterface under one name: without the second a
+model gets no mask and ignores padding silently. B questions, H heads, W arms, K keys, D head size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from .errors import ModelError
+
+NAME = "spatial_eval_shared"
+PER_ARM = "; model.decoding=per_arm may still do"
+
+
+@dataclass(slots=True)
+class Tail:
+    """The last W rows of a prefill: the last prompt token once per arm, each blind to the others.
+
+    Attributes:
+        factor: (B, 1, W, P + W) float32, what each arm's logits are multiplied by; 1 off the image.
+        layers: indices of the layers that are scaled.
+        padded: some question is left padded, so the model must hand over a mask.
+        fired: layers that were scaled, in order of call.
+    """
+
+    factor: Tensor
+    layers: range
+    padded: bool
+    fired: list[int] = field(default_factory=list)
+
+    @classmethod
+    def of(cls, weights: Tensor, image: Tensor, *, layers: range, padded: bool) -> Tail:
+        """`weights` (W,) float32; `image` (B, P) bool, the keys to scale among the P shared positions."""
+        width = weights.shape[0]
+        keys = torch.nn.functional.pad(image, (0, width))[:, None, None, :]  # (B, 1, 1, P + W)
+        factor = torch.where(keys, weights[None, None, :, None], weights.new_ones(()))  # (B, 1, W, P + W)
+        return cls(factor, layers, padded)
+
+    def check_fired(self) -> None:
+        """Raises ModelError unless every selected layer was scaled exactly once."""
+        if sorted(self.fired) != list(self.layers):
+            raise ModelError(
+                f"the intervention fired in layers {sorted(self.fired)} instead of once in each of "
+                f"0..{len(self.layers) - 1}: its attention bypasses transformers' interface{PER_ARM}"
+            )
+
+
+def shared_attention(
+    module: nn.Module,
+    query: Tensor,  # (B, H, Q, D)
+    key: Tensor,  # (B, H_kv, K, D)
+    value: Tensor,  # (B, H_kv, K, D)
+    attention_mask: Tensor | None,  # (B, 1, Q, K) bool
+    scaling: float | None = None,
+    tail: Tail | None = None,
+    **kwargs: Any,
+) -> tuple[Tensor, None]:
+    """-> (B, Q, H, D). Without `tail` plain SDPA; with it, the last W rows are the arms of a prefill."""
+    for name in ("softcap", "s_aux"):
+        if kwargs.get(name) is not None:
+            raise ModelError(f"the shared prefix does not reproduce attention with {name}{PER_ARM}")
+    scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
+    if tail is None:
+        return _branch_rows(query, key, value, attention_mask, scaling, module, kwargs), None
+    width, keys = tail.factor.shape[-2:]
+    prefix = keys - width
+    _check_mask(module, query, key, attention_mask, tail)
+    layer = int(module.layer_idx)  # type: ignore[arg-type]
+    factor = None
+    if layer in tail.layers:
+        factor = tail.factor
+        tail.fired.append(layer)
+    visible = None if attention_mask is None else attention_mask[:, :, prefix:, :prefix]  # (B, 1, W, P)
+    arms = _tail_rows(query[:, :, prefix:], key, value, visible, scaling, factor)  # (B, W, H, D)
+    mask = None if attention_mask is None else attention_mask[:, :, :prefix, :prefix]  # (B, 1, P, P)
+    shared, _ = sdpa_attention_forward(  # (B, P, H, D); no mask = the flash kernel with is_causal
+        module, query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], mask, scaling=scaling, **kwargs
+    )
+    return torch.cat([shared, arms], dim=1), None
+
+
+def _tail_rows(
+    query: Tensor,  # (B, H, W, D)
+    key: Tensor,  # (B, H_kv, P + W, D)
+    value: Tensor,
+    visible: Tensor | None,  # (B, 1, W, P) bool
+    scaling: float,
+    factor: Tensor | None,  # (B, 1, W, P + W)
+) -> Tensor:
+    """-> (B, W, H, D). Logits, scaling and softmax in float32 whatever the model's dtype."""
+    batch, heads, width, size = query.shape
+    groups = key.shape[1]
+    rows = query.float().reshape(batch, groups, -1, size)  # (B, H_kv, H/H_kv * W, D)
+    logits = (rows @ key.float().transpose(2, 3)).view(batch, heads, width, -1) * scaling  # (B, H, W, P + W)
+    if factor is not None:
+        logits = logits * factor
+    prefix = logits.shape[-1] - width
+    if visible is not None:
+        logits[..., :prefix].masked_fill_(~visible, float("-inf"))
+    others = ~torch.eye(width, dtype=torch.bool, device=query.device)  # (W, W)
+    logits[..., prefix:].masked_fill_(others, float("-inf"))
+    probs = torch.softmax(logits, dim=-1)
+    rows = probs.view(batch, groups, -1, logits.shape[-1]) @ value.float()  # (B, H_kv, H/H_kv * W, D)
+    return rows.view(batch, heads, width, size).to(query.dtype).transpose(1, 2)
+
+
+def _branch_rows(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor | None,  # (B, 1, Q, K)
+    scaling: float,
+    module: nn.Module,
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """-> (B, Q, H, D). Query heads of one key head become rows, so the cache is not repeated for them."""
+    batch, heads, width, size = query.shape
+    groups = key.shape[1]
+    if mask is None or heads == groups:
+        return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)[0]
+    rows = query.reshape(batch, groups, -1, size)  # (B, H_kv, H/H_kv * Q, D)
+    out = torch.nn.functional.scaled_dot_product_attention(
+        rows, key, value, attn_mask=mask.repeat(1, 1, heads // groups, 1), scale=scaling
+    )
+    return out.view(batch, heads, width, size).transpose(1, 2)
+
+
+def _check_mask(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, tail: Tail) -> None:
+    width, keys = tail.factor.shape[-2:]
+    if query.shape[2] != keys or key.shape[2] != keys:
+        raise ModelError(f"layer {module.layer_idx} keeps {key.shape[2]} of {keys} keys (a sliding window?){PER_ARM}")
+    if mask is None:
+        if tail.padded:
+            raise ModelError("a padded batch came without an attention mask: no mask function is registered")
+        if not getattr(module, "is_causal", True):
+            raise ModelError(f"attention is not causal: the prompt sees its own end{PER_ARM}")
+        return
+    if mask.dtype != torch.bool or mask.shape[-2:] != (keys, keys):
+        raise ModelError(f"expected a bool mask of {keys} x {keys}, got {mask.dtype} {tuple(mask.shape)}{PER_ARM}")
+    if not tail.fired and bool(mask[:, :, : keys - width, keys - width :].any()):
+        raise ModelError(
+            f"earlier positions see the last one (a prefix-LM mask), so they depend on the weight{PER_ARM}"
+        )
+
+
+def register() -> None:
+    AttentionInterface.register(NAME, shared_attention)
+    AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+@contextmanager
+def switched(model: Any) -> Iterator[None]:
+    """The language model alone runs on `shared_attention`; the vision tower keeps its own backend."""
+    before = model.config.get_text_config()._attn_implementation
+    if before != NAME:
+        model.set_attn_implementation({"text_config": NAME})
+    try:
+        yield
+    finally:
+        if before != NAME:
+            model.set_attn_implementation({"text_config": before})
+
+
+register()

@@ -1,0 +1,138 @@
+"""Weights and processors from disk: safetensors only, no remote code, images through PIL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from PIL import Image
+from transformers.utils import logging
+
+from .batches import Inputs, pad_prompt
+from .decoding import image_token_id
+from .errors import ModelError
+from .prompts import write_prompt
+from .types import Sample
+
+if TYPE_CHECKING:
+    from .hf import HF
+
+DISTORTED = (2300, 4096)  # width, height of VSR's images in the reference (SCIENCE.md section 2)
+
+
+def load_model(model: HF) -> Any:
+    """The model in eval mode on its device. Raises ModelError with one line where it cannot be loaded."""
+    device = torch.device(model.run_device())
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"model.device={device} but this torch sees no GPU: use model.device=cpu")
+    dtype = getattr(torch, model.run_dtype())
+    if device.type == "cuda" and dtype == torch.float32:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = model.tf32
+    source = _source(model)
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    vlm: Any
+    try:
+        config = transformers.AutoConfig.from_pretrained(**source, trust_remote_code=False)
+        if model.rms_norm_eps is not None:
+            _set_rms_norm_eps(config.get_text_config(), model.rms_norm_eps)
+        vlm = transformers.AutoModelForImageTextToText.from_pretrained(
+            **source,
+            config=config,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelError(f"cannot load {model.path}: {_line(error)}") from error
+    for name in ("temperature", "top_p", "top_k"):
+        setattr(vlm.generation_config, name, None)  # sampling settings: answers here are greedy
+    return vlm.to(device).eval()
+
+
+def load_processor(model: HF, config: Any) -> Any:
+    """The checkpoint's own processor; without its video half, which would need torchvision."""
+    source = _source(model)
+    stock: Any = transformers.PROCESSOR_MAPPING.get(type(config), None)
+    video = stock is not None and "video_processor" in stock.get_attributes()
+    kind: Any = image_only(stock) if video else transformers.AutoProcessor
+    try:
+        return kind.from_pretrained(**source, backend="pil", trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+        raise ModelError(f"cannot load the processor of {model.path}: {_line(error)}") from error
+
+
+def image_only(stock: Any) -> Any:
+    """A subclass of a processor class that knows images and text alone."""
+    body = {
+        "get_attributes": classmethod(lambda cls: ["image_processor", "tokenizer"]),
+        "video_processor": SimpleNamespace(num_frames=1, fps=1),
+    }
+    return type(stock.__name__, (stock,), body)
+
+
+class Encoder:
+    """From a sample to tensors and from tokens to text. Safe to call from several threads."""
+
+    def __init__(self, model: HF, config: Any, *, prompt: str, distort: bool) -> None:
+        self._processor = load_processor(model, config)
+        self._tokenizer = self._processor.tokenizer
+        self._image_token = image_token_id(config)
+        self._prompt, self._distort, self._pad_to = prompt, distort, model.pad_to
+        self._llava15 = config.model_type == "llava"
+        pad = self._tokenizer.pad_token_id
+        self.pad_id: int = 0 if pad is None else pad  # padded positions are masked, any id will do
+
+    def encode(self, sample: Sample) -> tuple[str, Inputs]:
+        """The prompt sent, and its tensors. Raises whatever is wrong with this one question."""
+        prompt = write_prompt(
+            sample.question,
+            mode=self._prompt,
+            llava15=self._llava15,
+            image_token=self._tokenizer.convert_ids_to_tokens(self._image_token),
+            chat=self._chat if self._processor.chat_template else None,
+        )
+        if sample.image is None:
+            raise ValueError("the question has no image")
+        with Image.open(sample.image) as file:
+            image = file.convert("RGB")
+        if self._distort:
+            image = image.resize(DISTORTED)
+        started = self._tokenizer.bos_token is not None and prompt.startswith(self._tokenizer.bos_token)
+        out = self._processor(images=[image], text=[prompt], return_tensors="pt", add_special_tokens=not started)
+        inputs = {name: value for name, value in out.items() if isinstance(value, torch.Tensor)}
+        if self._pad_to is not None:
+            inputs = pad_prompt(inputs, pad_to=self._pad_to, image_token=self._image_token, pad_id=self.pad_id)
+        return prompt, inputs
+
+    def option_tokens(self, options: Sequence[str]) -> dict[str, int]:
+        """Each option's first token, capitalised as the benchmarks' answers are."""
+        ids = {one: self._tokenizer.encode(one.capitalize(), add_special_tokens=False) for one in options}
+        return {one: tokens[0] for one, tokens in ids.items() if tokens}
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
+
+    def _chat(self, question: str) -> str:
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        messages = [{"role": "user", "content": content}]
+        return str(self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
+def _source(model: HF) -> dict[str, Any]:
+    folder = model.folder()
+    if folder is not None:
+        return {"pretrained_model_name_or_path": folder}
+    return {"pretrained_model_name_or_path": model.path, "revision": model.revision or "main"}
+
+
+def _set_rms_norm_eps(config: Any, value: float) -> None:
+    if not hasattr(config, "rms_norm_eps"):
+        raise ModelError(f"model.rms_norm_eps: {config.model_type} has no RMS norm")
+    config.rms_norm_eps = value
+
+
+def _line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

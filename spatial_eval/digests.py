@@ -1,0 +1,74 @@
+"""Identity of files by content, remembered by (path, size, modification time) so that each is read once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+
+def combine(parts: Mapping[str, str]) -> str:
+    """One digest of named digests, whatever their order."""
+    text = json.dumps(sorted(parts.items()), ensure_ascii=True)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+def digest_files(paths: Sequence[Path], cache: Path) -> list[str]:
+    """Per file 32 hex digits of its content; "missing" where it does not exist.
+
+    What was read is noted in `cache`/digests.jsonl if the folder above `cache` exists; a torn line there is
+    skipped and its file read again.
+    """
+    notes = cache / "digests.jsonl"
+    known = _known(notes)
+    digests: list[str] = []
+    fresh: dict[str, str] = {}
+    for path in paths:
+        try:
+            facts = path.stat()
+        except OSError:
+            digests.append("missing")
+            continue
+        key = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}"
+        if key not in known:
+            known[key] = fresh[key] = _digest(path)
+        digests.append(known[key])
+    if fresh and cache.parent.is_dir():
+        _note(notes, fresh)
+    return digests
+
+
+def digest_folder(folder: Path, patterns: Iterable[str], cache: Path) -> str:
+    """One digest of the files whose names match; names count, the folder's place does not."""
+    paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    return combine(dict(zip((path.name for path in paths), digest_files(paths, cache), strict=True)))
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+
+
+def _known(notes: Path) -> dict[str, str]:
+    known: dict[str, str] = {}
+    try:
+        lines = notes.read_text("utf-8", errors="replace").splitlines()
+    except OSError:
+        return known
+    for line in lines:
+        try:
+            key, digest = json.loads(line)
+        except (ValueError, TypeError):
+            continue
+        if isinstance(key, str) and isinstance(digest, str) and len(digest) == 32:
+            known[key] = digest
+    return known
+
+
+def _note(notes: Path, fresh: Mapping[str, str]) -> None:
+    notes.parent.mkdir(parents=True, exist_ok=True)
+    # a leading newline ends a line that another writer may have left torn
+    text = "\n" + "".join(json.dumps([key, digest]) + "\n" for key, digest in fresh.items())
+    with notes.open("a", encoding="utf-8") as file:
+        file.write(text)

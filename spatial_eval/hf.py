@@ -1,0 +1,187 @@
+"""Models from the Hugging Face hub or a folder, by description: which weights, and how they are run."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from .digests import digest_files, digest_folder
+from .errors import ConfigError, ModelError, unknown
+from .types import Arm, Benchmark, Places, Sample, Vlm
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "dtype": ("auto", "float32", "bfloat16", "float16"),
+    "attn": ("sdpa", "flash", "efficient", "math"),
+    "decoding": ("shared", "per_arm"),
+    "selfcheck": ("first", "never", "always"),
+}
+CONTENT = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")  # weights, config, tokenizer, processor
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+
+
+@dataclass(frozen=True, slots=True)
+class HF:
+    """A vision-language model in transformers' format; its family is read from config.json.
+
+    Attributes:
+        path: a folder with config.json and *.safetensors, or a hub id `organisation/name`.
+        revision: branch, tag or commit on the hub; "" = main.
+        dtype: auto = float32 on a CPU, bfloat16 elsewhere. device: auto, cpu, mps, cuda or cuda:N.
+        batch_size: rows of the dataset a forward pass may serve, or "auto": as many as fit.
+        attn: kernel of the shared prefix's attention; sdpa lets torch choose.
+        decoding: shared = one prefill for all arms; per_arm = one plain generate each.
+        selfcheck: when to compare the first token's logits with plain generates: first, never, always.
+        preset: the preset its other values came from, for the record. paper_model: its row in paper.csv.
+        rms_norm_eps: replaces the checkpoint's value. pad_to: left padding in tokens before the image expands.
+        layers: scale only layers of smaller index. span: scale all keys from first to last image token.
+        tf32: allow TensorFloat32 in float32 products.
+    """
+
+    path: str
+    name: str = ""
+    revision: str = ""
+    dtype: str = "auto"
+    device: str = "auto"
+    batch_size: int | str = 1
+    attn: str = "sdpa"
+    decoding: str = "shared"
+    selfcheck: str = "first"
+    preset: str | None = None
+    paper_model: str = ""
+    rms_norm_eps: float | None = None
+    pad_to: int | None = None
+    layers: int | None = None
+    span: bool = False
+    tf32: bool = False
+
+    def __post_init__(self) -> None:
+        for key, valid in CHOICES.items():
+            if getattr(self, key) not in valid:
+                raise ConfigError(unknown(f"model.{key}", getattr(self, key), valid))
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
+            raise ConfigError(unknown("model.device", self.device, ("auto", "cuda", "cuda:N", "mps", "cpu")))
+        size = self.batch_size
+        if size != "auto" and (isinstance(size, (str, bool)) or size < 1):
+            raise ConfigError(f"model.batch_size must be auto or an integer of at least 1, got {size!r}")
+        for key in ("pad_to", "layers"):
+            value = getattr(self, key)
+            if value is not None and value < 1:
+                raise ConfigError(f"model.{key} must be at least 1, got {value}")
+        if not self.path:
+            raise ConfigError("model.path is empty: give a folder or a hub id, model.path=llava-hf/llava-1.5-7b-hf say")
+        if not self.name:
+            object.__setattr__(self, "name", Path(self.path).name.lower().replace(" ", "_"))
+
+    @property
+    def kind(self) -> str:
+        return "hf"
+
+    def describe(self, places: Places) -> dict[str, Any]:
+        """Settings at their default are left out, so that a setting added later keeps old stores valid."""
+        keys = ("batch_size", "attn", "decoding", "rms_norm_eps", "pad_to", "layers", "span", "tf32")
+        defaults = {field.name: field.default for field in fields(self)}
+        settings = {key: getattr(self, key) for key in keys if getattr(self, key) != defaults[key]}
+        return {"kind": self.kind, **self.identity(places), "dtype": self.run_dtype(), **settings}
+
+    def identity(self, places: Places) -> dict[str, str]:
+        """Hub id and resolved commit, or a digest of the files' content; never the path."""
+        folder = Path(self.path).expanduser()
+        if folder.is_dir():
+            return {"files": digest_folder(folder, CONTENT, places.cache)}
+        return {"hub": self.path, "commit": self._commit()}
+
+    def run_device(self) -> str:
+        """`device`, with auto resolved without importing torch."""
+        if self.device != "auto":
+            return self.device
+        if Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1"):
+            return "cuda"
+        return "mps" if sys.platform == "darwin" and os.uname().machine == "arm64" else "cpu"
+
+    def run_dtype(self) -> str:
+        if self.dtype != "auto":
+            return self.dtype
+        return "float32" if self.run_device() == "cpu" else "bfloat16"
+
+    def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
+        """Raises ModelError where the files are incomplete, without opening a weight."""
+        folder = self.folder()
+        if folder is None:
+            return
+        if not (folder / "config.json").is_file():
+            raise ModelError(f"model.path={self.path} has no config.json: it is not a model in transformers' format")
+        if not any(folder.glob("*.safetensors")):
+            raise ModelError(
+                f"model.path={self.path} has no *.safetensors file; other formats run code and are refused"
+            )
+
+    def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
+        """Each image's content digest, unless the sample brings it."""
+        paths = {one.image: "" for one in samples if one.image is not None and not one.image_digest}
+        digests = dict(zip(paths, digest_files(list(paths), places.cache), strict=True))
+        return [one.image_digest or (digests[one.image] if one.image is not None else "none") for one in samples]
+
+    def signals(self) -> frozenset[str]:
+        return frozenset({"max_prob", "entropy", "margin", "logit"})
+
+    def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:
+        from .vlm import Loaded  # torch and transformers: only where a model really runs
+
+        return Loaded(self, prompt_mode(dataset), distorted(dataset), max_new_tokens)
+
+    def folder(self) -> Path | None:
+        """Where the files lie on this machine, None for a hub id that was not fetched yet."""
+        folder = Path(self.path).expanduser()
+        if folder.is_dir():
+            return folder
+        if not _HUB_ID.fullmatch(self.path):
+            raise ModelError(f"model.path={self.path} is neither a folder nor a hub id (organisation/name)")
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(self.path, "config.json", revision=self.revision or None)
+        return Path(found).parent if isinstance(found, str) else None
+
+    def fetch(self) -> Path:
+        """Downloads what a run needs into the hub cache, for compute nodes without network. Raises ModelError."""
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        if Path(self.path).expanduser().is_dir():
+            return Path(self.path).expanduser()
+        try:
+            return Path(snapshot_download(self.path, revision=self.revision or None, allow_patterns=list(CONTENT)))
+        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+            raise ModelError(f"cannot fetch {self.path}: {str(error).splitlines()[0]}") from error
+
+    def _commit(self) -> str:
+        if re.fullmatch(r"[0-9a-f]{40}", self.revision):
+            return self.revision
+        folder = self.folder()
+        if folder is not None:
+            return folder.name  # the hub cache keeps each commit in a folder of its name
+        from httpx import HTTPError
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+        try:
+            return str(HfApi().model_info(self.path, revision=self.revision or None, timeout=10).sha)
+        except (HfHubHTTPError, OfflineModeIsEnabled, HTTPError, OSError) as error:
+            raise ModelError(
+                f"{self.path} is not in the hub cache and the hub cannot be asked ({type(error).__name__}): "
+                "run `python -m spatial_eval prepare model=...` where there is network"
+            ) from error
+
+
+def prompt_mode(dataset: Benchmark) -> str:
+    """`dataset.prompt`: auto (default), raw or chat. The dataset describes it, because it changes answers."""
+    return str(getattr(dataset, "prompt", "auto"))
+
+
+def distorted(dataset: Benchmark) -> bool:
+    """`dataset.distort`: stretch images to the size the reference gives VSR's. Described by the dataset too."""
+    return bool(getattr(dataset, "distort", False))

@@ -1,0 +1,196 @@
+"""The engine against its oracle, on every family, and each guard against the fault it is there for."""
+
+from __future__ import annotations
+
+from functools import wraps
+from typing import Any
+
+import pytest
+import torch
+from families import SUPPORTED, build, picture
+from questions import QUESTIONS, SIZES, WEIGHTS
+from transformers import GenerationConfig
+
+from spatial_eval import attention, engine, oracle
+from spatial_eval.batches import collate
+from spatial_eval.decoding import Decoded, Intervention
+from spatial_eval.errors import ModelError
+
+ALL = Intervention(WEIGHTS)
+
+
+def encode(name: str, rows: slice = slice(None)) -> list[dict[str, torch.Tensor]]:
+    family = build(name)
+    encoded = []
+    for row in range(len(QUESTIONS))[rows]:
+        content = [{"type": "image"}, {"type": "text", "text": QUESTIONS[row]}]
+        text = QUESTIONS[row]
+        if family.processor.chat_template:
+            text = family.processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+        else:
+            text = f"<image>{text}"
+        made = family.processor(images=[picture(row, SIZES[row])], text=[text], return_tensors="pt")
+        encoded.append({key: value for key, value in made.items() if isinstance(value, torch.Tensor)})
+    return encoded
+
+
+def run(way: Any, name: str, batch: int, *, tokens: int = 6, intervention: Intervention = ALL) -> Decoded:
+    family, inputs = build(name), encode(name)
+    answers, logits = [], []
+    for start in range(0, len(inputs), batch):
+        merged = collate(inputs[start : start + batch], family.processor.tokenizer.pad_token_id)
+        part = way.decode(family.model, merged, intervention=intervention, max_new_tokens=tokens)
+        answers += part.tokens
+        logits.append(part.logits)
+    return Decoded(answers, torch.cat(logits))
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_exact_on_every_family(name: str) -> None:
+    judge = run(oracle, name, 4)
+    plain = WEIGHTS.index(1.0)
+    for weight in (0.5, 2.0):
+        arm = WEIGHTS.index(weight)
+        changed = sum(question[arm] != question[plain] for question in judge.tokens)
+        assert 2 * changed >= len(judge.tokens), f"weight {weight} changes too little for errors to show"
+    for batch in (1, 4):
+        ours = run(engine, name, batch)
+        assert ours.tokens == judge.tokens
+        torch.testing.assert_close(ours.logits, judge.logits, atol=1e-4, rtol=0)
+
+
+def test_weight_one_is_the_untouched_model() -> None:
+    family, inputs = build("llava"), encode("llava", slice(2))
+    ours = engine.decode(family.model, inputs[1], intervention=Intervention((1.0,)), max_new_tokens=6)
+    stock = family.model.generate(**inputs[1], max_new_tokens=6, do_sample=False)
+    assert list(ours.tokens[0][0]) == stock[0, inputs[1]["input_ids"].shape[1] :].tolist()
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen25_vl"])
+def test_branches_that_end_at_different_steps(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build(name).model
+    ends = [id for id in range(model.config.get_text_config().vocab_size) if id % 7 == 3]
+    monkeypatch.setattr(model.generation_config, "eos_token_id", ends)
+    rows: list[tuple[int, int]] = []
+    forward = model.forward
+
+    @wraps(forward)
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        rows.append(tuple(kwargs["input_ids"].shape))
+        return forward(*args, **kwargs)
+
+    judge = run(oracle, name, 4, tokens=20)
+    monkeypatch.setattr(model, "forward", counted)
+    ours = run(engine, name, 8, tokens=20)
+    assert ours.tokens == judge.tokens
+    lengths = {len(arm) for question in ours.tokens for arm in question}
+    assert len(lengths) > 4
+    steps = rows[1:]  # what is finished stops costing: the rows of a step only ever shrink
+    assert steps == sorted(steps, reverse=True)
+    assert steps[0] == (8, 7)
+    assert steps[-1][0] < 8
+    assert steps[-1][1] < 7
+
+
+def test_cache_grows_beyond_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
+    judge = run(engine, "llava", 4, tokens=12)
+    monkeypatch.setattr(engine, "ROOM", 2)
+    assert run(engine, "llava", 4, tokens=12).tokens == judge.tokens
+
+
+def test_layers_and_span() -> None:
+    for intervention in (Intervention((0.5, 2.0), layers=2), Intervention((0.5, 2.0), span=True)):
+        judge = run(oracle, "idefics3", 4, intervention=intervention)
+        ours = run(engine, "idefics3", 4, intervention=intervention)
+        assert ours.tokens == judge.tokens
+        whole = run(engine, "idefics3", 4, intervention=Intervention((0.5, 2.0)))
+        assert not torch.allclose(ours.logits, whole.logits, atol=1e-3)
+
+
+def test_logits_processors_of_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("llava").model
+    without = run(engine, "llava", 4)
+    monkeypatch.setattr(model.generation_config, "repetition_penalty", 3.0)
+    judge = run(oracle, "llava", 4)
+    assert judge.tokens != without.tokens
+    assert run(engine, "llava", 4).tokens == judge.tokens
+
+
+def test_why_not() -> None:
+    assert [engine.why_not(build(name).model) for name in SUPPORTED] == [""] * 4
+    assert "prefix LM" in engine.why_not(build("paligemma").model)
+    assert "softcap" in engine.why_not(build("softcap").model)
+
+
+def test_why_not_by_setting(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("llava").model
+    monkeypatch.setattr(model.config, "quantization_config", {"bits": 4}, raising=False)
+    assert "quantised" in engine.why_not(model)
+    monkeypatch.undo()
+    monkeypatch.setattr(model, "generation_config", GenerationConfig(cache_implementation="quantized"))
+    assert "quantized" in engine.why_not(model)
+    monkeypatch.setattr(model, "generation_config", GenerationConfig(num_beams=4))
+    with pytest.raises(ModelError, match="asks for 4 beams: answers here are greedy"):
+        engine.why_not(model)
+
+
+# transformers' own PaliGemma processor trips over numpy 2
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize("name", ["paligemma", "softcap"])
+def test_what_the_engine_refuses_the_oracle_answers(name: str) -> None:
+    inputs = encode(name, slice(1))[0]
+    with pytest.raises(ModelError, match="per_arm"):
+        engine.decode(build(name).model, inputs, intervention=ALL, max_new_tokens=3)
+    judge = oracle.decode(build(name).model, inputs, intervention=ALL, max_new_tokens=3)
+    stock = build(name).model.generate(**inputs, max_new_tokens=3, do_sample=False)
+    assert list(judge.tokens[0][WEIGHTS.index(1.0)]) == stock[0, inputs["input_ids"].shape[1] :].tolist()
+
+
+def test_stop_strings_are_refused() -> None:
+    class Other:
+        pass
+
+    with pytest.raises(ModelError, match="asks for Other"):
+        engine._check_stopping([Other()])
+
+
+def test_prompt_must_end_in_text_and_hold_an_image() -> None:
+    model, inputs = build("llava").model, encode("llava", slice(1))[0]
+    image = {**inputs, "input_ids": torch.full_like(inputs["input_ids"], model.config.image_token_id)}
+    with pytest.raises(ModelError, match="last prompt position must be text"):
+        engine._prefill(model, image["input_ids"], ALL, engine.RoomyCache(4, 8), {})
+    words = torch.full_like(inputs["input_ids"], 9)
+    with pytest.raises(ValueError, match="no image token"):
+        engine._prefill(model, words, ALL, engine.RoomyCache(4, 8), {})
+
+
+def test_sliding_window_that_would_cut_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("llava_next").model
+    monkeypatch.setattr(model.config.text_config, "sliding_window", 32)
+    with pytest.raises(ValueError, match="exceed the sliding window of 32"):
+        engine.decode(model, encode("llava_next", slice(1))[0], intervention=ALL, max_new_tokens=3)
+
+
+# Planted faults. The first two are caught inside the prefill, the others by comparing with the oracle
+# (test_vlm.py runs the same comparison through a loaded model).
+
+
+def test_guard_a_layer_that_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("llava").model
+    skipped = model.model.language_model.layers[2].self_attn
+    monkeypatch.setattr(skipped.config, "_attn_implementation_internal", "sdpa")
+    monkeypatch.setattr(skipped, "config", type(skipped.config)(**skipped.config.to_dict()))
+    skipped.config._attn_implementation_internal = "sdpa"
+    with pytest.raises(ModelError, match=r"fired in layers \[0, 1, 3\] instead of once in each of 0..3"):
+        engine.decode(model, encode("llava", slice(1))[0], intervention=ALL, max_new_tokens=2)
+
+
+def test_guard_the_mask_function_is_unregistered() -> None:
+    merged = collate(encode("llava", slice(4)), 2)
+    masks = attention.AttentionMaskInterface._global_mapping
+    kept = masks.pop(attention.NAME)
+    try:
+        with pytest.raises(ModelError, match="no mask function is registered"):
+            engine.decode(build("llava").model, merged, intervention=ALL, max_new_tokens=2)
+    finally:
+        masks[attention.NAME] = kept

@@ -1,0 +1,188 @@
+"""A model by description: what identifies it, what is refused, and that describing needs no torch."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from families import build
+from questions import Questions, load, samples
+
+from spatial_eval import checkpoints
+from spatial_eval.errors import ConfigError, ModelError
+from spatial_eval.hf import HF
+from spatial_eval.types import Places
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+COMMIT = "a272c74b2481d8aff3aa6fc2c4bf891fe57334fb"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build("llava").save(tmp_path_factory.mktemp("model"))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("dtype", "float23", "unknown model.dtype 'float23'; did you mean float32?"),
+        ("decoding", "sharde", "unknown model.decoding 'sharde'; did you mean shared?"),
+        ("selfcheck", "yes", "unknown model.selfcheck 'yes' (valid: first, never, always)"),
+        ("attn", "eager", "unknown model.attn 'eager' (valid: sdpa, flash, efficient, math)"),
+        ("device", "gpu", "unknown model.device 'gpu'; did you mean cpu?"),
+        ("batch_size", 0, "model.batch_size must be auto or an integer of at least 1, got 0"),
+        ("batch_size", "big", "model.batch_size must be auto or an integer of at least 1, got 'big'"),
+        ("layers", 0, "model.layers must be at least 1, got 0"),
+        ("path", "", "model.path is empty"),
+    ],
+)
+def test_wrong_settings(key: str, value: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(message)}"):
+        HF(**{"path": "x", key: value})
+
+
+def test_identity_is_content_not_path(folder: Path, tmp_path: Path) -> None:
+    places = Places(tmp_path, tmp_path)
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    (copy / "README.md").write_text("another copy")
+    before = HF(str(folder)).describe(places)
+    assert HF(str(copy), name="mine", device="cpu", selfcheck="never", preset="x").describe(places) == before
+    assert set(before) == {"kind", "files", "dtype"}
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "config.json").write_text(json.dumps({**config, "changed": 1}))
+    assert HF(str(copy)).describe(places) != before
+
+
+def test_everything_that_changes_bits_is_described(folder: Path, tmp_path: Path) -> None:
+    places = Places(tmp_path, tmp_path)
+    changed: dict[str, Any] = {
+        "batch_size": "auto",
+        "attn": "math",
+        "decoding": "per_arm",
+        "rms_norm_eps": 1e-6,
+        "pad_to": 77,
+        "layers": 32,
+        "span": True,
+        "tf32": True,
+    }
+    described = HF(str(folder), dtype="float16", **changed).describe(places)
+    assert {key: described[key] for key in changed} == changed
+    assert described["dtype"] == "float16"
+    assert HF(str(folder), dtype="auto", device="cpu").describe(places)["dtype"] == "float32"
+    assert HF(str(folder), dtype="auto", device="cuda").describe(places)["dtype"] == "bfloat16"
+
+
+def hub_cache(root: Path, commit: str) -> None:
+    base = root / "models--org--tiny"
+    (base / "snapshots" / commit).mkdir(parents=True)
+    (base / "snapshots" / commit / "config.json").write_text("{}")
+    (base / "refs").mkdir()
+    (base / "refs" / "main").write_text(commit)
+
+
+def test_hub_id_resolves_to_its_commit_offline(tmp_path: Path) -> None:
+    """In a process of its own: the hub's client reads its settings when it is imported."""
+    commit = "b" * 40
+    hub_cache(tmp_path / "hub", commit)
+    code = (
+        "import sys; from pathlib import Path; from spatial_eval.hf import HF; from spatial_eval.types import Places\n"
+        "places = Places(Path('d'), Path('o'))\n"
+        "print(HF('org/tiny').describe(places), HF('org/tiny').name)\n"
+        f"print(HF('org/absent', revision='{COMMIT}').describe(places)['commit'])\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
+        "try: HF('org/absent').describe(places)\n"
+        "except Exception as error: print(type(error).__name__, error)\n"
+    )
+    env = {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(CONF.parent), "PATH": "/usr/bin"}
+    out = subprocess.run(
+        [sys.executable, "-c", code], env=env, capture_output=True, text=True, check=True, cwd=tmp_path
+    )
+    lines = out.stdout.splitlines()
+    assert f"'hub': 'org/tiny', 'commit': '{commit}'" in lines[0]
+    assert lines[0].endswith(" tiny")
+    assert lines[1] == COMMIT
+    assert lines[2].startswith("ModelError org/absent is not in the hub cache and the hub cannot be asked")
+    assert "prepare model=" in lines[2]
+
+
+def test_incomplete_folders_are_refused(folder: Path, tmp_path: Path) -> None:
+    places = Places(tmp_path, tmp_path)
+    with pytest.raises(ModelError, match="neither a folder nor a hub id"):
+        HF(str(tmp_path / "absent" / "x")).check(None, [], [], places)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"has no config.json"):
+        HF(str(tmp_path)).check(None, [], [], places)  # type: ignore[arg-type]
+    shutil.copy(folder / "config.json", tmp_path)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"pickle")
+    with pytest.raises(ModelError, match=r"has no \*.safetensors file"):
+        HF(str(tmp_path)).check(None, [], [], places)  # type: ignore[arg-type]
+    HF(str(folder)).check(None, [], [], places)  # type: ignore[arg-type]
+    with pytest.raises(ModelError, match=r"^cannot load "):
+        load(HF(str(tmp_path)), tmp_path)
+
+
+def test_remote_code_is_never_run(folder: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(folder, tmp_path / "copy")
+    config = json.loads((copy / "config.json").read_text())
+    (copy / "evil.py").write_text("raise SystemExit('ran')")
+    new = {
+        **config,
+        "model_type": "evil",
+        "auto_map": {"AutoConfig": "evil.C", "AutoModelForImageTextToText": "evil.M"},
+    }
+    (copy / "config.json").write_text(json.dumps(new))
+    with pytest.raises(ModelError, match=r"^cannot load "):
+        load(HF(str(copy)), tmp_path)
+
+
+def test_fingerprint_is_the_image(tmp_path: Path) -> None:
+    work = samples(tmp_path)
+    places = Places(tmp_path, tmp_path / "out")
+    model = HF("org/x")
+    before = model.fingerprint(Questions(), work, places)  # type: ignore[arg-type]
+    assert len(set(before)) == len(work)
+    (tmp_path / "0.png").write_bytes((tmp_path / "1.png").read_bytes())
+    after = model.fingerprint(Questions(), work, places)  # type: ignore[arg-type]
+    assert after[0] == before[1]
+    assert after[1:] == before[1:]
+
+
+def test_rms_norm_eps_replaces_the_checkpoints(folder: Path) -> None:
+    assert checkpoints.load_model(HF(str(folder))).config.text_config.rms_norm_eps == 1e-5
+    model = checkpoints.load_model(HF(str(folder), rms_norm_eps=1e-6))
+    assert model.model.language_model.norm.variance_epsilon == 1e-6
+
+
+FILES = ("hf", "llava15_7b", "llava15_13b", "llava16_7b_vicuna", "llava16_7b_mistral", "qwen25_vl_7b")
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_every_model_file_describes_a_model(name: str) -> None:
+    values = yaml.safe_load((CONF / "model" / "hf.yaml").read_text())
+    assert set(values) == {"kind", *(field.name for field in fields(HF))}
+    own = yaml.safe_load((CONF / "model" / f"{name}.yaml").read_text())
+    assert own.pop("defaults", ["hf", "_self_"]) == ["hf", "_self_"]
+    assert set(own) <= set(values)
+    values |= own
+    assert values.pop("kind") == "hf"
+    values["path"] = values["path"].replace("???", "org/x")
+    model = HF(**values)
+    assert model.name == ("x" if name == "hf" else name)
+    if name == "hf":
+        assert model == HF("org/x")
+    if name == "llava15_7b":
+        assert model.revision == COMMIT
+
+
+def test_paper_preset() -> None:
+    preset = yaml.safe_load((CONF / "preset" / "paper.yaml").read_text())
+    paper = HF("org/x", dtype="float32", batch_size=1, rms_norm_eps=1e-6, pad_to=77, layers=32, span=True)
+    assert HF("org/x", **preset["model"]) == paper
+    assert preset["dataset"] == {"distort": True}

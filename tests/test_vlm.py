@@ -1,0 +1,182 @@
+"""A loaded model: what fails costs only itself, what cannot be trusted stops the run."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import SUPPORTED
+from PIL import Image
+from questions import ARMS, Questions, ask, eight, load, saved
+
+from spatial_eval import batches, engine
+from spatial_eval.errors import ModelError
+from spatial_eval.hf import HF
+from spatial_eval.types import Arm, Failure, Generation
+
+
+def tokens(records: dict[tuple[str, float], Any]) -> dict[tuple[str, float], tuple[int, ...]]:
+    return {key: record.tokens for key, record in records.items()}
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_from_folder_to_records(name: str, tmp_path: Path) -> None:
+    path = saved(name)
+    judge = ask(load(HF(path, decoding="per_arm"), tmp_path), eight())
+    assert all(isinstance(record, Generation) for record in judge.values())
+    for size in (1, 4):
+        ours = ask(load(HF(path, batch_size=size), tmp_path), eight())
+        assert tokens(ours) == tokens(judge)
+        for key, record in ours.items():
+            assert record.confidence == pytest.approx(judge[key].confidence, abs=1e-5)
+            assert 0 <= record.margin <= record.confidence <= 1
+            assert 0 < record.entropy < 8
+            assert set(record.option_probs) == {"on", "under"}
+            assert sum(record.option_probs.values()) == pytest.approx(1, abs=1e-5)
+            assert record.device == "cpu"
+            assert record.batch <= size
+    question = ours["q2", 1.0].prompt
+    assert "Where?" in question
+    assert question.startswith("<image>\nUSER: " if name == "llava" else ("USER: " if name == "llava_next" else "<|im"))
+
+
+def test_prompt_mode_and_distortion(tmp_path: Path) -> None:
+    model = HF(saved("llava"))
+    auto = ask(load(model, tmp_path), eight()[:2], ARMS[:1])
+    chat = ask(load(model, tmp_path, dataset=Questions("chat")), eight()[:2], ARMS[:1])
+    assert chat["q0", 0.0].prompt == "USER: <image>\nWhere is the cup? ASSISTANT:"
+    assert auto["q0", 0.0].prompt == eight()[0].question
+    stretched = ask(load(model, tmp_path, dataset=Questions(distort=True)), eight()[6:7], (Arm(),))
+    assert stretched["q6", 1.0].logit != ask(load(model, tmp_path), eight()[6:7], (Arm(),))["q6", 1.0].logit
+
+
+def test_padding_changes_rounding_only(tmp_path: Path) -> None:
+    path = saved("llava")
+    plain = ask(load(HF(path), tmp_path), eight()[:3])
+    padded = ask(load(HF(path, pad_to=200), tmp_path), eight()[:3])
+    assert tokens(padded) == tokens(plain)
+
+
+def test_bad_questions_cost_only_themselves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved("llava")
+    torn = tmp_path / "torn.png"
+    torn.write_bytes((eight()[3].image or Path()).read_bytes()[:900])
+    huge = tmp_path / "huge.png"
+    Image.new("1", (20000, 10000)).save(huge)
+    bad = [
+        *eight()[:1],
+        replace(eight()[1], image=torn),
+        replace(eight()[2], image=huge),
+        replace(eight()[3], question="<image>\nUSER: \nASSISTANT:"),
+        *eight()[4:5],
+        replace(eight()[5], image=tmp_path / "absent.png"),
+        replace(eight()[6], image=None),
+        *eight()[7:],
+    ]
+    found = ask(load(HF(path, batch_size=4), tmp_path), bad, ARMS[:2])
+    good = ask(load(HF(path, batch_size=4), tmp_path), eight(), ARMS[:2])
+    errors = {key[0]: record.error for key, record in found.items() if isinstance(record, Failure)}
+    assert set(errors) == {"q1", "q2", "q3", "q5", "q6"}
+    assert "truncated" in errors["q1"]
+    assert "200000000 pixels" in errors["q2"]
+    assert errors["q3"] == "ValueError: the question is empty"
+    assert "No such file" in errors["q5"]
+    assert errors["q6"] == "ValueError: the question has no image"
+    for key in found:
+        if key[0] not in errors:
+            assert found[key].tokens == good[key].tokens
+
+
+def test_out_of_memory_halves_the_batch(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = saved("llava")
+    good = ask(load(HF(path), tmp_path), eight(), ARMS[:2])
+    sizes: list[int] = []
+    decode = engine.decode
+
+    def small(model: Any, inputs: Any, **kwargs: Any) -> Any:
+        ids = inputs["input_ids"]
+        sizes.append(len(ids))
+        if len(ids) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 9 GiB")
+        return decode(model, inputs, **kwargs)
+
+    monkeypatch.setattr(engine, "decode", small)
+    monkeypatch.setattr(batches, "WASTE", 1.0)  # one bucket
+    with caplog.at_level(logging.WARNING):
+        found = ask(load(HF(path, batch_size="auto"), tmp_path), eight(), ARMS[:2])
+    assert tokens(found) == tokens(good)
+    assert sizes == [8, 4, 2, 2, 2, 2]
+    assert {record.batch for record in found.values()} == {2}
+    assert "out of memory with 8 questions in a batch; going on with 4" in caplog.text
+    assert "out of memory with 4 questions in a batch; going on with 2" in caplog.text
+
+
+def test_a_question_that_fails_alone_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode = engine.decode
+
+    def picky(model: Any, inputs: Any, **kwargs: Any) -> Any:
+        if longest in inputs["attention_mask"].sum(dim=1):
+            raise RuntimeError("no such kernel\nlong explanation")
+        return decode(model, inputs, **kwargs)
+
+    one = load(HF(saved("llava"), batch_size=4), tmp_path)
+    longest = max(one._encoder.encode(sample)[1]["input_ids"].shape[1] for sample in eight()[4:])  # type: ignore[attr-defined]
+    monkeypatch.setattr(engine, "decode", picky)
+    found = ask(one, eight(), ARMS[:2])
+    errors = {key[0]: record.error for key, record in found.items() if isinstance(record, Failure)}
+    assert errors == {"q5": "RuntimeError: no such kernel"}
+
+
+@pytest.mark.parametrize("error", [ModelError("a guard"), RuntimeError("CUDA error: device-side assert triggered")])
+def test_what_is_no_questions_fault_stops_the_run(
+    error: Exception,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise error
+
+    one = load(HF(saved("llava")), tmp_path)
+    monkeypatch.setattr(engine, "decode", fail)
+    with pytest.raises(type(error), match=str(error)):
+        ask(one, eight()[:1])
+
+
+def test_arms_may_differ_between_questions(tmp_path: Path) -> None:
+    one = load(HF(saved("llava"), batch_size=4), tmp_path)
+    mixed = [(sample, ARMS[: 2 + sample.row % 2]) for sample in eight()]
+    found = {(r.sample_id, r.arm.weight): r for batch in one.answer(mixed) for r in batch}
+    assert len(found) == sum(len(arms) for _, arms in mixed)
+    whole = ask(one, eight())
+    assert all(record.tokens == whole[key].tokens for key, record in found.items())
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+@pytest.mark.parametrize(("name", "reason"), [("paligemma", "prefix LM"), ("softcap", "softcap")])
+def test_refused_models_take_the_slow_way_with_one_warning(
+    name: str,
+    reason: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    path = saved(name)
+    with caplog.at_level(logging.WARNING, logger="spatial_eval"):
+        ours = ask(load(HF(path), tmp_path, tokens=3), eight()[:2])
+    warnings = [record for record in caplog.records if record.name.startswith("spatial_eval")]
+    assert len(warnings) == 1
+    assert reason in warnings[0].getMessage()
+    assert tokens(ours) == tokens(ask(load(HF(path, decoding="per_arm"), tmp_path, tokens=3), eight()[:2]))
+
+
+def test_kernel_of_the_prefix(tmp_path: Path) -> None:
+    path = saved("llava")
+    plain, other = (ask(load(HF(path, attn=attn), tmp_path), eight()[:2]) for attn in ("sdpa", "math"))
+    assert tokens(plain) == tokens(other)
