@@ -7,6 +7,8 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
+from .types import Places
+
 
 def combine(parts: Mapping[str, str]) -> str:
     """One digest of named digests, whatever their order."""
@@ -14,13 +16,13 @@ def combine(parts: Mapping[str, str]) -> str:
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def digest_files(paths: Sequence[Path], cache: Path) -> list[str]:
+def digest_files(paths: Sequence[Path], places: Places) -> list[str]:
     """Per file 32 hex digits of its content; "missing" where it does not exist.
 
-    What was read is noted in `cache`/digests.jsonl if the folder above `cache` exists; a torn line there is
-    skipped and its file read again.
+    What was read is noted in digests.jsonl of the cache, if `places` may remember and the output folder
+    exists; a torn line there is skipped and its file read again.
     """
-    notes = cache / "digests.jsonl"
+    notes = places.cache / "digests.jsonl"
     known = _known(notes)
     digests: list[str] = []
     fresh: dict[str, str] = {}
@@ -34,15 +36,15 @@ def digest_files(paths: Sequence[Path], cache: Path) -> list[str]:
         if key not in known:
             known[key] = fresh[key] = _digest(path)
         digests.append(known[key])
-    if fresh and cache.parent.is_dir():
+    if fresh and places.remember and places.output.is_dir():
         _note(notes, fresh)
     return digests
 
 
-def digest_folder(folder: Path, patterns: Iterable[str], cache: Path) -> str:
+def digest_folder(folder: Path, patterns: Iterable[str], places: Places) -> str:
     """One digest of the files whose names match; names count, the folder's place does not."""
     paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
-    return combine(dict(zip((path.name for path in paths), digest_files(paths, cache), strict=True)))
+    return combine(dict(zip((path.name for path in paths), digest_files(paths, places), strict=True)))
 
 
 def _digest(path: Path) -> str:

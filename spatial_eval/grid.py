@@ -128,6 +128,7 @@ class _Builder:
         self.front = front
         self.ignored: dict[str, dict[str, None]] = {}  # method -> given knobs that it does not use, in order
         self.used: set[str] = set()
+        self.presets: dict[str, None] = {}  # what presets set, a line each
         self._interned: dict[Any, Any] = {}
 
     def cells(self, axes: Axes) -> Iterable[Cell]:
@@ -138,7 +139,8 @@ class _Builder:
             tree = self.front.compose(dict(choice))
             defaults = {key: config.check(key, tree[key]) for key in SCALARS if key not in root_axes}
             for override in _product(node_axes):
-                yield from self._cells(self._apply(tree, override), choice, {**defaults}, root_axes)
+                ready = self._preset(self._apply(tree, override), override)
+                yield from self._cells(ready, choice, {**defaults}, root_axes)
 
     def _cells(self, tree: DictConfig, choice: Mapping[str, str], root: dict[str, Any], axes: Axes) -> Iterable[Cell]:
         benchmark: Benchmark = self._intern(config.dataset(tree.dataset))
@@ -172,6 +174,23 @@ class _Builder:
                 raise ConfigError(f"{key}={show(value)}: {str(error).splitlines()[0]}") from None
         return tree
 
+    def _preset(self, tree: DictConfig, explicit: Mapping[str, Any]) -> DictConfig:
+        """The tree with what conf/preset/NAME.yaml says, below the keys that the user set. Raises ConfigError."""
+        name = tree.model.get("preset")
+        if not name:
+            return tree
+        if name not in self.front.options("preset"):
+            raise ConfigError(unknown("model.preset", show(name), self.front.options("preset")))
+        preset = self.front.compose({"+preset": name}).preset
+        values = {
+            f"{group}.{key}": value
+            for group in preset
+            for key, value in preset[group].items()
+            if key in tree[group].keys() and f"{group}.{key}" not in explicit  # noqa: SIM118  `in` is False for ???
+        }
+        self.presets[f"model.preset={name} sets {', '.join(f'{key}={show(v)}' for key, v in values.items())}"] = None
+        return self._apply(tree, values)
+
     def settings(self, grids: Sequence[Axes]) -> Settings:
         once = {key: values for key, values in grids[0].items() if key in (*ONCE, "launcher", "tracking") or "." in key}
         for axes in grids[1:]:
@@ -190,9 +209,9 @@ class _Builder:
     def notes(self, total: int, distinct: int) -> tuple[str, ...]:
         if total == distinct:  # a knob that another method of the grid uses needs no word
             ignored = {name: [key for key in keys if key not in self.used] for name, keys in self.ignored.items()}
-            return tuple(_unused(ignored))
+            return (*self.presets, *_unused(ignored))
         why = "; ".join(_unused(self.ignored)) or "equal cells were given more than once"
-        return (f"{total:,} cells, {distinct:,} distinct: {why}",)
+        return (*self.presets, f"{total:,} cells, {distinct:,} distinct: {why}")
 
 
 def _unused(ignored: Mapping[str, Iterable[str]]) -> list[str]:

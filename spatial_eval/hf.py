@@ -92,7 +92,7 @@ class HF:
         """Hub id and resolved commit, or a digest of the files' content; never the path."""
         folder = Path(self.path).expanduser()
         if folder.is_dir():
-            return {"files": digest_folder(folder, CONTENT, places.cache)}
+            return {"files": digest_folder(folder, CONTENT, places)}
         return {"hub": self.path, "commit": self._commit()}
 
     def run_device(self) -> str:
@@ -123,7 +123,7 @@ class HF:
     def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
         """Each image's content digest, unless the sample brings it."""
         paths = {one.image: "" for one in samples if one.image is not None and not one.image_digest}
-        digests = dict(zip(paths, digest_files(list(paths), places.cache), strict=True))
+        digests = dict(zip(paths, digest_files(list(paths), places), strict=True))
         return [one.image_digest or (digests[one.image] if one.image is not None else "none") for one in samples]
 
     def signals(self) -> frozenset[str]:

@@ -5,6 +5,7 @@ Add one with standard attention: a YAML in conf/model. A new kind: a class and a
 
 from __future__ import annotations
 
+from .hf import HF
 from .recorded import Recorded
 from .types import Model
 
@@ -21,4 +22,4 @@ UPSTREAM = {
     "qwen25vl": "qwen25_vl_7b",
 }
 
-MODELS: dict[str, type[Model]] = {"recorded": Recorded}
+MODELS: dict[str, type[Model]] = {"hf": HF, "recorded": Recorded}

@@ -7,6 +7,7 @@ import sys
 import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +30,10 @@ def launch(front: Front, *, home: Path, multirun: bool) -> int:
     for note in found.notes:
         log.info("%s", note)
     check(found.cells)
-    passes = plan.fuse(found.cells)
-    jobs = {work.trunk: look(work, found.settings.places, retry=found.settings.retry) for work in passes}
-    if found.settings.action == "plan":
+    passes, planning = plan.fuse(found.cells), found.settings.action == "plan"
+    places = replace(found.settings.places, remember=not planning)
+    jobs = {work.trunk: look(work, places, retry=found.settings.retry) for work in passes}
+    if planning:
         sys.stdout.write(show.plan(found, jobs))
         return COMPLETE
     return run(found, jobs, about(found, front.arguments, home))

@@ -107,10 +107,12 @@ class Places:
 
     Attributes:
         data: benchmark files, read only. output: the store, sweeps/ and cache/ (anything that may be deleted).
+        remember: whether reading may leave notes in the cache; action=plan writes nothing.
     """
 
     data: Path
     output: Path
+    remember: bool = True
 
     @property
     def cache(self) -> Path:

@@ -152,3 +152,18 @@ def test_every_option_composes(group: str, option: str, tmp_path: Path) -> None:
 def test_every_key_has_a_comment() -> None:
     for path in sorted((ROOT / "conf").rglob("*.yaml")):
         assert path.read_text("utf8").startswith("#"), f"{path.name}: say in the first line what it is"
+
+
+def test_a_preset_sits_below_what_the_user_sets(tmp_path: Path) -> None:
+    front = Hydra("dataset=vsr", "model.preset=paper", "model.pad_to=90")
+    front.arguments[0] = "model=hf"
+    found = grid(front, tmp_path)
+    model, dataset = found.cells[0].trunk.model, found.cells[0].trunk.dataset
+    assert (model.dtype, model.pad_to, model.layers, model.span, model.rms_norm_eps) == ("float32", 90, 32, True, 1e-6)
+    assert dataset.distort
+    (note,) = found.notes
+    assert note.startswith("model.preset=paper sets model.dtype=float32, ")
+    assert "pad_to" not in note
+    front.arguments[-2] = "model.preset=papr"
+    with pytest.raises(ConfigError, match=r"unknown model.preset 'papr'; did you mean paper\?"):
+        grid(front, tmp_path)

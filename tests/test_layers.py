@@ -14,9 +14,11 @@ PACKAGE = ROOT / "spatial_eval"
 LAYERS = [
     {"errors"},
     {"types"},
-    {"methods", "plan", "scoring", "statistics", "lines"},
-    {"paper", "benchmarks", "store", "progress"},
-    {"tables", "recorded"},
+    {"methods", "plan", "scoring", "statistics", "lines", "prompts", "digests", "decoding", "batches", "cache"},
+    {"paper", "benchmarks", "store", "progress", "attention", "oracle"},
+    {"tables", "recorded", "engine", "checkpoints"},
+    {"vlm"},
+    {"hf"},
     {"models"},
     {"config", "job"},
     {"grid", "report"},
@@ -30,8 +32,8 @@ HOMES = {
     "hydra": set(),  # launch.py and hydra_plugins/ only
     "omegaconf": {"config", "grid"},
     "pandas": {"report"},
-    "torch": set(),
-    "transformers": set(),
+    "torch": {"attention", "batches", "cache", "checkpoints", "decoding", "engine", "oracle", "vlm"},
+    "transformers": {"attention", "cache", "checkpoints", "engine", "oracle"},
     "datasets": set(),
     "submitit": set(),
     "wandb": set(),
@@ -41,7 +43,11 @@ HOMES = {
 def imported(path: Path, *, inside: bool) -> set[str]:
     """Names of this package's modules (inside) or of outside packages that a module imports, at any depth of code."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf8"))):
+    tree = ast.parse(path.read_text("utf8"))
+    for node in list(ast.walk(tree)):  # names for the type checker alone are no dependency
+        if isinstance(node, ast.If) and isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            node.body = []
+    for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.level == 1) == inside:
             names = [node.module] if node.module else [alias.name for alias in node.names]
             found |= {name.split(".")[0] for name in names if name}
