@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -39,7 +40,46 @@ def parser() -> argparse.ArgumentParser:
         "--output-dir", type=Path, default=Path("outputs"), help="as launch.py's output_dir (default: outputs)"
     )
     results.set_defaults(run=print_results)
+    prepare = commands.add_parser(
+        "prepare",
+        help="adopt data you have, check it, fetch a model ahead",
+        description="Make data and models ready; nothing else ever writes into data_dir.",
+    )
+    prepare.add_argument(
+        "what", nargs="*", metavar="model=NAME", help="fetch this model into the hub cache; model.KEY=VALUE too"
+    )
+    prepare.add_argument(
+        "--from", dest="source", type=Path, help="link an AdaptVis or whatsup_vlms checkout, without copying"
+    )
+    prepare.add_argument("--check", action="store_true", help="only look at what data_dir holds")
+    prepare.add_argument("--data-dir", type=Path, default=Path(os.environ.get("SPATIAL_EVAL_DATA") or "data"))
+    prepare.set_defaults(run=make_ready)
     return top
+
+
+def make_ready(parsed: argparse.Namespace) -> int:
+    """Adopts, fetches, and ends with what each benchmark has; exit code 3 where --from left one incomplete."""
+    from . import prepare
+
+    wanted = dict(item.partition("=")[::2] for item in parsed.what)
+    odd = [key for key in wanted if key != "model" and not key.startswith("model.")]
+    if odd or (wanted and "model" not in wanted):
+        raise ConfigError(f"cannot prepare {' '.join(parsed.what)}: expected model=NAME, and model.KEY=VALUE beside it")
+    if wanted:
+        values = {key.removeprefix("model."): value for key, value in wanted.items() if key != "model"}
+        sys.stdout.write(f"{prepare.fetch_model(wanted['model'], values)}\n")
+        return 0
+    if not parsed.source and not parsed.check:
+        raise ConfigError("nothing to prepare: give --from PATH, --check or model=NAME")
+    if parsed.source and not parsed.check:
+        for link in prepare.adopt(parsed.source.expanduser().absolute(), parsed.data_dir.absolute()):
+            sys.stderr.write(f"{link} -> {link.resolve()}\n")
+    found = list(prepare.findings(parsed.data_dir.absolute()))
+    for one in found:
+        sys.stdout.write(
+            f"{one.name:<14} {one.questions:>5} questions {one.images:>5} images  {one.problem or 'ready'}\n"
+        )
+    return 0 if all(not one.problem for one in found) else 3
 
 
 def print_results(parsed: argparse.Namespace) -> int:

@@ -23,13 +23,13 @@ LAYERS = [
     {"config", "job"},
     {"grid", "report"},
     {"show"},
-    {"sweep"},
+    {"sweep", "prepare"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 MODULES = sorted(path for path in PACKAGE.glob("*.py") if not path.stem.startswith("_"))
 HOMES = {
-    "hydra": set(),  # launch.py and hydra_plugins/ only
+    "hydra": {"prepare"},  # and launch.py, hydra_plugins/
     "omegaconf": {"config", "grid"},
     "pandas": {"report"},
     "torch": {"attention", "batches", "cache", "checkpoints", "decoding", "engine", "oracle", "vlm"},
