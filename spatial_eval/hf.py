@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .digests import digest_files, digest_folder
-from .errors import ConfigError, ModelError, unknown
+from .errors import ConfigError, DataError, ModelError, unknown
 from .types import Arm, Benchmark, Places, Sample, Vlm
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -109,7 +109,11 @@ class HF:
         return "float32" if self.run_device() == "cpu" else "bfloat16"
 
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
-        """Raises ModelError where the files are incomplete, without opening a weight."""
+        """Raises ModelError where the files are incomplete, DataError where no image is at hand; opens neither."""
+        drawn = any(one.image_digest for one in samples)
+        if samples and not drawn and not any(one.image is not None and one.image.is_file() for one in samples):
+            first = samples[0].image or "annotation, which names the images"
+            raise DataError(f"{dataset.name} has no image: there is no {first}; see `python -m spatial_eval prepare`")
         folder = self.folder()
         if folder is None:
             return

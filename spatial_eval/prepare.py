@@ -53,11 +53,11 @@ def adopt(source: Path, data: Path) -> list[Path]:
     """
     places = [place for place in (source, source / "data", source.parent) if place.is_dir()]
     known = {name: place / name for place in reversed(places) for name in (*FILES, *FOLDERS) if (place / name).exists()}
-    # The parent is only asked for the prompts that stand beside data/.
+    # The parent is asked only for the prompts, which stand beside data/.
     known = {name: path for name, path in known.items() if path.parent != source.parent or name == "prompts"}
     if not known:
         raise DataError(
-            f"{source} has none of the upstream files: name a checkout, or its data/ folder ({FILES[0]}, ...)"
+            f"{source} has none of the upstream files ({FILES[0]}, ...): name a checkout or its data/ folder"
         )
     made = []
     for name, path in sorted(known.items()):
@@ -82,7 +82,7 @@ def findings(data: Path) -> Iterator[Finding]:
 
 
 def fetch_model(name: str, values: Mapping[str, Any]) -> Path:
-    """The folder in the hub cache that `model=name` will run from, fetched if need be. Raises ModelError, ConfigError."""
+    """The folder that `model=name` will run from, fetched into the hub cache if need be. Raises ModelError."""
     if name not in _options("model"):
         raise ConfigError(unknown("model", name, _options("model")))
     node = compose({"model": name}).model

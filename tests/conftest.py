@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch is imported later; test processes share the cores
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
 OPTIONS = ("Left", "Right", "On", "Under")
