@@ -37,7 +37,7 @@ FOLDERS = (
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """What is at hand of one benchmark. `images` of `questions` exist; `problem` says why it cannot run, "" = it can."""
+    """What is at hand of one benchmark: `images` of `questions` exist; `problem` says why it cannot run, or ""."""
 
     name: str
     questions: int
