@@ -90,6 +90,9 @@ def _draw_b(stage: Stage) -> None:
     else:
         dx, dy = between(spot, -0.04, 0.04), between(spot, 0.09, 0.13) * (1 if scene.relation == "front" else -1)
     asked, other = thing(scene.first, dx, dy, styles[0]), thing(scene.second, -dx, -dy, styles[1])
+    while (asked if dy < 0 else other).box.hidden(by=(other if dy < 0 else asked).box) > 0.55 and abs(dx) < 0.08:
+        dx += 0.01 if dx > 0 else -0.01
+        asked, other = thing(scene.first, dx, dy, styles[0]), thing(scene.second, -dx, -dy, styles[1])
     count = crowd.randint(*level.clutter) // 2 + crowd.randint(*level.rivals)
     places = [(0.06, 0.36, 0.94, 0.46, 0.1, 0.14), (0.08, 0.56, 0.92, 0.96, 0.7 * size, 0.95 * size)]
     spots = [asked, other, *free(stage, crowd, [asked.box, other.box], count, places)]

@@ -91,7 +91,7 @@ class Scenes:
 def write(folder: Path, *, difficulty: str = "medium", seed: int = 0) -> list[Path]:
     """Writes all four forms as a checkout's data folder has the real ones; returns the prompts files.
 
-    Layout: prompts/<upstream>_with_answer_four_options.jsonl, an annotation whose row i belongs to question i, and the images.
+    Layout: prompts/<upstream>_with_answer_four_options.jsonl; annotations, row i belongs to question i; images.
     Raises ConfigError on an unknown difficulty, DataError where it cannot write.
     """
     prompts = []

@@ -27,6 +27,12 @@ class Box:
         aside = self.right + gap < other.left or other.right + gap < self.left
         return not (aside or self.bottom + gap < other.top or other.bottom + gap < self.top)
 
+    def hidden(self, by: Box) -> float:
+        """Share of this box, in [0, 1], that a box in front of it covers."""
+        wide = max(0.0, min(self.right, by.right) - max(self.left, by.left))
+        high = max(0.0, min(self.bottom, by.bottom) - max(self.top, by.top))
+        return wide * high / ((self.right - self.left) * (self.bottom - self.top))
+
 
 @dataclass(frozen=True, slots=True)
 class Look:
