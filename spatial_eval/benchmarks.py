@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from .errors import DataError
 from .lines import answers, json_lines, text_id
+from .rendered import Scenes
 from .types import Benchmark, Places, Sample
 
 # Names in the upstream code and its files -> ours, for "did you mean".
@@ -72,7 +74,7 @@ class WhatsUp:
         notes = self._annotation(places, path, rows)
         return [self._sample(i, row, notes[i] if notes else None, path) for i, row in enumerate(rows)]
 
-    def ready(self, places: Places) -> None:
+    def ready(self, samples: Sequence[Sample], places: Places) -> None:
         """Its images are files that a person put there."""
 
     def _annotation(self, places: Places, path: Path, rows: list[dict[str, Any]]) -> list[tuple[Path, str]]:
@@ -138,7 +140,7 @@ class Vsr:
         folder = first(places.data, self.images, f"images/{self.images}") or places.data / self.images
         return [self._sample(i, row, folder, path) for i, row in enumerate(rows)]
 
-    def ready(self, places: Places) -> None:
+    def ready(self, samples: Sequence[Sample], places: Places) -> None:
         """Its images are files that a person put there."""
 
     def _sample(self, i: int, row: dict[str, Any], folder: Path, path: Path) -> Sample:
@@ -187,7 +189,7 @@ class JsonLines:
             raise DataError(f"{self.path} holds no question")
         return samples
 
-    def ready(self, places: Places) -> None:
+    def ready(self, samples: Sequence[Sample], places: Places) -> None:
         """Its images are files that a person put there."""
 
     def _sample(self, i: int, row: dict[str, Any]) -> Sample:
@@ -213,7 +215,12 @@ class JsonLines:
         )
 
 
-BENCHMARKS: dict[str, type[Benchmark]] = {"whatsup": WhatsUp, "vsr": Vsr, "jsonl": JsonLines}
+BENCHMARKS: dict[str, type[Benchmark]] = {
+    "whatsup": WhatsUp,
+    "vsr": Vsr,
+    "jsonl": JsonLines,
+    "scenes": Scenes,
+}
 
 
 def first(folder: Path, *names: str) -> Path | None:

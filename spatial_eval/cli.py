@@ -11,6 +11,7 @@ from pathlib import Path
 
 from . import show
 from .errors import ConfigError, SpatialEvalError, unknown
+from .scenes import DIFFICULTIES
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -40,6 +41,15 @@ def parser() -> argparse.ArgumentParser:
         "--output-dir", type=Path, default=Path("outputs"), help="as launch.py's output_dir (default: outputs)"
     )
     results.set_defaults(run=print_results)
+    scenes = commands.add_parser(
+        "scenes",
+        help="write the rendered scenes as files",
+        description="Write the four sets of rendered scenes in the upstream layout: a data_dir for the real readers.",
+    )
+    scenes.add_argument("--out", type=Path, required=True, help="folder to write")
+    scenes.add_argument("--difficulty", choices=list(DIFFICULTIES), default="medium")
+    scenes.add_argument("--seed", type=int, default=0)
+    scenes.set_defaults(run=write_scenes)
     prepare = commands.add_parser(
         "prepare",
         help="adopt data you have, check it, fetch a model ahead",
@@ -55,6 +65,15 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument("--data-dir", type=Path, default=Path(os.environ.get("SPATIAL_EVAL_DATA") or "data"))
     prepare.set_defaults(run=make_ready)
     return top
+
+
+def write_scenes(parsed: argparse.Namespace) -> int:
+    """Draws them all; prints the prompts files."""
+    from . import rendered
+
+    for path in rendered.write(parsed.out, difficulty=parsed.difficulty, seed=parsed.seed):
+        sys.stdout.write(f"{path}\n")
+    return 0
 
 
 def make_ready(parsed: argparse.Namespace) -> int:

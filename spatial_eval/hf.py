@@ -29,7 +29,8 @@ class HF:
     """A vision-language model in transformers' format; its family is read from config.json.
 
     Attributes:
-        path: a folder with config.json and *.safetensors, or a hub id `organisation/name`.
+        path: a folder with config.json and *.safetensors, a hub id `organisation/name`, or `package:NAME`,
+            a folder inside this package.
         revision: branch, tag or commit on the hub; "" = main.
         dtype: auto = float32 on a CPU, bfloat16 elsewhere. device: auto, cpu, mps, cuda or cuda:N.
         batch_size: rows of the dataset a forward pass may serve, or "auto": as many as fit.
@@ -90,7 +91,7 @@ class HF:
 
     def identity(self, places: Places) -> dict[str, str]:
         """Hub id and resolved commit, or a digest of the files' content; never the path."""
-        folder = Path(self.path).expanduser()
+        folder = self.local()
         if folder.is_dir():
             return {"files": digest_folder(folder, CONTENT, places)}
         return {"hub": self.path, "commit": self._commit()}
@@ -138,9 +139,14 @@ class HF:
 
         return Loaded(self, prompt_mode(dataset), distorted(dataset), max_new_tokens)
 
+    def local(self) -> Path:
+        """The folder that `path` means if it means one."""
+        inside = self.path.removeprefix("package:")
+        return Path(self.path).expanduser() if inside == self.path else Path(__file__).parent / inside
+
     def folder(self) -> Path | None:
         """Where the files lie on this machine, None for a hub id that was not fetched yet."""
-        folder = Path(self.path).expanduser()
+        folder = self.local()
         if folder.is_dir():
             return folder
         if not _HUB_ID.fullmatch(self.path):
@@ -155,8 +161,8 @@ class HF:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-        if Path(self.path).expanduser().is_dir():
-            return Path(self.path).expanduser()
+        if self.local().is_dir():
+            return self.local()
         try:
             return Path(snapshot_download(self.path, revision=self.revision or None, allow_patterns=list(CONTENT)))
         except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:

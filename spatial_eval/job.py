@@ -71,7 +71,7 @@ def execute(job: Job, places: Places) -> None:
     if not job.todo:
         return
     trunk = job.work.trunk
-    trunk.dataset.ready(places)
+    trunk.dataset.ready([sample for sample, _ in job.todo], places)
     vlm = trunk.model.load(trunk.dataset, trunk.max_new_tokens, places)
     store = Store(places.output / "generations")
     arms = len(job.work.arms)

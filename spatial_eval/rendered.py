@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,9 +52,6 @@ class Scenes:
             "prompt": self.prompt,
         }
 
-    def count(self, places: Places) -> int:
-        return 4 * FORMS[self.form].sets
-
     def read(self, places: Places) -> list[Sample]:
         folder, options = self._folder(places), FORMS[self.form].relations
         return [
@@ -73,10 +70,10 @@ class Scenes:
             for scene in self._scenes()
         ]
 
-    def ready(self, places: Places) -> None:
-        """Every picture exists after this call; a file appears whole or not at all, so processes may race."""
-        folder = self._folder(places)
-        missing = [scene for scene in self._scenes() if not (folder / scene.file).exists()]
+    def ready(self, samples: Sequence[Sample], places: Places) -> None:
+        """Their pictures exist after this call; a file appears whole or not at all, so processes may race."""
+        folder, rows = self._folder(places), {sample.row for sample in samples}
+        missing = [s for s in self._scenes() if s.row in rows and not (folder / s.file).exists()]
         if missing:
             log.info("drawing %d scenes into %s", len(missing), folder)
             _render(missing, folder)

@@ -83,7 +83,7 @@ def run(found: Grid, jobs: Mapping[Trunk, Job], about: Mapping[str, Any]) -> int
     results = report.results(found.cells, after, places)
     path = report.write(places.output / "sweeps" / report.sweep_id(found.cells), results, about)
     computed = sum(len(arms) for job in jobs.values() for _, arms in job.todo)
-    log.info("%s", f"{computed:,} generations asked for, the others were stored" if computed else "nothing to compute")
+    log.info("%s", f"{computed:,} answers to compute, the rest was stored" if computed else "nothing to compute")
     for line in [*errors, *_causes(results.failures)]:
         log.error("failed: %s", line)
     if results.missing:

@@ -167,8 +167,8 @@ class Benchmark(Protocol):
         """Every sample in row order. Opens no image. Raises DataError on a missing or malformed file."""
         ...
 
-    def ready(self, places: Places) -> None:
-        """After this call every `Sample.image` that can exist does (rendered into the cache, say)."""
+    def ready(self, samples: Sequence[Sample], places: Places) -> None:
+        """After this call the image of each of `samples` is a file, if it can be (rendered into the cache, say)."""
         ...
 
 

@@ -31,7 +31,7 @@ class Drill:
         pair = f"{group} {'h' if i % 4 < 2 else 'v'}"
         return Sample(str(i), i, f"Where is {i}?", (gold,), OPTIONS, relation=gold, pair=pair, set=group)
 
-    def ready(self, places: Places) -> None:
+    def ready(self, samples: Sequence[Sample], places: Places) -> None:
         pass
 
 

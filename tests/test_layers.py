@@ -14,6 +14,11 @@ PACKAGE = ROOT / "spatial_eval"
 LAYERS = [
     {"errors"},
     {"types"},
+    {"scenes", "drawing"},
+    {"sketches", "furniture"},
+    {"stage"},
+    {"pictures"},
+    {"rendered"},
     {"methods", "plan", "scoring", "statistics", "lines", "prompts", "digests", "decoding", "batches", "cache"},
     {"paper", "benchmarks", "store", "progress", "attention", "oracle"},
     {"tables", "recorded", "engine", "checkpoints"},
