@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
-from .attention import PER_ARM, Tail, switched
+from .attention import PER_ARM, Tail, last_layer_trimmed, switched
 from .cache import RoomyCache
 from .decoding import Decoded, Intervention, end_tokens, image_token_id
 from .errors import ModelError
@@ -180,18 +180,20 @@ def _prefill(
         if kwargs.get(name) is not None:
             kwargs[name] = _fan(kwargs[name], width)
     weights = torch.tensor(intervention.weights, dtype=torch.float32, device=device)
-    layers = intervention.scaled_layers(model.config.get_text_config().num_hidden_layers)
-    tail = Tail.of(weights, image[:, :shared], layers=layers, padded=attention_mask is not None)
-    out = model(
-        input_ids=_fan(input_ids, width),
-        attention_mask=None if attention_mask is None else _fan(attention_mask, width),
-        position_ids=_fan(position, width),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=width,
-        tail=tail,
-        **kwargs,
-    )
+    depth = model.config.get_text_config().num_hidden_layers
+    layers, padded = intervention.scaled_layers(depth), attention_mask is not None
+    tail = Tail.of(weights, image[:, :shared], layers=layers, padded=padded, depth=depth)
+    with last_layer_trimmed(model, width):
+        out = model(
+            input_ids=_fan(input_ids, width),
+            attention_mask=_fan(attention_mask, width) if padded else None,
+            position_ids=_fan(position, width),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=width,
+            tail=tail,
+            **kwargs,
+        )
     tail.check_fired()
     branch = torch.arange(width, device=device).expand(batch, width)
     owner = torch.full_like(input_ids[:, :shared], SHARED).where(valid[:, :shared], HIDDEN)  # (B, P)
