@@ -39,7 +39,7 @@ class HF:
         preset: the preset its other values came from, for the record. paper_model: its row in paper.csv.
         rms_norm_eps: replaces the checkpoint's value. pad_to: left padding in tokens before the image expands.
         layers: scale only layers of smaller index. span: scale all keys from first to last image token.
-        tf32: allow TensorFloat32 in float32 products.
+        tf32: allow TensorFloat32 in float32 products. graphs: decode in steps of one shape, on CUDA as a graph.
     """
 
     path: str
@@ -58,6 +58,7 @@ class HF:
     layers: int | None = None
     span: bool = False
     tf32: bool = False
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         for key, valid in CHOICES.items():
@@ -83,7 +84,7 @@ class HF:
 
     def describe(self, places: Places) -> dict[str, Any]:
         """Settings at their default are left out, so that a setting added later keeps old stores valid."""
-        keys = ("batch_size", "attn", "decoding", "rms_norm_eps", "pad_to", "layers", "span", "tf32")
+        keys = ("batch_size", "attn", "decoding", "rms_norm_eps", "pad_to", "layers", "span", "tf32", "graphs")
         defaults = {field.name: field.default for field in fields(self)}
         settings = {key: getattr(self, key) for key in keys if getattr(self, key) != defaults[key]}
         return {"kind": self.kind, **self.identity(places), "dtype": self.run_dtype(), **settings}

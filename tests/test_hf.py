@@ -72,6 +72,7 @@ def test_everything_that_changes_bits_is_described(folder: Path, tmp_path: Path)
         "layers": 32,
         "span": True,
         "tf32": True,
+        "graphs": True,
     }
     described = HF(str(folder), dtype="float16", **changed).describe(places)
     assert {key: described[key] for key in changed} == changed
