@@ -145,7 +145,8 @@ class HF:
         from huggingface_hub import try_to_load_from_cache
 
         found = try_to_load_from_cache(self.path, "config.json", revision=self.revision or None)
-        return Path(found).parent if isinstance(found, str) else None
+        complete = isinstance(found, str) and any(Path(found).parent.glob("*.safetensors"))
+        return Path(str(found)).parent if complete else None
 
     def fetch(self) -> Path:
         """Downloads what a run needs into the hub cache, for compute nodes without network. Raises ModelError."""

@@ -85,6 +85,7 @@ def hub_cache(root: Path, commit: str) -> None:
     base = root / "models--org--tiny"
     (base / "snapshots" / commit).mkdir(parents=True)
     (base / "snapshots" / commit / "config.json").write_text("{}")
+    (base / "snapshots" / commit / "model.safetensors").write_bytes(b"")
     (base / "refs").mkdir()
     (base / "refs" / "main").write_text(commit)
 
