@@ -132,7 +132,9 @@ def _prefill(
     """-> raw logits (B, W, V) float32 of every arm's first token, and the branches that start there."""
     batch, length = input_ids.shape
     shared, width, device = length - 1, len(intervention.weights), input_ids.device
-    attention_mask = kwargs.pop("attention_mask", None)  # (B, L), None without padding
+    attention_mask = kwargs.pop("attention_mask", None)  # (B, L)
+    if attention_mask is not None and bool(attention_mask.all()):
+        attention_mask = None  # as transformers >= 5.23 has it: without a mask the prefix takes the flash kernel
     valid = input_ids.new_ones(batch, length, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     image = _image_keys(input_ids, image_token_id(model.config), span=intervention.span)
     if bool(image[:, -1].any()) or not bool(valid[:, -1].all()):
