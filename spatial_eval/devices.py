@@ -8,7 +8,7 @@ import subprocess
 from collections.abc import Mapping
 
 from .errors import ConfigError
-from .launchers import Local
+from .launchers import Inline, Launcher, Local, Resources, Slurm
 
 NONE = ""  # CUDA_VISIBLE_DEVICES of a CPU job
 
@@ -51,6 +51,15 @@ def visible_gpus(environ: Mapping[str, str]) -> list[str]:
         return []
     count = sum(line.startswith("GPU ") for line in done.stdout.splitlines())
     return [str(index) for index in range(count)]
+
+
+def have_gpus(launcher: Launcher, need: Resources, environ: Mapping[str, str]) -> bool | None:
+    """Whether a launcher's jobs run on GPUs, wherever they are submitted; None = as this process does."""
+    if isinstance(launcher, Inline):
+        return None
+    if isinstance(launcher, Slurm):
+        return bool(launcher.gpus if need.gpus is None else need.gpus)
+    return need.gpus != 0 and pinned(launcher, environ)[0] != NONE
 
 
 def threads(launcher: Local, slots: int, environ: Mapping[str, str]) -> int | None:

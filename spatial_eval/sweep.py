@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -10,13 +11,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import fanout, plan, report, show
+from . import devices, fanout, plan, report, show
 from .errors import ConfigError
 from .fanout import Order
 from .grid import Front, Grid, grid
+from .hf import HF
 from .job import Job, look
 from .methods import CRITERIA
-from .types import Cell, Trunk
+from .types import Cell, Model, Trunk
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ def launch(front: Front, *, home: Path, multirun: bool) -> int:
     found = grid(front, home / "sweeps")
     for note in found.notes:
         log.info("%s", note)
+    found = placed(found)
     check(found.cells)
     passes, planning = plan.fuse(found.cells), found.settings.action == "plan"
     places = replace(found.settings.places, remember=not planning)
@@ -45,6 +48,27 @@ def refuse_lists(front: Front, multirun: bool) -> None:
         for argument in front.arguments:
             if len(front.parse(argument)[1]) > 1:
                 raise ConfigError(f"{argument} is a list of values: add -m to run a grid (python launch.py -m ...)")
+
+
+def placed(found: Grid) -> Grid:
+    """Settle what `dtype: auto` means by where the jobs run: the submitting machine may have no GPU.
+
+    It is part of a model's identity; jobs that resolved it themselves would store under another one.
+    """
+    models: dict[Model, Model] = {}
+    for model, need in found.resources.items():
+        gpus = devices.have_gpus(found.settings.launcher, need, os.environ)
+        if isinstance(model, HF) and model.device == "auto" and gpus is not None:
+            there = replace(model, device="cuda" if gpus else "cpu")
+            models[model] = replace(model, dtype=there.run_dtype())
+    if not models:
+        return found
+    trunks = {cell.trunk: cell.trunk for cell in found.cells}
+    for trunk in trunks:
+        if trunk.model in models:
+            trunks[trunk] = replace(trunk, model=models[trunk.model])
+    cells = tuple(replace(cell, trunk=trunks[cell.trunk]) for cell in found.cells)
+    return replace(found, cells=cells, resources={models.get(m, m): need for m, need in found.resources.items()})
 
 
 def check(cells: Sequence[Cell]) -> None:

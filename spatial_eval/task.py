@@ -22,7 +22,7 @@ from functools import partial
 from pathlib import Path
 
 from . import ledger, living, progress
-from .errors import SpatialEvalError
+from .errors import ModelError, SpatialEvalError
 from .job import Job, execute, look
 from .ledger import Launch, Plan, Run, Slice, Task
 from .types import Places
@@ -141,15 +141,22 @@ def main(folder: str, name: str, parent: int = 0) -> int:
     plan = launch.plan()
     task = plan.task(name)
     with Notes(launch, task, parent=parent) as notes:
-        perform(task.slices, notes, partial(_look, plan), plan.places)
+        perform(task.slices, notes, partial(find, plan), plan.places)
     for error in notes.errors:
         log.error("failed: %s", error)
     os.write(out, (json.dumps({"errors": notes.errors, "again": notes.again}) + "\n").encode())
     return FAILED if notes.errors else DONE
 
 
-def _look(plan: Plan, part: Slice) -> Job:
-    return look(part.work, plan.places, retry=plan.retry, rows=part.rows)
+def find(plan: Plan, part: Slice) -> Job:
+    """Raises ModelError where the model is another one here than at the launch: nobody would find its answers."""
+    job = look(part.work, plan.places, retry=plan.retry, rows=part.rows)
+    if job.key.hash != part.key:
+        raise ModelError(
+            f"{part.work.trunk.model.name} is not the same model here as where the sweep was launched "
+            f"({json.dumps(job.key.description['model'])}); set what is left to `auto`, model.dtype say"
+        )
+    return job
 
 
 def die_with(parent: int) -> None:

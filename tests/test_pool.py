@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import questions, recordings, write_lines
@@ -17,9 +18,15 @@ from omegaconf import OmegaConf
 from trials.trial import Trial
 from trials.waiting import processes, wait_for
 
-from spatial_eval import config, devices
-from spatial_eval.errors import ConfigError
-from spatial_eval.launchers import LAUNCHERS, Local, Resources
+from spatial_eval import config, devices, sweep, task
+from spatial_eval.benchmarks import JsonLines
+from spatial_eval.errors import ConfigError, ModelError
+from spatial_eval.grid import Grid
+from spatial_eval.hf import HF
+from spatial_eval.launchers import LAUNCHERS, Inline, Launcher, Local, Resources, Slurm
+from spatial_eval.ledger import Plan, Slice
+from spatial_eval.methods import METHODS
+from spatial_eval.types import Cell, Places, Trunk
 
 
 @pytest.fixture
@@ -129,6 +136,33 @@ def test_what_cannot_run_gets_one_line_and_writes_nothing(arguments, visible, me
     assert done.code == 1, done
     assert [message in line for line in done.err.splitlines() if line.startswith("error: ")] == [True], done
     assert not trial.output.exists()
+
+
+def test_auto_precision_follows_where_the_jobs_run(tmp_path) -> None:
+    model = HF(path=str(tmp_path))
+    cell = Cell(Trunk(JsonLines(tmp_path / "quiz.jsonl"), model), METHODS["base"]())
+    places = Places(tmp_path, tmp_path)
+
+    def dtype(launcher: Launcher, need: Resources) -> str:
+        settings = config.Settings(places, "run", retry=False, launcher=launcher, tracking={})
+        (found,) = sweep.placed(Grid((cell,), 1, (), settings, {model: need})).cells
+        assert isinstance(found.trunk.model, HF)
+        return found.trunk.model.dtype
+
+    assert dtype(Slurm(gpus=1), Resources()) == "bfloat16"
+    assert dtype(Slurm(gpus=1), Resources(gpus=0)) == "float32"
+    assert dtype(Slurm(gpus=0), Resources(gpus=2)) == "bfloat16"
+    assert dtype(Local(slots=2), Resources()) == "float32"
+    assert dtype(Inline(), Resources()) == "auto"
+
+
+def test_a_job_with_another_model_than_the_launch_refuses(tmp_path, monkeypatch) -> None:
+    trunk = SimpleNamespace(model=SimpleNamespace(name="vlm"))
+    part = Slice("quiz x vlm", "key", SimpleNamespace(trunk=trunk), range(8), 8)  # type: ignore[arg-type]
+    found = SimpleNamespace(key=SimpleNamespace(hash="other", description={"model": {"dtype": "float32"}}))
+    monkeypatch.setattr(task, "look", lambda *args, **more: found)
+    with pytest.raises(ModelError, match="vlm is not the same model here as where the sweep was launched"):
+        task.find(Plan("local", Places(tmp_path, tmp_path), False, ()), part)
 
 
 def test_resources_are_no_part_of_a_model() -> None:
