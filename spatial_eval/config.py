@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from .benchmarks import BENCHMARKS
 from .errors import ConfigError, unknown
+from .launchers import LAUNCHERS, Launcher, Resources
 from .methods import METHODS
 from .models import MODELS
 from .plan import SPLITS
@@ -38,7 +39,7 @@ class Settings:
     places: Places
     action: str
     retry: bool
-    launcher: Mapping[str, Any]
+    launcher: Launcher
     tracking: Mapping[str, Any]
 
 
@@ -79,7 +80,7 @@ def show(value: Any) -> str:
 def settings(root: Mapping[str, Any], launcher: DictConfig, tracking: DictConfig) -> Settings:
     """Of checked root values and the two composed groups."""
     places = Places(Path(root["data_dir"]).expanduser().absolute(), Path(root["output_dir"]).expanduser().absolute())
-    return Settings(places, root["action"], root["retry"], plain(launcher, "launcher"), plain(tracking, "tracking"))
+    return Settings(places, root["action"], root["retry"], _launcher(launcher), plain(tracking, "tracking"))
 
 
 def dataset(node: DictConfig) -> Benchmark:
@@ -87,7 +88,19 @@ def dataset(node: DictConfig) -> Benchmark:
 
 
 def model(node: DictConfig) -> Model:
-    return pick(MODELS, plain(node, "model"), "model")
+    return pick(MODELS, {k: v for k, v in plain(node, "model").items() if k != "resources"}, "model")
+
+
+def resources(node: DictConfig) -> Resources:
+    """What a model's jobs need (`resources:` in its YAML): where it runs is no part of its identity."""
+    values = plain(node, "model").get("resources") or {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"model.resources={show(values)} is not valid; expected a mapping with gpus, memory, time")
+    return build(Resources, values, "model.resources")
+
+
+def _launcher(node: DictConfig) -> Launcher:
+    return pick(LAUNCHERS, plain(node, "launcher"), "launcher")
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,6 +186,8 @@ def _typed(hint: Any, value: Any, where: str) -> Any:
         raise errors[0]
     if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
         return tuple(_typed(typing.get_args(hint)[0], item, where) for item in value)
+    if typing.get_origin(hint) is Mapping and isinstance(value, dict):
+        return value
     if hint is Path and isinstance(value, str) and value:
         return Path(value).expanduser().absolute()
     if hint is float and isinstance(value, int) and not isinstance(value, bool):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -18,6 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from . import benchmarks, config, models
 from .config import GROUPS, KNOBS, ONCE, PARTS, Settings, show
 from .errors import ConfigError, unknown
+from .launchers import Resources
 from .types import Benchmark, Cell, Model, Part, Trunk
 
 SCALARS = (*KNOBS, *PARTS, *ONCE)
@@ -57,6 +58,7 @@ class Grid:
     total: int
     notes: tuple[str, ...]
     settings: Settings
+    resources: Mapping[Model, Resources] = field(default_factory=dict)
 
 
 def grid(front: Front, sweeps: Path) -> Grid:
@@ -70,7 +72,9 @@ def grid(front: Front, sweeps: Path) -> Grid:
     builder = _Builder(front)
     cells = [cell for axes in grids for cell in builder.cells(axes)]
     distinct = tuple(dict.fromkeys(cells))
-    return Grid(distinct, len(cells), builder.notes(len(cells), len(distinct)), builder.settings(grids))
+    return Grid(
+        distinct, len(cells), builder.notes(len(cells), len(distinct)), builder.settings(grids), builder.resources
+    )
 
 
 def read_sweep(folder: Path, name: Any, parse: Callable[[str], tuple[str, list[Any]]]) -> list[dict[str, list[Any]]]:
@@ -129,6 +133,7 @@ class _Builder:
         self.ignored: dict[str, dict[str, None]] = {}  # method -> given knobs that it does not use, in order
         self.used: set[str] = set()
         self.presets: dict[str, None] = {}  # what presets set, a line each
+        self.resources: dict[Model, Resources] = {}
         self._interned: dict[Any, Any] = {}
 
     def cells(self, axes: Axes) -> Iterable[Cell]:
@@ -145,6 +150,7 @@ class _Builder:
     def _cells(self, tree: DictConfig, choice: Mapping[str, str], root: dict[str, Any], axes: Axes) -> Iterable[Cell]:
         benchmark: Benchmark = self._intern(config.dataset(tree.dataset))
         model: Model = self._intern(config.model(tree.model))
+        self.resources[model] = config.resources(tree.model)
         recipe = config.method(tree.method, choice.get("method", str(tree.method.get("kind"))))
         unused = [key for key in axes if key in KNOBS and key not in recipe.knobs.values()]
         self.ignored.setdefault(recipe.name, {}).update(dict.fromkeys(unused))
@@ -169,7 +175,7 @@ class _Builder:
                 valid = [f"{group}.{known}" for known in tree[group] if known != "kind"]
                 raise ConfigError(unknown("key", key, valid))
             try:
-                OmegaConf.update(tree, key, value)
+                OmegaConf.update(tree, key, value, force_add=True)  # mappings take new keys; types are checked later
             except OmegaConfBaseException as error:
                 raise ConfigError(f"{key}={show(value)}: {str(error).splitlines()[0]}") from None
         return tree

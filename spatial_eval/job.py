@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +16,8 @@ from .store import Key, Store, Stored, digests, key
 from .types import Arm, Failure, Pass, Places, Sample
 
 log = logging.getLogger(__name__)
+
+Bar = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 
 
 @dataclass(frozen=True)
@@ -47,14 +50,17 @@ class Job:
         return [failures[where] for where in wanted if where in failures]
 
 
-def look(work: Pass, places: Places, *, retry: bool = False) -> Job:
+def look(work: Pass, places: Places, *, retry: bool = False, rows: range | None = None) -> Job:
     """Reads data and store, checks that the model can give the arms; computes and writes nothing.
 
-    With `retry`, recorded errors are to do again. Raises a SpatialEvalError on what a user must mend first.
+    With `retry`, recorded errors are to do again; `rows` confines the pass to a shard of the dataset. Raises a
+    SpatialEvalError on what a user must mend first.
     """
     dataset, model = work.trunk.dataset, work.trunk.model
     samples = dataset.read(places)
     need = plan.wanted(work, samples)
+    if rows is not None:
+        need = {row: arms for row, arms in need.items() if row in rows}
     needed = [samples[row] for row in sorted(need)]
     model.check(dataset, needed, work.arms, places)
     digest = digests(needed, model.fingerprint(dataset, needed, places))
@@ -66,8 +72,11 @@ def look(work: Pass, places: Places, *, retry: bool = False) -> Job:
     return job if retry else Job(work, samples, need, trunk_key, digest, stored, todo, len(job.missing))
 
 
-def execute(job: Job, places: Places) -> None:
-    """Compute what is to do, stored batch by batch; safe to kill and repeat. With nothing to do no model is loaded."""
+def execute(job: Job, places: Places, *, bar: Bar = progress.bar) -> None:
+    """Compute what is to do, stored batch by batch; safe to kill and repeat. With nothing to do no model is loaded.
+
+    `bar(name, questions, arms)` shows how far it is.
+    """
     if not job.todo:
         return
     trunk = job.work.trunk
@@ -77,7 +86,7 @@ def execute(job: Job, places: Places) -> None:
     arms = len(job.work.arms)
     with (
         store.writer(job.key, job.digests, environment()) as writer,
-        progress.bar(job.name, len(job.todo), arms) as advance,
+        bar(job.name, len(job.todo), arms) as advance,
     ):
         start = time.perf_counter()
         for records in vlm.answer(job.todo):

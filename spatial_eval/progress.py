@@ -6,7 +6,9 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 log = logging.getLogger(__name__)
 EVERY_S = 10.0  # between two plain lines
@@ -55,3 +57,51 @@ def _plain(name: str, total: int, arms: int) -> Iterator[Callable[[int], None]]:
             log.info("%s: %d/%d questions, %.1f questions/s, %.0f s left", name, done, total, rate, left)
 
     yield advance
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """A running pass: questions done of total."""
+
+    name: str
+    done: int
+    total: int
+
+
+class Board:
+    """Passes that run elsewhere: a live line each on a terminal, one plain line every few seconds in a log."""
+
+    def __init__(self, jobs: int) -> None:
+        self.jobs = jobs
+        self._start = self._said = time.perf_counter()
+        self._live: Any = None
+
+    def __enter__(self) -> Board:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.live import Live
+
+            self._live = Live(console=Console(stderr=True), refresh_per_second=4, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, running: Sequence[Line], ended: int) -> None:
+        """`running` now; `ended` jobs will not run again."""
+        head = f"{ended} of {self.jobs} jobs ended, {len(running)} running"
+        if self._live is not None:
+            from rich.progress_bar import ProgressBar
+            from rich.table import Table
+
+            table = Table.grid(padding=(0, 1))
+            for line in running:
+                bar = ProgressBar(total=max(1, line.total), completed=line.done, width=30)
+                table.add_row(line.name, bar, f"{line.done}/{line.total}")
+            table.add_row(head)
+            self._live.update(table)
+        elif time.perf_counter() - self._said >= EVERY_S:
+            self._said = time.perf_counter()
+            log.info("%s", "; ".join([head, *(f"{line.name} {line.done}/{line.total}" for line in running[:8])]))

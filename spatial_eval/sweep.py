@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
-import traceback
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import plan, report, show
-from .errors import ConfigError, SpatialEvalError
+from . import devices, fanout, plan, report, show
+from .errors import ConfigError
+from .fanout import Order
 from .grid import Front, Grid, grid
-from .job import Job, execute, look
+from .hf import HF
+from .job import Job, look
 from .methods import CRITERIA
-from .types import Cell, Trunk
+from .types import Cell, Model, Trunk
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +31,7 @@ def launch(front: Front, *, home: Path, multirun: bool) -> int:
     found = grid(front, home / "sweeps")
     for note in found.notes:
         log.info("%s", note)
+    found = placed(found)
     check(found.cells)
     passes, planning = plan.fuse(found.cells), found.settings.action == "plan"
     places = replace(found.settings.places, remember=not planning)
@@ -36,7 +39,7 @@ def launch(front: Front, *, home: Path, multirun: bool) -> int:
     if planning:
         sys.stdout.write(show.plan(found, jobs))
         return COMPLETE
-    return run(found, jobs, about(found, front.arguments, home))
+    return run(order(found, jobs, about(found, front.arguments, home)))
 
 
 def refuse_lists(front: Front, multirun: bool) -> None:
@@ -45,6 +48,27 @@ def refuse_lists(front: Front, multirun: bool) -> None:
         for argument in front.arguments:
             if len(front.parse(argument)[1]) > 1:
                 raise ConfigError(f"{argument} is a list of values: add -m to run a grid (python launch.py -m ...)")
+
+
+def placed(found: Grid) -> Grid:
+    """Settle what `dtype: auto` means by where the jobs run: the submitting machine may have no GPU.
+
+    It is part of a model's identity; jobs that resolved it themselves would store under another one.
+    """
+    models: dict[Model, Model] = {}
+    for model, need in found.resources.items():
+        gpus = devices.have_gpus(found.settings.launcher, need, os.environ)
+        if isinstance(model, HF) and model.device == "auto" and gpus is not None:
+            there = replace(model, device="cuda" if gpus else "cpu")
+            models[model] = replace(model, dtype=there.run_dtype())
+    if not models:
+        return found
+    trunks = {cell.trunk: cell.trunk for cell in found.cells}
+    for trunk in trunks:
+        if trunk.model in models:
+            trunks[trunk] = replace(trunk, model=models[trunk.model])
+    cells = tuple(replace(cell, trunk=trunks[cell.trunk]) for cell in found.cells)
+    return replace(found, cells=cells, resources={models.get(m, m): need for m, need in found.resources.items()})
 
 
 def check(cells: Sequence[Cell]) -> None:
@@ -64,32 +88,38 @@ def check(cells: Sequence[Cell]) -> None:
             raise ConfigError(f"model {names[1]} does not give criterion {criterion}; it gives {', '.join(have)}")
 
 
-def run(found: Grid, jobs: Mapping[Trunk, Job], about: Mapping[str, Any]) -> int:
+def run(order: Order) -> int:
     """Compute what is missing, then write and print the tables of what is stored."""
-    places, errors = found.settings.places, []
-    after = dict(jobs)
-    for trunk, job in jobs.items():
+    places, jobs = order.places, order.jobs
+    for job in jobs.values():
         if job.skipped:
             log.warning("%s: %d recorded errors are left alone; retry=true computes them again", job.name, job.skipped)
-        if job.todo:
-            try:
-                execute(job, places)
-            except SpatialEvalError as error:
-                errors.append(f"{job.name}: {error}")
-            except Exception as error:  # noqa: BLE001  a failed pass never stops the others; it is listed at the end
-                log.error("%s", traceback.format_exc())
-                errors.append(f"{job.name}: {type(error).__name__}: {error}")
-            after[trunk] = look(job.work, places)
-    results = report.results(found.cells, after, places)
-    path = report.write(places.output / "sweeps" / report.sweep_id(found.cells), results, about)
+
+    def again() -> dict[Trunk, Job]:
+        return {trunk: look(job.work, places) if job.todo else job for trunk, job in jobs.items()}
+
+    outcome = fanout.run(order, again)
+    if outcome.left:
+        log.info("%d jobs are left to the queue: python -m spatial_eval status %s", outcome.left, order.folder.name)
+        sys.stdout.write(f"{order.folder.name}\n")
+        return COMPLETE
+    results = report.results(order.cells, again(), places)
+    path = report.write(order.folder, results, {**order.about, "complete": not results.missing})
     computed = sum(len(arms) for job in jobs.values() for _, arms in job.todo)
     log.info("%s", f"{computed:,} answers to compute, the rest was stored" if computed else "nothing to compute")
-    for line in [*errors, *_causes(results.failures)]:
+    for line in [*map(str, outcome.faults), *_causes(results.failures)]:
         log.error("failed: %s", line)
     if results.missing:
         log.error("incomplete: %d answers are missing; the same command tries what is not stored", results.missing)
     sys.stdout.write(f"{show.table(results.cells)}\n{path}\n")
-    return INCOMPLETE if results.missing or errors else COMPLETE
+    return INCOMPLETE if results.missing or outcome.faults else COMPLETE
+
+
+def order(found: Grid, jobs: Mapping[Trunk, Job], about: Mapping[str, Any]) -> Order:
+    """What is to run of a grid, as fan-out takes it."""
+    settings = found.settings
+    folder = settings.places.output / "sweeps" / report.sweep_id(found.cells)
+    return Order(found.cells, jobs, settings.places, settings.launcher, found.resources, settings.retry, about, folder)
 
 
 def about(found: Grid, arguments: Sequence[str], home: Path) -> dict[str, Any]:
@@ -102,7 +132,7 @@ def about(found: Grid, arguments: Sequence[str], home: Path) -> dict[str, Any]:
         "config": {
             "data_dir": str(settings.places.data),
             "output_dir": str(settings.places.output),
-            "launcher": dict(settings.launcher),
+            "launcher": {"kind": type(settings.launcher).__name__.lower(), **asdict(settings.launcher)},
             "tracking": dict(settings.tracking),
         },
         "git": report.git_state(home),

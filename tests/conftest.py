@@ -7,10 +7,11 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
+from trials.cluster import Cluster
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch is imported later; test processes share the cores
 ROOT = Path(__file__).resolve().parents[1]
@@ -97,3 +98,16 @@ def experiment(tmp_path: Path) -> list[str]:
     quiz = write_lines(tmp_path / "quiz.jsonl", rows)
     recorded = write_lines(tmp_path / "recorded.jsonl", recordings(rows, "quiz"))
     return ["dataset=jsonl", f"dataset.path={quiz}", "model=recorded", f"model.path={recorded}", "model.paper_model=''"]
+
+
+@pytest.fixture
+def cluster() -> Iterator[Cluster]:
+    """A Slurm cluster on this machine (make test-slurm), with an empty queue and idle nodes."""
+    folder, why = os.environ.get("SLURM_TEST_DIR"), os.environ.get("SLURM_TEST_WHY")
+    if not folder or why:
+        reason = why or "SLURM_TEST_DIR names no cluster: make test-slurm starts one"
+        (pytest.fail if os.environ.get("SLURM_REQUIRED") == "1" else pytest.skip)(reason)
+    made = Cluster(Path(folder))
+    made.settle()
+    yield made
+    made.settle()

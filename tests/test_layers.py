@@ -14,6 +14,7 @@ PACKAGE = ROOT / "spatial_eval"
 LAYERS = [
     {"errors"},
     {"types"},
+    {"launchers", "living", "element"},
     {"scenes", "drawing"},
     {"sketches", "furniture"},
     {"stage"},
@@ -21,14 +22,16 @@ LAYERS = [
     {"rendered"},
     {"methods", "plan", "scoring", "statistics", "lines", "prompts", "digests", "decoding", "batches", "cache"},
     {"paper", "benchmarks", "store", "progress", "attention", "oracle"},
-    {"tables", "recorded", "engine", "checkpoints"},
+    {"tables", "recorded", "engine", "checkpoints", "ledger", "snapshot", "devices"},
+    {"squeue", "sbatch", "pool"},
     {"vlm"},
     {"hf"},
     {"models"},
     {"config", "job"},
-    {"grid", "report"},
-    {"show"},
-    {"sweep", "prepare"},
+    {"grid", "report", "cut", "task", "standing", "slurm"},
+    {"show", "fanout"},
+    {"sweep", "prepare", "status"},
+    {"operate"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
@@ -40,7 +43,7 @@ HOMES = {
     "torch": {"attention", "batches", "cache", "checkpoints", "decoding", "engine", "oracle", "vlm"},
     "transformers": {"attention", "cache", "checkpoints", "engine", "oracle"},
     "datasets": set(),
-    "submitit": set(),
+    "submitit": {"element", "slurm"},
     "wandb": set(),
 }
 

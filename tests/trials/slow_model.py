@@ -1,0 +1,75 @@
+"""A model that takes its time, so that chaos strikes while it runs. Its answers depend on question and arm alone."""
+
+from __future__ import annotations
+
+import os
+import time
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from spatial_eval.types import Arm, Benchmark, Failure, Generation, Places, Record, Sample, Vlm
+
+OPTIONS = ("Left", "Right", "On", "Under")
+
+
+@dataclass(frozen=True, slots=True)
+class Slow:
+    """Where the folder `trouble` holds files, things go wrong:
+
+    raise: every question raises. poison: the question whose id is its content fails. die: the process kills
+    itself at the question whose id is its content. code: the file is overwritten with where the code lies.
+    """
+
+    seconds: float = 0.0
+    load_seconds: float = 0.0
+    trouble: Path | None = None
+    name: str = "slow"
+    paper_model: str = ""
+
+    def describe(self, places: Places) -> dict[str, Any]:
+        return {"kind": "slow", "name": self.name}
+
+    def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
+        pass
+
+    def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
+        return ["" for _ in samples]
+
+    def signals(self) -> frozenset[str]:
+        return frozenset({"max_prob"})
+
+    def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:
+        time.sleep(self.load_seconds)
+        return Loaded(self)
+
+
+class Loaded:
+    def __init__(self, model: Slow) -> None:
+        self.model = model
+
+    def answer(self, work: Sequence[tuple[Sample, tuple[Arm, ...]]]) -> Iterator[list[Record]]:
+        for sample, arms in work:
+            time.sleep(self.model.seconds)
+            trouble = self._trouble()
+            if "raise" in trouble:
+                raise RuntimeError("no such kernel")
+            if trouble.get("die") == sample.id:
+                os.kill(os.getpid(), 9)
+            if trouble.get("poison") == sample.id:
+                yield [Failure(sample.id, arm, "poisoned") for arm in arms]
+            else:
+                yield [_generation(sample, arm) for arm in arms]
+
+    def _trouble(self) -> dict[str, str]:
+        folder = self.model.trouble
+        return {path.name: path.read_text().strip() for path in folder.iterdir()} if folder and folder.is_dir() else {}
+
+
+def _generation(sample: Sample, arm: Arm) -> Generation:
+    chance = zlib.crc32(f"{sample.id} {arm.weight}".encode())
+    gold = sample.answers[0].capitalize()
+    text = gold if chance % 10 < 6 else OPTIONS[chance % 4]
+    return Generation(sample.id, arm, text, confidence=(chance % 1000) / 1000, device=f"slow {os.getpid()}")
