@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import show
+from . import show, tracker
 from .errors import ConfigError, SpatialEvalError, unknown
 from .scenes import DIFFICULTIES
 
@@ -64,6 +64,7 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument("--check", action="store_true", help="only look at what data_dir holds")
     prepare.add_argument("--data-dir", type=Path, default=Path(os.environ.get("SPATIAL_EVAL_DATA") or "data"))
     prepare.set_defaults(run=make_ready)
+    tracker.add_command(commands, find)
     return top
 
 

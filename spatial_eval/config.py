@@ -20,6 +20,7 @@ from .errors import ConfigError, unknown
 from .methods import METHODS
 from .models import MODELS
 from .plan import SPLITS
+from .tracking import TRACKERS, Tracking
 from .types import Benchmark, Method, Model, Places
 
 T = TypeVar("T")
@@ -39,7 +40,7 @@ class Settings:
     action: str
     retry: bool
     launcher: Mapping[str, Any]
-    tracking: Mapping[str, Any]
+    tracking: Tracking
 
 
 def check(key: str, value: Any) -> Any:
@@ -79,7 +80,8 @@ def show(value: Any) -> str:
 def settings(root: Mapping[str, Any], launcher: DictConfig, tracking: DictConfig) -> Settings:
     """Of checked root values and the two composed groups."""
     places = Places(Path(root["data_dir"]).expanduser().absolute(), Path(root["output_dir"]).expanduser().absolute())
-    return Settings(places, root["action"], root["retry"], plain(launcher, "launcher"), plain(tracking, "tracking"))
+    tracker = pick(TRACKERS, plain(tracking, "tracking"), "tracking")
+    return Settings(places, root["action"], root["retry"], plain(launcher, "launcher"), tracker)
 
 
 def dataset(node: DictConfig) -> Benchmark:

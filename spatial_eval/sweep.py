@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from . import plan, report, show
+from . import plan, report, show, tracker, tracking
 from .errors import ConfigError, SpatialEvalError
 from .grid import Front, Grid, grid
 from .job import Job, execute, look
@@ -80,6 +80,8 @@ def run(found: Grid, jobs: Mapping[Trunk, Job], about: Mapping[str, Any]) -> int
                 log.error("%s", traceback.format_exc())
                 errors.append(f"{job.name}: {type(error).__name__}: {error}")
             after[trunk] = look(job.work, places)
+            if len(jobs) > 1:  # of the only pass, the sweep publishes all
+                tracker.publish_cells(found.cells, after[trunk], places, found.settings.tracking, about)
     results = report.results(found.cells, after, places)
     path = report.write(places.output / "sweeps" / report.sweep_id(found.cells), results, about)
     computed = sum(len(arms) for job in jobs.values() for _, arms in job.todo)
@@ -89,6 +91,8 @@ def run(found: Grid, jobs: Mapping[Trunk, Job], about: Mapping[str, Any]) -> int
     if results.missing:
         log.error("incomplete: %d answers are missing; the same command tries what is not stored", results.missing)
     sys.stdout.write(f"{show.table(results.cells)}\n{path}\n")
+    sys.stdout.flush()
+    tracker.publish_sweep(path.parent, found.settings.tracking)
     return INCOMPLETE if results.missing or errors else COMPLETE
 
 
@@ -103,7 +107,7 @@ def about(found: Grid, arguments: Sequence[str], home: Path) -> dict[str, Any]:
             "data_dir": str(settings.places.data),
             "output_dir": str(settings.places.output),
             "launcher": dict(settings.launcher),
-            "tracking": dict(settings.tracking),
+            "tracking": tracking.describe(settings.tracking),
         },
         "git": report.git_state(home),
     }

@@ -20,14 +20,17 @@ LAYERS = [
     {"pictures"},
     {"rendered"},
     {"methods", "plan", "scoring", "statistics", "lines", "prompts", "digests", "decoding", "batches", "cache"},
-    {"paper", "benchmarks", "store", "progress", "attention", "oracle"},
+    {"tracking", "published", "server"},
+    {"paper", "benchmarks", "store", "progress", "attention", "oracle", "plots", "sync"},
     {"tables", "recorded", "engine", "checkpoints"},
-    {"vlm"},
+    {"readback", "vlm"},
+    {"charts"},
+    {"dashboard"},
     {"hf"},
     {"models"},
     {"config", "job"},
     {"grid", "report"},
-    {"show"},
+    {"show", "publish", "tracker"},
     {"sweep", "prepare"},
     {"cli"},
 ]
@@ -41,7 +44,7 @@ HOMES = {
     "transformers": {"attention", "cache", "checkpoints", "engine", "oracle"},
     "datasets": set(),
     "submitit": set(),
-    "wandb": set(),
+    "wandb": {"publish"},
 }
 
 
