@@ -167,8 +167,7 @@ class Writer:
             ys = [[y for _, y in line] for line in found.lines.values()]
             shown[key] = wandb.plot.line_series(xs, ys, list(found.lines), found.title, found.x)
         shown |= {
-            f"{key}_picture": wandb.Image(plots.curves(found), caption=found.title)
-            for key, found in run.curves.items()
+            f"{key}_picture": wandb.Image(plots.curves(found), caption=found.title) for key, found in run.curves.items()
         }
         for key, grids in run.grids.items():
             shown[key] = [wandb.Image(plots.grid(grid), caption=grid.title) for grid in grids]

@@ -102,15 +102,7 @@ class Ledger:
 
     def written(self) -> dict[str, Written]:
         """The newest entry of every run id."""
-        found: dict[str, Written] = {}
-        for row in self._rows():
-            if "run" in row:
-                with contextlib.suppress(TypeError):
-                    staged, artifacts = tuple(row.pop("staged", ())), tuple(row.pop("artifacts", ()))
-                    entry = Written(staged=staged, artifacts=artifacts, **row)
-                    if entry.id not in found or found[entry.id].time <= entry.time:
-                        found[entry.id] = entry
-        return found
+        return {entry.id: entry for entry in self._entries()}
 
     def synced(self, server: str | None = None) -> set[tuple[str, str]]:
         """(id, digest) of what a server is known to hold; of any server without a name."""
@@ -129,7 +121,7 @@ class Ledger:
     def add(self, entry: Written, old: Written | None = None) -> None:
         """Notes the entry, then puts the run's folder from scratch in its place: a kill between leaves it broken.
 
-        The files of `old`, the run's entry so far, are removed unless a server holds them.
+        The files of `old`, the run's entry so far, are removed.
         """
         self._append({name: getattr(entry, name) for name in Written.__slots__})
         with contextlib.suppress(OSError):  # there already: another writer was faster with the same content
@@ -139,20 +131,21 @@ class Ledger:
             name = f"run-{entry.id}.wandb.syncstate"
             with contextlib.suppress(OSError):
                 shutil.copyfile(self.root / old.run / name, self.root / entry.run / name)
-        if old and old.run != entry.run and (old.id, old.digest) not in self.synced():
-            shutil.rmtree(self.root / old.run, ignore_errors=True)
-            for name in old.staged:
-                (self.root / name).unlink(missing_ok=True)
+        if old:
+            self._replaced(old, entry)
 
     def confirm(self, entry: Written, server: str) -> None:
         self._append({"id": entry.id, "digest": entry.digest, "synced": server, "time": time.time_ns()})
 
     def sweep_up(self) -> None:
-        """Removes what writers of this machine that died left half written."""
-        kept = {name for entry in self.written().values() for name in entry.staged}
-        for folder in (self.root / "writing").glob("*"):
+        """Removes what writers of this machine that died left half written, and what two wrote at once."""
+        newest = self.written()
+        for entry in self._entries():
+            self._replaced(entry, newest[entry.id])
+        kept = {name for entry in newest.values() for name in entry.staged}
+        for folder in (self.root / "writing").glob("*-*-*"):
             host, pid, _ = folder.name.rsplit("-", 2)
-            if host == socket.gethostname() and not _alive(int(pid)):
+            if host == socket.gethostname() and pid.isdigit() and not _alive(int(pid)):
                 for path in (self.root / "data" / folder.name).rglob("tmp*"):
                     if path.is_file() and str(path.relative_to(self.root)) not in kept:
                         path.unlink(missing_ok=True)
@@ -162,6 +155,12 @@ class Ledger:
         """Removes the scratch folder."""
         shutil.rmtree(self.scratch, ignore_errors=True)
 
+    def _replaced(self, old: Written, new: Written) -> None:
+        if old.run != new.run:
+            shutil.rmtree(self.root / old.run, ignore_errors=True)
+        for name in set(old.staged) - set(new.staged):
+            (self.root / name).unlink(missing_ok=True)
+
     def _append(self, row: Mapping[str, Any]) -> None:
         path = self.root / "ledger" / f"{self.writer}.jsonl"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -169,6 +168,16 @@ class Ledger:
             file.write(json.dumps(row).encode() + b"\n")
             file.flush()
             os.fsync(file.fileno())
+
+    def _entries(self) -> list[Written]:
+        """Every entry, by time."""
+        found = []
+        for row in self._rows():
+            if "run" in row:
+                staged, artifacts = tuple(row.pop("staged", ())), tuple(row.pop("artifacts", ()))
+                with contextlib.suppress(TypeError):  # of another version
+                    found.append(Written(staged=staged, artifacts=artifacts, **row))
+        return sorted(found, key=lambda entry: entry.time)
 
     def _rows(self) -> Iterator[dict[str, Any]]:
         paths: Iterable[Path] = sorted((self.root / "ledger").glob("*.jsonl"))

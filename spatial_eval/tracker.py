@@ -51,7 +51,10 @@ def publish_cells(
     part = folder / "wandb" / "parts" / f"{job.key.hash}-{os.getpid()}"
     try:
         own = [cell for cell in cells if cell.trunk == job.work.trunk]
-        report.write(part, report.results(own, {job.work.trunk: job}, places), about)
+        found = report.results(own, {job.work.trunk: job}, places)
+        if all(row["missing"] for row in found.cells):
+            return  # a shard: another job of this pass ends last
+        report.write(part, found, about)
         _guarded(folder, settings, {"source": str(part), "cells_only": True, "cells": len(cells)})
     except Exception as error:  # noqa: BLE001  the driver publishes what is left; a job must not fail for its dashboard
         log.warning("tracking: the cells of %s are not published yet: %s", job.name, error)
@@ -75,7 +78,7 @@ def publish_again(
 
 
 def add_command(commands: Any, find: Callable[[Path, str | None], Path]) -> None:
-    """Adds `publish` to the subparsers of python -m spatial_eval; `find` gives a sweep's folder by output_dir and name."""
+    """Adds `publish` to the subparsers of python -m spatial_eval; `find` gives a folder by output_dir and name."""
 
     def publish(parsed: argparse.Namespace) -> int:
         logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
@@ -88,7 +91,9 @@ def add_command(commands: Any, find: Callable[[Path, str | None], Path]) -> None
         help="show a sweep in Weights & Biases",
         description="Publish a sweep's stored results to Weights & Biases: under its folder; --sync uploads.",
     )
-    command.add_argument("sweep", nargs="?", help="id, the beginning of one, or folder of a sweep (default: the latest)")
+    command.add_argument(
+        "sweep", nargs="?", help="id, the beginning of one, or folder of a sweep (default: the latest)"
+    )
     command.add_argument("--sync", action="store_true", help="upload, and verify that every table arrived")
     command.add_argument("--staged", action="store_true", help="upload what is written, write nothing new")
     command.add_argument("--project", help="default: tracking.project of the sweep's launch")

@@ -255,6 +255,19 @@ def test_a_lost_payload_is_noticed_and_written_again(tables, home) -> None:
     assert "7 runs, 1 written now" in run(tables, home=home).stderr
 
 
+def test_what_two_wrote_at_once_is_kept_once(tables, home) -> None:
+    assert run(tables, home=home).returncode == 0
+    (tables / "wandb" / "ledger").rename(tables / "ledger")
+    assert run(tables, home=home).returncode == 0  # as a second writer that did not see the first
+    for path in (tables / "ledger").iterdir():
+        path.rename(tables / "wandb" / "ledger" / path.name)
+    assert len(list((tables / "wandb").glob("offline-run-*"))) == 14
+    assert "7 runs, 0 written now" in run(tables, home=home).stderr
+    entries = Ledger(tables).written().values()
+    assert {path.name for path in (tables / "wandb").glob("offline-run-*")} == {entry.run for entry in entries}
+    assert [Ledger(tables).broken(entry) for entry in entries] == [""] * 7
+
+
 def test_a_kill_in_the_middle_leaves_nothing_lost_and_nothing_twice(tables, home) -> None:
     request = {"folder": str(tables), "source": str(tables), "settings": {}, "seconds": 100}
     child = subprocess.Popen(
