@@ -9,7 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import operate, show
+from . import operate, show, tracker
 from .errors import ConfigError, SpatialEvalError, unknown
 from .scenes import DIFFICULTIES
 
@@ -65,6 +65,7 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument("--data-dir", type=Path, default=Path(os.environ.get("SPATIAL_EVAL_DATA") or "data"))
     prepare.set_defaults(run=make_ready)
     operate.add(commands)
+    tracker.add_command(commands, find)
     return top
 
 

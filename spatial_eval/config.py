@@ -21,6 +21,7 @@ from .launchers import LAUNCHERS, Launcher, Resources
 from .methods import METHODS
 from .models import MODELS
 from .plan import SPLITS
+from .tracking import TRACKERS, Tracking
 from .types import Benchmark, Method, Model, Places
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ class Settings:
     action: str
     retry: bool
     launcher: Launcher
-    tracking: Mapping[str, Any]
+    tracking: Tracking
 
 
 def check(key: str, value: Any) -> Any:
@@ -80,7 +81,8 @@ def show(value: Any) -> str:
 def settings(root: Mapping[str, Any], launcher: DictConfig, tracking: DictConfig) -> Settings:
     """Of checked root values and the two composed groups."""
     places = Places(Path(root["data_dir"]).expanduser().absolute(), Path(root["output_dir"]).expanduser().absolute())
-    return Settings(places, root["action"], root["retry"], _launcher(launcher), plain(tracking, "tracking"))
+    tracker = pick(TRACKERS, plain(tracking, "tracking"), "tracking")
+    return Settings(places, root["action"], root["retry"], _launcher(launcher), tracker)
 
 
 def dataset(node: DictConfig) -> Benchmark:

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import replace as changed
 from pathlib import Path
-from typing import Any
 
 from . import cut, devices, ledger, pool, slurm, snapshot
 from .errors import ConfigError
@@ -22,7 +21,8 @@ from .launchers import Inline, Launcher, Resources, Slurm
 from .ledger import Fault, Launch, Plan, Task
 from .standing import claims, without
 from .store import Stored, replace
-from .task import Notes, perform
+from .task import Notes, perform, publish
+from .tracking import Publication
 from .types import Cell, Model, Places, Trunk
 
 log = logging.getLogger(__name__)
@@ -35,14 +35,17 @@ ROUNDS = 2  # the second takes up what another launch's jobs claimed and left un
 class Order:
     """What is to run: the part of a launch's command that fan-out, status and retry need. Kept as jobs/launch.pkl."""
 
-    cells: tuple[Cell, ...]
     jobs: Mapping[Trunk, Job]
     places: Places
     launcher: Launcher
     resources: Mapping[Model, Resources]
     retry: bool
-    about: Mapping[str, Any]
+    publication: Publication
     folder: Path
+
+    @property
+    def cells(self) -> tuple[Cell, ...]:
+        return self.publication.cells
 
     def save(self) -> None:
         """For status and retry, from any process. Raises StoreError."""
@@ -99,7 +102,8 @@ def _start(order: Order, jobs: Sequence[Job], mine: list[str]) -> Outcome:
     """One launch of what is to do."""
     launcher = order.launcher
     tasks = _tasks(order, jobs)
-    launch = ledger.create(order.folder, Plan(type(launcher).__name__.lower(), order.places, order.retry, tasks))
+    kind = type(launcher).__name__.lower()
+    launch = ledger.create(order.folder, Plan(kind, order.places, order.retry, tasks, order.publication))
     mine.append(launch.name)
     if isinstance(launcher, Inline):
         with closing(launch):
@@ -142,9 +146,12 @@ def closing(launch: Launch) -> Iterator[None]:
 
 def _inline(launch: Launch, jobs: Mapping[str, Job], places: Places) -> list[Fault]:
     faults = []
-    for task in launch.plan().tasks:
+    plan = launch.plan()
+    for task in plan.tasks:
         with Notes(launch, task) as notes:
             perform(task.slices, notes, lambda part: jobs[part.key], places)
+            if len(jobs) > 1:  # of the only pass, the driver publishes all
+                publish(plan, task)
         faults += [Fault(task.label, error, "") for error in notes.errors]
     return faults
 

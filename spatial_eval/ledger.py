@@ -28,6 +28,7 @@ from . import living
 from .errors import StoreError
 from .launchers import Resources
 from .store import replace
+from .tracking import Publication
 from .types import Pass, Places
 
 T = TypeVar("T")
@@ -68,6 +69,7 @@ class Plan:
     places: Places
     retry: bool
     tasks: tuple[Task, ...]
+    publication: Publication
 
     def task(self, name: str) -> Task:
         return next(task for task in self.tasks if task.name == name)

@@ -11,13 +11,14 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import devices, fanout, plan, report, show
+from . import devices, fanout, plan, report, show, tracker, tracking
 from .errors import ConfigError
 from .fanout import Order
 from .grid import Front, Grid, grid
 from .hf import HF
 from .job import Job, look
 from .methods import CRITERIA
+from .tracking import Publication
 from .types import Cell, Model, Trunk
 
 log = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ def run(order: Order) -> int:
         sys.stdout.write(f"{order.folder.name}\n")
         return COMPLETE
     results = report.results(order.cells, again(), places)
-    path = report.write(order.folder, results, {**order.about, "complete": not results.missing})
+    path = report.write(order.folder, results, {**order.publication.about, "complete": not results.missing})
     computed = sum(len(arms) for job in jobs.values() for _, arms in job.todo)
     log.info("%s", f"{computed:,} answers to compute, the rest was stored" if computed else "nothing to compute")
     for line in [*map(str, outcome.faults), *_causes(results.failures)]:
@@ -112,6 +113,8 @@ def run(order: Order) -> int:
     if results.missing:
         log.error("incomplete: %d answers are missing; the same command tries what is not stored", results.missing)
     sys.stdout.write(f"{show.table(results.cells)}\n{path}\n")
+    sys.stdout.flush()
+    tracker.publish_sweep(order.folder, order.publication.settings)
     return INCOMPLETE if results.missing or outcome.faults else COMPLETE
 
 
@@ -119,7 +122,15 @@ def order(found: Grid, jobs: Mapping[Trunk, Job], about: Mapping[str, Any]) -> O
     """What is to run of a grid, as fan-out takes it."""
     settings = found.settings
     folder = settings.places.output / "sweeps" / report.sweep_id(found.cells)
-    return Order(found.cells, jobs, settings.places, settings.launcher, found.resources, settings.retry, about, folder)
+    return Order(
+        jobs,
+        settings.places,
+        settings.launcher,
+        found.resources,
+        settings.retry,
+        Publication(found.cells, about, settings.tracking),
+        folder,
+    )
 
 
 def about(found: Grid, arguments: Sequence[str], home: Path) -> dict[str, Any]:
@@ -133,7 +144,7 @@ def about(found: Grid, arguments: Sequence[str], home: Path) -> dict[str, Any]:
             "data_dir": str(settings.places.data),
             "output_dir": str(settings.places.output),
             "launcher": {"kind": type(settings.launcher).__name__.lower(), **asdict(settings.launcher)},
-            "tracking": dict(settings.tracking),
+            "tracking": tracking.describe(settings.tracking),
         },
         "git": report.git_state(home),
     }

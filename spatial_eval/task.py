@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
-from . import ledger, living, progress
+from . import ledger, living, progress, tracker
 from .errors import ModelError, SpatialEvalError
 from .job import Job, execute, look
 from .ledger import Launch, Plan, Run, Slice, Task
@@ -130,6 +130,12 @@ def perform(slices: Sequence[Slice], notes: Notes, job: Callable[[Slice], Job], 
     notes.state = "failed" if notes.errors else "done"
 
 
+def publish(plan: Plan, task: Task) -> None:
+    """Show in the dashboard what the task's passes completed; never a reason to fail."""
+    for part in task.slices:
+        tracker.publish_cells(plan.publication, part.work, plan.places)
+
+
 def main(folder: str, name: str, parent: int = 0) -> int:
     """Runs the task; the last line on stdout is its outcome as JSON (a pipe holds it even where the disk is full)."""
     out = os.dup(1)
@@ -142,6 +148,7 @@ def main(folder: str, name: str, parent: int = 0) -> int:
     task = plan.task(name)
     with Notes(launch, task, parent=parent) as notes:
         perform(task.slices, notes, partial(find, plan), plan.places)
+        publish(plan, task)
     for error in notes.errors:
         log.error("failed: %s", error)
     os.write(out, (json.dumps({"errors": notes.errors, "again": notes.again}) + "\n").encode())

@@ -26,6 +26,7 @@ from spatial_eval.hf import HF
 from spatial_eval.launchers import LAUNCHERS, Inline, Launcher, Local, Resources, Slurm
 from spatial_eval.ledger import Plan, Slice
 from spatial_eval.methods import METHODS
+from spatial_eval.tracking import Files, Publication
 from spatial_eval.types import Cell, Places, Trunk
 
 
@@ -162,7 +163,7 @@ def test_a_job_with_another_model_than_the_launch_refuses(tmp_path, monkeypatch)
     found = SimpleNamespace(key=SimpleNamespace(hash="other", description={"model": {"dtype": "float32"}}))
     monkeypatch.setattr(task, "look", lambda *args, **more: found)
     with pytest.raises(ModelError, match="vlm is not the same model here as where the sweep was launched"):
-        task.find(Plan("local", Places(tmp_path, tmp_path), False, ()), part)
+        task.find(Plan("local", Places(tmp_path, tmp_path), False, (), Publication((), {}, Files())), part)
 
 
 def test_resources_are_no_part_of_a_model() -> None:

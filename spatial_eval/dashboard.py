@@ -1,0 +1,164 @@
+"""Which runs a sweep is in the dashboard, and what each shows. Pure: files read back -> runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+from .charts import (
+    SETTING,
+    by_grid,
+    by_line,
+    calibration,
+    calibration_curves,
+    heat_grids,
+    threshold_curves,
+)
+from .readback import IDENTITY, TEXT, WHOLE, Row, Sweep, identity
+from .tables import BY_RELATION, ROW
+from .tracking import Run, Table, Wandb, run_id
+
+SAMPLES: dict[str, type] = {
+    "id": str,
+    "relation": str,
+    "question": str,
+    "gold": str,
+    "prediction": str,
+    "correct": bool,
+    "confidence": float,  # of the arm that answered
+    "branch": str,
+    "weight": float,
+    "correct_base": bool,
+    "flip": str,
+    "tokens": int,
+    "correct_strict": bool,
+    "confidence_base": float,  # of the untouched model: what adapt_vis routes by
+    "text": str,
+}
+CALIBRATION = (
+    *("dataset", "model", "max_new_tokens", "split", "weight", "low", "high", "n"),
+    *("confidence", "accuracy", "accuracy_low", "accuracy_high"),
+)
+FAILURES = ("dataset", "model", "sample_id", "weight", "error")
+BEST = (*IDENTITY, "n", "missing", "accuracy", "accuracy_low", "accuracy_high", "accuracy_strict", "share_weight1")
+THRESHOLDS = (*SETTING, "criterion", "weight1", "weight2", "threshold")
+_FIGURES = [name for name in ROW if name not in IDENTITY]
+_SHORT = {"weight": "w", "weight1": "w1", "weight2": "w2", "threshold": "t"}
+
+
+def runs(sweep: Sweep, settings: Wandb, cells: Iterable[Row] | None = None) -> Iterator[Run]:
+    """The runs of the cells in their order, then the sweep's own; with `cells`, the runs of these only."""
+    for cell in own_runs(sweep, settings.max_cell_runs) if cells is None else cells:
+        yield cell_run(sweep, cell, settings)
+    if cells is None:
+        yield sweep_run(sweep, settings)
+
+
+def own_runs(sweep: Sweep, most: int) -> list[Row]:
+    """The cells that get a run of their own: all; of more than `most`, base and the best ones, at most `most`."""
+    if len(sweep.cells) <= most:
+        return list(sweep.cells)
+    base = [cell for cell in sweep.cells if cell["method"] == "base"]
+    leading = {identity(row) for row in best(sweep.cells)}
+    rest = [cell for cell in sweep.cells if identity(cell) in leading and cell["method"] != "base"]
+    return [*base, *rest][:most]
+
+
+def best(cells: Sequence[Row]) -> list[dict[str, Any]]:
+    """The cell with the highest accuracy for each setting and method, then the highest strict accuracy, then the first.
+
+    `cells` says how many it was chosen from, `tied` how many reach the same accuracy.
+    """
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for cell in cells:
+        if cell["accuracy"] is not None:
+            groups.setdefault((*(cell[name] for name in SETTING), cell["method"]), []).append(cell)
+    rows = []
+    for group in groups.values():
+        top = max(group, key=lambda cell: (cell["accuracy"], cell["accuracy_strict"] or 0.0))
+        tied = sum(cell["accuracy"] == top["accuracy"] for cell in group)
+        rows.append({**top, "cells": len(group), "tied": tied})
+    return rows
+
+
+def cell_id(sweep: Sweep, cell: Row) -> str:
+    return run_id(sweep.id, {name: cell[name] for name in IDENTITY})
+
+
+def cell_run(sweep: Sweep, cell: Row, settings: Wandb) -> Run:
+    """Swept keys flat in the configuration; accuracy and its companions; `samples` and `by_relation`."""
+    questions = sweep.questions(cell)
+    flips = [row["flip"] for row in questions if row["flip"]]
+    figures = {name: cell[name] for name in _FIGURES if cell.get(name) is not None}
+    figures |= {"fixed": flips.count("fixed"), "broken": flips.count("broken")} if flips else {}
+    config = {name: cell[name] for name in IDENTITY if cell[name] is not None}
+    return Run(
+        id=cell_id(sweep, cell),
+        name=label(cell),
+        job_type="cell",
+        group=settings.group or sweep.id,
+        config={**config, "sweep": sweep.id},
+        figures=figures,
+        tables={
+            "samples": Table(SAMPLES, [tuple(row.values()) for row in questions]),
+            "by_relation": table(BY_RELATION, sweep.relations.get(identity(cell), ())),
+        },
+    )
+
+
+def sweep_run(sweep: Sweep, settings: Wandb) -> Run:
+    """All cells in one table, and what a person looks at first."""
+    own = {identity(cell) for cell in own_runs(sweep, settings.max_cell_runs)}
+    named = [{**cell, "run": cell_id(sweep, cell) if identity(cell) in own else None} for cell in sweep.cells]
+    top = best(sweep.cells)
+    figures = {"cells": len(sweep.cells), "missing": sum(cell["missing"] for cell in sweep.cells)}
+    figures |= {"failures": len(sweep.failures)}
+    if top:
+        figures["best_accuracy"] = max(row["accuracy"] for row in top)
+    routed = sorted((cell for cell in sweep.cells if cell["threshold"] is not None), key=by_line)
+    bins = calibration(sweep)
+    config: dict[str, Any] = {"sweep": sweep.id}
+    for name in IDENTITY:
+        found = list(dict.fromkeys(cell[name] for cell in sweep.cells if cell[name] is not None))
+        config |= {name: found[0] if len(found) == 1 else found} if found and len(found) <= 200 else {}
+    return Run(
+        id=run_id(sweep.id, {"sweep": sweep.id}),
+        name=f"sweep {sweep.id}",
+        job_type="sweep",
+        group=settings.group or sweep.id,
+        config=config,
+        figures=figures,
+        tables={
+            "cells": table((*ROW, "run"), named),
+            "best": table((*BEST, "cells", "tied"), top),
+            "by_relation": table(BY_RELATION, sweep.by_relation).cut(),
+            "failures": table(FAILURES, sweep.failures).cut(),
+            "heat": table((*THRESHOLDS, "n", "accuracy", "share_weight1"), sorted(routed, key=by_grid)),
+            "accuracy_by_threshold": table(
+                (*THRESHOLDS, "n", "accuracy", "accuracy_low", "accuracy_high", "share_weight1"), routed
+            ),
+            "calibration": table(
+                CALIBRATION,
+                bins,
+            ),
+        },
+        curves={**threshold_curves(routed), **calibration_curves(bins)},
+        grids={"heat_grids": heat_grids(routed)} if routed else {},
+        origin={name: sweep.about[name] for name in ("version", "git") if sweep.about.get(name)},
+    )
+
+
+def table(names: Sequence[str], rows: Iterable[Row]) -> Table:
+    """Rows of a CSV file with the types of its columns."""
+    whole = {*WHOLE, "cells", "tied"}
+    types = {n: str if n in TEXT or n == "run" else int if n in whole else float for n in names}
+    return Table(types, [tuple(row.get(name) for name in names) for row in rows])
+
+
+def label(cell: Row) -> str:
+    """A cell as a person says it: `adapt_vis w1=0.5 w2=1.5 t=0.4 controlled_a recorded`."""
+    parts = [cell["method"], *(f"{short}={cell[name]:g}" for name, short in _SHORT.items() if cell[name] is not None)]
+    parts += [cell["criterion"]] if cell["criterion"] not in (None, "max_prob") else []
+    parts += [cell["dataset"], cell["model"]]
+    parts += [cell["split"]] if cell["split"] != "test" else []
+    return " ".join([*parts, f"limit={cell['limit']}"] if cell["limit"] else parts)

@@ -1,0 +1,191 @@
+"""What a sweep's runs hold, from its files: no client, no network."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+
+import pytest
+from conftest import command, questions, recordings, write_lines
+
+from spatial_eval import charts, config, dashboard, plots, readback
+from spatial_eval.errors import ConfigError
+from spatial_eval.tracking import TRACKERS, Grid, Table, Wandb, describe, run_id
+
+GRID = (
+    "-m",
+    "method=base,scaling_vis,adapt_vis",
+    "weight=0.5,0.8",
+    "weight1=0.5,0.8",
+    "weight2=1.5",
+    "threshold=0.3,0.5",
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The files of a sweep of seven cells on 40 made-up questions."""
+    tmp = tmp_path_factory.mktemp("sweep")
+    rows = questions(40)
+    recorded = recordings(rows, "quiz")
+    for record in recorded[:2]:
+        del record["generation"]["0.5"]  # type: ignore[attr-defined]  # two answers are missing
+    overrides = [f"dataset.path={write_lines(tmp / 'quiz.jsonl', rows)}", "dataset=jsonl", "model=recorded"]
+    overrides += [f"model.path={write_lines(tmp / 'recorded.jsonl', recorded)}", "model.paper_model=''", "split=all"]
+    done = command("launch.py", f"output_dir={tmp / 'out'}")(*GRID, *overrides)
+    assert done.returncode == 3, done.stderr
+    return Path(done.stdout.splitlines()[-1]).parent
+
+
+@pytest.fixture(scope="module")
+def sweep(folder: Path) -> readback.Sweep:
+    return readback.read(folder)
+
+
+def test_every_cell_answers_again_as_it_was_counted(sweep) -> None:
+    assert len(sweep.cells) == 7
+    for cell in sweep.cells:
+        rows = sweep.questions(cell)
+        assert len(rows) == cell["n"]
+        assert 100 * sum(row["correct"] for row in rows) / len(rows) == cell["accuracy"]
+        assert 100 * sum(row["correct_strict"] for row in rows) / len(rows) == cell["accuracy_strict"]
+        if cell["share_weight1"] is not None:
+            assert 100 * sum(row["branch"] == "weight1" for row in rows) / len(rows) == cell["share_weight1"]
+    assert {cell["n"] for cell in sweep.cells if 0.5 in (cell["weight"], cell["weight1"])} & {38, 39}
+
+
+def test_a_question_says_what_became_of_it(sweep) -> None:
+    (cell,) = [c for c in sweep.cells if (c["weight1"], c["threshold"]) == (0.8, 0.5)]
+    base = {row["id"]: row for row in sweep.questions(sweep.cells[0])}
+    rows = sweep.questions(cell)
+    assert list(rows[0]) == list(dashboard.SAMPLES)
+    for row in rows:
+        sure = round(base[row["id"]]["confidence"], 2) >= 0.5
+        assert (row["branch"], row["weight"]) == (("weight2", 1.5) if sure else ("weight1", 0.8))
+        assert row["correct_base"] == base[row["id"]]["correct"]
+        change = row["correct"] - row["correct_base"]
+        assert row["flip"] == {1: "fixed", 0: "same", -1: "broken"}[change]
+        assert row["confidence_base"] == base[row["id"]]["confidence"]
+    assert {row["flip"] for row in rows} == {"fixed", "broken", "same"}
+
+
+def test_ids_are_short_lower_case_and_for_ever(sweep) -> None:
+    ids = [run.id for run in dashboard.runs(sweep, Wandb())]
+    assert len(ids) == len(set(ids)) == 8
+    assert all(re.fullmatch(r"[a-z0-9-]{1,64}", id) for id in ids)
+    assert run_id("0123456789ab", {"method": "base", "weight": None}) == "0123456789ab-29031706d3e486e6"
+    assert len(run_id("S" * 99, {})) <= 64
+
+
+def test_equal_content_has_an_equal_digest_and_only_that(sweep) -> None:
+    run = dashboard.cell_run(sweep, sweep.cells[0], Wandb())
+    same = dashboard.cell_run(sweep, sweep.cells[0], Wandb(mode="online", max_cell_runs=3, timeout=1.0))
+    assert run.digest(Wandb()) == same.digest(Wandb(mode="auto"))
+    assert dataclasses.replace(run, origin={"git": "other"}).digest(Wandb()) == run.digest(Wandb())
+    table = Table({"a": int}, [(1,)])
+    for change in ({"figures": {"accuracy": 1.0}}, {"tables": {"samples": table}}, {"group": "g"}, {"config": {}}):
+        assert dataclasses.replace(run, **change).digest(Wandb()) != run.digest(Wandb())
+    assert run.digest(Wandb(project="other")) != run.digest(Wandb())
+
+
+def test_swept_keys_lie_flat_in_the_configuration(sweep) -> None:
+    run = dashboard.cell_run(sweep, sweep.cells[-1], Wandb(group="mine"))
+    assert run.config == {
+        "dataset": "quiz",
+        "model": "recorded",
+        "method": "adapt_vis",
+        "weight1": 0.8,
+        "weight2": 1.5,
+        "threshold": 0.5,
+        "criterion": "max_prob",
+        "split": "all",
+        "max_new_tokens": 100,
+        "sweep": sweep.id,
+    }
+    assert (run.group, run.job_type, run.name) == (
+        "mine",
+        "cell",
+        "adapt_vis w1=0.8 w2=1.5 t=0.5 quiz recorded all",
+    )
+    assert {"accuracy", "accuracy_low", "missing", "fixed", "broken", "share_weight1"} <= set(run.figures)
+
+
+def test_the_sweep_run_holds_everything(sweep) -> None:
+    run = dashboard.sweep_run(sweep, Wandb())
+    assert set(run.tables) == {
+        *("cells", "best", "by_relation", "failures", "heat", "accuracy_by_threshold", "calibration"),
+    }
+    assert [len(run.tables[name].rows) for name in ("cells", "by_relation", "failures")] == [7, 28, 2]
+    assert run.figures["failures"] == 2
+    assert set(run.curves) == {"threshold_chart_0", "calibration_chart_0", "calibration_chart_1"}
+    (grid,) = run.grids["heat_grids"]
+    assert (grid.columns, grid.rows) == ([0.3, 0.5], [0.5, 0.8])
+    cells = {(c["weight1"], c["threshold"]): c["accuracy"] for c in sweep.cells if c["threshold"]}
+    assert grid.values == [[cells[w, t] for t in (0.3, 0.5)] for w in (0.5, 0.8)]
+
+
+def test_of_many_cells_base_and_the_best_get_runs_and_all_stay_in_the_table(sweep) -> None:
+    few = dashboard.own_runs(sweep, 6)
+    assert [cell["method"] for cell in few] == ["base", "scaling_vis", "adapt_vis"]
+    assert few[2]["accuracy"] == max(c["accuracy"] for c in sweep.cells if c["method"] == "adapt_vis")
+    assert [cell["method"] for cell in dashboard.own_runs(sweep, 2)] == ["base", "scaling_vis"]
+    cells = dashboard.sweep_run(sweep, Wandb(max_cell_runs=6)).tables["cells"]
+    own = [row for row in cells.rows if row[-1]]
+    assert (len(cells.rows), len(own)) == (7, 3)
+    assert own[0][-1] == dashboard.cell_id(sweep, few[0])
+
+
+def test_the_best_of_tied_cells_is_the_strictest_then_the_first() -> None:
+    def cell(threshold: float, accuracy: float | None, strict: float) -> dict[str, object]:
+        row = dict.fromkeys(readback.IDENTITY)
+        return row | {"method": "m", "threshold": threshold, "accuracy": accuracy, "accuracy_strict": strict}
+
+    cells = [cell(0.1, 80.0, 70.0), cell(0.2, 80.0, 75.0), cell(0.3, 80.0, 75.0), cell(0.4, None, 0.0)]
+    (row,) = dashboard.best(cells)
+    assert (row["threshold"], row["tied"], row["cells"]) == (0.2, 3, 3)
+
+
+def test_calibration_bins_hold_every_answer_with_a_confidence(sweep) -> None:
+    rows = charts.calibration(sweep)
+    assert {row["weight"] for row in rows} == {1.0}  # recordings have the untouched model's only
+    assert sum(row["n"] for row in rows) == 40
+    assert all(row["low"] < row["confidence"] <= row["high"] for row in rows)
+
+
+def test_pictures_of_odd_charts_are_drawn() -> None:
+    empty = Grid("t", "x", "y", [0.1], [0.5], [[None]])
+    assert plots.grid(empty).size == plots.SIZE
+    flat = charts.Curves("t", "x", "y", {"one": [(0.5, 50.0)]})
+    assert plots.curves(flat).size == plots.SIZE
+
+
+def test_a_sweep_without_a_whole_set_of_files_is_refused_in_one_line(folder, tmp_path) -> None:
+    with pytest.raises(readback.DataError, match=r"is not a whole sweep .*: run its launch.py command again"):
+        readback.read(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("mode", "onlin", "unknown tracking.mode 'onlin'; did you mean online?"),
+        ("project", "a/b", "tracking.project=a/b is not valid"),
+        ("entity", "", "tracking.entity= is not valid"),
+        ("tags", ["x" * 65], "expected tags of 1 to 64 characters"),
+        ("tags", "x", "tracking.tags=x is not valid"),
+        ("max_cell_runs", -1, "expected a whole number >= 0"),
+        ("max_cell_runs", 2.5, "tracking.max_cell_runs=2.5 is not valid; expected int"),
+        ("timeout", 0, "expected seconds, above 0"),
+        ("projct", "x", "did you mean tracking.project?"),
+    ],
+)
+def test_wrong_settings_are_refused_by_name(key, value, says) -> None:
+    with pytest.raises(ConfigError, match=re.escape(says)):
+        config.pick(TRACKERS, {"kind": "wandb", key: value}, "tracking")
+
+
+def test_settings_survive_the_sweep_file() -> None:
+    settings = Wandb(mode="auto", tags=("a", "b"), group="g")
+    stored = json.loads(json.dumps(describe(settings)))
+    assert config.pick(TRACKERS, stored, "tracking") == settings
