@@ -36,7 +36,7 @@ LIMITS = {1: 1.15, 4: 1.05}  # time, by batch size
 MEMORY_LIMIT = 1.2
 TOKENS = 8
 TEXT = 45  # prompt tokens beside the image's
-ROUNDS = {1: 7, 4: 5}
+ROUNDS = {1: 15, 4: 5}
 
 Run = Callable[[], Any]
 
