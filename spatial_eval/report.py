@@ -25,6 +25,7 @@ SCHEMA = 1  # of sweep.json
 SAMPLES = (
     *("dataset", "model", "sample_id", "weight", "text", "tokens", "n_tokens", "confidence"),
     *("correct", "correct_strict", "relation", "gold", "prediction", "split", "max_new_tokens"),
+    *("row", "pair", "set", "question", "image", "entropy", "margin", "logit"),
 )
 PASSES = (
     *("dataset", "model", "arms", "questions", "stored", "missing", "seconds", "questions_per_second", "device"),
@@ -86,7 +87,7 @@ def results(cells: Sequence[Cell], jobs: Mapping[Trunk, Job], places: Places) ->
     rows = [tables.row(cell, columns[cell.trunk, cell.part]) for cell in ordered]
     relations = [row for cell in ordered for row in tables.by_relation(cell, columns[cell.trunk, cell.part])]
     works = sorted(jobs.values(), key=lambda job: (job.name, job.work.trunk.max_new_tokens))
-    samples = [row for job in works for row in _samples(job)]
+    samples = [row for job in works for row in _samples(job, places)]
     failures = [_failure(job, failure) for job in works for failure in job.missing]
     return Results(rows, relations, samples, [_pass(job, places) for job in works], failures)
 
@@ -123,7 +124,7 @@ def _order(cell: Cell) -> tuple[Any, ...]:
     return (*names, *knobs, row.get("criterion", ""), row["split"], row["limit"] or 0, row["max_new_tokens"])
 
 
-def _samples(job: Job) -> Iterable[dict[str, Any]]:
+def _samples(job: Job, places: Places) -> Iterable[dict[str, Any]]:
     trunk = job.work.trunk
     val = set(plan.indices(len(job.samples), Part("val")))
     for row in sorted(job.need):
@@ -147,7 +148,23 @@ def _samples(job: Job) -> Iterable[dict[str, Any]]:
                     "prediction": prediction(sample, answer.text),
                     "split": "val" if row in val else "test",
                     "max_new_tokens": trunk.max_new_tokens,
+                    "row": row,
+                    "pair": sample.pair,
+                    "set": sample.set,
+                    "question": sample.question,
+                    "image": _image(sample.image, places),
+                    "entropy": answer.entropy,
+                    "margin": answer.margin,
+                    "logit": answer.logit,
                 }
+
+
+def _image(path: Path | None, places: Places) -> str:
+    """An image's path, relative to data_dir or output_dir (both stand in sweep.json) where it lies in one of them."""
+    for root in (places.data, places.output):
+        if path and path.is_relative_to(root):
+            return path.relative_to(root).as_posix()
+    return str(path or "")
 
 
 def _pass(job: Job, places: Places) -> dict[str, Any]:
@@ -196,8 +213,9 @@ def _csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
 def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     import pyarrow as pa
 
-    types = {"weight": pa.float64(), "confidence": pa.float64(), "tokens": pa.list_(pa.int64()), "n_tokens": pa.int64()}
-    types |= {"correct": pa.bool_(), "correct_strict": pa.bool_(), "max_new_tokens": pa.int64()}
+    types = {"tokens": pa.list_(pa.int64()), "correct": pa.bool_(), "correct_strict": pa.bool_()}
+    types |= dict.fromkeys(("weight", "confidence", "entropy", "margin", "logit"), pa.float64())
+    types |= dict.fromkeys(("n_tokens", "max_new_tokens", "row"), pa.int64())
     schema = pa.schema([(name, types.get(name, pa.string())) for name in SAMPLES])
     buffer = io.BytesIO()
     frame = pd.DataFrame({name: [row[name] for row in rows] for name in SAMPLES}, dtype=object)

@@ -12,7 +12,7 @@ import numpy as np
 from .paper import published
 from .scoring import reference, strict
 from .statistics import wilson
-from .types import Arm, Cell, Generation, Sample, Signals
+from .types import Arm, Cell, Generation, Method, Sample, Signals
 
 if TYPE_CHECKING:
     from numpy import bool_, intp
@@ -96,20 +96,25 @@ class Outcome:
 
 
 def outcome(cell: Cell, data: Columns) -> Outcome:
-    """What the cell's method makes of the stored arms.
+    """What the cell's method makes of the stored arms."""
+    return follow(cell.method, data.arms)
+
+
+def follow(method: Method, arms: Mapping[Arm, Graded]) -> Outcome:
+    """What a method makes of stored arms.
 
     A question is answered where every arm that routing looks at is stored, and the arm that it chose.
     """
-    branches = list(cell.method.branches().values())
-    branch = cell.method.route({arm: data.arms[arm].signals for arm in cell.method.arms()})
-    here = np.arange(len(data.samples))
+    branches = list(method.branches().values())
+    branch = method.route({arm: arms[arm].signals for arm in method.arms()})
+    here = np.arange(len(branch))
     pick = {
-        name: np.stack([getattr(data.arms[arm], name) for arm in branches])[branch, here]
+        name: np.stack([getattr(arms[arm], name) for arm in branches])[branch, here]
         for name in ("right", "strict", "says_yes")
     }
-    answered = np.stack([data.arms[arm].signals.answered for arm in branches])[branch, here]
-    for arm in cell.method.arms() - set(branches):
-        answered &= data.arms[arm].signals.answered
+    answered = np.stack([arms[arm].signals.answered for arm in branches])[branch, here]
+    for arm in method.arms() - set(branches):
+        answered &= arms[arm].signals.answered
     return Outcome(branch, answered, **{name: column & answered for name, column in pick.items()})
 
 
