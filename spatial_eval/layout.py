@@ -155,7 +155,7 @@ def selection_sheet(chosen: Sequence[Selected]) -> Sheet:
     notes = [
         f"from: methods and number of cells; {RULE}.",
         f"again: how many of 1,000 other draws of the {on} questions (sets drawn whole) choose this very cell.",
-        "against base: points on the same questions, 95 % bootstrap over sets; p: exact McNemar; overall choices: Holm.",
+        "against base: points on the same questions, 95 % bootstrap over sets; p: exact McNemar; overall ones: Holm.",
         *(_rivals(s) for s in chosen if not s.family and len(s.rivals) > 1),
     ]
     return Sheet(f"Chosen on {on}, reported on {split}", header, rows, 4, best, notes)

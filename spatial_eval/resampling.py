@@ -31,7 +31,7 @@ class BestOf:
     Attributes:
         cells: how many it is the highest of. distinct: how many of them differ in any answer.
         accuracy: as it reads, with no correction. corrected: chosen on drawn questions, read off on the others.
-        p: that some cell so far from base comes up when none differs from base; None without a base.
+        p: that one of so many cells comes to differ so much from base by chance; None without a base.
     """
 
     cells: int
@@ -112,20 +112,20 @@ def best_of(
     left_out = 100 * left_out[left_out >= 0]
     low, high = np.percentile(left_out, [2.5, 97.5]) if len(left_out) else (math.nan, math.nan)
     corrected = Estimate(float(left_out.mean()) if len(left_out) else math.nan, float(low), float(high), len(cluster))
-    accuracy = 100 * float(ratio(hits.sum(axis=1), sizes.sum(axis=1)).max())
-    p = None if base is None else _max_t((right.astype(np.int8) - base) * answered, cluster, draws)
-    return BestOf(cells, len(right), accuracy, corrected, p)
+    accuracy = ratio(hits.sum(axis=1), sizes.sum(axis=1))
+    p = None
+    if base is not None:
+        p = _max_t(sums((right.astype(np.int8) - base) * answered, cluster), int(accuracy.argmax()), draws)
+    return BestOf(cells, len(right), 100 * float(accuracy.max()), corrected, p)
 
 
-def _max_t(change: NDArray[Any], cluster: NDArray[intp], draws: int) -> float:
-    gain = sums(change, cluster)  # (C, K)
+def _max_t(gain: NDArray[float64], cell: int, draws: int) -> float:
+    """p of one of C cells, adjusted for all of them; `gain` is (C, K), what each cluster gains on base."""
     spread = np.sqrt((gain**2).sum(axis=1))
-    scaled = gain[spread > 0] / spread[spread > 0, None]
-    if not len(scaled):
-        return 1.0
-    signs = np.random.default_rng(SEED).choice([-1.0, 1.0], size=(draws, scaled.shape[1]))
-    seen = np.abs(scaled.sum(axis=1)).max()
-    return float((1 + (np.abs(signs @ scaled.T).max(axis=1) >= seen - 1e-9).sum()) / (1 + draws))
+    scaled = gain / np.where(spread > 0, spread, 1)[:, None]
+    signs = np.random.default_rng(SEED).choice([-1.0, 1.0], size=(draws, gain.shape[1]))
+    most = np.abs(signs @ scaled.T).max(axis=1)
+    return float((1 + (most >= abs(scaled[cell].sum()) - 1e-9).sum()) / (1 + draws))
 
 
 def ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[float64]:

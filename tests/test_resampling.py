@@ -84,10 +84,9 @@ def test_equal_cells_do_not_count_twice_and_luck_is_not_significant() -> None:
     answered = np.ones_like(coins)
     found = resampling.best_of(np.repeat(coins, 3, axis=0), np.repeat(answered, 3, axis=0), cluster, base)
     assert (found.cells, found.distinct) == (120, 40)
-    assert found.p is not None
-    assert found.p > 0.05
     plain = scipy.stats.binomtest(*_flips(coins[coins.mean(axis=1).argmax()], base)).pvalue
-    assert plain < found.p  # the p of one comparison flatters a best of forty
+    assert found.p is not None
+    assert max(0.05, plain) < found.p  # the p of one comparison flatters a best of forty
 
 
 def test_one_cell_against_base_has_the_p_of_its_own_sign_test() -> None:
