@@ -1,0 +1,79 @@
+"""Every cell of a sweep as columns, for the report's grid. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from .answers import IDENTITY, Files, plain
+from .selection import Selected
+
+# Column of results.csv -> its name on the page. `difference` is against base on the same part.
+FIGURES = {
+    "accuracy": "accuracy, %",
+    "difference": "points against base",
+    "accuracy_strict": "strict accuracy, %",
+    "pair_accuracy": "pair accuracy, %",
+    "set_accuracy": "set accuracy, %",
+    "f1": "F1 of yes, %",
+    "share_weight1": "to weight1, %",
+}
+
+
+def grid_data(files: Files, chosen: Sequence[Selected]) -> dict[str, Any]:
+    """Every cell as columns; a knob is a list of values and a code for each cell (-1 = it has none)."""
+    cells = files.cells
+    dims = []
+    for name in IDENTITY:
+        column = [plain(value) for value in cells[name]]
+        values = (
+            sorted({v for v in column if v is not None})
+            if name not in ("method", "split")
+            else list(dict.fromkeys(v for v in column if v is not None))
+        )
+        if values:
+            codes = [-1 if v is None else values.index(v) for v in column]
+            shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+            dims.append({"name": name, "values": shown} | ({"codes": codes} if any(codes) else {}))
+    difference = _against_base(files)
+    figures: dict[str, list[Any]] = {}
+    for name, digits in {**dict.fromkeys(FIGURES, 1), "accuracy": 2, "difference": 2}.items():
+        source = difference if name == "difference" else cells[name]
+        values = [None if math.isnan(v) else round(float(v), digits) for v in source]
+        if any(v is not None for v in values):
+            figures[name] = values
+    bounds = {name: [_rounded(v) for v in cells[f"accuracy_{name}"]] for name in ("low", "high")}
+    missing = [int(v) for v in cells["missing"]]
+    rings = [s.cell for s in chosen if not s.family]
+    twins = {files.methods[i]: i for i in rings}
+    rings += [i for i, m in enumerate(files.methods) if m in twins and _twin(files, i, twins[m], chosen)]
+    return {
+        "dims": dims,
+        "cells": figures
+        | bounds
+        | {"n": [int(v) for v in cells["n"]]}
+        | ({"missing": missing} if any(missing) else {}),
+        "figures": [[name, label] for name, label in FIGURES.items()],
+        "chosen": rings,
+    }
+
+
+def _rounded(value: float) -> float | None:
+    return None if math.isnan(value) else round(float(value), 1)
+
+
+def _twin(files: Files, cell: int, ring: int, chosen: Sequence[Selected]) -> bool:
+    """Whether `cell` is what `ring` was chosen by: the same cell on the split of the choice."""
+    on = next(s.on for s in chosen if s.cell == ring)
+    one, other = files.keys[cell], files.keys[ring]
+    return cell != ring and one[3] == on and (one[:3], one[4]) == (other[:3], other[4])
+
+
+def _against_base(files: Files) -> pd.Series[float]:
+    cells = files.cells
+    keys = pd.Series(list(files.keys), index=cells.index)
+    base = {keys[i]: cells["accuracy"][i] for i in cells.index[cells["method"] == "base"]}
+    return cells["accuracy"] - keys.map(lambda key: base.get(key, math.nan)).astype(float)

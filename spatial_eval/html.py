@@ -1,0 +1,258 @@
+"""report.html: one self-contained page about a sweep, built from the sweep's own files."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from html import escape
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import Any
+
+from .answers import Files, plain, read
+from .details import detail
+from .heat import grid_data
+from .layout import named, p_value
+from .selection import Selected, picks
+from .statistics import Estimate
+from .store import replace
+from .thumbnails import thumbnails
+from .verdicts import figure, sentence, verdict
+
+OPEN = 3  # sections of datasets that stand open
+VERDICT = {"helps": "Helps.", "hurts": "Hurts.", "same": "No clear difference."}
+
+
+def write(folder: Path) -> Path:
+    """After this call the sweep's folder holds its report.html. Raises DataError where its files are not whole."""
+    path = folder / "report.html"
+    replace(path, page(read(folder)))
+    return path
+
+
+def attempt(folder: Path) -> str:
+    """`write` at the end of a run, in one line for the log: a page that cannot be made must not cost the results."""
+    try:
+        return f"report: {write(folder)}"
+    except Exception as error:  # noqa: BLE001  whatever it is, the results stand
+        return f"no report.html: {type(error).__name__}: {error}".splitlines()[0]
+
+
+def page(files: Files) -> str:
+    """The whole document."""
+    chosen = picks(files)
+    overall = [s for s in chosen if not s.family]
+    curves: list[dict[str, Any]] = []
+    details = _details(files, overall, curves)
+    ids = {"answer": "What helped where", "grid-section": "Every cell"}
+    ids |= (
+        {f"d{i}": f"{s.dataset}, {s.model}" for i, s in enumerate(overall)} if len(overall) <= 12 else {"d0": "Details"}
+    )
+    ids |= {"paper": "The paper", "failures": "Failures", "again": "Reproduce"}
+    main = [_answer(files, overall), _choices(chosen), _grid(), details, _paper(files), _failures(files), _again(files)]
+    data = grid_data(files, chosen) | {"curves": curves}
+    slots = {
+        "title": f"Sweep {files.folder.name}: {', '.join(dict.fromkeys(files.cells['dataset']))}",
+        "header": _header(files, ids),
+        "main": "\n".join(main),
+        "version": escape(str(files.about.get("version", ""))),
+        # `<` could end the script element or open a comment in it.
+        "data": json.dumps(data, separators=(",", ":")).replace("<", "\\u003c"),
+        "css": _asset("report.css"),
+        "js": _asset("report.js"),
+    }
+    text = _asset("report.html")
+    for name, value in slots.items():
+        before, _, after = text.partition(f"<!--slot:{name}-->")
+        text = before + (escape(value) if name == "title" else value) + after
+    return text
+
+
+def _asset(name: str) -> str:
+    return (resources(__package__) / "page" / name).read_text("utf8")
+
+
+def _header(files: Files, ids: Mapping[str, str]) -> str:
+    cells = files.cells
+    facts = [
+        f"{len(cells):,} cells",
+        f"{len(files.samples):,} stored answers",
+        f"models: {', '.join(dict.fromkeys(cells['model']))}",
+        f"methods: {', '.join(dict.fromkeys(cells['method']))}",
+    ]
+    links = "".join(f'<li><a href="#{key}">{escape(name)}</a></li>' for key, name in ids.items())
+    datasets = ", ".join(dict.fromkeys(cells["dataset"]))
+    return (
+        f"<h1>{escape(datasets)}</h1><p class='soft'>Sweep {escape(files.folder.name)}: {escape('; '.join(facts))}.</p>"
+        f'<nav aria-label="Sections"><ul>{links}</ul></nav>'
+    )
+
+
+def _answer(files: Files, overall: Sequence[Selected]) -> str:
+    items = []
+    for s in overall:
+        kind = verdict(s)
+        word = "" if s.method.kind == "base" else f'<span class="verdict">{VERDICT[kind]}</span>'
+        name = f"<b>{escape(s.dataset)}</b>" + (f" ({escape(s.model)})" if len({o.model for o in overall}) > 1 else "")
+        items.append(f'<li class="{kind}">{name}. {word}{sentence(files, s)}</li>')
+    note = "In brackets: 95 % intervals (Wilson; differences: bootstrap over sets of questions). p: exact McNemar."
+    return (
+        f'<section id="answer"><h2>What helped where</h2><ul class="said">{"".join(items)}</ul>'
+        f'<p class="note">{note}</p></section>'
+    )
+
+
+def _choices(chosen: Sequence[Selected]) -> str:
+    """The best cell of each method: where it was chosen, and what it gives where it is reported."""
+    families = [s for s in chosen if s.family]
+    models = len({s.model for s in families}) > 1
+    pairs = {(s.on, s.split) for s in families}
+    on, split = next(iter(pairs)) if len(pairs) == 1 else ("where chosen", "reported")
+    head = ["dataset", *(["model"] if models else []), "best cell of its method"]
+    names = [*head, "of cells", on, "again", split, "against base", "p", "paper"]
+    first = {s.cell for s in chosen if not s.family}
+    rows = [_choice(s, models, len(pairs) > 1, s.cell in first) for s in families]
+    note = (
+        "Of equal cells: the simplest method, then the weights nearest to 1, then the middle threshold. Again: how "
+        "many other draws of the questions that it was chosen on choose the same cell. Bold: the choice of all methods."
+    )
+    return (
+        f'<section class="long"><h3>Best cells</h3>{_table("", names, len(head), rows, "choices")}'
+        f'<p class="note">{note}</p></section>'
+    )
+
+
+def _choice(s: Selected, model: bool, splits: bool, top: bool) -> str:
+    gain, accuracy = s.test.gain, s.choice.accuracy
+    corrected = f'<br><span class="i">corrected</span> {_stack(s.best.corrected)}' if s.best else ""
+    cells = [
+        f"{s.candidates:,}",
+        (f"{s.on} " if splits else "") + f"{_stack(accuracy)}, n = {accuracy.n}</span>",
+        f"{100 * s.choice.again:.0f} %" if s.candidates > 1 else "",
+        (f"{s.split} " if splits else "") + f"{_stack(s.test.now)}, n = {s.test.now.n}</span>",
+        f'{gain.value:+.1f}<br><span class="i">{gain.low:+.1f} to {gain.high:+.1f}</span>' if gain else "",
+        escape(p_value(s.test.p)),
+        "" if s.paper is None else f"{s.paper:.1f}",
+    ]
+    if s.best:
+        cells[3] += f"{corrected}</span>"
+    names = f'<td class="l">{escape(s.model)}</td>' * model + f'<td class="l">{escape(named(s.method))}</td>'
+    values = "".join(f"<td>{value}</td>" for value in cells)
+    return f'<tr{" class=top" * top}><th scope="row">{escape(s.dataset)}</th>{names}{values}</tr>'
+
+
+def _stack(found: Estimate) -> str:
+    """A figure over its interval; the span stays open for more."""
+    return f'{found.value:.1f} %<br><span class="i">{found.low:.1f} to {found.high:.1f}'
+
+
+def _grid() -> str:
+    return (
+        '<section id="grid-section" class="long"><h2>Every cell</h2>'
+        '<form id="controls" aria-label="What the grid shows"></form>'
+        "<noscript><p>The grid needs scripts; results.csv holds the same figures.</p></noscript>"
+        '<div class="scroll"><table id="grid"></table></div>'
+        '<p class="key note"><span><span id="low"></span><span class="ramp" id="ramp"></span><span id="high"></span>'
+        "</span>"
+        '<span><span class="box ring"></span>chosen above</span><span><span class="box dash"></span>most accurate here'
+        " (an optimistic figure: it was chosen on these questions)</span><span>Point at a cell, or move with the arrow "
+        "keys, for its settings, interval and n.</span></p></section>"
+    )
+
+
+def _details(files: Files, overall: Sequence[Selected], curves: list[dict[str, Any]]) -> str:
+    small = thumbnails(files.about)
+    examples = 6 if len(overall) <= 2 else 3
+    parts = []
+    for i, s in enumerate(overall):
+        inside = detail(files, s, curves, small, examples)
+        about = f"{escape(s.model)}, {escape(named(s.method))}"
+        title = f'{escape(s.dataset)}, {escape(s.split)} <span class="i">{about}</span>'
+        body = (
+            f"<details{' open' * (i < OPEN)}><summary>Figures</summary>{inside}</details>"
+            if len(overall) > OPEN
+            else inside
+        )
+        parts.append(f'<section id="d{i}" class="long"><h2>{title}</h2>{body}</section>')
+    return "\n".join(parts)
+
+
+def _paper(files: Files) -> str:
+    cells = files.cells
+    text = (
+        "<p>No cell of this sweep is one that the paper (arXiv 2503.01773) reports: its model, test, its settings.</p>"
+    )
+    published = [i for i, value in enumerate(cells["paper"]) if plain(value) is not None]
+    if published:
+        rows = []
+        for i in published:
+            row = cells.iloc[i]
+            here = Estimate(row["accuracy"], row["accuracy_low"], row["accuracy_high"], row["n"])
+            rows.append(
+                f'<tr><th scope="row">{escape(row["dataset"])}</th><td class="l">{escape(row["model"])}</td>'
+                f'<td class="l">{escape(named(files.methods[i]))}</td><td>{figure(here)} n = {here.n}</td>'
+                f"<td>{row['paper']:.1f}</td><td>{row['difference']:+.2f}</td></tr>"
+            )
+        head = ["dataset", "model", "method", "here", "paper", "difference"]
+        text = _table("Published settings, percent right on test", head, 3, rows)
+    return f'<section id="paper"><h2>The paper</h2>{text}</section>'
+
+
+def _failures(files: Files) -> str:
+    missing = files.cells["missing"]
+    text = "<p>None: every question of every cell has an answer.</p>"
+    if missing.any() or len(files.failures):
+        text = (
+            f"<p>{int((missing > 0).sum()):,} of {len(missing):,} cells lack answers, up to {int(missing.max()):,} "
+            "questions each. They count as missing, never as wrong; accuracies are over the answered ones.</p>"
+        )
+    if len(files.failures):
+        rows = []
+        for (dataset, model, error), ids in files.failures.groupby(["dataset", "model", "error"], sort=False)[
+            "sample_id"
+        ]:
+            cause = f'<td class="l">{escape(str(model))}</td><td class="wrap">{escape(str(error))}</td>'
+            first = f'<td class="l">{escape(str(ids.iloc[0]))}</td>'
+            rows.append(f'<tr><th scope="row">{escape(str(dataset))}</th>{cause}<td>{len(ids)}</td>{first}</tr>')
+        head = ["dataset", "model", "error", "answers", "first question"]
+        text += _table("Recorded errors by cause", head, 3, rows)
+    return f'<section id="failures"><h2>Failures</h2>{text}</section>'
+
+
+def _again(files: Files) -> str:
+    about = files.about
+    git = about.get("git") or {}
+    state = f"commit {git['commit']}" if git else "not from a git checkout"
+    state += ", with changes that are not committed" * bool(git.get("dirty"))
+    command = shlex.join(["python", *about.get("command", [])])
+    passes = files.passes
+    names = [f"{d}, {m}" for d, m in zip(passes["dataset"], passes["model"], strict=True)]
+    rows = [
+        f'<tr><th scope="row">{escape(str(name))}</th>'
+        + "".join(f'<td class="l">{escape(_value(value))}</td>' for value in passes[name])
+        + "</tr>"
+        for name in passes
+        if name not in ("dataset", "model")
+    ]
+    return (
+        f'<section id="again" class="long"><h2>Reproduce</h2><pre>{escape(command)}</pre><p>spatial-eval '
+        f"{escape(str(about.get('version', '')))}, {escape(state)}. The same command computes only what is not stored. "
+        f"This page again: <code>python -m spatial_eval report {escape(files.folder.name)}</code>.</p>"
+        f"{_table('What ran', ['', *names], len(names) + 1, rows)}</section>"
+    )
+
+
+def _value(value: Any) -> str:
+    known = plain(value)
+    return "" if known is None else f"{known:.4g}" if isinstance(known, float) else str(known)
+
+
+def _table(caption: str, head: Sequence[str], left: int, rows: Iterable[str], name: str = "") -> str:
+    """A table that scrolls by itself where the page is narrow; the first `left` columns are aligned left."""
+    names = "".join(f'<th scope="col"{" class=l" * (i < left)}>{escape(n)}</th>' for i, n in enumerate(head))
+    above = f"<caption>{escape(caption)}</caption>" * bool(caption)
+    return (
+        f'<div class="scroll"><table{f" id={name}" if name else ""}>{above}<thead><tr>{names}</tr></thead>'
+        f"<tbody>{''.join(rows)}</tbody></table></div>"
+    )
