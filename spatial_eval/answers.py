@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -137,14 +138,26 @@ def read(folder: Path) -> Files:
 
 def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Numbers as they were written, to the last digit; text stays text, `NA` and `None` too."""
-    with path.open(encoding="utf8") as file:
-        names = file.readline().rstrip("\n").split(",")
+    with path.open(encoding="utf8", newline="") as file:
+        names, *rows = csv.reader(file)
     lacking = [name for name in columns if name not in names]
     if lacking:
         raise ValueError(f"{path.name} has no column {lacking[0]}")
-    numbers = {name: [""] for name in names if name not in _TEXT}
-    text = {name: str for name in names if name in _TEXT}
-    return pd.read_csv(path, dtype=text, na_values=numbers, keep_default_na=False, float_precision="round_trip")
+    values = zip(*rows, strict=True) if rows else ([] for _ in names)
+    return pd.DataFrame({name: _typed(name, column) for name, column in zip(names, values, strict=True)})
+
+
+def _typed(name: str, column: Sequence[str]) -> pd.Series[Any]:
+    if name in _TEXT:
+        return pd.Series(column, dtype="str")
+    try:
+        return pd.Series([int(value) for value in column], dtype="int64")
+    except ValueError:
+        pass
+    try:
+        return pd.Series([float(value) if value else math.nan for value in column], dtype="float64")
+    except ValueError:
+        return pd.Series(column, dtype="str")
 
 
 def _methods(about: Mapping[str, Any], cells: pd.DataFrame) -> list[Method]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from html import escape
 from importlib.resources import files as resources
 from pathlib import Path
@@ -50,7 +50,15 @@ def page(files: Files) -> str:
         {f"d{i}": f"{s.dataset}, {s.model}" for i, s in enumerate(overall)} if len(overall) <= 12 else {"d0": "Details"}
     )
     ids |= {"paper": "The paper", "failures": "Failures", "again": "Reproduce"}
-    main = [_answer(files, overall), _choices(chosen), _grid(), details, _paper(files), _failures(files), _again(files)]
+    main = [
+        _answer(files, overall),
+        _choices(files, chosen),
+        _grid(),
+        details,
+        _paper(files),
+        _failures(files),
+        _again(files),
+    ]
     data = grid_data(files, chosen) | {"curves": curves}
     slots = {
         "title": f"Sweep {files.folder.name}: {', '.join(dict.fromkeys(files.cells['dataset']))}",
@@ -103,48 +111,59 @@ def _answer(files: Files, overall: Sequence[Selected]) -> str:
     )
 
 
-def _choices(chosen: Sequence[Selected]) -> str:
+def _choices(files: Files, chosen: Sequence[Selected]) -> str:
     """The best cell of each method: where it was chosen, and what it gives where it is reported."""
     families = [s for s in chosen if s.family]
     models = len({s.model for s in families}) > 1
-    pairs = {(s.on, s.split) for s in families}
-    on, split = next(iter(pairs)) if len(pairs) == 1 else ("where chosen", "reported")
-    head = ["dataset", *(["model"] if models else []), "best cell of its method"]
-    names = [*head, "of cells", on, "again", split, "against base", "p", "paper"]
+    left = ["dataset", *(["model"] if models else []), "best cell of its method"]
+    apart = any(s.on != s.split for s in families)
+    columns: dict[str, Callable[[Selected], str]] = {
+        "of cells": lambda s: f"{s.candidates:,}",
+        "on val": lambda s: _stack(s.choice.accuracy) if s.on != s.split else "",
+        "again": lambda s: f"{100 * s.choice.again:.0f} %" if s.candidates > 1 else "",
+        "reported": lambda s: _stack(s.test.now, s.split),
+        "corrected": lambda s: _stack(s.best.corrected) if s.best else "",
+        "against base": lambda s: _gain(s.test.gain),
+        "p": lambda s: escape(p_value(s.test.p)),
+        "to weight1": lambda s: _share(files, s.cell),
+        "paper": lambda s: "" if s.paper is None else f"{s.paper:.1f}",
+    }
+    shown = {name: cell for name, cell in columns.items() if any(map(cell, families)) and (apart or name != "on val")}
     first = {s.cell for s in chosen if not s.family}
-    rows = [_choice(s, models, len(pairs) > 1, s.cell in first) for s in families]
+    rows = [
+        f'<tr{" class=top" * (s.cell in first)}><th scope="row">{escape(s.dataset)}</th>'
+        + f'<td class="l">{escape(s.model)}</td>' * models
+        + f'<td class="l">{escape(named(s.method))}</td>'
+        + "".join(f"<td>{cell(s)}</td>" for cell in shown.values())
+        + "</tr>"
+        for s in families
+    ]
     note = (
         "Of equal cells: the simplest method, then the weights nearest to 1, then the middle threshold. Again: how "
         "many other draws of the questions that it was chosen on choose the same cell. Bold: the choice of all methods."
+        + " Corrected: for being the best of so many on the same questions."
+        * any(s.best for s in families)
     )
     return (
-        f'<section class="long"><h3>Best cells</h3>{_table("", names, len(head), rows, "choices")}'
+        f'<section class="long"><h3>Best cells</h3>{_table("", [*left, *shown], len(left), rows, "choices")}'
         f'<p class="note">{note}</p></section>'
     )
 
 
-def _choice(s: Selected, model: bool, splits: bool, top: bool) -> str:
-    gain, accuracy = s.test.gain, s.choice.accuracy
-    corrected = f'<br><span class="i">corrected</span> {_stack(s.best.corrected)}' if s.best else ""
-    cells = [
-        f"{s.candidates:,}",
-        (f"{s.on} " if splits else "") + f"{_stack(accuracy)}, n = {accuracy.n}</span>",
-        f"{100 * s.choice.again:.0f} %" if s.candidates > 1 else "",
-        (f"{s.split} " if splits else "") + f"{_stack(s.test.now)}, n = {s.test.now.n}</span>",
-        f'{gain.value:+.1f}<br><span class="i">{gain.low:+.1f} to {gain.high:+.1f}</span>' if gain else "",
-        escape(p_value(s.test.p)),
-        "" if s.paper is None else f"{s.paper:.1f}",
-    ]
-    if s.best:
-        cells[3] += f"{corrected}</span>"
-    names = f'<td class="l">{escape(s.model)}</td>' * model + f'<td class="l">{escape(named(s.method))}</td>'
-    values = "".join(f"<td>{value}</td>" for value in cells)
-    return f'<tr{" class=top" * top}><th scope="row">{escape(s.dataset)}</th>{names}{values}</tr>'
+def _stack(found: Estimate, split: str = "") -> str:
+    """A figure over its interval and n."""
+    return (
+        f'{found.value:.1f} %<br><span class="i">{found.low:.1f} to {found.high:.1f}<br>{split} n = {found.n:,}</span>'
+    )
 
 
-def _stack(found: Estimate) -> str:
-    """A figure over its interval; the span stays open for more."""
-    return f'{found.value:.1f} %<br><span class="i">{found.low:.1f} to {found.high:.1f}'
+def _gain(found: Estimate | None) -> str:
+    return f'{found.value:+.1f}<br><span class="i">{found.low:+.1f} to {found.high:+.1f}</span>' if found else ""
+
+
+def _share(files: Files, cell: int) -> str:
+    value = plain(files.cells["share_weight1"].iloc[cell])
+    return "" if value is None else f"{value:.1f} %"
 
 
 def _grid() -> str:
@@ -192,9 +211,9 @@ def _paper(files: Files) -> str:
             rows.append(
                 f'<tr><th scope="row">{escape(row["dataset"])}</th><td class="l">{escape(row["model"])}</td>'
                 f'<td class="l">{escape(named(files.methods[i]))}</td><td>{figure(here)} n = {here.n}</td>'
-                f"<td>{row['paper']:.1f}</td><td>{row['difference']:+.2f}</td></tr>"
+                f"<td>{row['paper']:.1f}</td><td>{row['difference']:+.2f}</td><td>{_share(files, i)}</td></tr>"
             )
-        head = ["dataset", "model", "method", "here", "paper", "difference"]
+        head = ["dataset", "model", "method", "here", "paper", "difference", "to weight1"]
         text = _table("Published settings, percent right on test", head, 3, rows)
     return f'<section id="paper"><h2>The paper</h2>{text}</section>'
 

@@ -12,6 +12,7 @@ from .selection import Selected
 from .statistics import Estimate
 
 NOTABLE = 5.0  # points of difference on a relation that a sentence mentions
+ENOUGH = 10  # questions of a relation that a sentence mentions
 RARE = 1.0  # percent routed to weight1 below which adapt_vis is scaling_vis in all but name
 
 
@@ -32,8 +33,7 @@ def sentence(files: Files, chosen: Selected) -> str:
     text = f"{escape(named(chosen.method))} answers <b>{test.now.value:.1f} %</b> of {where} {between(test.now)}"
     if test.gain and test.base:
         more = "more" if test.gain.value >= 0 else "fewer"
-        p = p_value(chosen.p_holm if chosen.p_holm is not None else test.p)
-        sure = f"p &lt; {p[1:]}" if p.startswith("<") else f"p = {p}"
+        sure = _p(chosen.p_holm if chosen.p_holm is not None else test.p)
         text += (
             f", <b>{abs(test.gain.value):.1f} points {more}</b> than the untouched model's {figure(test.base)}: "
             f"{test.fixed} fixed, {test.broken} broken "
@@ -53,12 +53,16 @@ def choice(chosen: Selected) -> str:
             "too."
         )
     best = chosen.best
-    p = p_value(best.p)
-    chance = f", p {escape(p) if p.startswith('<') else f'= {p}'} against base with all of them counted" if p else ""
+    chance = "" if best.p is None else f", {_p(best.p)} against base with all of them counted"
     return (
         f"It is the best of {best.cells:,} cells ({best.distinct:,} of them differ) on these same questions: "
         f"corrected for that choice {figure(best.corrected)}{chance}."
     )
+
+
+def _p(p: float | None) -> str:
+    text = p_value(p)
+    return f"p &lt; {text[1:]}" if text.startswith("<") else f"p = {text}"
 
 
 def figure(found: Estimate) -> str:
@@ -70,10 +74,11 @@ def between(found: Estimate) -> str:
 
 
 def changes(files: Files, chosen: Selected) -> dict[str, float]:
-    """Points of difference from base on each relation, the largest gain first."""
+    """Points of difference from base on each relation with ENOUGH questions, the largest gain first."""
     part = files.parts[files.keys[chosen.cell]]
     rows = by_relation(part, {"base": Base(), "new": chosen.method})
-    found = {name: row["new"].value - row["base"].value for name, row in rows.items() if len(row) == 2}
+    enough = {name: row for name, row in rows.items() if len(row) == 2 and min(e.n for e in row.values()) >= ENOUGH}
+    found = {name: row["new"].value - row["base"].value for name, row in enough.items()}
     return dict(sorted(found.items(), key=lambda item: -item[1]))
 
 
