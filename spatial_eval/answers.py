@@ -104,7 +104,7 @@ class Files:
                 if key[3] != "all":
                     mask = (whole.questions["split"] == key[3]).to_numpy(dtype=bool)
                 if key[4]:
-                    mask &= np.cumsum(mask) <= key[4]
+                    mask = mask & (np.cumsum(mask) <= key[4])
                 found[key] = whole.within(mask)
         return found
 

@@ -40,15 +40,21 @@ def side(text: str, output: Path) -> Side:
     filters = text[len(name) + len(colon) :] if equals else ""
     files = read(find(output, (name if equals else text) or None))
     given: dict[str, Any] = {}
-    mask = pd.Series(True, index=files.cells.index)
     for item in filter(None, filters.split(",")):
         column, _, value = item.partition("=")
         if column not in IDENTITY:
             raise ConfigError(unknown("column", column, IDENTITY))
         given[column] = _value(files.cells[column], value, item)
-        mask &= files.cells[column] == given[column]
+    return _those(files, given)
+
+
+def _those(files: Files, given: Mapping[str, Any]) -> Side:
+    mask = pd.Series(True, index=files.cells.index)
+    for column, value in given.items():
+        mask &= files.cells[column] == value
     if not mask.any():
-        raise ConfigError(f"no cell of sweep {files.folder.name} has {filters}")
+        wanted = ", ".join(f"{column}={plain(value)}" for column, value in given.items())
+        raise ConfigError(f"no cell of sweep {files.folder.name} has {wanted}")
     return Side(files, given, [int(i) for i in files.cells.index[mask]])
 
 
@@ -64,10 +70,16 @@ def _value(column: Any, text: str, item: str) -> Any:
 def compare(a: Side, b: Side) -> list[dict[str, Any]]:
     """One row for each pair of cells that agree in everything that neither side fixed; `difference` is b minus a.
 
+    A side that fixes nothing is narrowed to what the other fixes.
+
     Paired over the questions that both answered: an interval by clustered bootstrap, exact McNemar's p, and that
     p adjusted for the number of rows (Holm). Raises ConfigError where cells have no or several partners.
     """
-    loose = set(a.given) | set(b.given)
+    if not a.given or not b.given:  # a whole sweep beside some cells: the same cells of it
+        a, b = _those(a.files, a.given or b.given), _those(b.files, b.given or a.given)
+        loose = set[str]()
+    else:
+        loose = set(a.given) | set(b.given)
     if "method" in loose:
         loose |= {*KNOBS, "criterion"}
     columns = [name for name in IDENTITY if name not in loose]

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
-
-import pandas as pd
 
 from . import figures, findings
 from .answers import Files
@@ -175,7 +174,7 @@ def _flips(part: Any, chosen: Selected, small: Thumbnails, examples: int) -> str
     )
 
 
-def _examples(frame: pd.DataFrame, what: str, small: Thumbnails, most: int) -> str:
+def _examples(frame: Any, what: str, small: Thumbnails, most: int) -> str:
     # Spread over the frame, so that one relation does not fill the table.
     rows: list[dict[Any, Any]] = frame.iloc[:: max(1, -(-len(frame) // most))].to_dict("records")
     pictures = [small.uri(row["image"]) for row in rows]
@@ -187,7 +186,7 @@ def _examples(frame: pd.DataFrame, what: str, small: Thumbnails, most: int) -> s
         + f'<td class="wrap">{escape(_short(row["question"]))}</td><td class="l">{escape(row["gold"])}</td>'
         f'<td class="wrap">{escape(_short(row["before"], 90))}</td>'
         f'<td class="wrap">{escape(_short(row["after"], 90))}</td>'
-        f"<td>{'' if pd.isna(row['confidence']) else format(row['confidence'], '.2f')}</td>"
+        f"<td>{'' if math.isnan(row['confidence']) else format(row['confidence'], '.2f')}</td>"
         f"<td>{row['weight']:g}</td></tr>"
         for row, uri in zip(rows, pictures, strict=True)
     )

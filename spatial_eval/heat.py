@@ -6,8 +6,6 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-import pandas as pd
-
 from .answers import IDENTITY, Files, plain
 from .selection import Selected
 
@@ -72,8 +70,7 @@ def _twin(files: Files, cell: int, ring: int, chosen: Sequence[Selected]) -> boo
     return cell != ring and one[3] == on and (one[:3], one[4]) == (other[:3], other[4])
 
 
-def _against_base(files: Files) -> pd.Series[float]:
-    cells = files.cells
-    keys = pd.Series(list(files.keys), index=cells.index)
-    base = {keys[i]: cells["accuracy"][i] for i in cells.index[cells["method"] == "base"]}
-    return cells["accuracy"] - keys.map(lambda key: base.get(key, math.nan)).astype(float)
+def _against_base(files: Files) -> list[float]:
+    accuracy = [float(value) for value in files.cells["accuracy"]]
+    base = {key: a for key, a, m in zip(files.keys, accuracy, files.methods, strict=True) if m.kind == "base"}
+    return [a - base.get(key, math.nan) for key, a in zip(files.keys, accuracy, strict=True)]

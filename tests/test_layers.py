@@ -22,7 +22,14 @@ LAYERS = [
     {"rendered"},
     {"methods", "plan", "scoring", "statistics", "lines", "prompts", "digests", "decoding", "batches", "cache"},
     {"paper", "benchmarks", "store", "progress", "attention", "oracle"},
+    {"folders", "resampling", "sheets", "thumbnails"},
     {"tables", "recorded", "engine", "checkpoints", "ledger", "snapshot", "devices"},
+    {"answers", "ballots"},
+    {"compare", "findings", "selection"},
+    {"api", "figures", "heat", "layout"},
+    {"details", "verdicts"},
+    {"appendix"},
+    {"html"},
     {"squeue", "sbatch", "pool"},
     {"vlm"},
     {"hf"},
@@ -31,7 +38,7 @@ LAYERS = [
     {"grid", "report", "cut", "task", "standing", "slurm"},
     {"show", "fanout"},
     {"sweep", "prepare", "status"},
-    {"operate"},
+    {"operate", "printing"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
@@ -39,7 +46,7 @@ MODULES = sorted(path for path in PACKAGE.glob("*.py") if not path.stem.startswi
 HOMES = {
     "hydra": {"prepare"},  # and launch.py, hydra_plugins/
     "omegaconf": {"config", "grid"},
-    "pandas": {"report"},
+    "pandas": {"report", "answers", "api", "compare", "findings"},
     "torch": {"attention", "batches", "cache", "checkpoints", "decoding", "engine", "oracle", "vlm"},
     "transformers": {"attention", "cache", "checkpoints", "engine", "oracle"},
     "datasets": set(),

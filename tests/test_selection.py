@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,16 +17,11 @@ from spatial_eval.errors import ConfigError
 from spatial_eval.methods import AdaptVis, Base, ScalingVis
 from spatial_eval.types import Method
 
-GRID = ["-m", "split=val,test", "method=base,scaling_vis,adapt_vis", "weight=0.5,0.8,1.2,1.5,2.0"]
-ADAPT = ["weight1=0.5,0.8", "weight2=1.2,1.5,2.0"]
-
 
 @pytest.fixture
-def folder(launch, experiment) -> Path:
-    """A small sweep over val and test of the made-up quiz."""
-    done = launch(*GRID, *ADAPT, "threshold=range(0,1.01,0.1)", *experiment)
-    assert done.returncode == 0, done.stderr
-    return Path(done.stdout.splitlines()[-1]).parent
+def folder(swept, tmp_path) -> Path:
+    """A copy of a small sweep over val and test of the made-up quiz, under tmp_path/out."""
+    return Path(shutil.copytree(swept, tmp_path / "out" / "sweeps" / swept.name))
 
 
 def rows(*methods: Method, right: list[list[int]]) -> ballots.Ballot:
@@ -90,7 +86,7 @@ def test_a_sweep_without_val_is_told_what_to_run(launch, experiment, cli) -> Non
 
 
 def test_without_val_the_best_is_corrected_for_the_choice(launch, experiment) -> None:
-    done = launch("-m", "method=base,adapt_vis", "threshold=range(0,1.01,0.05)", *ADAPT, *experiment)
+    done = launch("-m", "method=base,adapt_vis", "threshold=range(0,1.01,0.05)", "weight2=1.2,2", *experiment)
     files = answers.read(Path(done.stdout.splitlines()[-1]).parent)
     overall = selection.picks(files)[0]
     assert (overall.on, overall.split) == ("test", "test")
