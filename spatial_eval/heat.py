@@ -38,16 +38,16 @@ def grid_data(files: Files, chosen: Sequence[Selected]) -> dict[str, Any]:
             dims.append({"name": name, "values": shown} | ({"codes": codes} if any(codes) else {}))
     difference = _against_base(files)
     figures: dict[str, list[Any]] = {}
-    for name, digits in {**dict.fromkeys(FIGURES, 1), "accuracy": 2, "difference": 2}.items():
+    for name, digits in {**dict.fromkeys(FIGURES, 1), "accuracy": 5, "difference": 5}.items():
         source = difference if name == "difference" else cells[name]
         values = [None if math.isnan(v) else round(float(v), digits) for v in source]
         if any(v is not None for v in values):
             figures[name] = values
     bounds = {name: [_rounded(v) for v in cells[f"accuracy_{name}"]] for name in ("low", "high")}
     missing = [int(v) for v in cells["missing"]]
-    rings = [s.cell for s in chosen if not s.family]
-    twins = {files.methods[i]: i for i in rings}
-    rings += [i for i, m in enumerate(files.methods) if m in twins and _twin(files, i, twins[m], chosen)]
+    rings = list(dict.fromkeys(s.cell for s in chosen))  # the first of all first: the page opens where it lies
+    where = {(files.methods[s.cell], *_place(files, s.cell), s.on) for s in chosen if s.on != s.split}
+    rings += [i for i, m in enumerate(files.methods) if (m, *_place(files, i), files.keys[i][3]) in where]
     return {
         "dims": dims,
         "cells": figures
@@ -63,11 +63,10 @@ def _rounded(value: float) -> float | None:
     return None if math.isnan(value) else round(float(value), 1)
 
 
-def _twin(files: Files, cell: int, ring: int, chosen: Sequence[Selected]) -> bool:
-    """Whether `cell` is what `ring` was chosen by: the same cell on the split of the choice."""
-    on = next(s.on for s in chosen if s.cell == ring)
-    one, other = files.keys[cell], files.keys[ring]
-    return cell != ring and one[3] == on and (one[:3], one[4]) == (other[:3], other[4])
+def _place(files: Files, cell: int) -> tuple[Any, ...]:
+    """Its part but for the split."""
+    dataset, model, tokens, _, limit = files.keys[cell]
+    return dataset, model, tokens, limit
 
 
 def _against_base(files: Files) -> list[float]:

@@ -101,7 +101,7 @@ def _answer(files: Files, overall: Sequence[Selected]) -> str:
     items = []
     for s in overall:
         kind = verdict(s)
-        word = "" if s.method.kind == "base" else f'<span class="verdict">{VERDICT[kind]}</span>'
+        word = "" if s.test.gain is None else f'<span class="verdict">{VERDICT[kind]}</span>'
         name = f"<b>{escape(s.dataset)}</b>" + (f" ({escape(s.model)})" if len({o.model for o in overall}) > 1 else "")
         items.append(f'<li class="{kind}">{name}. {word}{sentence(files, s)}</li>')
     note = "In brackets: 95 % intervals (Wilson; differences: bootstrap over sets of questions). p: exact McNemar."

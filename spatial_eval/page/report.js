@@ -7,7 +7,14 @@ const make = (tag, properties, ...children) => {
   node.append(...children);
   return node;
 };
-const fixed = (value, digits) => value == null ? "" : value.toFixed(digits);
+// Ties go to the even digit, as in the text that Python wrote; toFixed alone would send them up.
+const fixed = (value, digits) => {
+  if (value == null) return "";
+  const scale = 10 ** digits, tie = Number.isInteger(value * 2 ** (digits + 1)) && Math.abs(value * scale * 2) % 2 === 1;
+  if (!tie) return value.toFixed(digits);
+  const down = Math.floor(value * scale);
+  return ((down % 2 ? down + 1 : down) / scale).toFixed(digits);
+};
 
 // Wilson's score interval in percent, as spatial_eval.statistics.wilson.
 const wilson = (right, n) => {
@@ -174,7 +181,7 @@ const render = focus => {
       const i = found.get(`${r}|${c}`);
       if (i === undefined || figure[i] == null) { parts.push('<td class="none"></td>'); continue; }
       const share = signed ? Math.abs(figure[i]) / far : high > low ? (figure[i] - low) / (high - low) : 0.5;
-      const marks = [share > 0.55 ? "up" : "", chosen.includes(i) ? "chosen" : "", i === best ? "best" : ""].filter(Boolean).join(" ");
+      const marks = [chosen.includes(i) ? "chosen" : "", i === best ? "best" : ""].filter(Boolean).join(" ");
       const to = signed && figure[i] < 0 ? ";--to:var(--neg)" : "";
       parts.push(`<td data-i="${i}" tabindex="${first ? 0 : -1}"${marks ? ` class="${marks}"` : ""} style="--x:${Math.round(100 * share)}%${to}">${fixed(figure[i], 1)}</td>`);
       first = false;
@@ -224,7 +231,7 @@ for (const box of document.querySelectorAll("form[data-curve]")) {
     const k = Number(pair?.value ?? 0);
     const sizes = curve.n[k] ?? curve.n[0], moved = curve.to[k] ?? curve.to[0];
     const right = curve.right[k][step], n = sizes[step] ?? sizes[0], [low, high] = wilson(right, n);
-    said.textContent = `threshold ${t.toFixed(2)}: ${(100 * right / n).toFixed(2)} % (95 %: ${low.toFixed(1)} to ${high.toFixed(1)}, n = ${n}), ${(100 * (moved[step] ?? moved[0]) / n).toFixed(1)} % to weight1`;
+    said.textContent = `threshold ${fixed(t, 2)}: ${fixed(100 * right / n, 2)} % (95 %: ${fixed(low, 1)} to ${fixed(high, 1)}, n = ${n}), ${fixed(100 * (moved[step] ?? moved[0]) / n, 1)} % to weight1`;
     line.setAttribute("d", `M${curve.x0 + curve.x1 * t} ${curve.y0}V${curve.y1}`);
   };
   slider.addEventListener("input", read);
