@@ -96,6 +96,10 @@ class Sweep:
             rows.append(_names(key) | {"weights": len(part.arms)} | figures)
         return pd.DataFrame(rows)
 
+    def best(self) -> pd.DataFrame:
+        """As `select` where val and test are there; else the best on the same questions, with `corrected` figures."""
+        return pd.DataFrame(selection.rows(selection.picks(self.files)))
+
     def select(self, on: str = "val", report: str = "test", metric: str = "accuracy") -> pd.DataFrame:
         """Chosen on one split, reported on another; one row for each dataset, model and family of methods."""
         return pd.DataFrame(selection.rows(selection.select(self.files, on=on, report=report, metric=metric)))

@@ -104,7 +104,11 @@ def _answer(files: Files, overall: Sequence[Selected]) -> str:
         word = "" if s.test.gain is None else f'<span class="verdict">{VERDICT[kind]}</span>'
         name = f"<b>{escape(s.dataset)}</b>" + (f" ({escape(s.model)})" if len({o.model for o in overall}) > 1 else "")
         items.append(f'<li class="{kind}">{name}. {word}{sentence(files, s)}</li>')
-    note = "In brackets: 95 % intervals (Wilson; differences: bootstrap over sets of questions). p: exact McNemar."
+    note = (
+        "scaling_vis multiplies the last prompt token's attention to the image by one weight; adapt_vis takes weight1 "
+        "where the untouched model's confidence is below the threshold, else weight2. In brackets: 95 % intervals "
+        "(Wilson; of differences: bootstrap over sets of questions). p: exact McNemar test."
+    )
     return (
         f'<section id="answer"><h2>What helped where</h2><ul class="said">{"".join(items)}</ul>'
         f'<p class="note">{note}</p></section>'

@@ -28,6 +28,14 @@ def setting(method: Method) -> str:
     return " ".join([*parts, *([] if criterion == "max_prob" else [criterion])])
 
 
+def spelled(method: Method) -> str:
+    """`adapt_vis (weight1 0.5, weight2 1.5, threshold 0.4)`: for readers who do not know the short names."""
+    parts = [f"{name} {getattr(method, name):g}" for name in SHORT if hasattr(method, name)]
+    criterion = getattr(method, "criterion", "max_prob")
+    parts += [] if criterion == "max_prob" else [f"criterion {criterion}"]
+    return f"{method.kind} ({', '.join(parts)})" if parts else method.kind
+
+
 def named(method: Method) -> str:
     return f"{method.kind} {setting(method)}".rstrip()
 

@@ -6,7 +6,7 @@ from html import escape
 
 from .answers import Files, plain
 from .findings import by_relation
-from .layout import named, p_value
+from .layout import p_value, spelled
 from .methods import AdaptVis, Base
 from .selection import Selected
 from .statistics import Estimate
@@ -30,7 +30,7 @@ def sentence(files: Files, chosen: Selected) -> str:
     if chosen.method.kind == "base":
         rest = f"; {chosen.candidates - 1:,} other cells do no better on {chosen.on}" if chosen.candidates > 1 else ""
         return f"The untouched model answers {figure(test.now)} of {where}{rest}."
-    text = f"{escape(named(chosen.method))} answers <b>{test.now.value:.1f} %</b> of {where} {between(test.now)}"
+    text = f"{escape(spelled(chosen.method))} answers <b>{test.now.value:.1f} %</b> of {where} {between(test.now)}"
     if test.gain and test.base:
         more = "more" if test.gain.value >= 0 else "fewer"
         sure = _p(chosen.p_holm if chosen.p_holm is not None else test.p)

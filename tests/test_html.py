@@ -125,7 +125,7 @@ def test_a_sweep_without_base_or_confidence_or_answers_has_a_report(launch, expe
     folder = Path(done.stdout.splitlines()[-1]).parent
     page = text_of((folder / "report.html").read_text("utf8"))
     assert "The untouched model's confidence is not stored." in page
-    assert "scaling_vis w=0.5 answers" in page
+    assert "scaling_vis (weight 0.5) answers" in page
     assert "No clear difference" not in page  # there is no base to differ from
 
 
