@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .methods import METHODS
-from .resampling import counts, ratio, sums
+from .resampling import accuracies, counts, ratio, sums, unlike
 from .statistics import Estimate, share
 from .types import Method
 
@@ -58,9 +58,10 @@ def choose(ballot: Ballot, *, draws: int = DRAWS) -> Choice:
     hits, sizes = sums(ballot.right, ballot.cluster), sums(ballot.answered, ballot.cluster)
     accuracy = ratio(hits.sum(axis=1), sizes.sum(axis=1))
     index = order.first(accuracy)
+    first, pattern = unlike(ballot.right, ballot.answered)
     chosen = Counter[int]()
     for block in np.array_split(counts(hits.shape[1], draws), max(1, draws // 100)):
-        drawn = ratio(block @ hits.T, block @ sizes.T)  # (draws of the block, C)
+        drawn = accuracies(block, hits[first], sizes[first])[:, pattern]  # (draws of the block, C)
         chosen.update(order.first(row) for row in drawn)
     found = share(int(ballot.right[index].sum()), int(ballot.answered[index].sum()))
     tied = int((accuracy >= accuracy[index] - 1e-9).sum())

@@ -102,12 +102,12 @@ def best_of(
     Young (Resampling-Based Multiple Testing, 1993, section 2.3), signs turned by cluster.
     """
     cells = len(right)
-    unlike = np.unique(np.concatenate([right, answered], axis=1), axis=0, return_index=True)[1]
-    right, answered = right[np.sort(unlike)], answered[np.sort(unlike)]
+    first, _ = unlike(right, answered)
+    right, answered = right[np.sort(first)], answered[np.sort(first)]
     hits, sizes = sums(right & answered, cluster), sums(answered, cluster)  # (C, K) each
     inside = counts(hits.shape[1], draws)
     outside = (inside == 0).astype(np.float64)
-    choice = ratio(inside @ hits.T, inside @ sizes.T).argmax(axis=1)
+    choice = accuracies(inside, hits, sizes).argmax(axis=1)
     left_out = ratio((outside * hits[choice]).sum(axis=1), (outside * sizes[choice]).sum(axis=1))
     left_out = 100 * left_out[left_out >= 0]
     low, high = np.percentile(left_out, [2.5, 97.5]) if len(left_out) else (math.nan, math.nan)
@@ -117,6 +117,22 @@ def best_of(
     if base is not None:
         p = _max_t(sums((right.astype(np.int8) - base) * answered, cluster), int(accuracy.argmax()), draws)
     return BestOf(cells, len(right), 100 * float(accuracy.max()), corrected, p)
+
+
+def unlike(right: NDArray[bool_], answered: NDArray[bool_]) -> tuple[NDArray[intp], NDArray[intp]]:
+    """(U,) the first cell of each pattern of answers, (C,) the pattern of each cell: thresholds make many alike."""
+    both = np.packbits(np.concatenate([right, answered], axis=1), axis=1)
+    rows = np.ascontiguousarray(both).view(np.dtype((np.void, both.shape[1]))).ravel()
+    _, first, pattern = np.unique(rows, return_index=True, return_inverse=True)
+    return first.astype(np.intp), pattern.astype(np.intp)
+
+
+def accuracies(drawn: NDArray[intp], hits: NDArray[float64], sizes: NDArray[float64]) -> NDArray[float64]:
+    """(draws, C) accuracies in [0, 1] of C cells in draws (draws, K) of K clusters; -1 where nothing is answered."""
+    weights = drawn.astype(np.float64)
+    if (sizes == sizes[0]).all():
+        return ratio(weights @ hits.T, np.repeat((weights @ sizes[0])[:, None], len(hits), axis=1))
+    return ratio(weights @ hits.T, weights @ sizes.T)
 
 
 def _max_t(gain: NDArray[float64], cell: int, draws: int) -> float:

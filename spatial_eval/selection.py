@@ -122,9 +122,10 @@ def _elect(files: Files, group: Group, on: str, report: str, metric: str) -> lis
     found = []
     for family in ["", *kinds] if cells else []:
         standing = [cell for cell in cells if family in ("", files.methods[cell].kind)]
-        choice = choose(ballot(files, standing, metric))
+        votes = ballot(files, standing, metric)
+        choice = choose(votes)
         method = files.methods[standing[choice.index]]
-        best = _best(files, standing, metric) if on == report and len(standing) > 1 else None
+        best = _best(files, standing[0], votes, metric) if on == report and len(standing) > 1 else None
         cell = there[method]
         rivals = [(files.methods[standing[i]], times) for i, times in choice.rivals]
         test, paper = against_base(files, cell, metric), _paper(files, cell)
@@ -142,8 +143,8 @@ def ballot(files: Files, cells: Sequence[int], metric: str) -> Ballot:
     return Ballot([files.methods[c] for c in cells], right, np.stack([o.answered for o in outcomes]), part.cluster)
 
 
-def _best(files: Files, cells: Sequence[int], metric: str) -> BestOf:
-    found, part = ballot(files, cells, metric), files.parts[files.keys[cells[0]]]
+def _best(files: Files, cell: int, found: Ballot, metric: str) -> BestOf:
+    part = files.parts[files.keys[cell]]
     if BASE not in part.arms:
         return best_of(found.right, found.answered, found.cluster)
     base = part.follow(Base())
