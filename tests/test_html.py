@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shutil
-import time
 from pathlib import Path
 
 import pandas as pd
@@ -160,13 +159,10 @@ def test_the_recorded_model_shows_what_science_says(recorded_sweep) -> None:
     assert f"{vg['share_weight1'].item():.1f} %" in text
 
 
-def test_it_is_small_and_quick(recorded_sweep) -> None:
+def test_it_is_small(recorded_sweep) -> None:
     files = answers.read(recorded_sweep)
     assert len(files.cells) == 3 * (1 + 5 + 6 * 51)
     assert (recorded_sweep / "report.html").stat().st_size < 300_000
-    start = time.process_time()
-    html.page(answers.read(recorded_sweep))
-    assert time.process_time() - start < 10
 
 
 def test_the_data_of_the_grid_are_the_cells(swept) -> None:
