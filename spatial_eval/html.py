@@ -104,6 +104,7 @@ def _answer(files: Files, overall: Sequence[Selected]) -> str:
         word = "" if s.test.gain is None else f'<span class="verdict">{VERDICT[kind]}</span>'
         name = f"<b>{escape(s.dataset)}</b>" + (f" ({escape(s.model)})" if len({o.model for o in overall}) > 1 else "")
         items.append(f'<li class="{kind}">{name}. {word}{sentence(files, s)}</li>')
+    items = items or ["<li>No answers are stored.</li>"]
     note = (
         "scaling_vis multiplies the last prompt token's attention to the image by one weight; adapt_vis takes weight1 "
         "where the untouched model's confidence is below the threshold, else weight2. In brackets: 95 % intervals "
@@ -118,6 +119,8 @@ def _answer(files: Files, overall: Sequence[Selected]) -> str:
 def _choices(files: Files, chosen: Sequence[Selected]) -> str:
     """The best cell of each method: where it was chosen, and what it gives where it is reported."""
     families = [s for s in chosen if s.family]
+    if not families:
+        return ""
     models = len({s.model for s in families}) > 1
     left = ["dataset", *(["model"] if models else []), "best cell of its method"]
     apart = any(s.on != s.split for s in families)

@@ -182,3 +182,21 @@ def test_the_data_of_the_grid_are_the_cells(swept) -> None:
     }
     difference = [a - base[key[3]] for key, a in zip(files.keys, files.cells["accuracy"], strict=True)]
     assert data["cells"]["difference"] == pytest.approx(difference, abs=1e-5)
+
+
+def test_a_sweep_in_which_everything_failed_can_still_be_looked_at(swept, tmp_path, cli) -> None:
+    folder = Path(shutil.copytree(swept, tmp_path / "out" / "sweeps" / swept.name))
+    pd.read_parquet(folder / "samples.parquet")[:0].to_parquet(folder / "samples.parquet", index=False)
+    cells = pd.read_csv(folder / "results.csv", dtype=str, keep_default_na=False)
+    cells["missing"], cells["n"] = cells["n"], "0"
+    figures = [name for name in cells if name.startswith(("accuracy", "pair", "set_", "share"))]
+    cells[figures] = ""
+    cells.to_csv(folder / "results.csv", index=False)
+    assert "No answers are stored." in text_of(html.page(answers.read(folder)))
+    assert [cli(*command).returncode for command in (["report"], ["results"], ["results", "--by", "relation"])] == [
+        0,
+        3,
+        3,
+    ]
+    done = cli("select")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
