@@ -16,18 +16,24 @@ from .methods import AdaptVis
 from .selection import Selected
 from .statistics import Estimate
 from .thumbnails import Thumbnails
+from .types import Method
 
 COLOURS = ("s0", "s1", "s2", "s3")
 RELATIONS = 12  # of them in the figure; the table has all
 _PROMPT = re.compile(r"<image>|\b(?:USER|ASSISTANT|User|Assistant):")
 
 
-def detail(files: Files, chosen: Selected, curves: list[dict[str, Any]], small: Thumbnails, examples: int) -> str:
-    """The inside of a section. Appends the data of its curve to `curves`, which the page's script reads."""
+def detail(
+    files: Files, chosen: Selected, adapt: Method | None, curves: list[dict[str, Any]], small: Thumbnails, examples: int
+) -> str:
+    """The inside of a section. Appends the data of its curve to `curves`, which the page's script reads.
+
+    `adapt`: the best adapt_vis, where the sweep has one; its threshold is marked on the curve.
+    """
     key = files.keys[chosen.cell]
     part = files.parts[key]
     cells = [i for i, other in enumerate(files.keys) if other == key]
-    blocks = [_curve(files, chosen, findings.curves(files, cells), curves), _responses(findings.responses(part))]
+    blocks = [_curve(adapt, findings.curves(files, cells), curves), _responses(findings.responses(part))]
     confidence = findings.confidence(part)
     ceiling = findings.oracle(part)
     weights = ", ".join(f"{arm.weight:g}" for arm in sorted(part.arms))
@@ -48,19 +54,19 @@ def detail(files: Files, chosen: Selected, curves: list[dict[str, Any]], small: 
     )
 
 
-def _curve(files: Files, chosen: Selected, found: Sequence[Curve], curves: list[dict[str, Any]]) -> str:
-    if not found:
+def _curve(adapt: Method | None, every: Sequence[Curve], curves: list[dict[str, Any]]) -> str:
+    found = [c for c in every if isinstance(adapt, AdaptVis) and c.criterion == adapt.criterion]
+    if not found or not isinstance(adapt, AdaptVis):
         return ""
-    adapt = chosen.method if isinstance(chosen.method, AdaptVis) else None
     pairs = [(c.weight1, c.weight2) for c in found]
-    front = pairs.index((adapt.weight1, adapt.weight2)) if adapt else 0
+    front = pairs.index((adapt.weight1, adapt.weight2))
     curves.append(curve_data(found))
     options = "".join(
         f'<option value="{i}"{" selected" * (i == front)}>{c.weight1:g}, {c.weight2:g}</option>'
         for i, c in enumerate(found)
     )
     name = f"curve{len(curves) - 1}"
-    start = adapt.threshold if adapt else 0.4
+    start = math.ceil(100 * adapt.threshold - 1e-9) / 100  # the method's criterion is rounded: the same step
     below = (
         f'<form class="slide" data-curve="{len(curves) - 1}"><label for="{name}-t">threshold'
         f'<input id="{name}-t" type="range" min="0" max="1" step="0.01" value="{start:g}"></label>'
@@ -73,7 +79,7 @@ def _curve(files: Files, chosen: Selected, found: Sequence[Curve], curves: list[
         + (f"; thin: the other {len(found) - 1} pairs." if len(found) > 1 else ".")
         + f" n = {max(found[front].n):,}."
     )
-    drawing = figures.curve(found, front, adapt.threshold if adapt else None)
+    drawing = figures.curve(found, front, adapt.threshold)
     return figures.figure(drawing, title="Accuracy against threshold (adapt_vis)", note=note, below=below)
 
 

@@ -36,7 +36,7 @@ def legend(entries: Mapping[str, str]) -> str:
     return f'<ul class="legend">{items}</ul>'
 
 
-def curve(curves: Sequence[Curve], chosen: int, threshold: float | None) -> str:
+def curve(curves: Sequence[Curve], chosen: int, threshold: float) -> str:
     """Accuracy against threshold: the chosen pair of weights in front, the others thin, the chosen threshold dashed."""
     marks = [100 * r / n for c in curves for r, n in zip(c.right, c.n, strict=True) if n]
     low, high = _span(min(marks), max(marks))
@@ -46,16 +46,13 @@ def curve(curves: Sequence[Curve], chosen: int, threshold: float | None) -> str:
     for index, c in sorted(enumerate(curves), key=lambda item: item[0] == chosen):
         path = f"M{LEFT} {y(_percent(c.right[0], c.n[0]))}"
         for edge, right, n in zip(c.edges, c.right[1:], c.n[1:], strict=True):
-            path += f"H{x(edge)}V{y(_percent(right, n))}"
+            path += f"H{x(min(1, edge))}V{y(_percent(right, n))}"
         path += f"H{RIGHT}"
         parts.append(f'<path class="{"ln" if index == chosen else "thin"}" d="{path}"/>')
-    if threshold is not None:
-        right, n = curves[chosen].at(threshold)
-        at, height = x(threshold), y(_percent(right, n))
-        parts.append(f'<path class="at" d="M{at} {TOP}V{BOTTOM}"/><circle class="dot" cx="{at}" cy="{height}" r="4"/>')
-        side = "e" if threshold > 0.75 else ""
-        where = at + (-6 if side else 6)
-        parts.append(f'<text class="b {side}" x="{where}" y="{TOP + 8}">chosen {threshold:g}</text>')
+    at, height = x(threshold), y(_percent(*curves[chosen].at(threshold)))
+    parts.append(f'<path class="at" d="M{at} {TOP}V{BOTTOM}"/><circle class="dot" cx="{at}" cy="{height}" r="4"/>')
+    side = "e" if threshold > 0.75 else ""
+    parts.append(f'<text class="b {side}" x="{at + (-6 if side else 6)}" y="{TOP + 8}">chosen {threshold:g}</text>')
     return "".join(parts) + f'<path class="cursor" d="M{LEFT} {BOTTOM}V{TOP}"/>'
 
 

@@ -35,6 +35,7 @@ class Curve:
 
     weight1: float
     weight2: float
+    criterion: str
     edges: Sequence[float]  # M, ascending
     right: Sequence[int]  # M + 1
     n: Sequence[int]  # M + 1
@@ -80,6 +81,7 @@ def curve(part: Part, weight1: float, weight2: float, criterion: str = "max_prob
     return Curve(
         weight1,
         weight2,
+        criterion,
         [float(e) for e in edges],
         moved(low.right & low.signals.answered, high.right & high.signals.answered),
         moved(low.signals.answered, high.signals.answered),

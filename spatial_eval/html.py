@@ -44,7 +44,7 @@ def page(files: Files) -> str:
     chosen = picks(files)
     overall = [s for s in chosen if not s.family]
     curves: list[dict[str, Any]] = []
-    details = _details(files, overall, curves)
+    details = _details(files, chosen, curves)
     ids = {"answer": "What helped where", "grid-section": "Every cell"}
     ids |= (
         {f"d{i}": f"{s.dataset}, {s.model}" for i, s in enumerate(overall)} if len(overall) <= 12 else {"d0": "Details"}
@@ -108,8 +108,10 @@ def _answer(files: Files, overall: Sequence[Selected]) -> str:
     note = (
         "scaling_vis multiplies the last prompt token's attention to the image by one weight; adapt_vis takes weight1 "
         "where the untouched model's confidence is below the threshold, else weight2. In brackets: 95 % intervals "
-        "(Wilson; of differences: bootstrap over sets of questions). p: exact McNemar test."
+        "(Wilson; of differences: bootstrap over sets of questions). p: exact McNemar test"
     )
+    tests = sum(s.p_holm is not None for s in overall)
+    note += f", here adjusted for {tests} datasets and models (Holm)." if tests > 1 else "."
     return (
         f'<section id="answer"><h2>What helped where</h2><ul class="said">{"".join(items)}</ul>'
         f'<p class="note">{note}</p></section>'
@@ -182,12 +184,14 @@ def _grid() -> str:
     )
 
 
-def _details(files: Files, overall: Sequence[Selected], curves: list[dict[str, Any]]) -> str:
+def _details(files: Files, chosen: Sequence[Selected], curves: list[dict[str, Any]]) -> str:
+    overall = [s for s in chosen if not s.family]
+    adapt = {files.keys[s.cell]: s.method for s in chosen if s.family == "adapt_vis"}
     small = thumbnails(files.about)
     examples = 6 if len(overall) <= 2 else 3
     parts = []
     for i, s in enumerate(overall):
-        inside = detail(files, s, curves, small, examples)
+        inside = detail(files, s, adapt.get(files.keys[s.cell]), curves, small, examples)
         about = f"{escape(s.model)}, {escape(named(s.method))}"
         title = f'{escape(s.dataset)}, {escape(s.split)} <span class="i">{about}</span>'
         body = (
