@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: demo test lint format clean
+.PHONY: demo test test-browser lint format clean
 
 demo: .venv/installed
 	@$(BIN)/python launch.py sweep=demo
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slurm and not faults and not chromium and not notebooks"
+
+# Chromium and chromedriver (Debian: chromium, chromium-driver), and the notebooks
+test-browser: .venv/installed-dev
+	$(BIN)/python -m pytest -m "chromium or notebooks"
 
 lint: .venv/installed-dev
 	$(BIN)/ruff check .

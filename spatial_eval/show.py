@@ -39,12 +39,8 @@ _LEFT = ("dataset", "model", "method", "setting", "split")
 
 
 def table(rows: Rows, most: int = MOST) -> str:
-    """A plain table of `rows`; where there are more than `most`, base and the best by accuracy, a line says so."""
-    shown = list(rows)
-    if len(rows) > most:
-        base = [row for row in rows if row["method"] == "base"][: most // 2]
-        rest = sorted((row for row in rows if row not in base), key=lambda row: -float(row["accuracy"] or 0))
-        shown = [*base, *rest[: most - len(base)]]
+    """A plain table of `rows`; of more than `most`, the best of each method in each experiment, and a line to say so."""
+    shown = list(rows) if len(rows) <= most else best(rows)
     header, lines = _cells(shown)
     width = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     text = [
@@ -53,8 +49,18 @@ def table(rows: Rows, most: int = MOST) -> str:
         ).rstrip()
         for line in [header, *lines]
     ]
-    more = [f"{len(rows):,} cells; base and the best are shown"] if len(rows) > len(shown) else []
+    more = [f"{len(rows):,} cells; the best of each method is shown"] if len(rows) > len(shown) else []
     return "\n".join([*text, *more])
+
+
+def best(rows: Rows) -> list[Mapping[str, Any]]:
+    """For each dataset, model and part, the most accurate cell of each method; the first where several are."""
+    found: dict[tuple[Any, ...], Mapping[str, Any]] = {}
+    for row in rows:
+        key = tuple(row[name] for name in ("dataset", "model", "method", "split", "limit", "max_new_tokens"))
+        if key not in found or float(row["accuracy"] or -1) > float(found[key]["accuracy"] or -1):
+            found[key] = row
+    return list(found.values())
 
 
 def markdown(rows: Rows) -> str:

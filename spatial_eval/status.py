@@ -8,8 +8,7 @@ from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import ledger
-from .errors import ConfigError, unknown
+from . import folders, ledger
 from .fanout import Order
 from .job import Job
 from .plan import indices
@@ -67,21 +66,8 @@ class Status:
 
 
 def find(output: Path, name: str | None) -> Path:
-    """The folder of a launched sweep: by path, by the beginning of its id, else the latest. Raises ConfigError."""
-    if name and (Path(name) / "jobs" / "launch.pkl").is_file():
-        return Path(name).absolute()
-    made = sorted((output / "sweeps").glob("*/jobs/launch.pkl"), key=lambda path: path.stat().st_mtime_ns)
-    folders = [path.parent.parent.absolute() for path in made]
-    if not folders:
-        raise ConfigError(
-            f"no sweep was launched in {output}: run launch.py first, or name its output_dir with --output-dir"
-        )
-    if not name:
-        return folders[-1]
-    found = [folder for folder in folders if folder.name.startswith(name)]
-    if len(found) != 1:
-        raise ConfigError(unknown("sweep", name, [folder.name for folder in folders]))
-    return found[0]
+    """The folder of a launched sweep. Raises ConfigError."""
+    return folders.find(output, name, "jobs/launch.pkl")
 
 
 def order(folder: Path) -> Order:

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import devices, fanout, plan, report, show, tracker, tracking
+from . import devices, fanout, html, plan, report, show, tracker, tracking
 from .errors import ConfigError
 from .fanout import Order
 from .grid import Front, Grid, grid
@@ -112,6 +112,7 @@ def run(order: Order) -> int:
         log.error("failed: %s", line)
     if results.missing:
         log.error("incomplete: %d answers are missing; the same command tries what is not stored", results.missing)
+    log.info("%s", html.attempt(path.parent))
     sys.stdout.write(f"{show.table(results.cells)}\n{path}\n")
     sys.stdout.flush()
     tracker.publish_sweep(order.folder, order.publication.settings)

@@ -111,3 +111,52 @@ def cluster() -> Iterator[Cluster]:
     made.settle()
     yield made
     made.settle()
+
+
+@pytest.fixture(scope="session")
+def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished sweep of 144 cells over val and test of the made-up quiz; copy it before changing it."""
+    home = tmp_path_factory.mktemp("swept")
+    rows = questions(40)
+    quiz = write_lines(home / "quiz.jsonl", rows)
+    recorded = write_lines(home / "recorded.jsonl", recordings(rows, "quiz"))
+    grid = ["split=val,test", "method=base,scaling_vis,adapt_vis", "weight=0.5,0.8,1.2,1.5,2.0", "weight1=0.5,0.8"]
+    given = [
+        "dataset=jsonl",
+        f"dataset.path={quiz}",
+        "model=recorded",
+        f"model.path={recorded}",
+        "model.paper_model=''",
+    ]
+    run = command("launch.py", f"output_dir={home / 'out'}")
+    done = run("-m", *grid, "weight2=1.2,1.5,2.0", "threshold=range(0,1.01,0.1)", *given)
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.splitlines()[-1]).parent
+
+
+@pytest.fixture(scope="session")
+def recorded_sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of the published grid on every recorded part of the real data: about 600 cells a part."""
+    folder = os.environ.get("SPATIAL_EVAL_DATA")
+    if not folder or not Path(folder).is_dir():
+        pytest.skip("SPATIAL_EVAL_DATA names no folder: this test needs the real prompts and recordings")
+    home = tmp_path_factory.mktemp("recorded")
+    run = command("launch.py", f"output_dir={home}")
+    model = ["model=recorded", f"model.path={Path(folder).resolve() / 'recorded'}"]
+    sheet = home / "published.yaml"
+    sheet.write_text(PUBLISHED, "utf8")
+    done = run(f"sweep={sheet}", *model, env={"SPATIAL_EVAL_DATA": str(Path(folder).resolve())})
+    assert done.returncode == 0, done.stderr
+    return Path(done.stdout.splitlines()[-1]).parent
+
+
+PUBLISHED = """
+weight: [0.5, 0.8, 1.2, 1.5, 2.0]
+weight1: [0.5, 0.8]
+weight2: [1.2, 1.5, 2.0]
+threshold: range(0, 1.001, 0.02)
+method: [base, scaling_vis, adapt_vis]
+grids:
+  - {dataset: controlled_a, split: [val, test]}
+  - {dataset: vg_one_obj, split: test}
+"""

@@ -30,10 +30,10 @@ def test_formats(swept, cli) -> None:
     as_json = json.loads(cli("results", first, "--format", "json").stdout)
     assert [row["accuracy"] for row in as_json] == [float(row["accuracy"]) for row in rows]
     assert as_json[0]["weight"] is None
-    markdown = cli("results", first, "--format", "md").stdout.splitlines()
+    markdown = cli("results", first, "--cells", "--format", "md").stdout.splitlines()
     assert markdown[0].startswith("| dataset | model | method |")
     assert len(markdown) == 2 + len(rows)
-    latex = cli("results", first, "--format", "tex").stdout
+    latex = cli("results", first, "--cells", "--format", "tex").stdout
     assert r"scaling\_vis" in latex
     assert latex.startswith(r"\begin{tabular}")
 

@@ -23,10 +23,14 @@ LAYERS = [
     {"methods", "plan", "scoring", "statistics", "lines", "prompts", "digests", "decoding", "batches", "cache"},
     {"tracking", "published", "server"},
     {"paper", "benchmarks", "store", "progress", "attention", "oracle", "plots", "sync", "branches", "graphs"},
+    {"folders", "resampling", "sheets", "thumbnails"},
     {"tables", "recorded", "engine", "checkpoints", "snapshot", "devices", "ledger"},
-    {"readback", "vlm", "squeue", "sbatch", "pool"},
-    {"charts"},
-    {"dashboard"},
+    {"answers", "ballots", "readback", "vlm", "squeue", "sbatch", "pool"},
+    {"charts", "compare", "findings", "selection"},
+    {"dashboard", "api", "figures", "heat", "layout"},
+    {"details", "verdicts"},
+    {"appendix"},
+    {"html"},
     {"hf"},
     {"models"},
     {"config", "job"},
@@ -36,7 +40,7 @@ LAYERS = [
     {"slurm"},
     {"fanout"},
     {"sweep", "prepare", "status"},
-    {"operate"},
+    {"operate", "printing"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
@@ -44,7 +48,7 @@ MODULES = sorted(path for path in PACKAGE.glob("*.py") if not path.stem.startswi
 HOMES = {
     "hydra": {"prepare"},  # and launch.py, hydra_plugins/
     "omegaconf": {"config", "grid"},
-    "pandas": {"report"},
+    "pandas": {"report", "answers", "api", "compare", "findings"},
     "torch": {
         "attention",
         "batches",

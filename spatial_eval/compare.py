@@ -1,0 +1,148 @@
+"""Two sweeps, or two cells, question by question. Pure but for reading the sweeps' files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from .answers import IDENTITY, Files, plain, read
+from .errors import ConfigError, unknown
+from .folders import find
+from .resampling import paired_difference
+from .statistics import holm, mcnemar
+from .tables import KNOBS, percent
+
+HOW = "a sweep's id or folder, a cell's columns (method=base,split=test), or both (ID:method=adapt_vis,threshold=0.4)"
+FIELDS = (
+    *("a", "b", "dataset", "model", "method", "split", "n", "unmatched", "accuracy_a", "accuracy_b"),
+    *("difference", "difference_low", "difference_high", "fixed", "broken", "p", "p_holm"),
+)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Some cells of a sweep: `given` is what the user fixed of them."""
+
+    files: Files
+    given: Mapping[str, Any]
+    cells: Sequence[int]
+
+
+def side(text: str, output: Path) -> Side:
+    """What HOW describes. Raises ConfigError, DataError."""
+    head, equals, _ = text.partition("=")
+    name, colon, _ = head.rpartition(":")
+    filters = text[len(name) + len(colon) :] if equals else ""
+    files = read(find(output, (name if equals else text) or None))
+    given: dict[str, Any] = {}
+    for item in filter(None, filters.split(",")):
+        column, _, value = item.partition("=")
+        if column not in IDENTITY:
+            raise ConfigError(unknown("column", column, IDENTITY))
+        given[column] = _value(files.cells[column], value, item)
+    return _those(files, given)
+
+
+def _those(files: Files, given: Mapping[str, Any]) -> Side:
+    mask = pd.Series(True, index=files.cells.index)
+    for column, value in given.items():
+        mask &= files.cells[column] == value
+    if not mask.any():
+        wanted = ", ".join(f"{column}={plain(value)}" for column, value in given.items())
+        raise ConfigError(f"no cell of sweep {files.folder.name} has {wanted}")
+    return Side(files, given, [int(i) for i in files.cells.index[mask]])
+
+
+def _value(column: Any, text: str, item: str) -> Any:
+    if not pd.api.types.is_numeric_dtype(column):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"{item} is not valid; expected a number") from None
+
+
+def compare(a: Side, b: Side) -> list[dict[str, Any]]:
+    """One row for each pair of cells that agree in everything that neither side fixed; `difference` is b minus a.
+
+    A side that fixes nothing is narrowed to what the other fixes.
+
+    Paired over the questions that both answered: an interval by clustered bootstrap, exact McNemar's p, and that
+    p adjusted for the number of rows (Holm). Raises ConfigError where cells have no or several partners.
+    """
+    if not a.given or not b.given:  # a whole sweep beside some cells: the same cells of it
+        a, b = _those(a.files, a.given or b.given), _those(b.files, b.given or a.given)
+        loose = set[str]()
+    else:
+        loose = set(a.given) | set(b.given)
+    if "method" in loose:
+        loose |= {*KNOBS, "criterion"}
+    columns = [name for name in IDENTITY if name not in loose]
+    left, right = _by_key(a, columns), _by_key(b, columns)
+    shared = [key for key in left if key in right]
+    if not shared:
+        raise ConfigError("no two cells belong together: both sides need the same datasets, models and settings")
+    rows = [_row(a, left[key], b, right[key]) for key in shared]
+    adjusted = holm([row["p"] for row in rows])
+    return [{name: (row | {"p_holm": p}).get(name) for name in FIELDS} for row, p in zip(rows, adjusted, strict=True)]
+
+
+def _by_key(side: Side, columns: Sequence[str]) -> dict[tuple[Any, ...], int]:
+    found: dict[tuple[Any, ...], int] = {}
+    frame = side.files.cells.loc[list(side.cells), list(columns)]
+    for cell, values in zip(side.cells, frame.itertuples(index=False, name=None), strict=True):
+        key = tuple(map(plain, values))
+        if key in found:
+            pair = (side.files.cells.loc[i] for i in (found[key], cell))
+            first, second = ({n: row[n] for n in IDENTITY} for row in pair)
+            free = [n for n in IDENTITY if plain(first[n]) != plain(second[n])]
+            raise ConfigError(f"several cells of sweep {side.files.folder.name} fit: fix {', '.join(free)} too")
+        found[key] = cell
+    return found
+
+
+def _row(a: Side, one: int, b: Side, other: int) -> dict[str, Any]:
+    frames = [_answers(side.files, cell) for side, cell in ((a, one), (b, other))]
+    both = frames[0].merge(frames[1], on=["sample_id", "question"], suffixes=("_a", "_b"))
+    cell_a, cell_b = a.files.cells.loc[one], b.files.cells.loc[other]
+    old, new = both["right_a"].to_numpy(dtype=bool), both["right_b"].to_numpy(dtype=bool)
+    cluster = np.unique(both["cluster_a"], return_inverse=True)[1]
+    gain = paired_difference(new, old, cluster)
+    fixed, broken = int((new & ~old).sum()), int((old & ~new).sum())
+    names = {name: _both(cell_a[name], cell_b[name]) for name in ("dataset", "model", "method", "split")}
+    return names | {
+        "a": label(a.files.folder.name, cell_a),
+        "b": label(b.files.folder.name, cell_b),
+        "n": len(both),
+        "unmatched": len(frames[0]) + len(frames[1]) - 2 * len(both),
+        "accuracy_a": percent(int(old.sum()), len(both)),
+        "accuracy_b": percent(int(new.sum()), len(both)),
+        "difference": gain.value,
+        "difference_low": gain.low,
+        "difference_high": gain.high,
+        "fixed": fixed,
+        "broken": broken,
+        "p": mcnemar(fixed, broken),
+    }
+
+
+def _answers(files: Files, cell: int) -> pd.DataFrame:
+    part, found = files.parts[files.keys[cell]], files.outcome(cell)
+    frame = part.questions[["sample_id", "question"]].assign(right=found.right, cluster=part.cluster)
+    return frame[found.answered]
+
+
+def _both(a: Any, b: Any) -> str:
+    return str(a) if a == b else f"{a} / {b}"
+
+
+def label(sweep: str, cell: Any) -> str:
+    """A cell in a few characters: its sweep, its method and its settings."""
+    knobs = {"weight": "w", "weight1": "w1", "weight2": "w2", "threshold": "t"}
+    parts = [f"{short}={cell[name]:g}" for name, short in knobs.items() if not pd.isna(cell[name])]
+    return " ".join([sweep[:6], str(cell["method"]), *parts])

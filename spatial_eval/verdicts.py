@@ -1,0 +1,103 @@
+"""What helped where, in sentences. Pure."""
+
+from __future__ import annotations
+
+from html import escape
+
+from .answers import Files, plain
+from .findings import by_relation
+from .layout import p_value, spelled
+from .methods import AdaptVis, Base
+from .selection import Selected
+from .statistics import Estimate
+
+NOTABLE = 5.0  # points of difference on a relation that a sentence mentions
+ENOUGH = 10  # questions of a relation that a sentence mentions
+RARE = 1.0  # percent routed to weight1 below which adapt_vis is scaling_vis in all but name
+
+
+def verdict(chosen: Selected) -> str:
+    """helps, hurts or same: by the 95 % interval of the difference from base; same too where there is no base."""
+    gain = chosen.test.gain
+    if gain is None:
+        return "same"
+    return "helps" if gain.low > 0 else "hurts" if gain.high < 0 else "same"
+
+
+def sentence(files: Files, chosen: Selected) -> str:
+    """HTML: what was chosen, what it gives, against what, on which relations, and how the choice was made."""
+    test, where = chosen.test, f"{chosen.test.now.n:,} {chosen.split} questions"
+    if chosen.method.kind == "base":
+        rest = f"; {chosen.candidates - 1:,} other cells do no better on {chosen.on}" if chosen.candidates > 1 else ""
+        return f"The untouched model answers {figure(test.now)} of {where}{rest}."
+    text = f"{escape(spelled(chosen.method))} answers <b>{test.now.value:.1f} %</b> of {where} {between(test.now)}"
+    if test.gain and test.base:
+        more = "more" if test.gain.value >= 0 else "fewer"
+        sure = _p(chosen.p_holm if chosen.p_holm is not None else test.p)
+        text += (
+            f", <b>{abs(test.gain.value):.1f} points {more}</b> than the untouched model's {figure(test.base)}: "
+            f"{test.fixed} fixed, {test.broken} broken "
+            f'<span class="i">(difference {test.gain.low:+.1f} to {test.gain.high:+.1f}, {sure})</span>'
+        )
+    return f"{text}. {_relations(files, chosen)}{_routing(files, chosen)}{choice(chosen)}"
+
+
+def choice(chosen: Selected) -> str:
+    """How the cell was found, and what that is worth."""
+    if chosen.candidates == 1:
+        return "It is the only cell."
+    if chosen.best is None:
+        return (
+            f"Chosen on {chosen.on} from {chosen.candidates:,} cells ({figure(chosen.choice.accuracy)}, "
+            f"n = {chosen.choice.accuracy.n}); {100 * chosen.choice.again:.0f} % of other {chosen.on} draws choose it "
+            "too."
+        )
+    best = chosen.best
+    chance = "" if best.p is None else f", {_p(best.p)} against base with all of them counted"
+    return (
+        f"It is the best of {best.cells:,} cells ({best.distinct:,} of them differ) on these same questions: "
+        f"corrected for that choice {figure(best.corrected)}{chance}."
+    )
+
+
+def _p(p: float | None) -> str:
+    text = p_value(p)
+    return f"p &lt; {text[1:]}" if text.startswith("<") else f"p = {text}"
+
+
+def figure(found: Estimate) -> str:
+    return f"{found.value:.1f} % {between(found)}"
+
+
+def between(found: Estimate) -> str:
+    return f'<span class="i">({found.low:.1f} to {found.high:.1f})</span>'
+
+
+def changes(files: Files, chosen: Selected) -> dict[str, float]:
+    """Points of difference from base on each relation with ENOUGH questions, the largest gain first."""
+    part = files.parts[files.keys[chosen.cell]]
+    rows = by_relation(part, {"base": Base(), "new": chosen.method})
+    enough = {name: row for name, row in rows.items() if len(row) == 2 and min(e.n for e in row.values()) >= ENOUGH}
+    found = {name: row["new"].value - row["base"].value for name, row in enough.items()}
+    return dict(sorted(found.items(), key=lambda item: -item[1]))
+
+
+def _relations(files: Files, chosen: Selected) -> str:
+    found = changes(files, chosen)
+    gains = [f"“{escape(name)}” {points:+.1f}" for name, points in found.items() if points >= NOTABLE][:4]
+    costs = [f"“{escape(name)}” {points:+.1f}" for name, points in reversed(found.items()) if points <= -NOTABLE][:4]
+    parts = [f"it gains on {', '.join(gains)}"] * bool(gains) + [f"it costs on {', '.join(costs)}"] * bool(costs)
+    text = "; ".join(parts)
+    return f"By relation, in points, {text}. " if text else ""
+
+
+def _routing(files: Files, chosen: Selected) -> str:
+    share = plain(files.cells["share_weight1"].iloc[chosen.cell])
+    if not isinstance(chosen.method, AdaptVis) or share is None:
+        return ""
+    if share < RARE:
+        return (
+            f"The threshold fires for {share:.1f} % of the questions only, so this is scaling_vis "
+            f"{chosen.method.weight2:g} in all but name. "
+        )
+    return f"It sends {share:.0f} % of the questions to weight {chosen.method.weight1:g}. "

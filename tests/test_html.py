@@ -1,0 +1,202 @@
+"""report.html as a file: what it says, how large it is, that it needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import command, questions, recordings, write_lines
+from PIL import Image
+
+from spatial_eval import answers, html, thumbnails
+
+
+def text_of(page: str) -> str:
+    """What a reader sees without a script: tags off, spaces folded."""
+    body = re.sub(r"<(script|style).*?</\1>", " ", page, flags=re.S)
+    return " ".join(re.sub(r"<[^>]+>", "", body.replace("<td>", " ").replace("<br>", " ")).split())
+
+
+@pytest.fixture
+def page(swept) -> str:
+    return (swept / "report.html").read_text("utf8")
+
+
+def test_a_run_leaves_a_report_that_the_command_rebuilds(swept, tmp_path, cli) -> None:
+    folder = Path(shutil.copytree(swept, tmp_path / "out" / "sweeps" / swept.name))
+    (folder / "report.html").unlink()
+    done = cli("report", swept.name)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{folder / 'report.html'}\n"
+    assert (folder / "report.html").read_text("utf8") == (swept / "report.html").read_text("utf8")
+
+
+def test_it_is_one_file_without_addresses(page) -> None:
+    assert "http://" not in page
+    assert "https://" not in page
+    assert "src=" not in page.replace('src="data:', "")
+    assert not re.search(r"<link(?! rel=\"icon\" href=\"data:,\")", page)
+
+
+def test_it_has_every_section(page) -> None:
+    headings = re.findall(r"<h[23]>(.*?)<", page)
+    for name in ("What helped where", "Best cells", "Every cell", "Relations", "Confidence", "Flips", "The paper"):
+        assert name in headings
+    assert {"Failures", "Reproduce"} <= set(headings)
+    assert "<pre>python launch.py -m " in page
+    assert "split=val,test" in page
+
+
+def test_every_figure_has_its_caption_and_every_table_its_header(page) -> None:
+    assert page.count("<figure>") == page.count("<figcaption>") == page.count('role="group" aria-label=') >= 5
+    for table in re.findall(r"<table(?! id=\"grid\").*?</table>", page, flags=re.S):
+        assert 'scope="col"' in table
+    assert page.count('role="img" aria-label=') == page.count("data-tip=")
+    tips = re.findall(r'data-tip="([^"]*)"', page)
+    assert all("n = " in tip for tip in tips)
+
+
+def test_the_text_of_others_is_escaped(tmp_path) -> None:
+    rows = [row | {"relation": "<script>alert(1)</script>", "question": "a </script><b>"} for row in questions(40)]
+    quiz, recorded = tmp_path / "quiz.jsonl", tmp_path / "recorded.jsonl"
+    write_lines(quiz, rows)
+    write_lines(recorded, [r | {"confidence": 0.1} for r in recordings(rows, "quiz")])
+    run = command("launch.py", f"output_dir={tmp_path / 'out'}")
+    given = [
+        "dataset=jsonl",
+        f"dataset.path={quiz}",
+        "model=recorded",
+        f"model.path={recorded}",
+        "model.name='</script>'",
+    ]
+    done = run("-m", "method=base,scaling_vis", *given)
+    assert done.returncode == 0, done.stderr
+    page = (Path(done.stdout.splitlines()[-1]).parent / "report.html").read_text("utf8")
+    assert "<script>alert" not in page
+    assert page.count("</script>") == 2
+
+
+def test_images_at_hand_are_shown_small(tmp_path) -> None:
+    rows = questions(40)
+    for i, row in enumerate(rows):
+        image = tmp_path / f"{i}.png"
+        Image.new("RGB", (640, 480), (i * 6, 90, 120)).save(image)
+        row["image_path"] = image.name
+    quiz, recorded = write_lines(tmp_path / "quiz.jsonl", rows), tmp_path / "recorded.jsonl"
+    write_lines(recorded, recordings(rows, "quiz"))
+    run = command("launch.py", f"output_dir={tmp_path / 'out'}")
+    done = run(
+        "-m",
+        "method=base,scaling_vis",
+        "dataset=jsonl",
+        f"dataset.path={quiz}",
+        "model=recorded",
+        f"model.path={recorded}",
+    )
+    assert done.returncode == 0, done.stderr
+    folder = Path(done.stdout.splitlines()[-1]).parent
+    pictures = re.findall(r'<img src="data:image/webp;base64,[^"]+" alt="([^"]+)">', html.page(answers.read(folder)))
+    assert 0 < len(pictures) <= thumbnails.MOST
+    assert all("Where is the object" in alt for alt in pictures)
+
+
+def test_no_more_pictures_than_promised(tmp_path) -> None:
+    for i in range(30):
+        Image.new("RGB", (200, 100)).save(tmp_path / f"{i}.png")
+    (tmp_path / "broken.png").write_bytes(b"no image")
+    small = thumbnails.Thumbnails((tmp_path,))
+    assert small.uri("broken.png") == small.uri("absent.png") == small.uri("") == ""
+    assert sum(bool(small.uri(f"{i}.png")) for i in range(30)) == thumbnails.MOST - 1
+
+
+def test_a_report_that_fails_is_one_line_and_costs_nothing(tmp_path) -> None:
+    said = html.attempt(tmp_path)
+    assert said.startswith("no report.html: DataError: ")
+    assert "\n" not in said
+
+
+def test_a_sweep_without_base_or_confidence_or_answers_has_a_report(launch, experiment, tmp_path) -> None:
+    done = launch("method=scaling_vis", "weight=0.5", *experiment)
+    folder = Path(done.stdout.splitlines()[-1]).parent
+    page = text_of((folder / "report.html").read_text("utf8"))
+    assert "The untouched model's confidence is not stored." in page
+    assert "scaling_vis (weight 0.5) answers" in page
+    assert "No clear difference" not in page  # there is no base to differ from
+
+
+def test_what_is_missing_is_said(tmp_path) -> None:
+    rows = questions(40)
+    quiz, recorded = write_lines(tmp_path / "quiz.jsonl", rows), tmp_path / "recorded.jsonl"
+    write_lines(recorded, recordings(rows, "quiz")[:-2])
+    run = command("launch.py", f"output_dir={tmp_path / 'out'}")
+    given = ["dataset=jsonl", f"dataset.path={quiz}", "model=recorded", f"model.path={recorded}"]
+    done = run("-m", "split=all", "method=base,adapt_vis", *given)
+    assert done.returncode == 3
+    page = text_of((Path(done.stdout.splitlines()[-1]).parent / "report.html").read_text("utf8"))
+    assert "2 of 2 cells lack answers, up to 2 questions each." in page
+    assert "Recorded errors by cause" in page
+
+
+def test_the_recorded_model_shows_what_science_says(recorded_sweep) -> None:
+    page = (recorded_sweep / "report.html").read_text("utf8")
+    tips = re.findall(r'data-tip="([^"]*)"', page)
+    for relation, value in (("left", "98.8"), ("right", "97.7"), ("on", "0.0"), ("under", "43.8")):
+        assert any(tip.startswith(f"{relation}, base: {value} % (95 %: ") for tip in tips)
+    text = text_of(page)
+    assert "AUROC 0.891 (0.856 to 0.926, n = 330" in text
+    assert "AUROC 0.546" in text
+    assert "would reach 94.85 % (91.9 to 96.8, n = 330)" in text
+    assert "would reach 50.00 % (46.8 to 53.2, n = 928)" in text
+    assert "Chosen on val from 312 cells" in text
+    files = answers.read(recorded_sweep)
+    cells = files.cells
+    vg = cells[(cells["dataset"] == "vg_one_obj") & (cells["paper"].notna()) & (cells["method"] == "adapt_vis")]
+    assert vg["share_weight1"].item() < 1
+    assert f"{vg['share_weight1'].item():.1f} %" in text
+
+
+def test_it_is_small(recorded_sweep) -> None:
+    files = answers.read(recorded_sweep)
+    assert len(files.cells) == 3 * (1 + 5 + 6 * 51)
+    assert (recorded_sweep / "report.html").stat().st_size < 300_000
+
+
+def test_the_data_of_the_grid_are_the_cells(swept) -> None:
+    files = answers.read(swept)
+    page = html.page(files)
+    found = re.search(r'<script type="application/json" id="data">(.*?)</script>', page, flags=re.S)
+    assert found
+    data = json.loads(found[1])
+    assert data["cells"]["accuracy"] == [round(v, 5) for v in files.cells["accuracy"]]
+    dims = {dim["name"]: dim for dim in data["dims"]}
+    thresholds = [None if code < 0 else float(dims["threshold"]["values"][code]) for code in dims["threshold"]["codes"]]
+    assert thresholds == [None if pd.isna(v) else v for v in files.cells["threshold"]]
+    base = {
+        key[3]: a
+        for key, a, m in zip(files.keys, files.cells["accuracy"], files.methods, strict=True)
+        if m.kind == "base"
+    }
+    difference = [a - base[key[3]] for key, a in zip(files.keys, files.cells["accuracy"], strict=True)]
+    assert data["cells"]["difference"] == pytest.approx(difference, abs=1e-5)
+
+
+def test_a_sweep_in_which_everything_failed_can_still_be_looked_at(swept, tmp_path, cli) -> None:
+    folder = Path(shutil.copytree(swept, tmp_path / "out" / "sweeps" / swept.name))
+    pd.read_parquet(folder / "samples.parquet")[:0].to_parquet(folder / "samples.parquet", index=False)
+    cells = pd.read_csv(folder / "results.csv", dtype=str, keep_default_na=False)
+    cells["missing"], cells["n"] = cells["n"], "0"
+    figures = [name for name in cells if name.startswith(("accuracy", "pair", "set_", "share"))]
+    cells[figures] = ""
+    cells.to_csv(folder / "results.csv", index=False)
+    assert "No answers are stored." in text_of(html.page(answers.read(folder)))
+    assert [cli(*command).returncode for command in (["report"], ["results"], ["results", "--by", "relation"])] == [
+        0,
+        3,
+        3,
+    ]
+    done = cli("select")
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
