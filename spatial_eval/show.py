@@ -39,7 +39,7 @@ _LEFT = ("dataset", "model", "method", "setting", "split")
 
 
 def table(rows: Rows, most: int = MOST) -> str:
-    """A plain table of `rows`; of more than `most`, the best of each method in each experiment, and a line to say so."""
+    """A plain table of `rows`; of more than `most`, the best of each method in each experiment, and says so."""
     shown = list(rows) if len(rows) <= most else best(rows)
     header, lines = _cells(shown)
     width = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
