@@ -39,7 +39,9 @@ def main() -> None:
             sheet.paste(picture(scene).image, (left, top + HEAD))
             draw.multiline_text((left, top + HEAD + SIDE + 3), caption(scene, args.answers), INK, small, spacing=2)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet.quantize(256, method=Image.Quantize.FASTOCTREE, kmeans=4, dither=Image.Dither.NONE).save(args.out, optimize=True)
+    sheet.quantize(256, method=Image.Quantize.FASTOCTREE, kmeans=4, dither=Image.Dither.NONE).save(
+        args.out, optimize=True
+    )
     print(args.out)
 
 
