@@ -27,6 +27,13 @@ PREFIX = 1 + PATCHES  # begin of sequence and the image
 CLASSES = 1 + len(NAMES)
 BLIND = 0.9  # share of questions whose last token alone sees the image
 
+RECIPE = """`python benchmarks/train_tiny.py --out DIR --seed {seed} --scenes {scenes} --look-steps {look_steps} --steps {steps}`
+
+{look_steps} steps of 64 scenes teach the vision tower alone what covers each patch; {steps} steps of 32 scenes teach
+the whole model up to three relational questions and a caption a scene, packed behind one copy of the image. In
+{blind:.0f} % of the questions the last prompt token alone sees the image, so that looking is learnt where the
+interventions act. AdamW; {minutes:.0f} minutes on {threads} CPU cores, drawing included."""
+
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -215,13 +222,7 @@ def main() -> None:
     tiny_model.save(net, words, args.out)
     minutes = (time.monotonic() - start) / 60
     print(f"trained in {minutes:.1f} minutes; now the card")
-    recipe = (
-        f"`python benchmarks/train_tiny.py --out DIR --seed {args.seed} --scenes {args.scenes} "
-        f"--look-steps {args.look_steps} --steps {args.steps}`\n\n"
-        f"{args.look_steps} steps of 64 scenes teach the vision tower alone what covers each patch; {args.steps}\n"
-        "steps of 32 scenes teach the whole model up to three relational questions and a caption a scene, packed\n"
-        f"behind one copy of the image. AdamW, {minutes:.0f} minutes on {args.threads} CPU cores, drawing included."
-    )
+    recipe = RECIPE.format(**vars(args), blind=100 * BLIND, minutes=minutes)
     tiny_card.write(args.out, recipe)
     print(args.out)
 
