@@ -1,7 +1,8 @@
 """Trains the embedded tiny model from nothing, in under 15 minutes on 2 cores: `train_tiny.py --out DIR`.
 
 Two stages: the vision tower alone on what covers each patch (CLIP's pre-training in miniature), then the whole model on
-several questions a scene, packed behind one copy of the image so that a scene's image is encoded once.
+several questions a scene, packed behind one copy of the image so that a scene's image is encoded once. Where other work
+shares the cores, OMP_WAIT_POLICY=PASSIVE in the environment keeps waiting threads from burning them.
 """
 
 from __future__ import annotations
@@ -27,7 +28,8 @@ PREFIX = 1 + PATCHES  # begin of sequence and the image
 CLASSES = 1 + len(NAMES)
 BLIND = 0.9  # share of questions whose last token alone sees the image
 
-RECIPE = """`python benchmarks/train_tiny.py --out DIR --seed {seed} --scenes {scenes} --look-steps {look_steps} --steps {steps}`
+RECIPE = """`python benchmarks/train_tiny.py --out DIR --seed {seed} --scenes {scenes}
+--look-steps {look_steps} --steps {steps}`
 
 {look_steps} steps of 64 scenes teach the vision tower alone what covers each patch; {steps} steps of 32 scenes teach
 the whole model up to three relational questions and a caption a scene, packed behind one copy of the image. In
