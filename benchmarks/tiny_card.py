@@ -80,7 +80,7 @@ furniture, knows the questions of the four scene forms, and answers anything els
 Scenes of this package's own renderer (`spatial_eval/pictures.py`), drawn at random from a mix that differs from the
 benchmark's: in training every thing has a habitual relation that is seen three times as often, and left and right are
 commoner than the rest, so words alone suggest an answer that the image has to overrule. Benchmark scenes are balanced,
-use other random streams, and their default difficulty ({default}) is harder than the training mix. No photograph, no
+use other random streams, and their default difficulty is {default}. No photograph, no
 text from elsewhere and no other model took part.
 
 ## Recipe

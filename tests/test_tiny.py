@@ -91,13 +91,13 @@ def test_the_default_leaves_room_both_ways(form: str, found) -> None:
     assert 55 <= found[form]["accuracy"]["1"] <= 85
     routed = list(found[form]["routed"].values())
     assert routed == sorted(routed)
-    assert len(set(routed)) == len(routed)
-    assert found[form]["changed"]["0.5"] > 0
-    assert found[form]["changed"]["2"] > 0
+    assert len(set(routed)) >= 4
+    assert found[form]["changed"]["0.5"] > 5
+    assert found[form]["changed"]["2"] > 2
 
 
 def test_without_the_image_rows_it_is_clearly_worse(found) -> None:
-    assert found["scenes_a"]["accuracy"]["0"] < found["scenes_a"]["accuracy"]["1"] - 15
+    assert found["scenes_a"]["accuracy"]["0"] < found["scenes_a"]["accuracy"]["1"] - 30
 
 
 @pytest.mark.parametrize("form", FORMS)
