@@ -1,4 +1,4 @@
-"""The tiny model's card: `python benchmarks/tiny_card.py FOLDER` prints the figures that a new card would hold."""
+"""The tiny model's card. `python benchmarks/tiny_card.py FOLDER` renews its figures and keeps its recipe."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ furniture, knows the questions of the four scene forms, and answers anything els
 Scenes of this package's own renderer (`spatial_eval/pictures.py`), drawn at random from a mix that differs from the
 benchmark's: in training every thing has a habitual relation that is seen three times as often, and left and right are
 commoner than the rest, so words alone suggest an answer that the image has to overrule. Benchmark scenes are balanced,
-use other random streams, and their default difficulty ({default}) is harder than the training mix. No photograph, no
+use other random streams, and their default difficulty is {default}. No photograph, no
 text from elsewhere and no other model took part.
 
 ## Recipe
@@ -146,13 +146,10 @@ def write(folder: Path, recipe: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    parser.add_argument("--difficulty", nargs="+", default=list(DIFFICULTIES))
     args = parser.parse_args()
     torch.set_num_threads(2)
-    model, processor = load(args.folder)
-    for level in args.difficulty:
-        for form in FORMS:
-            print(level, form, json.dumps(figures(model, processor, form, level)), flush=True)
+    old = (args.folder / "README.md").read_text("utf8")
+    write(args.folder, old.split("## Recipe\n\n")[1].split("\n\nPrompts are")[0])
 
 
 if __name__ == "__main__":

@@ -25,8 +25,8 @@ NAMES = (*THINGS, *SEATS)
 OPPOSITE = {"left": "right", "front": "behind", "above": "below"}
 OPPOSITE |= {other: one for one, other in OPPOSITE.items()}
 
-SCHOOL = Difficulty("school", (0.0, 0.6), (0.7, 1.15), (0, 4), (0, 1), (0, 3), 0.2)
-SHARES = {"scenes_a": 0.3, "scenes_b": 0.25, "scenes_one_obj": 0.15, "scenes_two_obj": 0.3}
+SCHOOL = Difficulty("school", (0.0, 0.6), (0.7, 1.15), (0, 5), (0, 1), (0, 3), 0.2)
+SHARES = {"scenes_a": 0.4, "scenes_b": 0.22, "scenes_one_obj": 0.13, "scenes_two_obj": 0.25}
 COMMON = {  # how often each relation occurs, in the form's order
     "scenes_a": (0.3, 0.3, 0.25, 0.15),
     "scenes_b": (0.35, 0.35, 0.15, 0.15),

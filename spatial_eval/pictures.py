@@ -76,7 +76,7 @@ def _draw_b(stage: Stage) -> None:
     stage.image = drawing.tabletop(stage.rng("ground"))
     crowd, level, spot = stage.rng("crowd"), scene.difficulty, stage.rng("spot", shared=False)
     drawing.marks(stage.image, crowd, crowd.randint(*level.marks))
-    size = 0.25 * between(look, *level.size)
+    size = 0.22 * between(look, *level.size)
     x, y = between(look, 0.44, 0.56), between(look, 0.66, 0.72)
     styles = look_of(look), look_of(look)
 
@@ -90,7 +90,7 @@ def _draw_b(stage: Stage) -> None:
     else:
         dx, dy = between(spot, -0.04, 0.04), between(spot, 0.09, 0.13) * (1 if scene.relation == "front" else -1)
     asked, other = thing(scene.first, dx, dy, styles[0]), thing(scene.second, -dx, -dy, styles[1])
-    while (asked if dy < 0 else other).box.hidden(by=(other if dy < 0 else asked).box) > 0.55 and abs(dx) < 0.08:
+    while (asked if dy < 0 else other).box.hidden(by=(other if dy < 0 else asked).box) > 0.4 and abs(dx) < 0.1:
         dx += 0.01 if dx > 0 else -0.01
         asked, other = thing(scene.first, dx, dy, styles[0]), thing(scene.second, -dx, -dy, styles[1])
     count = crowd.randint(*level.clutter) // 2 + crowd.randint(*level.rivals)
@@ -107,7 +107,7 @@ def _draw_wall(stage: Stage) -> None:
     stage.image = drawing.wall(stage.rng("ground"))
     crowd, level = stage.rng("crowd"), scene.difficulty
     drawing.marks(stage.image, crowd, crowd.randint(*level.marks))
-    size = 0.2 * between(look, *level.size)
+    size = 0.175 * between(look, *level.size)
     plank, styles = shade(drawing.WOOD, between(look, 0.7, 1.5)), (look_of(look), look_of(look))
     alone = not scene.second
     mx, my = (0.5, 0.5) if alone else (between(look, 0.44, 0.56), between(look, 0.44, 0.56))

@@ -14,7 +14,7 @@ from random import Random
 
 from .errors import ConfigError, unknown
 
-VERSION = 1  # of everything a picture depends on; a change of any drawing must raise it
+VERSION = 2  # of everything a picture depends on; a change of any drawing must raise it
 
 THINGS = (
     "apple", "ball", "banana", "book", "bottle", "bowl", "box", "can", "candle", "clock",
@@ -50,8 +50,8 @@ DIFFICULTIES: Mapping[str, Difficulty] = {
     entry.name: entry
     for entry in (
         Difficulty("easy", (0.0, 0.4), (0.9, 1.1), (0, 2), (0, 0), (0, 1), 0.0),
-        Difficulty("medium", (0.2, 0.8), (0.7, 0.95), (2, 5), (0, 2), (1, 4), 0.25),
-        Difficulty("hard", (0.5, 1.2), (0.6, 0.85), (3, 7), (1, 2), (2, 6), 0.5),
+        Difficulty("medium", (0.1, 0.6), (0.75, 1.0), (1, 4), (0, 1), (0, 3), 0.2),
+        Difficulty("hard", (0.3, 0.9), (0.55, 0.8), (3, 7), (0, 2), (1, 4), 0.4),
     )
 }
 
