@@ -73,6 +73,7 @@ projector, and a Llama (4 layers, width 128, a vocabulary of 456). It loads like
 **What it is for**: a first run, examples, and tests on a model that can be right and can be wrong.
 **What it is not for**: any claim about vision-language models. It has seen drawings of 20 things and 6 pieces of
 furniture, knows the questions of the four scene forms, and answers anything else with one of their words.
+Of two named things it often confuses which is which, and then says the commoner word (left, front, above).
 {verdict} It proves the tool, not the method.
 
 ## Data
@@ -80,8 +81,8 @@ furniture, knows the questions of the four scene forms, and answers anything els
 Scenes of this package's own renderer (`spatial_eval/pictures.py`), drawn at random from a mix that differs from the
 benchmark's: in training every thing has a habitual relation that is seen three times as often, and left and right are
 commoner than the rest, so words alone suggest an answer that the image has to overrule. Benchmark scenes are balanced,
-use other random streams, and their default difficulty is {default}. No photograph, no
-text from elsewhere and no other model took part.
+use other random streams, and their default difficulty is {default}. No photograph,
+no text from elsewhere and no other model took part.
 
 ## Recipe
 
