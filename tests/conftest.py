@@ -19,6 +19,14 @@ WEIGHTS = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
 OPTIONS = ("Left", "Right", "On", "Under")
 
 
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Which of the two the golden run saw: the very tables, or tables within its tolerance."""
+    for report in terminalreporter.getreports("passed"):
+        for name, value in report.user_properties:
+            if name == "golden" and report.when == "call":
+                terminalreporter.write_line(f"golden demo: {value}")
+
+
 @pytest.fixture
 def data() -> Path:
     """The folder of real prompts and recordings."""
