@@ -3,13 +3,21 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: demo test test-browser lint format clean
+.PHONY: demo test test-slurm test-faults test-browser lint format clean
 
 demo: .venv/installed
 	@$(BIN)/python launch.py sweep=demo
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slurm and not faults and not chromium and not notebooks"
+
+# A real Slurm cluster of several nodes on this machine; at most 8 minutes
+test-slurm: .venv/installed-dev
+	@PYTHON=$(BIN)/python bash tests/run_slurm.sh
+
+# W&B servers on 127.0.0.1 that refuse, stall and die; at most 8 minutes
+test-faults: .venv/installed-dev
+	$(BIN)/python -m pytest -m faults
 
 # Chromium and chromedriver (Debian: chromium, chromium-driver), and the notebooks
 test-browser: .venv/installed-dev
