@@ -82,3 +82,13 @@ class RoomyCache(Cache):
     def keep(self, moves: list[tuple[int, int]], count: int) -> None:
         for layer in self.roomy:
             layer.keep(moves, count)
+
+    def restart(self) -> None:
+        """Empty again, the allocated columns kept."""
+        for layer in self.roomy:
+            layer.length, layer.columns = 0, None
+
+    def write_at(self, columns: Tensor) -> None:
+        """From now on new keys go to `columns` (R,), whose content may change between calls."""
+        for layer in self.roomy:
+            layer.columns = columns

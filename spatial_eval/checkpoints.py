@@ -59,9 +59,21 @@ def load_processor(model: HF, config: Any) -> Any:
     video = stock is not None and "video_processor" in stock.get_attributes()
     kind: Any = image_only(stock) if video else transformers.AutoProcessor
     try:
-        return kind.from_pretrained(**source, backend="pil", trust_remote_code=False)
+        processor = kind.from_pretrained(**source, backend="pil", trust_remote_code=False)
     except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
         raise ModelError(f"cannot load the processor of {model.path}: {_line(error)}") from error
+    _complete(processor, config)
+    return processor
+
+
+def _complete(processor: Any, config: Any) -> None:
+    """Early LLaVA checkpoints, the published runs' revision among them, have the patch size in config.json alone."""
+    if getattr(processor, "patch_size", 0) is None:
+        processor.patch_size = config.vision_config.patch_size
+        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+    strategy = getattr(processor, "vision_feature_select_strategy", None)
+    if strategy == "default" and config.vision_config.model_type == "clip_vision_model":
+        processor.num_additional_image_tokens = 1  # the class token, which "default" then drops
 
 
 def image_only(stock: Any) -> Any:
@@ -122,10 +134,7 @@ class Encoder:
 
 
 def _source(model: HF) -> dict[str, Any]:
-    folder = model.folder()
-    if folder is not None:
-        return {"pretrained_model_name_or_path": folder}
-    return {"pretrained_model_name_or_path": model.path, "revision": model.revision or "main"}
+    return {"pretrained_model_name_or_path": model.folder() or model.fetch()}
 
 
 def _set_rms_norm_eps(config: Any, value: float) -> None:

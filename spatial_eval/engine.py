@@ -9,7 +9,6 @@ encoded once, come from transformers. B questions, W arms, R rows still decoding
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -17,12 +16,13 @@ import torch
 from torch import Tensor
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
-from .attention import PER_ARM, Tail, switched
+from .attention import PER_ARM, Tail, last_layer_trimmed, switched
+from .branches import Branches
 from .cache import RoomyCache
 from .decoding import Decoded, Intervention, end_tokens, image_token_id
 from .errors import ModelError
+from .graphs import Graphs
 
-SHARED, HIDDEN = -1, -2  # owners of cache columns that every branch, or none, may see
 ROOM = 16  # decode steps that the cache has room for before it grows
 PREFIX_LM = frozenset({"paligemma", "colpali"})  # model types whose prompt attends in both directions
 
@@ -48,70 +48,30 @@ def why_not(model: Any) -> str:
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def decode(model: Any, inputs: Mapping[str, Tensor], *, intervention: Intervention, max_new_tokens: int) -> Decoded:
+def decode(
+    model: Any,
+    inputs: Mapping[str, Tensor],
+    *,
+    intervention: Intervention,
+    max_new_tokens: int,
+    graphs: Graphs | None = None,
+) -> Decoded:
     """Greedy answers under every arm, exact up to rounding of a batched product.
 
     `inputs` is what the processor gives: left padded `input_ids` (B, L), `attention_mask` and the image's
-    tensors. Raises ModelError where a guard fails, ValueError where this one batch cannot be answered.
+    tensors. With `graphs` every decode step has one shape and is replayed.
+
+    Raises ModelError where a guard fails, ValueError where this one batch cannot be answered.
     """
     with switched(model):
         decoded: Decoded = model.generate(
             **inputs,
-            custom_generate=partial(_generate, intervention=intervention),
+            custom_generate=partial(_generate, intervention=intervention, graphs=graphs),
             max_new_tokens=max_new_tokens,
             do_sample=False,
             num_beams=1,
         )
     return decoded
-
-
-@dataclass(slots=True)
-class _Branches:
-    """The rows still decoding: n questions, R rows each, fillers where a question has fewer.
-
-    Attributes:
-        question: (n,) index in the batch. branch: (n, R) index of the arm. alive: (n, R) bool, not a filler.
-        owner: (n, C) for each cache column the arm that wrote it, or SHARED, or HIDDEN.
-        position: (..., n, 1) position of the last prompt token; a leading axis where the model has one (M-RoPE).
-    """
-
-    question: Tensor
-    branch: Tensor
-    alive: Tensor
-    owner: Tensor
-    position: Tensor
-
-    def mask(self) -> Tensor:
-        """(n, 1, R, C) bool: a row sees the shared prefix and its own branch."""
-        own = self.owner[:, None, :] == self.branch[:, :, None]  # (n, R, C)
-        return (own | (self.owner == SHARED)[:, None, :])[:, None]
-
-    def append(self) -> None:
-        """One column for each row, about to be written."""
-        self.owner = torch.cat([self.owner, self.branch.where(self.alive, HIDDEN)], dim=1)
-
-    def shrink(self, following: Tensor, cache: RoomyCache) -> Tensor:
-        """Drops finished questions and finished rows; `following` (n, R) is cut alike and returned."""
-        counts = self.alive.sum(dim=1).tolist()
-        live = [slot for slot, count in enumerate(counts) if count]
-        if len(live) < len(counts):
-            movers = [slot for slot in live if slot >= len(live)]
-            holes = [slot for slot in range(len(live)) if not counts[slot]]
-            moves = list(zip(movers, holes, strict=True))  # few questions move, the cache is not copied
-            order = list(range(len(live)))
-            for source, target in moves:
-                order[target] = source
-            cache.keep(moves, len(live))
-            index = torch.tensor(order, device=following.device)
-            self.question, self.branch, self.alive = self.question[index], self.branch[index], self.alive[index]
-            self.owner, self.position = self.owner[index], self.position[..., index, :]
-            following = following[index]
-        rows = max(counts)
-        if rows < following.shape[1]:
-            first = torch.sort(self.alive.int(), dim=1, descending=True, stable=True).indices[:, :rows]  # (n, rows)
-            self.branch, self.alive = self.branch.gather(1, first), self.alive.gather(1, first)
-            following = following.gather(1, first)
-        return following
 
 
 def _generate(
@@ -122,6 +82,7 @@ def _generate(
     generation_config: Any = None,
     *,
     intervention: Intervention,
+    graphs: Graphs | None,
     **kwargs: Any,
 ) -> Decoded:
     _check_stopping(stopping_criteria)
@@ -130,10 +91,16 @@ def _generate(
     window = getattr(model.config.get_text_config(), "sliding_window", None)
     if window is not None and length + steps > window:
         raise ValueError(f"{length} prompt positions and {steps} new tokens exceed the sliding window of {window}")
-    cache = RoomyCache(model.config.get_text_config().num_hidden_layers, width * min(steps, ROOM))
+    columns = length - 1 + width * steps
+    if graphs is None:
+        cache = RoomyCache(model.config.get_text_config().num_hidden_layers, width * min(steps, ROOM))
+    else:
+        cache = graphs.open(model, batch=len(input_ids), width=width, columns=columns, prompt=length - 1 + width)
     logits, branches = _prefill(model, input_ids, intervention, cache, kwargs)
+    if graphs is not None:
+        branches.reserve(graphs.columns)
     first = logits
-    ends = torch.tensor(end_tokens(generation_config), device=input_ids.device)
+    ends = torch.tensor(end_tokens(generation_config), dtype=torch.long, device=input_ids.device)
     tokens = input_ids.new_full((len(input_ids), width, steps), -1)  # (B, W, T); -1 = none
     for step in range(steps):
         following = _choose(logits, logits_processor, input_ids, tokens[..., :step], branches)  # (n, R)
@@ -142,28 +109,32 @@ def _generate(
         branches.alive = branches.alive & ~torch.isin(following, ends)
         if step + 1 == steps or not branches.alive.any():
             break
-        following = branches.shrink(following, cache)
+        if graphs is None:
+            following = branches.shrink(following, cache)
         branches.append()
-        out = model(
-            input_ids=following,
-            attention_mask=branches.mask(),
-            position_ids=(branches.position + step + 1).expand(*branches.position.shape[:-1], following.shape[1]),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=following.shape[1],
-        )
-        logits = out.logits.float()  # (n, R, V)
+        given = {
+            "input_ids": following,
+            "attention_mask": branches.mask(),
+            "position_ids": (branches.position + step + 1).expand(*branches.position.shape[:-1], following.shape[1]),
+        }
+        if graphs is None:
+            out = model(**given, past_key_values=cache, use_cache=True, logits_to_keep=following.shape[1])
+            logits = out.logits.float()  # (n, R, V)
+        else:
+            logits = graphs.step(model, given, first_column=branches.used - width).float()
     answers = [[tuple(one for one in row if one >= 0) for row in question] for question in tokens.tolist()]
     return Decoded(answers, first)
 
 
 def _prefill(
     model: Any, input_ids: Tensor, intervention: Intervention, cache: RoomyCache, kwargs: dict[str, Any]
-) -> tuple[Tensor, _Branches]:
+) -> tuple[Tensor, Branches]:
     """-> raw logits (B, W, V) float32 of every arm's first token, and the branches that start there."""
     batch, length = input_ids.shape
     shared, width, device = length - 1, len(intervention.weights), input_ids.device
-    attention_mask = kwargs.pop("attention_mask", None)  # (B, L), None without padding
+    attention_mask = kwargs.pop("attention_mask", None)  # (B, L)
+    if attention_mask is not None and bool(attention_mask.all()):
+        attention_mask = None  # as transformers >= 5.23 has it: without a mask the prefix takes the flash kernel
     valid = input_ids.new_ones(batch, length, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     image = _image_keys(input_ids, image_token_id(model.config), span=intervention.span)
     if bool(image[:, -1].any()) or not bool(valid[:, -1].all()):
@@ -180,25 +151,22 @@ def _prefill(
         if kwargs.get(name) is not None:
             kwargs[name] = _fan(kwargs[name], width)
     weights = torch.tensor(intervention.weights, dtype=torch.float32, device=device)
-    layers = intervention.scaled_layers(model.config.get_text_config().num_hidden_layers)
-    tail = Tail.of(weights, image[:, :shared], layers=layers, padded=attention_mask is not None)
-    out = model(
-        input_ids=_fan(input_ids, width),
-        attention_mask=None if attention_mask is None else _fan(attention_mask, width),
-        position_ids=_fan(position, width),
-        past_key_values=cache,
-        use_cache=True,
-        logits_to_keep=width,
-        tail=tail,
-        **kwargs,
-    )
+    depth = model.config.get_text_config().num_hidden_layers
+    layers, padded = intervention.scaled_layers(depth), attention_mask is not None
+    tail = Tail.of(weights, image[:, :shared], layers=layers, padded=padded, depth=depth)
+    with last_layer_trimmed(model, width):
+        out = model(
+            input_ids=_fan(input_ids, width),
+            attention_mask=_fan(attention_mask, width) if padded else None,
+            position_ids=_fan(position, width),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=width,
+            tail=tail,
+            **kwargs,
+        )
     tail.check_fired()
-    branch = torch.arange(width, device=device).expand(batch, width)
-    owner = torch.full_like(input_ids[:, :shared], SHARED).where(valid[:, :shared], HIDDEN)  # (B, P)
-    owner = torch.cat([owner, branch], dim=1)  # (B, P + W)
-    question = torch.arange(batch, device=device)
-    alive = torch.ones_like(branch, dtype=torch.bool)
-    return out.logits.float(), _Branches(question, branch, alive, owner, position[..., -1:])
+    return out.logits.float(), Branches.start(valid[:, :shared], position[..., -1:], width)
 
 
 def _fan(columns: Tensor, width: int) -> Tensor:
@@ -215,7 +183,7 @@ def _image_keys(input_ids: Tensor, token: int, *, span: bool) -> Tensor:
     return started & (image.flip(-1).cumsum(dim=-1).flip(-1) > 0)
 
 
-def _choose(logits: Tensor, processors: Any, input_ids: Tensor, tokens: Tensor, branches: _Branches) -> Tensor:
+def _choose(logits: Tensor, processors: Any, input_ids: Tensor, tokens: Tensor, branches: Branches) -> Tensor:
     """(n, R) the greedy token after the checkpoint's own logits processors, which see one branch at a time."""
     if not processors:
         return logits.argmax(dim=-1)

@@ -40,7 +40,7 @@ class HF:
         preset: the preset its other values came from, for the record. paper_model: its row in paper.csv.
         rms_norm_eps: replaces the checkpoint's value. pad_to: left padding in tokens before the image expands.
         layers: scale only layers of smaller index. span: scale all keys from first to last image token.
-        tf32: allow TensorFloat32 in float32 products.
+        tf32: allow TensorFloat32 in float32 products. graphs: decode in steps of one shape, on CUDA as a graph.
     """
 
     path: str
@@ -59,6 +59,7 @@ class HF:
     layers: int | None = None
     span: bool = False
     tf32: bool = False
+    graphs: bool = False
 
     def __post_init__(self) -> None:
         for key, valid in CHOICES.items():
@@ -84,7 +85,7 @@ class HF:
 
     def describe(self, places: Places) -> dict[str, Any]:
         """Settings at their default are left out, so that a setting added later keeps old stores valid."""
-        keys = ("batch_size", "attn", "decoding", "rms_norm_eps", "pad_to", "layers", "span", "tf32")
+        keys = ("batch_size", "attn", "decoding", "rms_norm_eps", "pad_to", "layers", "span", "tf32", "graphs")
         defaults = {field.name: field.default for field in fields(self)}
         settings = {key: getattr(self, key) for key in keys if getattr(self, key) != defaults[key]}
         return {"kind": self.kind, **self.identity(places), "dtype": self.run_dtype(), **settings}
@@ -154,7 +155,8 @@ class HF:
         from huggingface_hub import try_to_load_from_cache
 
         found = try_to_load_from_cache(self.path, "config.json", revision=self.revision or None)
-        return Path(found).parent if isinstance(found, str) else None
+        complete = isinstance(found, str) and any(Path(found).parent.glob("*.safetensors"))
+        return Path(str(found)).parent if complete else None
 
     def fetch(self) -> Path:
         """Downloads what a run needs into the hub cache, for compute nodes without network. Raises ModelError."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -17,6 +18,7 @@ from .batches import Inputs, Work, block_rows, buckets, collate, cut
 from .checkpoints import Encoder, load_model
 from .decoding import Decoded, Intervention, read_first_token
 from .errors import ModelError, SpatialEvalError
+from .graphs import Graphs
 from .types import Arm, Failure, Generation, Record, Sample
 
 if TYPE_CHECKING:
@@ -54,6 +56,7 @@ class Loaded:
         self._unchecked = model.selfcheck != "never"
         self._device = _device_label(self._vlm.device)
         self._shared = model.decoding == "shared"
+        self._graphs = Graphs() if model.graphs else None
         reason = engine.why_not(self._vlm)
         if reason and self._shared:
             log.warning("%s: %s; decoding one arm at a time (as model.decoding=per_arm)", model.name, reason)
@@ -121,9 +124,9 @@ class Loaded:
         inputs = {name: _placed(tensor, self._vlm) for name, tensor in inputs.items()}
         cfg = self._cfg
         intervention = Intervention(tuple(arm.weight for arm in arms), cfg.layers, cfg.span)
-        way = engine if self._shared else oracle
+        decode = partial(engine.decode, graphs=self._graphs) if self._shared else oracle.decode
         with _kernel(cfg.attn):
-            decoded = way.decode(self._vlm, inputs, intervention=intervention, max_new_tokens=self._max_new_tokens)
+            decoded = decode(self._vlm, inputs, intervention=intervention, max_new_tokens=self._max_new_tokens)
             if self._unchecked and self._shared:
                 self._compare(inputs, intervention, decoded)
                 self._unchecked = cfg.selfcheck == "always"

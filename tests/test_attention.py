@@ -24,7 +24,7 @@ def module(layer: int = 0, **more: Any) -> Any:
 
 
 def tail(*, padded: bool = False, layers: range = range(2)) -> Tail:
-    return Tail.of(WEIGHTS, IMAGE, layers=layers, padded=padded)
+    return Tail.of(WEIGHTS, IMAGE, layers=layers, padded=padded, depth=3)
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
@@ -134,3 +134,12 @@ def test_half_precision_scales_in_float32() -> None:
     want = by_definition(query.float(), key.float(), value.float(), valid, WEIGHTS)[:, P:]
     assert out.dtype == torch.bfloat16
     torch.testing.assert_close(out[:, P:].float(), want, atol=1e-2, rtol=1e-2)
+
+
+def test_the_last_layer_computes_what_is_read() -> None:
+    query, key, value = inputs()
+    given = tail(layers=range(3))
+    whole, _ = shared_attention(module(1), query, key, value, None, scaling=SCALING, tail=given)
+    trimmed, _ = shared_attention(module(2), query, key, value, None, scaling=SCALING, tail=given)
+    torch.testing.assert_close(trimmed[:, P:], whole[:, P:], atol=0, rtol=0)
+    assert not trimmed[:, :P].any()

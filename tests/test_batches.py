@@ -5,20 +5,22 @@ from __future__ import annotations
 import pytest
 import torch
 from families import SUPPORTED, build, picture
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spatial_eval.batches import WASTE, block_rows, buckets, collate, cut, pad_prompt
 from spatial_eval.types import Arm, Sample
 
 ARMS = (Arm(), Arm(2.0))
+law = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are shared
 
 
 def sample(row: int) -> Sample:
     return Sample(str(row), row, "?", ("on",))
 
 
-@given(st.sets(st.integers(0, 40)), st.sets(st.integers(0, 40)), st.integers(1, 7))
+@law
+@given(st.sets(st.integers(0, 40), max_size=20), st.sets(st.integers(0, 9), max_size=5), st.integers(1, 7))
 def test_what_is_left_of_a_run_is_cut_as_before(rows: set[int], done_blocks: set[int], size: int) -> None:
     whole = [[one.row for one, _ in batch] for batch in cut([(sample(row), ARMS) for row in rows], size)]
     left = [row for row in rows if row // size not in done_blocks]
@@ -34,6 +36,7 @@ def test_one_set_of_arms_a_batch() -> None:
     assert block_rows("auto") > block_rows(3) == 3
 
 
+@law
 @given(st.lists(st.integers(1, 3000), max_size=20))
 def test_buckets_waste_little(lengths: list[int]) -> None:
     groups = buckets(lengths)

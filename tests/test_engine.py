@@ -13,8 +13,10 @@ from transformers import GenerationConfig
 
 from spatial_eval import attention, engine, oracle
 from spatial_eval.batches import collate
+from spatial_eval.cache import RoomyCache
 from spatial_eval.decoding import Decoded, Intervention
 from spatial_eval.errors import ModelError
+from spatial_eval.graphs import Graphs
 
 ALL = Intervention(WEIGHTS)
 
@@ -98,6 +100,22 @@ def test_cache_grows_beyond_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
     assert run(engine, "llava", 4, tokens=12).tokens == judge.tokens
 
 
+@pytest.mark.parametrize("name", ["llava", "qwen25_vl"])
+def test_steps_of_one_shape(name: str) -> None:
+    """What a CUDA graph replays, run without one: the cache and its addresses survive from batch to batch."""
+    graphs, family, inputs = Graphs(), build(name), encode(name)
+    judge = run(engine, name, 4, tokens=9)
+    stores = []
+    for start in (0, 4, 0):
+        merged = collate(inputs[start : start + 4], family.processor.tokenizer.pad_token_id)
+        ours = engine.decode(family.model, merged, intervention=ALL, max_new_tokens=9, graphs=graphs)
+        assert ours.tokens == judge.tokens[start : start + 4]
+        assert graphs._cache is not None
+        assert graphs._cache.roomy[0].store is not None
+        stores.append((graphs.columns, graphs._cache.roomy[0].store[0].data_ptr()))
+    assert len({columns for columns, _ in stores}) == len(set(stores))
+
+
 def test_layers_and_span() -> None:
     for intervention in (Intervention((0.5, 2.0), layers=2), Intervention((0.5, 2.0), span=True)):
         judge = run(oracle, "idefics3", 4, intervention=intervention)
@@ -158,10 +176,10 @@ def test_prompt_must_end_in_text_and_hold_an_image() -> None:
     model, inputs = build("llava").model, encode("llava", slice(1))[0]
     image = {**inputs, "input_ids": torch.full_like(inputs["input_ids"], model.config.image_token_id)}
     with pytest.raises(ModelError, match="last prompt position must be text"):
-        engine._prefill(model, image["input_ids"], ALL, engine.RoomyCache(4, 8), {})
+        engine._prefill(model, image["input_ids"], ALL, RoomyCache(4, 8), {})
     words = torch.full_like(inputs["input_ids"], 9)
     with pytest.raises(ValueError, match="no image token"):
-        engine._prefill(model, words, ALL, engine.RoomyCache(4, 8), {})
+        engine._prefill(model, words, ALL, RoomyCache(4, 8), {})
 
 
 def test_sliding_window_that_would_cut_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -72,6 +72,7 @@ def test_everything_that_changes_bits_is_described(folder: Path, tmp_path: Path)
         "layers": 32,
         "span": True,
         "tf32": True,
+        "graphs": True,
     }
     described = HF(str(folder), dtype="float16", **changed).describe(places)
     assert {key: described[key] for key in changed} == changed
@@ -84,6 +85,7 @@ def hub_cache(root: Path, commit: str) -> None:
     base = root / "models--org--tiny"
     (base / "snapshots" / commit).mkdir(parents=True)
     (base / "snapshots" / commit / "config.json").write_text("{}")
+    (base / "snapshots" / commit / "model.safetensors").write_bytes(b"")
     (base / "refs").mkdir()
     (base / "refs" / "main").write_text(commit)
 

@@ -176,6 +176,12 @@ def test_refused_models_take_the_slow_way_with_one_warning(
     assert tokens(ours) == tokens(ask(load(HF(path, decoding="per_arm"), tmp_path, tokens=3), eight()[:2]))
 
 
+def test_steps_of_one_shape(tmp_path: Path) -> None:
+    path = saved("llava")
+    plain, fixed = (ask(load(HF(path, batch_size=4, graphs=graphs), tmp_path), eight()) for graphs in (False, True))
+    assert tokens(plain) == tokens(fixed)
+
+
 def test_kernel_of_the_prefix(tmp_path: Path) -> None:
     path = saved("llava")
     plain, other = (ask(load(HF(path, attn=attn), tmp_path), eight()[:2]) for attn in ("sdpa", "math"))

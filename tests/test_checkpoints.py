@@ -1,0 +1,60 @@
+"""Checkpoints as they are found: with settings missing that later versions of transformers want."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from questions import ARMS, ask, eight, load, saved
+
+from spatial_eval import checkpoints
+from spatial_eval.errors import ModelError
+from spatial_eval.hf import HF
+
+
+def strip(folder: Path, *, separate: bool) -> None:
+    """As LLaVA-1.5 was published: no patch size for the processor; `separate`: one file for the image processor."""
+    file = folder / "processor_config.json"
+    settings: dict[str, Any] = json.loads(file.read_text())
+    for key in ("patch_size", "vision_feature_select_strategy", "num_additional_image_tokens"):
+        settings.pop(key)
+    if separate:
+        file.unlink()
+        image = {**settings["image_processor"], "processor_class": "LlavaProcessor"}
+        (folder / "preprocessor_config.json").write_text(json.dumps(image))
+        (folder / "chat_template.jinja").unlink()
+    else:
+        file.write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize("separate", [True, False])
+def test_early_llava_checkpoints(separate: bool, tmp_path: Path) -> None:
+    early = shutil.copytree(saved("llava"), tmp_path / "early")
+    strip(early, separate=separate)
+    now = ask(load(HF(saved("llava")), tmp_path), eight()[:1], ARMS[:2])
+    then = ask(load(HF(str(early)), tmp_path), eight()[:1], ARMS[:2])
+    assert {key: one.tokens for key, one in then.items()} == {key: one.tokens for key, one in now.items()}  # type: ignore[union-attr]
+
+
+def test_a_missing_tokenizer_is_one_line(tmp_path: Path) -> None:
+    copy = shutil.copytree(saved("llava"), tmp_path / "copy")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (copy / name).unlink()
+    with pytest.raises(ModelError, match=r"^cannot load the processor of ") as caught:
+        load(HF(str(copy)), tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints.torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ModelError, match=r"model.device=cuda but this torch sees no GPU: use model.device=cpu"):
+        checkpoints.load_model(HF(saved("llava"), device="cuda"))
+
+
+def test_rms_norm_eps_needs_an_rms_norm(tmp_path: Path) -> None:
+    config = type("Config", (), {"model_type": "gpt2"})()
+    with pytest.raises(ModelError, match=r"model.rms_norm_eps: gpt2 has no RMS norm"):
+        checkpoints._set_rms_norm_eps(config, 1e-6)
