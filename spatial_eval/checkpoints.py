@@ -52,6 +52,17 @@ def load_model(model: HF) -> Any:
     return vlm.to(device).eval()
 
 
+_kept: dict[HF, Any] = {}
+
+
+def keep_model(model: HF) -> Any:
+    """As load_model; the passes of a model that follow each other in a process share it. Only the last is kept."""
+    if model not in _kept:
+        _kept.clear()  # first: two may not fit into memory
+        _kept[model] = load_model(model)
+    return _kept[model]
+
+
 def load_processor(model: HF, config: Any) -> Any:
     """The checkpoint's own processor; without its video half, which would need torchvision."""
     source = _source(model)

@@ -15,7 +15,7 @@ import torch
 
 from . import engine, oracle
 from .batches import Inputs, Work, block_rows, buckets, collate, cut
-from .checkpoints import Encoder, load_model
+from .checkpoints import Encoder, keep_model
 from .decoding import Decoded, Intervention, read_first_token
 from .errors import ModelError, SpatialEvalError
 from .graphs import Graphs
@@ -50,7 +50,7 @@ class Loaded:
     def __init__(self, model: HF, prompt: str, distort: bool, max_new_tokens: int) -> None:
         self._cfg = model
         self._max_new_tokens = max_new_tokens
-        self._vlm = load_model(model)
+        self._vlm = keep_model(model)
         self._encoder = Encoder(model, self._vlm.config, prompt=prompt, distort=distort)
         self._fits = block_rows(model.batch_size)
         self._unchecked = model.selfcheck != "never"

@@ -7,7 +7,7 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -108,13 +108,22 @@ def experiment(tmp_path: Path) -> list[str]:
     return ["dataset=jsonl", f"dataset.path={quiz}", "model=recorded", f"model.path={recorded}", "model.paper_model=''"]
 
 
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """SLURM_REQUIRED=1 turns every skip of a Slurm test into a failure: a machine that must run them says so."""
+    report = yield
+    if report.skipped and item.get_closest_marker("slurm") and os.environ.get("SLURM_REQUIRED") == "1":
+        report.outcome, report.longrepr = "failed", f"SLURM_REQUIRED=1 and skipped: {report.longrepr}"
+    return report
+
+
 @pytest.fixture
 def cluster() -> Iterator[Cluster]:
     """A Slurm cluster on this machine (make test-slurm), with an empty queue and idle nodes."""
     folder, why = os.environ.get("SLURM_TEST_DIR"), os.environ.get("SLURM_TEST_WHY")
     if not folder or why:
         reason = why or "SLURM_TEST_DIR names no cluster: make test-slurm starts one"
-        (pytest.fail if os.environ.get("SLURM_REQUIRED") == "1" else pytest.skip)(reason)
+        pytest.skip(reason)
     made = Cluster(Path(folder))
     made.settle()
     yield made

@@ -58,3 +58,11 @@ def test_rms_norm_eps_needs_an_rms_norm(tmp_path: Path) -> None:
     config = type("Config", (), {"model_type": "gpt2"})()
     with pytest.raises(ModelError, match=r"model.rms_norm_eps: gpt2 has no RMS norm"):
         checkpoints._set_rms_norm_eps(config, 1e-6)
+
+
+def test_the_last_model_is_kept_for_the_passes_that_share_it() -> None:
+    first = checkpoints.keep_model(HF(saved("llava")))
+    assert checkpoints.keep_model(HF(saved("llava"))) is first
+    other = checkpoints.keep_model(HF(saved("llava"), rms_norm_eps=1e-4))
+    assert other is not first
+    assert checkpoints.keep_model(HF(saved("llava"))) is not first

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, questions, recordings, write_lines
+from questions import saved
 from trials.cluster import Cluster
 from trials.trial import Trial
 from trials.waiting import wait_for
@@ -189,6 +190,27 @@ def test_slurm_gives_what_one_process_gives(cluster, launch, tmp_path) -> None:
         assert len(list(csv.DictReader(file))) == 4 * (1 + 2 + 4)
     arrays = sorted(tmp_path.glob("out/sweeps/*/jobs/2*/chunk-*"))
     assert len(arrays) == 2, "6 jobs in arrays of at most 4"
+
+
+@pytest.mark.slurm
+def test_a_real_model_gives_the_same_bytes_everywhere(cluster, launch, tmp_path) -> None:
+    grid = [
+        *("-m", "dataset=scenes_a,scenes_b", "model=hf", f"model.path={saved('llava')}", "model.name=one,two"),
+        *("model.dtype=float32", "model.batch_size=2", "limit=4", "max_new_tokens=4"),
+        *("method=base,scaling_vis,adapt_vis", "weight=0.5,1.5", "threshold=0.1,0.6"),
+    ]
+    fixed = {"OMP_NUM_THREADS": "1"}
+    found = []
+    for launcher in (
+        ["launcher=inline"],
+        ["launcher=local", "launcher.slots=2", "launcher.shards=1"],
+        [*QUICK, "launcher.shards=2"],
+    ):
+        done = launch(*grid, *launcher, f"output_dir={tmp_path / launcher[0]}", env=fixed)
+        assert done.returncode == 0, done.stderr
+        found.append(Path(done.stdout.splitlines()[-1]).read_bytes())
+    assert found[0] == found[1] == found[2]
+    assert len(found[0].splitlines()) == 1 + 4 * (1 + 2 + 2)
 
 
 @pytest.mark.slurm
