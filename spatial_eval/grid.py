@@ -173,7 +173,8 @@ class _Builder:
             group, _, name = key.partition(".")
             if name.split(".")[0] not in tree[group].keys():  # noqa: SIM118  `in` is False for ??? values
                 valid = [f"{group}.{known}" for known in tree[group] if known != "kind"]
-                raise ConfigError(unknown("key", key, valid))
+                hint = "" if valid else f"the chosen {group} has no keys: choose another with {group}="
+                raise ConfigError(unknown("key", key, valid, hint=hint))
             try:
                 OmegaConf.update(tree, key, value, force_add=True)  # mappings take new keys; types are checked later
             except OmegaConfBaseException as error:

@@ -136,7 +136,8 @@ def read(folder: Path) -> Sweep:
 
     try:
         about = json.loads((folder / "sweep.json").read_text("utf8"))
-        samples = parquet.ParquetFile(folder / "samples.parquet").read().to_pydict()
+        with parquet.ParquetFile(folder / "samples.parquet") as file:
+            samples = {name: list(map(known, column)) for name, column in file.read().to_pydict().items()}
         cells, relations = _csv(folder / "results.csv"), _csv(folder / "by_relation.csv")
         failures = _csv(folder / "failures.csv")
     except (OSError, ValueError, pa.ArrowException) as error:
@@ -164,7 +165,17 @@ def value(name: str, text: str) -> Any:
     """A CSV field as it was before it was written."""
     if text == "":
         return "" if name == "relation" else None
-    return text if name in TEXT else int(text) if name in WHOLE else float(text)
+    if name in TEXT:
+        return text
+    try:
+        return int(text) if name in WHOLE else known(float(text))
+    except ValueError:  # a column of a later version
+        return text
+
+
+def known(found: Any) -> Any:
+    """None for nan and infinities: JSON has none, and W&B would refuse the whole table."""
+    return None if isinstance(found, float) and not math.isfinite(found) else found
 
 
 def _csv(path: Path) -> list[Row]:

@@ -343,12 +343,21 @@ def test_disabled_writes_nothing(launched, home, tmp_path) -> None:
     assert not (folder / "publish.json").exists()
 
 
+def test_a_key_without_tracking_says_what_to_choose(launch, experiment) -> None:
+    done = launch(*experiment, "tracking.mode=online")
+    assert (done.returncode, done.stderr) == (
+        1,
+        "error: unknown key 'tracking.mode'; the chosen tracking has no keys: choose another with tracking=\n",
+    )
+
+
 @pytest.mark.parametrize(
     ("override", "says"),
     [
         ("tracking=wandbb", "unknown tracking 'wandbb'; did you mean wandb?"),
         ("tracking.mode=onlin", "unknown tracking.mode 'onlin'; did you mean online?"),
         ("tracking.projct=x", "did you mean tracking.project?"),
+        ("tracking.max_cell_runs=-1", "expected a whole number >= 0"),
         ("tracking.mode=offline,online", "tracking.mode takes one value in a sweep"),
         ("tracking.max_cell_runs=many", "tracking.max_cell_runs=many is not valid; expected int"),
     ],

@@ -189,3 +189,19 @@ def test_settings_survive_the_sweep_file() -> None:
     settings = Wandb(mode="auto", tags=("a", "b"), group="g")
     stored = json.loads(json.dumps(describe(settings)))
     assert config.pick(TRACKERS, stored, "tracking") == settings
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("n", "330", 330),
+        ("accuracy", "60.303030303030305", 60.303030303030305),
+        ("accuracy", "", None),
+        ("accuracy", "nan", None),
+        ("dataset", "12", "12"),
+        ("relation", "", ""),
+        ("later", "text", "text"),
+    ],
+)
+def test_fields_come_back_as_they_were(name, text, value) -> None:
+    assert readback.value(name, text) == value
