@@ -34,13 +34,13 @@ const show = (target, text) => {
   const above = box.top - own.height - 8;
   tip.style.left = `${left + scrollX}px`;
   tip.style.top = `${(above > 0 ? above : box.bottom + 8) + scrollY}px`;
-  target.setAttribute("aria-describedby", "tip");
+  if (target.dataset.i) target.setAttribute("aria-describedby", "tip");  // the others say it in their label
 };
 const hide = () => { tip.hidden = true; };
 const tipped = event => event.target.closest?.("[data-tip],#grid td[data-i]");
 const tell = event => {
   const target = tipped(event);
-  if (target) show(target, target.dataset.tip ?? words(Number(target.dataset.i)));
+  if (target) show(target, target.dataset.i ? words(Number(target.dataset.i)) : target.getAttribute("aria-label"));
   else hide();
 };
 document.addEventListener("pointerover", tell);
