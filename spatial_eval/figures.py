@@ -141,7 +141,7 @@ def reliability(found: Confidence) -> str:
 
 
 def _tip(text: str) -> str:
-    return f'tabindex="0" role="img" aria-label="{escape(text)}" data-tip="{escape(text)}"'
+    return f'tabindex="0" role="img" data-tip aria-label="{escape(text)}"'
 
 
 class _Scale:

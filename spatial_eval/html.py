@@ -21,6 +21,7 @@ from .thumbnails import thumbnails
 from .verdicts import sentence, verdict
 
 OPEN = 3  # sections of datasets that stand open
+SECTIONS = 12  # of them in a page: a report stays small however many models are compared
 VERDICT = {"helps": "Helps.", "hurts": "Hurts.", "same": "No clear difference."}
 
 
@@ -190,7 +191,7 @@ def _details(files: Files, chosen: Sequence[Selected], curves: list[dict[str, An
     small = thumbnails(files.about)
     examples = 6 if len(overall) <= 2 else 3
     parts = []
-    for i, s in enumerate(overall):
+    for i, s in enumerate(overall[:SECTIONS]):
         inside = detail(files, s, adapt.get(files.keys[s.cell]), curves, small, examples)
         about = f"{escape(s.model)}, {escape(named(s.method))}"
         title = f'{escape(s.dataset)}, {escape(s.split)} <span class="i">{about}</span>'
@@ -200,4 +201,7 @@ def _details(files: Files, chosen: Sequence[Selected], curves: list[dict[str, An
             else inside
         )
         parts.append(f'<section id="d{i}" class="long"><h2>{title}</h2>{body}</section>')
+    if len(overall) > SECTIONS:
+        rest = f"Figures of the first {SECTIONS} of {len(overall)} datasets and models; notebooks/ draws the others."
+        parts.append(f'<p class="note">{rest}</p>')
     return "\n".join(parts)

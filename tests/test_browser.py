@@ -143,7 +143,7 @@ def test_marks_can_be_reached_and_everything_has_a_name(opened: Open, swept: Pat
     browser = opened(swept)
     mark = browser.find_element("css selector", "svg [data-tip]")
     browser.execute_script("arguments[0].focus()", mark)
-    assert browser.find_element("id", "tip").text == mark.get_attribute("data-tip")
+    assert browser.find_element("id", "tip").text == mark.get_attribute("aria-label")
     unnamed = """
     return [...document.querySelectorAll("select,input")].filter(e => !e.labels?.length && !e.ariaLabel).length
       + [...document.querySelectorAll("table")].filter(t => !t.querySelector("th[scope]")).length

@@ -34,13 +34,13 @@ const show = (target, text) => {
   const above = box.top - own.height - 8;
   tip.style.left = `${left + scrollX}px`;
   tip.style.top = `${(above > 0 ? above : box.bottom + 8) + scrollY}px`;
-  target.setAttribute("aria-describedby", "tip");
+  if (target.dataset.i) target.setAttribute("aria-describedby", "tip");  // the others say it in their label
 };
 const hide = () => { tip.hidden = true; };
 const tipped = event => event.target.closest?.("[data-tip],#grid td[data-i]");
 const tell = event => {
   const target = tipped(event);
-  if (target) show(target, target.dataset.tip ?? words(Number(target.dataset.i)));
+  if (target) show(target, target.dataset.i ? words(Number(target.dataset.i)) : target.getAttribute("aria-label"));
   else hide();
 };
 document.addEventListener("pointerover", tell);
@@ -60,7 +60,8 @@ const value = (name, i) => {
 };
 const shown = (name, code) => code < 0 ? "" : String(byName[name].values[code]);
 const words = i => {
-  const knobs = dims.filter(d => !places.includes(d.name) && value(d.name, i) >= 0 && d.name !== "method")
+  const knobs = dims.filter(d => !places.includes(d.name) && value(d.name, i) >= 0
+    && d.name !== "method" && (d.name !== "criterion" || d.values.length > 1))
     .map(d => `${d.name} ${shown(d.name, value(d.name, i))}`);
   const where = places.filter(p => byName[p] && value(p, i) >= 0 && (p === "dataset" || p === "split" || byName[p].values.length > 1));
   const lines = [[shown("method", value("method", i)), ...knobs].join(", "),
@@ -153,7 +154,8 @@ const render = focus => {
     rowKeys.add(r);
     columnKeys.add(c);
     const other = found.get(at);
-    if (other === undefined || (cells.accuracy[i] ?? -1) > (cells.accuracy[other] ?? -1)) found.set(at, i);
+    const more = other === undefined ? 1 : (cells.accuracy[i] ?? -1) - (cells.accuracy[other] ?? -1);
+    if (more > 0 || (more === 0 && chosen.includes(i))) found.set(at, i);  // of equal ones the one chosen above
   }
   const rows = order(state.rows, rowKeys), columns = order(state.columns, columnKeys);
   const figure = cells[state.figure];
