@@ -17,7 +17,7 @@ test-slurm: .venv/installed-dev
 
 # W&B servers on 127.0.0.1 that refuse, stall and die; at most 8 minutes
 test-faults: .venv/installed-dev
-	$(BIN)/python -m pytest -m faults
+	$(BIN)/python -m pytest -n $(JOBS) -m faults
 
 # Chromium and chromedriver (Debian: chromium, chromium-driver), and the notebooks
 test-browser: .venv/installed-dev
