@@ -206,7 +206,7 @@ def test_a_real_model_gives_the_same_bytes_everywhere(cluster, launch, tmp_path)
         ["launcher=local", "launcher.slots=2", "launcher.shards=1"],
         [*QUICK, "launcher.shards=2"],
     ):
-        done = launch(*grid, *launcher, f"output_dir={tmp_path / launcher[0]}", env=fixed)
+        done = launch(*grid, *launcher, f"output_dir={tmp_path / launcher[0].partition('=')[2]}", env=fixed)
         assert done.returncode == 0, done.stderr
         found.append(Path(done.stdout.splitlines()[-1]).read_bytes())
     assert found[0] == found[1] == found[2]
