@@ -13,13 +13,17 @@ from .statistics import Estimate
 
 NOTABLE = 5.0  # points of difference on a relation that a sentence mentions
 ENOUGH = 10  # questions of a relation that a sentence mentions
+LEVEL = 0.05  # of the p that counts all cells
 RARE = 1.0  # percent routed to weight1 below which adapt_vis is scaling_vis in all but name
 
 
 def verdict(chosen: Selected) -> str:
-    """helps, hurts or same: by the 95 % interval of the difference from base; same too where there is no base."""
-    gain = chosen.test.gain
-    if gain is None:
+    """helps, hurts or same: by the 95 % interval of the difference from base; same too where there is no base.
+
+    A best of many cells on the same questions must also stand out from base with all of them counted.
+    """
+    gain, best = chosen.test.gain, chosen.best
+    if gain is None or (best is not None and best.p is not None and best.p >= LEVEL):
         return "same"
     return "helps" if gain.low > 0 else "hurts" if gain.high < 0 else "same"
 
