@@ -107,7 +107,7 @@ def run(order: Order) -> int:
     results = report.results(order.cells, again(), places)
     path = report.write(order.folder, results, {**order.publication.about, "complete": not results.missing})
     computed = sum(len(arms) for job in jobs.values() for _, arms in job.todo)
-    log.info("%s", f"{computed:,} answers to compute, the rest was stored" if computed else "nothing to compute")
+    log.info("%s", f"computed {computed:,} answers that were not stored" if computed else "nothing to compute")
     for line in [*map(str, outcome.faults), *_causes(results.failures)]:
         log.error("failed: %s", line)
     if results.missing:
