@@ -104,10 +104,12 @@ def run(order: Order) -> int:
         log.info("%d jobs are left to the queue: python -m spatial_eval status %s", outcome.left, order.folder.name)
         sys.stdout.write(f"{order.folder.name}\n")
         return COMPLETE
-    results = report.results(order.cells, again(), places)
+    after = again()
+    results = report.results(order.cells, after, places)
     path = report.write(order.folder, results, {**order.publication.about, "complete": not results.missing})
-    computed = sum(len(arms) for job in jobs.values() for _, arms in job.todo)
-    log.info("%s", f"computed {computed:,} answers that were not stored" if computed else "nothing to compute")
+    computed = sum(len(after[trunk].stored.generations) - len(job.stored.generations) for trunk, job in jobs.items())
+    asked = any(job.todo for job in jobs.values())
+    log.info("%s", f"computed {computed:,} answers that were not stored" if asked else "nothing to compute")
     for line in [*map(str, outcome.faults), *_causes(results.failures)]:
         log.error("failed: %s", line)
     if results.missing:
