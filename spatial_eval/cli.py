@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pathlib import Path
 from . import folders, operate, printing, tracker
 from .errors import ConfigError, SpatialEvalError
 from .scenes import DIFFICULTIES
+from .sources import COCO, COCO_WAYS, DRIVE, WAYS, Way
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -41,17 +43,32 @@ def parser() -> argparse.ArgumentParser:
     scenes.set_defaults(run=write_scenes)
     prepare = commands.add_parser(
         "prepare",
-        help="adopt data you have, check it, fetch a model ahead",
-        description="Make data and models ready; nothing else ever writes into data_dir.",
+        help="fetch data and models, adopt data you have, check it",
+        description="Make data and models ready; nothing else ever writes into data_dir or downloads data.",
     )
     prepare.add_argument(
-        "what", nargs="*", metavar="model=NAME", help="fetch this model into the hub cache; model.KEY=VALUE too"
+        "what",
+        nargs="*",
+        metavar="dataset=NAME|all, model=NAME",
+        help="fetch what this benchmark lacks into data_dir, or this model into the hub cache; "
+        "dataset.KEY=VALUE and model.KEY=VALUE too",
     )
     prepare.add_argument(
-        "--from", dest="source", type=Path, help="link an AdaptVis or whatsup_vlms checkout, without copying"
+        "--from",
+        dest="folder",
+        type=Path,
+        help="link an AdaptVis or whatsup_vlms checkout, without copying; with --source files: where those lie",
     )
-    prepare.add_argument("--check", action="store_true", help="only look at what data_dir holds")
+    prepare.add_argument("--check", action="store_true", help="only look: open every image, compare every checksum")
     prepare.add_argument("--data-dir", type=Path, default=Path(os.environ.get("SPATIAL_EVAL_DATA") or "data"))
+    prepare.add_argument(
+        "--source", choices=WAYS, default="hub", help="the hub; upstream's Google Drive; upstream's files in --from"
+    )
+    prepare.add_argument(
+        "--coco-images", dest="pictures", choices=list(COCO_WAYS), default="url", help="singly, or the year's archive"
+    )
+    prepare.add_argument("--coco", default=COCO, metavar="URL", help=f"server of COCO's images (default: {COCO})")
+    prepare.add_argument("--drive", default=DRIVE, metavar="URL", help=f"Google Drive (default: {DRIVE})")
     prepare.set_defaults(run=make_ready)
     operate.add(commands)
     tracker.add_command(commands, folders.find)
@@ -68,25 +85,51 @@ def write_scenes(parsed: argparse.Namespace) -> int:
 
 
 def make_ready(parsed: argparse.Namespace) -> int:
-    """Adopts, fetches, and ends with what each benchmark has; exit code 3 where --from left one incomplete."""
+    """Adopts, fetches, and ends with what each benchmark has; exit code 3 where one is incomplete."""
     from . import prepare
 
     wanted = dict(item.partition("=")[::2] for item in parsed.what)
-    odd = [key for key in wanted if key != "model" and not key.startswith("model.")]
-    if odd or (wanted and "model" not in wanted):
-        raise ConfigError(f"cannot prepare {' '.join(parsed.what)}: expected model=NAME, and model.KEY=VALUE beside it")
-    if wanted:
+    group = "model" if "model" in wanted else "dataset"
+    odd = [key for key in wanted if key != group and not key.startswith(f"{group}.")]
+    if odd or (wanted and not wanted.get(group)):
+        raise ConfigError(
+            f"cannot prepare {' '.join(parsed.what)}: expected dataset=NAME, dataset=all or model=NAME, "
+            "and its KEY=VALUEs beside it"
+        )
+    if "model" in wanted:
         values = {key.removeprefix("model."): value for key, value in wanted.items() if key != "model"}
         sys.stdout.write(f"{prepare.fetch_model(wanted['model'], values)}\n")
         return 0
-    if not parsed.source and not parsed.check:
-        raise ConfigError("nothing to prepare: give --from PATH, --check or model=NAME")
-    if parsed.source and not parsed.check:
-        for link in prepare.adopt(parsed.source.expanduser().absolute(), parsed.data_dir.absolute()):
+    data = parsed.data_dir.expanduser().absolute()
+    folder = parsed.folder and parsed.folder.expanduser().absolute()
+    if not (wanted or folder or parsed.check):
+        raise ConfigError("nothing to prepare: give dataset=NAME, dataset=all, model=NAME, --from PATH or --check")
+    if (parsed.source == "files") != bool(wanted and folder):
+        raise ConfigError("--source files takes dataset=NAME and --from PATH; --from PATH alone links a checkout")
+    overrides = [item for item in parsed.what if not item.startswith("dataset=")]
+    name = wanted.get("dataset", "all")
+    if folder and not wanted and not parsed.check:
+        for link in prepare.adopt(folder, data):
             sys.stderr.write(f"{link} -> {link.resolve()}\n")
-    found = list(prepare.findings(parsed.data_dir.absolute()))
+    if wanted and not parsed.check:
+        _speak()
+        way = Way(parsed.source, folder, parsed.pictures, parsed.coco.rstrip("/"), parsed.drive.rstrip("/"))
+        found = prepare.fetch_data(name, overrides, data, way)
+    else:
+        found = prepare.verify(name, overrides, data) if parsed.check else prepare.findings(data)
+    complete = True
     for one in found:
+        complete = complete and not one.problem
         sys.stdout.write(
-            f"{one.name:<14} {one.questions:>5} questions {one.images:>5} images  {one.problem or 'ready'}\n"
+            f"{one.name:<17} {one.questions:>5} questions {one.images:>5} images  {one.problem or 'ready'}\n"
         )
-    return 0 if all(not one.problem for one in found) else 3
+        sys.stdout.flush()
+    return 0 if complete else 3
+
+
+def _speak() -> None:
+    """What takes time says so on stderr."""
+    logger = logging.getLogger(__package__)
+    if not logger.handlers:
+        logger.addHandler(logging.StreamHandler())
+    logger.setLevel(logging.INFO)

@@ -115,7 +115,10 @@ class HF:
         drawn = any(one.image_digest for one in samples)
         if samples and not drawn and not any(one.image is not None and one.image.is_file() for one in samples):
             first = samples[0].image or "annotation, which names the images"
-            raise DataError(f"{dataset.name} has no image: there is no {first}; see `python -m spatial_eval prepare`")
+            raise DataError(
+                f"{dataset.name} has no image: there is no {first}; "
+                f"see `python -m spatial_eval prepare dataset={dataset.name}`"
+            )
         folder = self.folder()
         if folder is None:
             return
