@@ -90,8 +90,8 @@ def _read(path: Path) -> dict[str, Checksum]:
     for line in lines:
         try:
             row = json.loads(line)
-            path = str(row.pop("path"))
-            known[path] = Checksum(**row)
+            name = str(row.pop("path"))
+            known[name] = Checksum(**row)
         except (ValueError, TypeError, KeyError, AttributeError):
             continue
     return known

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from . import folders, operate, printing, tracker
@@ -112,24 +113,29 @@ def make_ready(parsed: argparse.Namespace) -> int:
         for link in prepare.adopt(folder, data):
             sys.stderr.write(f"{link} -> {link.resolve()}\n")
     if wanted and not parsed.check:
-        _speak()
         way = Way(parsed.source, folder, parsed.pictures, parsed.coco.rstrip("/"), parsed.drive.rstrip("/"))
         found = prepare.fetch_data(name, overrides, data, way)
     else:
         found = prepare.verify(name, overrides, data) if parsed.check else prepare.findings(data)
     complete = True
-    for one in found:
-        complete = complete and not one.problem
-        sys.stdout.write(
-            f"{one.name:<17} {one.questions:>5} questions {one.images:>5} images  {one.problem or 'ready'}\n"
-        )
-        sys.stdout.flush()
+    with _speaking():
+        for one in found:
+            complete = complete and not one.problem
+            counts = f"{one.questions:>5} questions {one.images:>5} images"
+            sys.stdout.write(f"{one.name:<17} {counts}  {one.problem or 'ready'}\n")
+            sys.stdout.flush()
     return 0 if complete else 3
 
 
-def _speak() -> None:
+@contextlib.contextmanager
+def _speaking() -> Iterator[None]:
     """What takes time says so on stderr."""
-    logger = logging.getLogger(__package__)
-    if not logger.handlers:
-        logger.addHandler(logging.StreamHandler())
+    logger, handler = logging.getLogger(__package__), logging.StreamHandler(sys.stderr)
+    level = logger.level
+    logger.addHandler(handler)
     logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

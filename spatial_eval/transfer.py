@@ -84,6 +84,7 @@ def _resume(remote: Remote, part: Path, advance: Callable[[int], None]) -> None:
     except urllib.error.HTTPError as error:
         if error.code != 416:
             raise
+        error.close()
         if error.headers.get("Content-Range", "").endswith(f"*/{done}"):
             return  # whole: the kill came between the last byte and the rename
         tag.unlink()
@@ -93,15 +94,17 @@ def _resume(remote: Remote, part: Path, advance: Callable[[int], None]) -> None:
             file.truncate(0)
             advance(-done)
             done = 0
-        validator = reply.headers.get("ETag") or reply.headers.get("Last-Modified") or ""
-        if done == 0 and validator and not validator.startswith("W/"):
-            tag.write_text(validator, "utf-8")
+        if done == 0:
+            stated = [reply.headers.get(key, "W/") for key in ("ETag", "Last-Modified")]
+            strong = [value for value in stated if not value.startswith("W/")]
+            tag.unlink(missing_ok=True)
+            if strong:  # else a part cannot be told from one of another version: it will start anew
+                tag.write_text(strong[0], "utf-8")
         length = reply.headers.get("Content-Length")
         while block := reply.read1(1 << 18):
             file.write(block)
             file.flush()  # a kill loses nothing that arrived
             advance(len(block))
-        file.flush()
         os.fsync(file.fileno())
     if length is not None and size_on_disk(part) != done + int(length):
         raise OSError(f"it broke off after {size_on_disk(part):,} of {done + int(length):,} bytes")
@@ -122,6 +125,7 @@ def patiently(once: Callable[[], Any], url: str) -> Any:
             return once()
         except urllib.error.HTTPError as error:
             why = f"the server answers {error.code} {error.reason}"
+            error.close()
             if error.code not in BUSY:
                 raise DataError(f"{url}: {why}{_hint(error.code)}") from None
             with contextlib.suppress(ValueError):

@@ -2,7 +2,8 @@
 
 Schemas: columns and files as in spatial_eval/sources.py, with its sources; that AdaptVis/all_datasets and
 ServiceNow/whatsup_all are parquet files under data/ with `configs` in the README is (unverified), as is the archives'
-inner folder. CV-Bench: its card, which github.com/ZTERobot/EmbodiedBrain1.0 quotes in evaluation/src/cv_bench. The hub's answers: huggingface_hub, HfApi.dataset_info and get_hf_file_metadata.
+inner folder. CV-Bench: its card, which github.com/ZTERobot/EmbodiedBrain1.0 quotes in evaluation/src/cv_bench.
+The hub's answers: huggingface_hub, HfApi.dataset_info and get_hf_file_metadata.
 """
 
 from __future__ import annotations
@@ -287,7 +288,7 @@ class Handler(BaseHTTPRequestHandler):
             return
         parts = path.strip("/").split("/")
         if path.startswith("/api/datasets/"):
-            self._listing("/".join(parts[2:4]), parts[5])
+            self._listing("/".join(parts[2:4]), parts[5] if len(parts) > 5 else "main")
         elif path.startswith("/datasets/"):
             file = "/".join(parts[5:])
             if file.endswith(".parquet"):  # files in LFS lie elsewhere

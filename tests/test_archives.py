@@ -27,9 +27,7 @@ def test_wanted_files_come_out_without_their_folder(name: str, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", KINDS)
-@pytest.mark.parametrize(
-    "wrong", ["../evil.jpg", "/etc/evil.jpg", "a/../../evil.jpg", "..\\evil.jpg", "C:\\evil.jpg"], ids=range(5)
-)
+@pytest.mark.parametrize("wrong", ["../evil.jpg", "/etc/evil.jpg", "a/../../evil.jpg", "..\\evil.jpg", "C:\\evil.jpg"])
 def test_a_name_that_leads_out_refuses_the_whole_archive(name: str, wrong: str, tmp_path: Path) -> None:
     archive = pack(tmp_path / name, {**CONTENT, wrong: b"evil"})
     with pytest.raises(DataError, match="would leave the folder: refused, nothing was unpacked") as error:

@@ -57,7 +57,7 @@ def test_on_the_command_line(checkout: Path, tmp_path: Path) -> None:
     run = command("-m", "spatial_eval", "prepare", "--data-dir", str(tmp_path / "data"))
     done = run("--from", str(checkout))
     assert done.returncode == 3  # not everything is there, and it says what
-    assert "controlled_a     412 questions   410 images  2 images are missing" in done.stdout
+    assert "controlled_a        412 questions   410 images  2 images are missing" in done.stdout
     checked = run("--check")
     assert checked.returncode == 3
     assert "410 images are damaged: " in checked.stdout  # the replica's are empty files
