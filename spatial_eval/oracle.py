@@ -76,12 +76,14 @@ def _row(z: Tensor, mask: Tensor, image: Tensor, arm: Arm) -> Tensor:
             return multiplied
         case "pai":
             return torch.softmax(torch.where(image, z + arm.weight * z.abs(), z) + mask, dim=-1)
+    # Each side summed by itself: 1 - mass would lose what little is left of the other.
     mass, other = (torch.where(image, probs, 0).sum(dim=-1, keepdim=True) for probs in (plain, multiplied))
+    rest, remaining = (torch.where(image, 0, probs).sum(dim=-1, keepdim=True) for probs in (plain, multiplied))
     match arm.scaling:
         case "temperature":
             return torch.where(image, multiplied * (mass / other), plain)
         case "mass":
-            return plain * torch.where(image, other / mass, (1 - other) / (1 - mass))
+            return plain * torch.where(image, other / mass, remaining / rest)
     raise ValueError(f"no definition of scaling {arm.scaling!r}")
 
 
