@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,13 +19,14 @@ from .launchers import LAUNCHERS, Launcher, Resources
 from .methods import METHODS
 from .models import MODELS
 from .plan import SPLITS
+from .tables import KNOBS
 from .tracking import TRACKERS, Tracking
+from .typed import build, show
 from .types import Benchmark, Method, Model, Places
 
 T = TypeVar("T")
 
 GROUPS = ("dataset", "model", "method", "launcher", "tracking")
-KNOBS = ("weight", "weight1", "weight2", "threshold")
 PARTS = ("split", "limit", "max_new_tokens")
 ONCE = ("data_dir", "output_dir", "action", "retry")  # one value for a whole sweep
 ACTIONS = ("run", "plan")
@@ -71,11 +70,6 @@ def check(key: str, value: Any) -> Any:
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{key}={show(value)} is not valid; expected a folder")
     return value
-
-
-def show(value: Any) -> str:
-    """A value as a user types it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
 def settings(root: Mapping[str, Any], launcher: DictConfig, tracking: DictConfig) -> Settings:
@@ -130,8 +124,17 @@ def method(node: DictConfig, name: str) -> MethodRecipe:
                 f"method={name}: {field}: {value} is not valid; expected a value or one of ${{{'}, ${'.join(KNOBS)}}}"
             )
         else:
-            values[field] = check(field, value) if field in KNOBS else value
+            values[field] = check(field, value) if field in KNOBS else _canonical(value, f"method.{field}")
     return MethodRecipe(name, knobs, values)
+
+
+def _canonical(value: Any, where: str) -> Any:
+    """As the knobs: 0.6000000000000001 is 0.6. Raises ConfigError on what equals nothing (nan) or is no JSON."""
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        raise ConfigError(f"{where}={show(value)} is not valid; expected a finite number")
+    return float(f"{value:.12g}") + 0.0
 
 
 def plain(node: Any, where: str) -> dict[str, Any]:
@@ -157,44 +160,3 @@ def pick(table: Mapping[str, type[T]], values: Mapping[str, Any], where: str) ->
     if kind not in table:
         raise ConfigError(unknown(f"{where}.kind", show(kind), table))
     return build(table[kind], rest, where)
-
-
-def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """`cls(**values)` for a dataclass; unknown keys, missing keys and wrong types are refused by name."""
-    hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise ConfigError(unknown("key", f"{where}.{key}", [f"{where}.{name}" for name in known]))
-    for name, f in known.items():
-        no_default = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if name not in values and no_default:
-            raise ConfigError(f"{where}.{name} must be given: add {where}.{name}=...")
-    return cls(**{key: _typed(hints[key], value, f"{where}.{key}") for key, value in values.items()})
-
-
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the annotation wants it. Raises ConfigError."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        if value is None and type(None) in typing.get_args(hint):
-            return None
-        errors = []
-        for choice in typing.get_args(hint):
-            if choice is not type(None):
-                try:
-                    return _typed(choice, value, where)
-                except ConfigError as error:
-                    errors.append(error)
-        raise errors[0]
-    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
-        return tuple(_typed(typing.get_args(hint)[0], item, where) for item in value)
-    if typing.get_origin(hint) is Mapping and isinstance(value, dict):
-        return value
-    if hint is Path and isinstance(value, str) and value:
-        return Path(value).expanduser().absolute()
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, type) and isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
-        return value
-    expected = getattr(hint, "__name__", str(hint)).replace("str", "text")
-    raise ConfigError(f"{where}={show(value)} is not valid; expected {expected}")

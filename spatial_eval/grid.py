@@ -16,9 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from . import benchmarks, config, models
-from .config import GROUPS, KNOBS, ONCE, PARTS, Settings, show
+from .config import GROUPS, ONCE, PARTS, Settings
 from .errors import ConfigError, unknown
 from .launchers import Resources
+from .tables import KNOBS
+from .typed import show
 from .types import Benchmark, Cell, Model, Part, Trunk
 
 SCALARS = (*KNOBS, *PARTS, *ONCE)

@@ -121,7 +121,12 @@ def _order(cell: Cell) -> tuple[Any, ...]:
     row = tables.identity(cell)
     knobs = [row.get(f) if row.get(f) is not None else -1.0 for f in tables.KNOBS]
     names = (row["dataset"], row["model"], list(METHODS).index(row["method"]))
-    return (*names, *knobs, row.get("criterion", ""), row["split"], row["limit"] or 0, row["max_new_tokens"])
+    others = [
+        (name, isinstance(v, str), v if isinstance(v, int | float) else 0, str(v))
+        for name, v in tables.others(cell.method).items()
+    ]
+    place = (row["split"], row["limit"] or 0, row["max_new_tokens"])
+    return (*names, *knobs, row.get("criterion", ""), others, *place)
 
 
 def _samples(job: Job, places: Places) -> Iterable[dict[str, Any]]:

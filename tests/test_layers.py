@@ -13,7 +13,7 @@ from conftest import ROOT
 PACKAGE = ROOT / "spatial_eval"
 LAYERS = [
     {"errors"},
-    {"types"},
+    {"types", "typed"},
     {"launchers", "living", "element"},
     {"scenes", "drawing"},
     {"sketches", "furniture"},
