@@ -6,20 +6,19 @@ import math
 import re
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .benchmarks import BENCHMARKS
 from .errors import ConfigError, unknown
 from .launchers import LAUNCHERS, Launcher, Resources
-from .methods import METHODS
 from .models import MODELS
 from .plan import SPLITS
-from .tables import KNOBS
+from .plugins import BENCHMARKS, METHODS
+from .tables import BY_RELATION, KNOBS, NAMED, ROW
 from .tracking import TRACKERS, Tracking
 from .typed import build, show
 from .types import Benchmark, Method, Model, Places
@@ -30,6 +29,7 @@ GROUPS = ("dataset", "model", "method", "launcher", "tracking")
 PARTS = ("split", "limit", "max_new_tokens")
 ONCE = ("data_dir", "output_dir", "action", "retry")  # one value for a whole sweep
 ACTIONS = ("run", "plan")
+RESERVED = {*ROW, *BY_RELATION, "kind", "sweep"} - {*NAMED}  # no field of a method may be called so
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,12 +108,20 @@ class MethodRecipe:
     values: Mapping[str, Any]
 
     def build(self, root: Mapping[str, Any]) -> Method:
-        return pick(METHODS, {**self.values, **{field: root[key] for field, key in self.knobs.items()}}, "method")
+        made = pick(METHODS, {**self.values, **{field: root[key] for field, key in self.knobs.items()}}, "method")
+        if made.kind != self.values["kind"]:
+            raise ConfigError(f"method={self.name}: its class calls itself {made.kind!r}, not {self.values['kind']!r}")
+        return made
 
 
 def method(node: DictConfig, name: str) -> MethodRecipe:
     """Read once for any number of cells. A field is a value or exactly `${weight}`, `${threshold}`, ..."""
     raw = _container(node, "method", resolve=False)
+    kind = str(raw.get("kind"))
+    if kind in METHODS:
+        taken = [f.name for f in fields(METHODS[kind]) if f.name in RESERVED]  # type: ignore[arg-type]
+        if taken:
+            raise ConfigError(f"method={name}: its field {taken[0]} has the name of a column of the tables: rename it")
     knobs, values = {}, {}
     for field, value in raw.items():
         found = re.fullmatch(r"\$\{(\w+)\}", value) if isinstance(value, str) else None

@@ -9,8 +9,8 @@ from typing import Any
 from .answers import Files, plain
 from .ballots import RULE
 from .findings import by_relation
-from .methods import METHODS
 from .paper import DATASETS, TABLE
+from .plugins import METHODS
 from .selection import Selected
 from .sheets import Sheet
 from .statistics import Estimate

@@ -85,7 +85,7 @@ class Sweep:
         try:
             return rules(self.about)
         except (KeyError, TypeError, ConfigError) as error:
-            raise DataError(f"sweep.json holds a method that is unknown to this version: {error}") from None
+            raise DataError(f"sweep.json cannot be read: {error}") from None
 
     def method(self, cell: Row) -> Method:
         """The rule behind a row of results.csv. Raises DataError."""

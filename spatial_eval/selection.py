@@ -14,8 +14,9 @@ import numpy as np
 from .answers import Files
 from .ballots import Ballot, Choice, choose
 from .errors import ConfigError
-from .methods import METHODS, Base
+from .methods import Base
 from .paper import DATASETS, TABLE
+from .plugins import METHODS
 from .resampling import BestOf, best_of, paired_difference
 from .statistics import Estimate, holm, mcnemar, share
 from .tables import NAMED, Outcome, settings

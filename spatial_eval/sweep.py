@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import devices, fanout, html, plan, report, show, tracker, tracking
+from . import devices, fanout, html, plan, plugins, report, show, tracker, tracking
 from .errors import ConfigError
 from .fanout import Order
 from .grid import Front, Grid, grid
@@ -150,6 +150,7 @@ def about(found: Grid, arguments: Sequence[str], home: Path) -> dict[str, Any]:
             "tracking": tracking.describe(settings.tracking),
         },
         "git": report.git_state(home),
+        **({"plugins": plugins.loaded()} if plugins.loaded() else {}),
     }
 
 

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .methods import METHODS
+from .errors import ConfigError, unknown
 from .paper import published
+from .plugins import METHODS
 from .scoring import reference, strict
 from .statistics import wilson
 from .typed import build, show
@@ -182,13 +183,17 @@ def written(value: Any) -> str:
 def rules(about: Mapping[str, Any]) -> dict[tuple[Any, ...], Method]:
     """The method behind each row of results.csv, by IDENTITY with None for empty, from what sweep.json says of cells.
 
-    Raises KeyError where this version has no such method, ConfigError where it has other fields.
+    Raises ConfigError where there is no such method here, or one with other fields.
     """
-    classes = {cls.__name__: cls for cls in METHODS.values()}
+    classes = {cls.__name__: kind for kind, cls in METHODS.own.items()}
     found: dict[tuple[Any, ...], Method] = {}
     for cell in about["cells"]:
         values = dict(cell["method"])
-        method = build(classes[values.pop("kind")], values, "method")
+        name = str(values.pop("kind"))
+        kind = classes.get(name, name)
+        if kind not in METHODS:
+            raise ConfigError(unknown("method", kind, METHODS, hint="install the package that brings it"))
+        method = build(METHODS[kind], values, "method")
         trunk = about["trunks"][cell["trunk"]]
         row = {"dataset": trunk["dataset"]["name"], "model": trunk["model"]["name"], "method": method.kind}
         row |= {name: getattr(method, name, None) for name in NAMED} | {"settings": settings(method)}

@@ -23,6 +23,7 @@ LAYERS = [
     {"methods", "plan", "scoring", "statistics", "lines", "prompts", "digests", "decoding", "batches", "cache"},
     {"tracking", "published", "server"},
     {"paper", "benchmarks", "store", "progress", "attention", "oracle", "plots", "sync", "branches", "graphs"},
+    {"plugins"},
     {"folders", "resampling", "sheets", "thumbnails"},
     {"tables", "recorded", "engine", "checkpoints", "snapshot", "devices", "ledger"},
     {"answers", "ballots", "readback", "vlm", "squeue", "sbatch", "pool"},
