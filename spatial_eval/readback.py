@@ -9,7 +9,7 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -201,8 +201,9 @@ def _answers(samples: Mapping[str, Sequence[Any]], where: Iterable[int]) -> Answ
         for row in order
     ]
     by_arm: dict[Arm, list[int]] = {}
+    stated = [f.name for f in fields(Arm) if f.name in samples]
     for i in where:
-        by_arm.setdefault(Arm(samples["weight"][i]), []).append(i)
+        by_arm.setdefault(Arm(**{name: samples[name][i] for name in stated}), []).append(i)
     arms, said = {}, {}
     for arm, rows in by_arm.items():
         at = [place[samples["row"][i]] for i in rows]
