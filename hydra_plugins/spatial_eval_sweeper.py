@@ -14,6 +14,7 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 
 class GridSweeper(Sweeper):
@@ -57,6 +58,8 @@ class GridSweeper(Sweeper):
                 config = self.loader.load_sweep_config(self.config, overrides)
             except (HydraException, OmegaConfBaseException) as error:
                 raise ConfigError(f"cannot compose {' '.join(overrides)}: {str(error).splitlines()[0]}") from None
+            except YAMLError as error:
+                raise ConfigError(f"cannot compose {' '.join(overrides)}: {' '.join(str(error).split())}") from None
             with read_write(config), open_dict(config):
                 del config["hydra"]
             self._composed[tuple(overrides)] = config

@@ -72,6 +72,21 @@ def check(key: str, value: Any) -> Any:
     return value
 
 
+def check_own(own: Path, home: Path) -> None:
+    """Refuse a user's folder (--config-dir) without options, or with one that has the name of one of `home`'s.
+
+    Hydra takes the first of two files and says nothing. Raises ConfigError.
+    """
+    folders = {own / group: home / "conf" / group for group in (*GROUPS, "preset")} | {own / "sweeps": home / "sweeps"}
+    files = {path: ours / path.name for folder, ours in folders.items() for path in sorted(folder.glob("*.yaml"))}
+    if not files:
+        listed = ", ".join(folder.name for folder in folders)
+        raise ConfigError(f"--config-dir {own} holds no YAML in any of its folders {listed}")
+    for path, ours in files.items():
+        if ours.exists():
+            raise ConfigError(f"{path}: {path.parent.name} {path.stem} is one of spatial_eval's own: rename the file")
+
+
 def settings(root: Mapping[str, Any], launcher: DictConfig, tracking: DictConfig) -> Settings:
     """Of checked root values and the two composed groups."""
     places = Places(Path(root["data_dir"]).expanduser().absolute(), Path(root["output_dir"]).expanduser().absolute())

@@ -63,11 +63,15 @@ class Grid:
     resources: Mapping[Model, Resources] = field(default_factory=dict)
 
 
-def grid(front: Front, sweeps: Path) -> Grid:
-    """Everything that the command line asks for. Raises ConfigError on the first thing that is wrong."""
+def grid(front: Front, sweeps: Path, own: Path | None = None) -> Grid:
+    """Everything that the command line asks for. Raises ConfigError on the first thing that is wrong.
+
+    `sweeps`, `own`: folders of sweep files, ours and the user's.
+    """
+    named_in = {path.stem: path for folder in (sweeps, own) if folder for path in sorted(folder.glob("*.yaml"))}
     given: dict[str, list[Any]] = dict(front.parse(argument) for argument in front.arguments)
     named = given.pop("sweep", [])
-    files = [axes for name in named for axes in read_sweep(sweeps, name, front.parse)] or [{}]
+    files = [axes for name in named for axes in read_sweep(named_in, name, front.parse)] or [{}]
     grids = [{**axes, **given} for axes in files]
     for axes in grids:
         _check_keys(axes, front.options)
@@ -79,14 +83,16 @@ def grid(front: Front, sweeps: Path) -> Grid:
     )
 
 
-def read_sweep(folder: Path, name: Any, parse: Callable[[str], tuple[str, list[Any]]]) -> list[dict[str, list[Any]]]:
-    """The grids of `<folder>/<name>.yaml`: a mapping of axes, or `grids:`, a list of them that share the other axes.
+def read_sweep(
+    files: Mapping[str, Path], name: Any, parse: Callable[[str], tuple[str, list[Any]]]
+) -> list[dict[str, list[Any]]]:
+    """The grids of the sweep file of that name: a mapping of axes, or `grids:`, a list of them that share the other axes.
 
     An axis is a value, a list of values, or text in Hydra's sweep grammar (`range(0, 1.01, 0.01)`). Raises ConfigError.
     """
-    path = Path(name) if str(name).endswith(".yaml") else folder / f"{name}.yaml"
-    if not path.is_file():
-        raise ConfigError(unknown("sweep", show(name), sorted(p.stem for p in folder.glob("*.yaml"))))
+    path = Path(name) if str(name).endswith(".yaml") else files.get(str(name))
+    if path is None or not path.is_file():
+        raise ConfigError(unknown("sweep", show(name), sorted(files)))
     try:
         tree = yaml.safe_load(path.read_text("utf8")) or {}
     except yaml.YAMLError as error:
