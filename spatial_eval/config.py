@@ -77,7 +77,9 @@ def check_own(own: Path, home: Path) -> None:
 
     Hydra takes the first of two files and says nothing. Raises ConfigError.
     """
-    folders = {own / group: home / "conf" / group for group in (*GROUPS, "preset")} | {own / "sweeps": home / "sweeps"}
+    folders = {own / group: home / "conf" / group for group in (*GROUPS, "preset", "template")} | {
+        own / "sweeps": home / "sweeps"
+    }
     files = {path: ours / path.name for folder, ours in folders.items() for path in sorted(folder.glob("*.yaml"))}
     if not files:
         listed = ", ".join(folder.name for folder in folders)
@@ -95,7 +97,7 @@ def settings(root: Mapping[str, Any], launcher: DictConfig, tracking: DictConfig
 
 
 def dataset(node: DictConfig) -> Benchmark:
-    return pick(BENCHMARKS, plain(node, "dataset"), "dataset")
+    return pick(BENCHMARKS, {k: v for k, v in plain(node, "dataset").items() if k != "template"}, "dataset")
 
 
 def model(node: DictConfig) -> Model:
