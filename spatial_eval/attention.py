@@ -33,7 +33,7 @@ class Tail:
         layers: indices of the layers that are scaled.
         padded: some question is left padded, so the model must hand over a mask.
         depth: number of decoder layers; what the last one gives for the shared rows is read by nobody.
-        fired: layers that were scaled, in order of call.
+        fired: layers that were scaled, in order of call. masks: those that were checked; one for each kind of layer.
     """
 
     factor: Tensor
@@ -41,6 +41,7 @@ class Tail:
     padded: bool
     depth: int
     fired: list[int] = field(default_factory=list)
+    masks: list[Tensor] = field(default_factory=list)
 
     @classmethod
     def of(cls, weights: Tensor, image: Tensor, *, layers: range, padded: bool, depth: int) -> Tail:
@@ -166,10 +167,16 @@ def _check_mask(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | No
         return
     if mask.dtype != torch.bool or mask.shape[-2:] != (keys, keys):
         raise ModelError(f"expected a bool mask of {keys} x {keys}, got {mask.dtype} {tuple(mask.shape)}{PER_ARM}")
-    if not tail.fired and bool(mask[:, :, : keys - width, keys - width :].any()):
+    if any(mask is one for one in tail.masks):
+        return
+    tail.masks.append(mask)
+    prefix = keys - width
+    if bool(mask[:, :, :prefix, prefix:].any()):
         raise ModelError(
             f"earlier positions see the last one (a prefix-LM mask), so they depend on the weight{PER_ARM}"
         )
+    if bool((mask[:, :, prefix:, :prefix] != mask[:, :, prefix : prefix + 1, :prefix]).any()):
+        raise ModelError(f"layer {module.layer_idx} shows its arms different parts of the prompt{PER_ARM}")
 
 
 @contextmanager

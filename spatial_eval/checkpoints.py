@@ -89,8 +89,13 @@ def _complete(processor: Any, config: Any) -> None:
 
 def image_only(stock: Any) -> Any:
     """A subclass of a processor class that knows images and text alone."""
+
+    def build(cls: Any, args: Any, settings: dict[str, Any], /, **more: Any) -> Any:
+        return stock.from_args_and_dict.__func__(cls, args, {**settings, "video_processor": None}, **more)
+
     body = {
         "get_attributes": classmethod(lambda cls: ["image_processor", "tokenizer"]),
+        "from_args_and_dict": classmethod(build),  # some constructors want the argument, if only to be None
         "video_processor": SimpleNamespace(num_frames=1, fps=1),
     }
     return type(stock.__name__, (stock,), body)

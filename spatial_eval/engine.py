@@ -24,6 +24,7 @@ from .errors import ModelError
 from .graphs import Graphs
 
 ROOM = 16  # decode steps that the cache has room for before it grows
+CACHES = (None, "dynamic", "hybrid")  # hybrid (Gemma 3's checkpoints): transformers takes a dynamic one
 PREFIX_LM = frozenset({"paligemma", "colpali"})  # model types whose prompt attends in both directions
 
 
@@ -37,12 +38,12 @@ def why_not(model: Any) -> str:
         raise ModelError(
             f"generation_config.json asks for {generation.num_beams} beams: answers here are greedy; set 1"
         )
-    kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
+    kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     reasons = {
         f"model type {config.model_type} lets the prompt see its own end (prefix LM)": config.model_type in PREFIX_LM,
         "its attention logits are capped (softcap)": getattr(text, "attn_logit_softcapping", None) is not None,
         "its weights are quantised": getattr(config, "quantization_config", None) is not None,
-        f"its cache is {generation.cache_implementation}": generation.cache_implementation not in (None, "dynamic"),
+        f"its cache is {generation.cache_implementation}": generation.cache_implementation not in CACHES,
         f"its layers mix kinds of attention ({', '.join(sorted(kinds))})": bool(kinds),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
@@ -88,9 +89,7 @@ def _generate(
     _check_stopping(stopping_criteria)
     length, width = input_ids.shape[1], len(intervention.weights)
     steps = generation_config.max_length - length
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    if window is not None and length + steps > window:
-        raise ValueError(f"{length} prompt positions and {steps} new tokens exceed the sliding window of {window}")
+    _check_window(model.config.get_text_config(), length=length, steps=steps, width=width)
     columns = length - 1 + width * steps
     if graphs is None:
         cache = RoomyCache(model.config.get_text_config().num_hidden_layers, width * min(steps, ROOM))
@@ -194,6 +193,18 @@ def _choose(logits: Tensor, processors: Any, input_ids: Tensor, tokens: Tensor, 
         scores = processors(torch.cat([prompt, said], dim=1), logits[:, row].clone())  # (n, V)
         chosen.append(scores.argmax(dim=-1))
     return torch.stack(chosen, dim=1)
+
+
+def _check_window(text: Any, *, length: int, steps: int, width: int) -> None:
+    """Layers with a sliding window count cache columns, of which the arms have several a position.
+
+    Where nothing is old enough to be cut they see what full attention sees; else no number is given.
+    """
+    sliding = "sliding_attention" in (getattr(text, "layer_types", None) or ("sliding_attention",))
+    window = getattr(text, "sliding_window", None)
+    if sliding and window is not None and max(length + steps, length - 1 + width) > window:
+        asked = f"{length} prompt positions, {steps} new tokens and {width} arms"
+        raise ValueError(f"{asked} exceed the sliding window of {window}{PER_ARM}")
 
 
 def _check_stopping(criteria: Any) -> None:
