@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -184,9 +184,12 @@ def _part(frame: pd.DataFrame) -> Part:
     questions = questions.fillna("")
     place = pd.Series(np.arange(len(questions)), index=questions["row"])
     arms, texts = {}, {}
-    for weight, rows in frame.groupby("weight"):
+    stated = [f.name for f in fields(Arm) if f.name in frame]
+    for values, rows in frame.groupby(stated):
+        named: dict[str, Any] = dict(zip(stated, values, strict=True))
+        arm = Arm(**named)
         at = place[rows["row"]].to_numpy()
-        arms[Arm(float(str(weight)))], texts[Arm(float(str(weight)))] = _graded(rows, at, len(questions))
+        arms[arm], texts[arm] = _graded(rows, at, len(questions))
     group = questions["set"].where(questions["set"] != "", questions["image"])
     group = group.where(group != "", "row " + questions["row"].astype(str))
     return Part(questions, arms, texts, pd.factorize(group)[0].astype(np.intp))

@@ -35,7 +35,7 @@ def calibration(sweep: Sweep) -> list[dict[str, Any]]:
                     row = {"dataset": dataset, "model": model, "max_new_tokens": tokens, "split": split}
                     row |= {"weight": arm.weight, "low": where / BINS, "high": (where + 1) / BINS, "n": n}
                     row |= {"confidence": sum(confidence for confidence, _ in found) / n, "accuracy": 100 * right / n}
-                    rows.append({**row, "accuracy_low": low, "accuracy_high": high})
+                    rows.append({**row, "accuracy_low": low, "accuracy_high": high, "arm": arm.label})
     return rows
 
 
@@ -76,7 +76,7 @@ def calibration_curves(bins: Sequence[Row]) -> dict[str, Curves]:
     """Accuracy against mean confidence of the untouched model, beside the diagonal of perfect calibration."""
     groups: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
     for row in bins:
-        if row["weight"] == BASE.weight:
+        if row["arm"] == BASE.label:
             key = (row["dataset"], row["model"], row["max_new_tokens"], row["split"])
             groups.setdefault(key, []).append((row["confidence"], row["accuracy"]))
     charts = {}

@@ -37,9 +37,9 @@ SAMPLES: dict[str, type] = {
 }
 CALIBRATION = (
     *("dataset", "model", "max_new_tokens", "split", "weight", "low", "high", "n"),
-    *("confidence", "accuracy", "accuracy_low", "accuracy_high"),
+    *("confidence", "accuracy", "accuracy_low", "accuracy_high", "arm"),
 )
-FAILURES = ("dataset", "model", "sample_id", "weight", "error")
+FAILURES = ("dataset", "model", "sample_id", "weight", "error", "arm")
 BEST = (*IDENTITY, "n", "missing", "accuracy", "accuracy_low", "accuracy_high", "accuracy_strict", "share_weight1")
 THRESHOLDS = (*SETTING, "criterion", "weight1", "weight2", "threshold")
 _FIGURES = [name for name in ROW if name not in IDENTITY]

@@ -36,9 +36,9 @@ def detail(
     blocks = [_curve(adapt, findings.curves(files, cells), curves), _responses(findings.responses(part))]
     confidence = findings.confidence(part)
     ceiling = findings.oracle(part)
-    weights = ", ".join(f"{arm.weight:g}" for arm in sorted(part.arms))
+    weights = "; ".join(arm.label for arm in sorted(part.arms))
     oracle = (
-        f"<p>A router that always found the right one of the {len(part.arms)} stored weights ({weights}) would reach "
+        f"<p>A router that always found the right one of the {len(part.arms)} stored arms ({weights}) would reach "
         f"<b>{ceiling.value:.2f} %</b> <span class='i'>({ceiling.low:.1f} to {ceiling.high:.1f}, n = {ceiling.n:,})"
         "</span>: the ceiling of routing.</p>"
     )

@@ -117,13 +117,14 @@ def confidence(part: Part) -> Confidence | None:
 
 
 def responses(part: Part) -> dict[float, Estimate]:
-    """Accuracy under each stored weight, ascending; 1.0 is the untouched model."""
-    marks = {arm.weight: (g.right & g.signals.answered, g.signals.answered) for arm, g in sorted(part.arms.items())}
+    """Accuracy under each stored weight of the paper's scaling, ascending; 1.0 is the untouched model."""
+    plain = {arm.weight: part.arms[arm] for arm in sorted(part.arms) if arm.plain}
+    marks = {weight: (g.right & g.signals.answered, g.signals.answered) for weight, g in plain.items()}
     return {weight: share(int(right.sum()), int(answered.sum())) for weight, (right, answered) in marks.items()}
 
 
 def oracle(part: Part) -> Estimate:
-    """The ceiling of routing: the share of questions that some stored weight answers rightly (all weights stored)."""
+    """The ceiling of routing: the share of questions that some stored arm answers rightly (all of them stored)."""
     graded = list(part.arms.values())
     answered = np.logical_and.reduce([g.signals.answered for g in graded])
     right = np.logical_or.reduce([g.right for g in graded]) & answered
@@ -136,7 +137,9 @@ def series(method: Method) -> dict[str, Method]:
 
     found: dict[str, Method] = {"base": Base()}
     if isinstance(method, AdaptVis):
-        found |= {f"weight {w:g} alone": ScalingVis(w) for w in (method.weight1, method.weight2) if w != 1}
+        weights = (method.weight1, method.weight2)
+        alone = {f"weight {w:g} alone": ScalingVis(w, method.scaling, method.layers) for w in weights}
+        found |= {name: one for name, one in alone.items() if BASE not in one.arms()}
     return found | ({} if method.kind == "base" else {method.kind: method})
 
 

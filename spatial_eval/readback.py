@@ -158,7 +158,7 @@ def method(cell: Row) -> Method:
     cls = METHODS.get(cell["method"])
     if cls is None:
         raise DataError(f"results.csv holds method {cell['method']!r}, unknown to this version")
-    return cls(**{f.name: cell[f.name] for f in fields(cls)})  # type: ignore[arg-type]
+    return cls(**{f.name: cell[f.name] for f in fields(cls) if f.name in cell})  # type: ignore[arg-type]
 
 
 def value(name: str, text: str) -> Any:
@@ -193,8 +193,9 @@ def _answers(samples: Mapping[str, Sequence[Any]], where: Iterable[int]) -> Answ
         for row in order
     ]
     by_arm: dict[Arm, list[int]] = {}
+    stated = [f.name for f in fields(Arm) if f.name in samples]
     for i in where:
-        by_arm.setdefault(Arm(samples["weight"][i]), []).append(i)
+        by_arm.setdefault(Arm(**{name: samples[name][i] for name in stated}), []).append(i)
     arms, said = {}, {}
     for arm, rows in by_arm.items():
         at = [place[samples["row"][i]] for i in rows]

@@ -45,8 +45,8 @@ class Recorded:
         absent = sorted(set(arms) - weights)
         if absent:
             raise ConfigError(
-                f"weight {', '.join(f'{arm.weight:g}' for arm in absent)} is not in the recordings of {dataset.name}; "
-                f"recorded: {', '.join(f'{arm.weight:g}' for arm in sorted(weights))}"
+                f"weight {', '.join(arm.label for arm in absent)} is not in the recordings of {dataset.name}; "
+                f"recorded: {', '.join(arm.label for arm in sorted(weights))}"
             )
 
     def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
@@ -93,7 +93,7 @@ class Player:
 
 def _answer(sample: Sample, arm: Arm, row: dict[str, Any] | None) -> Record:
     texts = {float(w): (w, text) for w, text in row["generation"].items()} if row else {}
-    if row is None or arm.weight not in texts:
+    if row is None or not arm.plain or arm.weight not in texts:
         return Failure(sample.id, arm, "not recorded")
     key, text = texts[arm.weight]
     probs = (row.get("option_probs") or {}).get(key)

@@ -22,16 +22,18 @@ from .store import Store, replace
 from .types import Arm, Cell, Failure, Part, Places, Trunk
 
 SCHEMA = 1  # of sweep.json
+ARM = tuple(f.name for f in fields(Arm) if f.name != "weight")
 SAMPLES = (
     *("dataset", "model", "sample_id", "weight", "text", "tokens", "n_tokens", "confidence"),
     *("correct", "correct_strict", "relation", "gold", "prediction", "split", "max_new_tokens"),
     *("row", "pair", "set", "question", "image", "entropy", "margin", "logit"),
+    *ARM,
 )
 PASSES = (
     *("dataset", "model", "arms", "questions", "stored", "missing", "seconds", "questions_per_second", "device"),
     *("python", "spatial_eval", "torch", "transformers", "max_new_tokens", "generations"),
 )
-FAILURES = ("dataset", "model", "sample_id", "weight", "error")
+FAILURES = ("dataset", "model", "sample_id", "weight", "error", "arm")
 
 
 def sweep_id(cells: Iterable[Cell]) -> str:
@@ -156,6 +158,7 @@ def _samples(job: Job, places: Places) -> Iterable[dict[str, Any]]:
                     "entropy": answer.entropy,
                     "margin": answer.margin,
                     "logit": answer.logit,
+                    **{name: getattr(arm, name) for name in ARM},
                 }
 
 
@@ -175,7 +178,7 @@ def _pass(job: Job, places: Places) -> dict[str, Any]:
     return {
         "dataset": trunk.dataset.name,
         "model": trunk.model.name,
-        "arms": " ".join(_arm_name(arm) for arm in job.work.arms),
+        "arms": " ".join(arm.label for arm in job.work.arms),
         "questions": len(job.need),
         "stored": len(stored),
         "missing": len(pairs) - len(stored),
@@ -191,14 +194,8 @@ def _pass(job: Job, places: Places) -> dict[str, Any]:
 def _failure(job: Job, failure: Failure) -> dict[str, Any]:
     trunk = job.work.trunk
     names = {"dataset": trunk.dataset.name, "model": trunk.model.name}
-    return names | {"sample_id": failure.sample_id, "weight": failure.arm.weight, "error": failure.error}
-
-
-def _arm_name(arm: Arm) -> str:
-    changed = {
-        f.name: getattr(arm, f.name) for f in fields(arm) if f.name != "weight" and getattr(arm, f.name) != f.default
-    }
-    return f"{arm.weight:g}" + "".join(f",{name}={value}" for name, value in changed.items())
+    arm = {"weight": failure.arm.weight, "arm": failure.arm.label}
+    return names | {"sample_id": failure.sample_id, "error": failure.error, **arm}
 
 
 def _csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -214,8 +211,8 @@ def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     import pyarrow as pa
 
     types = {"tokens": pa.list_(pa.int64()), "correct": pa.bool_(), "correct_strict": pa.bool_()}
-    types |= dict.fromkeys(("weight", "confidence", "entropy", "margin", "logit"), pa.float64())
-    types |= dict.fromkeys(("n_tokens", "max_new_tokens", "row"), pa.int64())
+    types |= dict.fromkeys(("weight", "confidence", "entropy", "margin", "logit", "alpha", "cutoff"), pa.float64())
+    types |= dict.fromkeys(("n_tokens", "max_new_tokens", "row", "noise"), pa.int64())
     schema = pa.schema([(name, types.get(name, pa.string())) for name in SAMPLES])
     buffer = io.BytesIO()
     frame = pd.DataFrame({name: [row[name] for row in rows] for name in SAMPLES}, dtype=object)

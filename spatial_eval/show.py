@@ -116,7 +116,7 @@ def plan(found: Grid, jobs: Mapping[Trunk, Job]) -> str:
     for trunk, job in jobs.items():
         pairs = sum(len(arms) for arms in job.need.values())
         todo = sum(len(arms) for _, arms in job.todo)
-        arms = " ".join(f"{arm.weight:g}" for arm in job.work.arms)
+        arms = " ".join(arm.label for arm in job.work.arms)
         lines.append(
             f"  {job.name}: {len(job.need):,} questions x {len(job.work.arms)} arms ({arms}); "
             f"{pairs - todo:,} of {pairs:,} answers stored, {len(job.todo):,} questions to compute"

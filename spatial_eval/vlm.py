@@ -123,6 +123,8 @@ class Loaded:
         inputs = collate([one.inputs for one in items], self._encoder.pad_id)
         inputs = {name: _placed(tensor, self._vlm) for name, tensor in inputs.items()}
         cfg = self._cfg
+        if not all(arm.plain for arm in arms):
+            raise ModelError(f"{cfg.name}: this arm is not built yet")
         intervention = Intervention(tuple(arm.weight for arm in arms), cfg.layers, cfg.span)
         decode = partial(engine.decode, graphs=self._graphs) if self._shared else oracle.decode
         with _kernel(cfg.attn):

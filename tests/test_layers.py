@@ -12,8 +12,8 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "spatial_eval"
 LAYERS = [
-    {"errors"},
-    {"types"},
+    {"errors", "arms"},
+    {"types", "layers"},
     {"launchers", "living", "element"},
     {"scenes", "drawing"},
     {"sketches", "furniture"},
