@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ class Tail:
         layers: indices of the layers that are scaled.
         padded: some question is left padded, so the model must hand over a mask.
         depth: number of decoder layers; what the last one gives for the shared rows is read by nobody.
-        fired: layers that were scaled, in order of call. masks: those that were checked; one for each kind of layer.
+        fired: layers that were scaled, in order of call. masks: those that were checked.
     """
 
     factor: Tensor
@@ -41,7 +42,7 @@ class Tail:
     padded: bool
     depth: int
     fired: list[int] = field(default_factory=list)
-    masks: list[Tensor] = field(default_factory=list)
+    masks: list[ref[Tensor]] = field(default_factory=list)
 
     @classmethod
     def of(cls, weights: Tensor, image: Tensor, *, layers: range, padded: bool, depth: int) -> Tail:
@@ -108,7 +109,7 @@ def _tail_rows(
     width = query.shape[2]
     logits = _logits(query.float(), key.float()) * scaling  # (B, H, W, P + W)
     if factor is not None:
-        logits = logits * factor
+        logits = logits * factor.to(logits.device)  # layers may lie on several devices
     prefix = logits.shape[-1] - width
     if visible is not None:
         logits[..., :prefix].masked_fill_(~visible, float("-inf"))
@@ -167,9 +168,9 @@ def _check_mask(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | No
         return
     if mask.dtype != torch.bool or mask.shape[-2:] != (keys, keys):
         raise ModelError(f"expected a bool mask of {keys} x {keys}, got {mask.dtype} {tuple(mask.shape)}{PER_ARM}")
-    if any(mask is one for one in tail.masks):
+    if any(mask is one() for one in tail.masks):  # one a kind of layer, and a copy a layer on another device
         return
-    tail.masks.append(mask)
+    tail.masks.append(ref(mask))
     prefix = keys - width
     if bool(mask[:, :, :prefix, prefix:].any()):
         raise ModelError(

@@ -55,7 +55,7 @@ def plain_attention(
         logits = torch.tanh(logits / softcap) * softcap
     job = _scaled.get()
     if job is not None and query.shape[2] == job.image.shape[1] and int(module.layer_idx) in job.layers:  # type: ignore[arg-type]
-        image = job.image[:, None, -key.shape[2] :]  # (B, 1, K): sliding layers keep the last K keys
+        image = job.image[:, None, -key.shape[2] :].to(key.device)  # (B, 1, K): sliding layers keep the last K keys
         logits[:, :, -1] = torch.where(image, logits[:, :, -1] * job.weight, logits[:, :, -1])
         job.fired.append(int(module.layer_idx))  # type: ignore[arg-type]
     if attention_mask is not None:
