@@ -172,7 +172,8 @@ def _set_rms_norm_eps(config: Any, value: float) -> None:
 
 def _spread(vlm: Any) -> str:
     """How many modules accelerate put where; a CPU or disk among GPUs is slow."""
-    places = Counter(str(place) for place in vlm.hf_device_map.values())
+    chosen = getattr(vlm, "hf_device_map", None) or {"": vlm.device}  # none is noted where all fit on one device
+    places = Counter(str(place) for place in chosen.values())
     return ", ".join(f"{count} modules on {place}" for place, count in sorted(places.items()))
 
 
