@@ -29,8 +29,10 @@ import transformers
 
 from spatial_eval import engine, oracle
 from spatial_eval.decoding import Intervention
+from spatial_eval.types import Arm
 
 WEIGHTS = (0.0, 0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
+ARMS = tuple(Arm(weight) for weight in WEIGHTS)
 REFERENCE = 126  # generates a question: 6 weights, and 2 for each of 2 x 3 x 10 AdaptVis cells
 LIMITS = {1: 1.15, 4: 1.05}  # time, by batch size
 MEMORY_LIMIT = 1.2
@@ -84,7 +86,7 @@ def inputs(model: Any, batch: int) -> dict[str, torch.Tensor]:
 
 def ways(model: Any, batch: int) -> dict[str, Run]:
     given = inputs(model, batch)
-    grid, one = Intervention(WEIGHTS), Intervention(WEIGHTS[1:2])
+    grid, one = Intervention(ARMS), Intervention(ARMS[1:2])
 
     def shared(intervention: Intervention) -> Run:
         return lambda: engine.decode(model, given, intervention=intervention, max_new_tokens=TOKENS)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .arms import SCALINGS
-from .methods import METHODS
+from .plugins import METHODS
 from .resampling import accuracies, counts, ratio, sums, unlike
 from .statistics import Estimate, share
 from .types import Method

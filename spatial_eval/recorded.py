@@ -36,6 +36,10 @@ class Recorded:
         return {"kind": "recorded"}
 
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
+        if getattr(dataset, "template", None):
+            raise ConfigError(
+                f"{dataset.name}: recordings answer the benchmark's own question: take dataset.template away"
+            )
         found = self._find(dataset, samples)
         if not any(row is not None for row in found):
             held = Counter((row.get("dataset"), row.get("split")) for row in _load(self.path))

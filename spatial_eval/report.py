@@ -16,7 +16,7 @@ import pandas as pd
 
 from . import __version__, plan, tables
 from .job import Job
-from .methods import METHODS
+from .plugins import METHODS
 from .scoring import prediction, reference, strict
 from .store import Store, replace
 from .types import Arm, Cell, Failure, Part, Places, Trunk
@@ -57,8 +57,11 @@ def describe(cells: Iterable[Cell]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """A description (a dataclass) as JSON values, its class among them."""
-    tree = {"kind": type(value).__name__, **asdict(value)}
+    """A description (a dataclass) as JSON values, its class among them: another package's by a name of its own."""
+    cls = type(value)
+    own = cls.__module__.split(".")[0] == __package__
+    kind = cls.__name__ if own else getattr(value, "kind", f"{cls.__module__}:{cls.__qualname__}")
+    tree = {"kind": kind, **asdict(value)}
     return json.loads(json.dumps(tree, default=str, sort_keys=True))  # type: ignore[no-any-return]
 
 
@@ -123,7 +126,12 @@ def _order(cell: Cell) -> tuple[Any, ...]:
     row = tables.identity(cell)
     knobs = [row.get(f) if row.get(f) is not None else -1.0 for f in tables.KNOBS]
     names = (row["dataset"], row["model"], list(METHODS).index(row["method"]))
-    return (*names, *knobs, row.get("criterion", ""), row["split"], row["limit"] or 0, row["max_new_tokens"])
+    others = [
+        (name, isinstance(v, str), v if isinstance(v, int | float) else 0, str(v))
+        for name, v in tables.others(cell.method).items()
+    ]
+    place = (row["split"], row["limit"] or 0, row["max_new_tokens"])
+    return (*names, *knobs, row.get("criterion", ""), others, *place)
 
 
 def _samples(job: Job, places: Places) -> Iterable[dict[str, Any]]:

@@ -141,6 +141,8 @@ def _setting(row: Mapping[str, Any]) -> str:
     parts = [f"{short}={float(row[name]):g}" for name, short in knobs.items() if _has(row[name])]
     if _has(row["criterion"]) and row["criterion"] != "max_prob":
         parts.append(str(row["criterion"]))
+    if _has(row.get("settings")):  # files of earlier versions have no such column
+        parts.append(str(row["settings"]))
     return " ".join(parts)
 
 

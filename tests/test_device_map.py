@@ -13,8 +13,9 @@ from named_devices import FIRST, SECOND, Named, spread, to
 from spatial_eval import engine, oracle
 from spatial_eval.batches import collate
 from spatial_eval.decoding import Intervention
+from spatial_eval.types import Arm
 
-ARMS = Intervention((0.5, 2.0))
+ARMS = Intervention((Arm(0.5), Arm(2.0), Arm(0.5, scaling="mass"), Arm(contrast="dola")))
 
 
 @pytest.mark.parametrize("name", ["llava", "gemma3"])

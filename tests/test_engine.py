@@ -8,17 +8,18 @@ from typing import Any
 import pytest
 import torch
 from families import SUPPORTED, build, picture
-from questions import QUESTIONS, SIZES, WEIGHTS
+from questions import ARMS, QUESTIONS, SIZES, WEIGHTS
 from transformers import GenerationConfig
 
-from spatial_eval import attention, engine, oracle
+from spatial_eval import attention, engine, oracle, streams
 from spatial_eval.batches import collate
 from spatial_eval.cache import RoomyCache
 from spatial_eval.decoding import Decoded, Intervention
 from spatial_eval.errors import ModelError
 from spatial_eval.graphs import Graphs
+from spatial_eval.types import Arm
 
-ALL = Intervention(WEIGHTS)
+ALL = Intervention(ARMS)
 
 
 def encode(name: str, rows: slice = slice(None)) -> list[dict[str, torch.Tensor]]:
@@ -38,13 +39,13 @@ def encode(name: str, rows: slice = slice(None)) -> list[dict[str, torch.Tensor]
 
 def run(way: Any, name: str, batch: int, *, tokens: int = 6, intervention: Intervention = ALL) -> Decoded:
     family, inputs = build(name), encode(name)
-    answers, logits = [], []
+    answers, parts = [], []
     for start in range(0, len(inputs), batch):
         merged = collate(inputs[start : start + batch], family.processor.tokenizer.pad_token_id)
         part = way.decode(family.model, merged, intervention=intervention, max_new_tokens=tokens)
         answers += part.tokens
-        logits.append(part.logits)
-    return Decoded(answers, torch.cat(logits))
+        parts.append(part)
+    return Decoded(answers, *(torch.cat([getattr(one, name) for one in parts]) for name in ("logits", "scores")))
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
@@ -63,7 +64,7 @@ def test_exact_on_every_family(name: str) -> None:
 
 def test_weight_one_is_the_untouched_model() -> None:
     family, inputs = build("llava"), encode("llava", slice(2))
-    ours = engine.decode(family.model, inputs[1], intervention=Intervention((1.0,)), max_new_tokens=6)
+    ours = engine.decode(family.model, inputs[1], intervention=Intervention((Arm(1.0),)), max_new_tokens=6)
     stock = family.model.generate(**inputs[1], max_new_tokens=6, do_sample=False)
     assert list(ours.tokens[0][0]) == stock[0, inputs[1]["input_ids"].shape[1] :].tolist()
 
@@ -96,7 +97,7 @@ def test_branches_that_end_at_different_steps(name: str, monkeypatch: pytest.Mon
 
 def test_cache_grows_beyond_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
     judge = run(engine, "llava", 4, tokens=12)
-    monkeypatch.setattr(engine, "ROOM", 2)
+    monkeypatch.setattr(streams, "ROOM", 2)
     assert run(engine, "llava", 4, tokens=12).tokens == judge.tokens
 
 
@@ -117,11 +118,11 @@ def test_steps_of_one_shape(name: str) -> None:
 
 
 def test_layers_and_span() -> None:
-    for intervention in (Intervention((0.5, 2.0), layers=2), Intervention((0.5, 2.0), span=True)):
+    for intervention in (Intervention((Arm(0.5), Arm(2.0)), layers=2), Intervention((Arm(0.5), Arm(2.0)), span=True)):
         judge = run(oracle, "idefics3", 4, intervention=intervention)
         ours = run(engine, "idefics3", 4, intervention=intervention)
         assert ours.tokens == judge.tokens
-        whole = run(engine, "idefics3", 4, intervention=Intervention((0.5, 2.0)))
+        whole = run(engine, "idefics3", 4, intervention=Intervention((Arm(0.5), Arm(2.0))))
         assert not torch.allclose(ours.logits, whole.logits, atol=1e-3)
 
 
@@ -176,10 +177,10 @@ def test_prompt_must_end_in_text_and_hold_an_image() -> None:
     model, inputs = build("llava").model, encode("llava", slice(1))[0]
     image = {**inputs, "input_ids": torch.full_like(inputs["input_ids"], model.config.image_token_id)}
     with pytest.raises(ModelError, match="last prompt position must be text"):
-        engine._prefill(model, image["input_ids"], ALL, RoomyCache(4, 8), {})
+        streams._prefill(model, image["input_ids"], ALL, RoomyCache(4, 8), {})
     words = torch.full_like(inputs["input_ids"], 9)
     with pytest.raises(ValueError, match="no image token"):
-        engine._prefill(model, words, ALL, RoomyCache(4, 8), {})
+        streams._prefill(model, words, ALL, RoomyCache(4, 8), {})
 
 
 @pytest.mark.parametrize("name", ["llava_next", "gemma3"])
@@ -202,7 +203,7 @@ def test_sliding_window_that_would_cut_the_prompt(name: str, monkeypatch: pytest
 def test_guard_a_window_that_cuts_some_arms_only(monkeypatch: pytest.MonkeyPatch) -> None:
     model, inputs = build("gemma3").model, encode("gemma3", slice(1))[0]
     monkeypatch.setattr(model.config.text_config, "sliding_window", inputs["input_ids"].shape[1] + 2)
-    monkeypatch.setattr(engine, "_check_window", lambda *args, **kwargs: None)
+    monkeypatch.setattr(streams, "_check_window", lambda *args, **kwargs: None)
     with pytest.raises(ModelError, match=r"layer 0 shows its arms different parts of the prompt; model.decoding=per"):
         engine.decode(model, inputs, intervention=ALL, max_new_tokens=3)
 
@@ -217,7 +218,7 @@ def test_guard_a_layer_that_is_skipped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(skipped.config, "_attn_implementation_internal", "sdpa")
     monkeypatch.setattr(skipped, "config", type(skipped.config)(**skipped.config.to_dict()))
     skipped.config._attn_implementation_internal = "sdpa"
-    with pytest.raises(ModelError, match=r"fired in layers \[0, 1, 3\] instead of once in each of 0..3"):
+    with pytest.raises(ModelError, match=r"fired in layers \[0, 1, 3\] instead of once in each of \[0, 1, 2, 3\]"):
         engine.decode(model, encode("llava", slice(1))[0], intervention=ALL, max_new_tokens=2)
 
 

@@ -130,7 +130,7 @@ def test_every_shipped_sweep_composes(path: Path) -> None:
     front = Hydra()
     front.arguments = [f"sweep={path.stem}", "model=recorded", "model.path=x.jsonl"]
     assert grid(front, path.parent).cells
-    assert read_sweep(path.parent, path.stem, front.parse)
+    assert read_sweep({path.stem: path}, path.stem, front.parse)
 
 
 NEED = {"recorded": ["model.path=x"], "hf": ["model.path=x"], "jsonl": ["dataset.path=x"]}
