@@ -60,7 +60,7 @@ def plain_attention(
     precise = torch.promote_types(query.dtype, torch.float32)
     probs = torch.softmax(logits + added, dim=-1, dtype=precise)
     if job is not None and query.shape[2] == job.image.shape[1] and int(module.layer_idx) in job.layers:  # type: ignore[arg-type]
-        image = job.image[:, None, -key.shape[2] :]  # (B, 1, K): sliding layers keep the last K keys
+        image = job.image[:, None, -key.shape[2] :].to(key.device)  # (B, 1, K): sliding layers keep the last K keys
         probs[:, :, -1] = _row(logits[:, :, -1].to(precise), added[:, :, -1], image, job.arm)
         job.fired.append(int(module.layer_idx))  # type: ignore[arg-type]
     probs = probs.to(query.dtype)
