@@ -61,6 +61,15 @@ def load_model(model: HF) -> Any:
     return vlm.eval()
 
 
+def count_layers(model: HF) -> int:
+    """Decoder layers, from config.json alone. Raises ModelError where there is none that transformers knows."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(**_source(model), trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelError(f"cannot load {model.path}: {_line(error)}") from error
+    return int(config.get_text_config().num_hidden_layers)
+
+
 _kept: dict[HF, Any] = {}
 
 

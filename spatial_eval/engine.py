@@ -20,14 +20,13 @@ from .arms import BASE, Arm
 from .attention import switched
 from .branches import Branches
 from .contrast import dola, vcd
-from .decoding import Decoded, Intervention, end_tokens
+from .decoding import PREFIX_LM, Decoded, Intervention, end_tokens
 from .errors import ModelError
 from .graphs import Graphs
 from .streams import Ghost, Stream, early_of, start
 from .tail import PER_ARM
 
 CACHES = (None, "dynamic", "hybrid")  # hybrid (Gemma 3's checkpoints): transformers takes a dynamic one
-PREFIX_LM = frozenset({"paligemma", "colpali"})  # model types whose prompt attends in both directions
 
 
 def why_not(model: Any) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 
 from .digests import digest_files, digest_folder
 from .errors import ConfigError, DataError, ModelError, unknown
+from .layers import BUCKETS, indices
 from .types import Arm, Benchmark, Places, Sample, Vlm
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -128,7 +129,7 @@ class HF:
         return "float32" if self.run_device() == "cpu" else "bfloat16"
 
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
-        """Raises ModelError where the files are incomplete, DataError where no image is at hand; opens neither."""
+        """Opens no image and no weights. Raises ModelError where a file or a layer is absent, DataError where images are."""
         drawn = any(one.image_digest for one in samples)
         if samples and not drawn and not any(one.image is not None and one.image.is_file() for one in samples):
             first = samples[0].image or "annotation, which names the images"
@@ -146,6 +147,13 @@ class HF:
             raise ModelError(
                 f"model.path={self.path} has no *.safetensors file; other formats run code and are refused"
             )
+        named = {arm.layers for arm in arms} - {"", *BUCKETS}
+        if named:
+            from .checkpoints import count_layers
+
+            depth = count_layers(self)
+            for text in sorted(named):
+                indices(text, depth)
 
     def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
         """Each image's content digest, unless the sample brings it."""
