@@ -129,7 +129,7 @@ class HF:
         return "float32" if self.run_device() == "cpu" else "bfloat16"
 
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
-        """Opens no image and no weights. Raises ModelError where a file or a layer is absent, DataError where images are."""
+        """Opens no image and no weights. Raises ModelError on an absent file or layer, DataError on absent images."""
         drawn = any(one.image_digest for one in samples)
         if samples and not drawn and not any(one.image is not None and one.image.is_file() for one in samples):
             first = samples[0].image or "annotation, which names the images"
