@@ -25,7 +25,8 @@ class Hydra:
 
     def parse(self, override: str):
         (found,) = OverridesParser.create().parse_overrides([override])
-        return found.key_or_group, list(found.sweep_iterator()) if found.is_sweep_override() else [found.value()]
+        values = list(found.sweep_iterator()) if found.is_sweep_override() else [found.value()]
+        return found.key_or_group, [getattr(value, "text", value) for value in values]
 
     def options(self, group: str) -> list[str]:
         return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
