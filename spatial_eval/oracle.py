@@ -60,7 +60,7 @@ def plain_attention(
     precise = torch.promote_types(query.dtype, torch.float32)
     probs = torch.softmax(logits + added, dim=-1, dtype=precise)
     if job is not None and query.shape[2] == job.image.shape[1] and int(module.layer_idx) in job.layers:  # type: ignore[arg-type]
-        image = job.image[:, None, -key.shape[2] :]  # (B, 1, K): sliding layers keep the last K keys
+        image = job.image[:, None, -key.shape[2] :].to(key.device)  # (B, 1, K): sliding layers keep the last K keys
         probs[:, :, -1] = _row(logits[:, :, -1].to(precise), added[:, :, -1], image, job.arm)
         job.fired.append(int(module.layer_idx))  # type: ignore[arg-type]
     probs = probs.to(query.dtype)
@@ -76,12 +76,14 @@ def _row(z: Tensor, mask: Tensor, image: Tensor, arm: Arm) -> Tensor:
             return multiplied
         case "pai":
             return torch.softmax(torch.where(image, z + arm.weight * z.abs(), z) + mask, dim=-1)
+    # Each side summed by itself: 1 - mass would lose what little is left of the other.
     mass, other = (torch.where(image, probs, 0).sum(dim=-1, keepdim=True) for probs in (plain, multiplied))
+    rest, remaining = (torch.where(image, 0, probs).sum(dim=-1, keepdim=True) for probs in (plain, multiplied))
     match arm.scaling:
         case "temperature":
             return torch.where(image, multiplied * (mass / other), plain)
         case "mass":
-            return plain * torch.where(image, other / mass, (1 - other) / (1 - mass))
+            return plain * torch.where(image, other / mass, remaining / rest)
     raise ValueError(f"no definition of scaling {arm.scaling!r}")
 
 

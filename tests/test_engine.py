@@ -136,7 +136,7 @@ def test_logits_processors_of_the_checkpoint(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_why_not() -> None:
-    assert [engine.why_not(build(name).model) for name in SUPPORTED] == [""] * 4
+    assert [engine.why_not(build(name).model) for name in SUPPORTED] == [""] * len(SUPPORTED)
     assert "prefix LM" in engine.why_not(build("paligemma").model)
     assert "softcap" in engine.why_not(build("softcap").model)
 
@@ -155,10 +155,10 @@ def test_why_not_by_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # transformers' own PaliGemma processor trips over numpy 2
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize("name", ["paligemma", "softcap"])
+@pytest.mark.parametrize("name", ["paligemma", "softcap", "gemma3_cut"])
 def test_what_the_engine_refuses_the_oracle_answers(name: str) -> None:
     inputs = encode(name, slice(1))[0]
-    with pytest.raises(ModelError, match="per_arm"):
+    with pytest.raises((ModelError, ValueError), match=r"model.decoding=per_arm may still do"):
         engine.decode(build(name).model, inputs, intervention=ALL, max_new_tokens=3)
     judge = oracle.decode(build(name).model, inputs, intervention=ALL, max_new_tokens=3)
     stock = build(name).model.generate(**inputs, max_new_tokens=3, do_sample=False)
@@ -183,11 +183,29 @@ def test_prompt_must_end_in_text_and_hold_an_image() -> None:
         streams._prefill(model, words, ALL, RoomyCache(4, 8), {})
 
 
-def test_sliding_window_that_would_cut_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build("llava_next").model
-    monkeypatch.setattr(model.config.text_config, "sliding_window", 32)
-    with pytest.raises(ValueError, match="exceed the sliding window of 32"):
-        engine.decode(model, encode("llava_next", slice(1))[0], intervention=ALL, max_new_tokens=3)
+@pytest.mark.parametrize("name", ["llava_next", "gemma3"])
+def test_sliding_window_that_would_cut_the_prompt(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = build(name).model, encode(name, slice(1))[0]
+    length = inputs["input_ids"].shape[1]
+    judge = oracle.decode(model, inputs, intervention=ALL, max_new_tokens=3)
+    for window in (length + 2, length + 5):  # what is generated would be cut, then the last arms' view of the prompt
+        monkeypatch.setattr(model.config.text_config, "sliding_window", window)
+        with pytest.raises(
+            ValueError, match=f"3 new tokens and 7 arms exceed the sliding window of {window}; model.dec"
+        ):
+            engine.decode(model, inputs, intervention=ALL, max_new_tokens=3)
+    monkeypatch.setattr(model.config.text_config, "sliding_window", length + 6)
+    ours = engine.decode(model, inputs, intervention=ALL, max_new_tokens=3)
+    assert ours.tokens == judge.tokens
+    torch.testing.assert_close(ours.logits, judge.logits, atol=1e-4, rtol=0)
+
+
+def test_guard_a_window_that_cuts_some_arms_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = build("gemma3").model, encode("gemma3", slice(1))[0]
+    monkeypatch.setattr(model.config.text_config, "sliding_window", inputs["input_ids"].shape[1] + 2)
+    monkeypatch.setattr(streams, "_check_window", lambda *args, **kwargs: None)
+    with pytest.raises(ModelError, match=r"layer 0 shows its arms different parts of the prompt; model.decoding=per"):
+        engine.decode(model, inputs, intervention=ALL, max_new_tokens=3)
 
 
 # Planted faults. The first two are caught inside the prefill, the others by comparing with the oracle
