@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -131,9 +131,15 @@ class _Builder:
                 group = key.split(".")[0]
                 self.ignored.setdefault(f"{group} {choice.get(group, tree[group].get('kind'))}", {})[key] = None
             defaults = {key: config.check(key, tree[key]) for key in SCALARS if key not in root_axes}
-            for override in _product(mine):
-                ready = self._preset(self._apply(tree, override), override)
-                yield from self._cells(ready, choice, {**defaults}, root_axes)
+            fields = {key: values for key, values in mine.items() if key.startswith("method.")}
+            for override in _product({key: values for key, values in mine.items() if key not in fields}):
+                ready = self._preset(self._apply(tree, override), {**override, **fields})
+                trunk = self._trunk(ready)
+                for values in _product(
+                    fields
+                ):  # innermost: a method is cheap to build, a benchmark and a model are not
+                    method = self._apply(ready, values).method
+                    yield from self._cells(trunk, method, choice, {**defaults}, root_axes)
 
     def refuse_strange(self) -> None:
         """Raises ConfigError on a key that no choice of any grid has."""
@@ -144,17 +150,23 @@ class _Builder:
                 hint = "" if valid else f"the chosen {group} has no keys: choose another with {group}="
                 raise ConfigError(unknown("key", key, valid, hint=hint))
 
-    def _cells(self, tree: DictConfig, choice: Mapping[str, str], root: dict[str, Any], axes: Axes) -> Iterable[Cell]:
+    def _trunk(self, tree: DictConfig) -> Trunk:
+        """What all cells of a composed tree share, but for `max_new_tokens`."""
         benchmark: Benchmark = self._intern(self._asked(config.dataset(tree.dataset), tree.dataset.get("template")))
         model: Model = self._intern(config.model(tree.model))
         self.resources[model] = config.resources(tree.model)
-        recipe = config.method(tree.method, choice.get("method", str(tree.method.get("kind"))))
+        return Trunk(benchmark, model)
+
+    def _cells(
+        self, shared: Trunk, node: DictConfig, choice: Mapping[str, str], root: dict[str, Any], axes: Axes
+    ) -> Iterable[Cell]:
+        recipe = config.method(node, choice.get("method", str(node.get("kind"))))
         unused = [key for key in axes if key in KNOBS and key not in recipe.knobs.values()]
         self.ignored.setdefault(f"method {recipe.name}", {}).update(dict.fromkeys(unused))
         self.used |= set(recipe.knobs.values())
         for values in _product(axes):
             root |= values
-            trunk = self._intern(Trunk(benchmark, model, root["max_new_tokens"]))
+            trunk = self._intern(replace(shared, max_new_tokens=root["max_new_tokens"]))
             method = self._intern(recipe.build(root))
             yield Cell(trunk, method, self._intern(Part(root["split"], root["limit"])))
 
