@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
+import builders
+import families
 import pytest
 import torch
 from families import SUPPORTED, build, picture
@@ -62,6 +66,17 @@ def test_exact_on_every_family(name: str) -> None:
         torch.testing.assert_close(ours.logits, judge.logits, atol=1e-4, rtol=0)
 
 
+def test_the_recipe_for_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text("utf8")
+    code = text[text.index("    def aya_vision()") : text.index("    # tests/families.py")]
+    made = dict(vars(builders))
+    exec(textwrap.dedent(code), made)
+    monkeypatch.setitem(families.FAMILIES, "aya_vision", made["aya_vision"])
+    judge, ours = run(oracle, "aya_vision", 4, tokens=3), run(engine, "aya_vision", 4, tokens=3)
+    assert ours.tokens == judge.tokens
+    assert len({tuple(question) for question in zip(*ours.tokens, strict=True)}) > 3, "weights change nothing"
+
+
 def test_weight_one_is_the_untouched_model() -> None:
     family, inputs = build("llava"), encode("llava", slice(2))
     ours = engine.decode(family.model, inputs[1], intervention=Intervention((Arm(1.0),)), max_new_tokens=6)
@@ -117,13 +132,22 @@ def test_steps_of_one_shape(name: str) -> None:
     assert len({columns for columns, _ in stores}) == len(set(stores))
 
 
-def test_layers_and_span() -> None:
-    for intervention in (Intervention((Arm(0.5), Arm(2.0)), layers=2), Intervention((Arm(0.5), Arm(2.0)), span=True)):
-        judge = run(oracle, "idefics3", 4, intervention=intervention)
-        ours = run(engine, "idefics3", 4, intervention=intervention)
-        assert ours.tokens == judge.tokens
-        whole = run(engine, "idefics3", 4, intervention=Intervention((Arm(0.5), Arm(2.0))))
-        assert not torch.allclose(ours.logits, whole.logits, atol=1e-3)
+def test_layers() -> None:
+    intervention = Intervention((Arm(0.5), Arm(2.0)), layers=2)
+    judge, ours = (run(way, "idefics3", 4, intervention=intervention) for way in (oracle, engine))
+    assert ours.tokens == judge.tokens
+    whole = run(engine, "idefics3", 4, intervention=Intervention((Arm(0.5), Arm(2.0))))
+    assert not torch.allclose(ours.logits, whole.logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["idefics3", "smolvlm2", "internvl", "llava_onevision", "qwen3_vl", "gemma3"])
+def test_span(name: str) -> None:
+    """From the first to the last image token lies text only where it stands between tiles."""
+    arms = (Arm(0.5), Arm(2.0))
+    judge, ours = (run(way, name, 4, tokens=3, intervention=Intervention(arms, span=True)) for way in (oracle, engine))
+    assert ours.tokens == judge.tokens
+    by_id = run(engine, name, 4, tokens=3, intervention=Intervention(arms))
+    assert torch.allclose(ours.logits, by_id.logits, atol=1e-3) == (name not in ("idefics3", "smolvlm2"))
 
 
 def test_logits_processors_of_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
