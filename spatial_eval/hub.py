@@ -32,7 +32,7 @@ class Hub:
         repo: `organisation/name` or a folder. config, split, revision: as `datasets` calls them; "" = the default.
         columns: what the repository calls id, question, answer, image, options, relation, pair and set. "" = it has
             none. An answer is a text, a list of texts, or the index of an option.
-        where: only rows whose column has this value. rows: how many remain; another count is refused, 0 = any.
+        where: only rows of which each `COLUMN=VALUE` is true. rows: how many remain; another count is refused, 0 = any.
         instruction: a line put behind every question.
         scoring: words (the answer is a word or phrase) or letter (of one of the options: "B", "(B)").
         prompt: how a question becomes a prompt: auto, raw or chat.
@@ -44,7 +44,7 @@ class Hub:
     split: str = "test"
     revision: str = ""
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
-    where: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    where: tuple[str, ...] = ()
     rows: int = 0
     instruction: str = ""
     scoring: str = "words"
@@ -57,6 +57,9 @@ class Hub:
                 raise ConfigError(unknown("key", f"dataset.columns.{key}", [f"dataset.columns.{c}" for c in COLUMNS]))
             if column is not None and not isinstance(column, str):
                 raise ConfigError(f"dataset.columns.{key}={column} is not valid; expected a column's name")
+        for condition in self.where:
+            if not condition.partition("=")[2]:
+                raise ConfigError(f"dataset.where={condition} is not valid; expected COLUMN=VALUE")
         if self.scoring not in SCORINGS:
             raise ConfigError(unknown("dataset.scoring", self.scoring, SCORINGS))
         if self.scoring == "letter" and not self.columns.get("options"):
@@ -73,11 +76,9 @@ class Hub:
         folder = prepared(self, places.data)
         if not (folder / "prepared.json").is_file():
             raise DataError(f"dataset {self.name} is not prepared in data_dir={places.data}; run `{command(self)}`")
-        found = [
-            row for row in json_lines(folder / "rows.jsonl") if all(row.get(k) == v for k, v in self.where.items())
-        ]
+        found = [row for row in json_lines(folder / "rows.jsonl") if all(_holds(one, row) for one in self.where)]
         if not found or (self.rows and len(found) != self.rows):
-            where = f" where {', '.join(f'{k}={v}' for k, v in self.where.items())}" if self.where else ""
+            where = f" where {', '.join(self.where)}" if self.where else ""
             raise DataError(
                 f"{self.repo} has {len(found)} rows{where}, {self.name} has {self.rows or 'at least 1'}: "
                 "set dataset.rows or dataset.where"
@@ -136,6 +137,11 @@ class Hub:
 
     def _column(self, key: str) -> str:
         return str(self.columns.get(key, "" if key in ("options", "id") else key) or "")
+
+
+def _holds(condition: str, row: Mapping[str, Any]) -> bool:
+    column, _, value = condition.partition("=")
+    return column in row and str(row[column]) == value
 
 
 def prepared(dataset: Hub, data: Path) -> Path:

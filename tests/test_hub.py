@@ -66,7 +66,7 @@ def test_own_columns(places: Places, tmp_path: Path) -> None:
     assert first.image == third.image != second.image  # one file for one content
     assert len(list(prepared(mine, places.data).glob("images/*.png"))) == 2
     # Another reading of the same rows needs no preparation.
-    other = replace(mine, columns={"question": "ask", "answer": "kind", "image": ""}, where={"kind": "x"}, rows=2)
+    other = replace(mine, columns={"question": "ask", "answer": "kind", "image": ""}, where=("kind=x",), rows=2)
     assert [(s.id, s.answers, s.image, s.options) for s in other.read(places)] == [
         ("0", ("x",), None, ()),
         ("1", ("x",), None, ()),
@@ -119,7 +119,7 @@ def test_where_it_lies_is_no_part_of_what_it_is(places: Places, tmp_path: Path) 
         ({"columns": {**COLUMNS, "image": "ask"}}, "column 'ask' holds no image"),
         ({"columns": {**COLUMNS, "options": "ask"}}, "column 'ask' must be a list of texts"),
         ({"columns": {**COLUMNS, "id": "kind"}}, "ids in column 'kind' must differ"),
-        ({"where": {"kind": "z"}}, "has 0 rows where kind=z, mine has at least 1"),
+        ({"where": ("kind=z",)}, "has 0 rows where kind=z, mine has at least 1"),
         ({"rows": 4}, "has 3 rows, mine has 4: set dataset.rows or dataset.where"),
         ({"scoring": "letter", "columns": {**COLUMNS, "answer": "kind"}}, "'x' is none of the options Left, Right"),
         ({"split": "train"}, "dataset mine is not prepared in data_dir="),
@@ -138,6 +138,7 @@ def test_wrong_keys_are_refused_before_anything_is_read() -> None:
         ({"columns": {"anser": "x"}}, "unknown key 'dataset.columns.anser'; did you mean dataset.columns.answer?"),
         ({"columns": {"answer": 3}}, "dataset.columns.answer=3 is not valid; expected a column's name"),
         ({"scoring": "letters"}, "unknown dataset.scoring 'letters'; did you mean letter?"),
+        ({"where": ("task",)}, "dataset.where=task is not valid; expected COLUMN=VALUE"),
         ({"scoring": "letter"}, "needs dataset.columns.options"),
     ):
         with pytest.raises(ConfigError, match=r"^[^\n]+$") as error:
