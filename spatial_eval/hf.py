@@ -191,13 +191,12 @@ class HF:
     def fetch(self) -> Path:
         """Downloads what a run needs into the hub cache, for compute nodes without network. Raises ModelError."""
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         if self.local().is_dir():
             return self.local()
         try:
             return Path(snapshot_download(self.path, revision=self.revision or None, allow_patterns=list(CONTENT)))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        except _refusals() as error:
             raise ModelError(f"cannot fetch {self.path}: {str(error).splitlines()[0]}") from error
 
     def _commit(self) -> str:
@@ -206,17 +205,23 @@ class HF:
         folder = self.folder()
         if folder is not None:
             return folder.name  # the hub cache keeps each commit in a folder of its name
-        from httpx import HTTPError
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
         try:
             return str(HfApi().model_info(self.path, revision=self.revision or None, timeout=10).sha)
-        except (HfHubHTTPError, OfflineModeIsEnabled, HTTPError, OSError) as error:
+        except _refusals() as error:
             raise ModelError(
                 f"{self.path} is not in the hub cache and the hub cannot be asked ({type(error).__name__}): "
                 "run `python -m spatial_eval prepare model=...` where there is network"
             ) from error
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What asking the hub may raise: its own errors, and those of the HTTP client that it stands on (httpx, httpx2)."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    client = [base for base in HfHubHTTPError.__bases__ if base.__name__ == "HTTPError"]
+    return (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, *client)
 
 
 def _check_images(dataset: Benchmark, samples: Sequence[Sample]) -> None:
