@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError
+from .errors import DataError, MissingData
 from .lines import answers, json_lines, text_id
 from .rendered import Scenes
 from .types import Benchmark, Places, Sample
@@ -232,7 +232,7 @@ def find(folder: Path, *names: str) -> Path:
     """`first`, or a DataError that names the places looked at."""
     found = first(folder, *names)
     if found is None:
-        raise DataError(
+        raise MissingData(
             f"no {names[0]} under data_dir={folder}; set data_dir= or SPATIAL_EVAL_DATA to the folder that holds it"
         )
     return found

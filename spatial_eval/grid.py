@@ -11,17 +11,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from . import benchmarks, config, models
-from .config import GROUPS, KNOBS, ONCE, PARTS, Settings, show
+from .axes import SCALARS, Axes, read_sweep, select
+from .config import GROUPS, KNOBS, ONCE, Settings, show
 from .errors import ConfigError, unknown
 from .launchers import Resources
 from .types import Benchmark, Cell, Model, Part, Trunk
 
-SCALARS = (*KNOBS, *PARTS, *ONCE)
 ALIASES = {
     "dataset": benchmarks.UPSTREAM,
     "model": models.UPSTREAM,
@@ -36,8 +35,6 @@ ALIASES = {
         "methods": "method",
     },
 }
-
-Axes = Mapping[str, Sequence[Any]]
 
 
 class Front(Protocol):
@@ -65,8 +62,9 @@ def grid(front: Front, sweeps: Path) -> Grid:
     """Everything that the command line asks for. Raises ConfigError on the first thing that is wrong."""
     given: dict[str, list[Any]] = dict(front.parse(argument) for argument in front.arguments)
     named = given.pop("sweep", [])
-    files = [axes for name in named for axes in read_sweep(sweeps, name, front.parse)] or [{}]
-    grids = [{**axes, **given} for axes in files]
+    _check_keys(given, front.options)
+    grids = [axes for name in named for axes in select(read_sweep(sweeps, name, front.parse), given, name)]
+    grids = grids or [{**given}]
     for axes in grids:
         _check_keys(axes, front.options)
     builder = _Builder(front)
@@ -75,35 +73,6 @@ def grid(front: Front, sweeps: Path) -> Grid:
     return Grid(
         distinct, len(cells), builder.notes(len(cells), len(distinct)), builder.settings(grids), builder.resources
     )
-
-
-def read_sweep(folder: Path, name: Any, parse: Callable[[str], tuple[str, list[Any]]]) -> list[dict[str, list[Any]]]:
-    """The grids of `<folder>/<name>.yaml`: a mapping of axes, or `grids:`, a list of them that share the other axes.
-
-    An axis is a value, a list of values, or text in Hydra's sweep grammar (`range(0, 1.01, 0.01)`). Raises ConfigError.
-    """
-    path = Path(name) if str(name).endswith(".yaml") else folder / f"{name}.yaml"
-    if not path.is_file():
-        raise ConfigError(unknown("sweep", show(name), sorted(p.stem for p in folder.glob("*.yaml"))))
-    try:
-        tree = yaml.safe_load(path.read_text("utf8")) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
-    grids = tree.pop("grids", [{}]) if isinstance(tree, dict) else None
-    if not isinstance(grids, list) or not all(isinstance(axes, dict) for axes in grids):
-        raise ConfigError(
-            f"{path}: expected keys with values or lists of values, and optionally `grids:` with a list of such"
-        )
-    return [dict(_axis(path, key, value, parse) for key, value in {**tree, **axes}.items()) for axes in grids]
-
-
-def _axis(path: Path, key: Any, value: Any, parse: Callable[[str], tuple[str, list[Any]]]) -> tuple[str, list[Any]]:
-    if isinstance(value, str):
-        return parse(f"{key}={value}")
-    values = value if isinstance(value, list) else [value]
-    if not values or any(isinstance(item, dict | list) for item in values):
-        raise ConfigError(f"{path}: {key}: expected a value or a list of values")
-    return str(key), values
 
 
 def _check_keys(axes: Axes, options: Callable[[str], list[str]]) -> None:

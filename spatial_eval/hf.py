@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from .digests import digest_files, digest_folder
-from .errors import ConfigError, DataError, ModelError, unknown
+from .errors import ConfigError, MissingData, MissingModel, ModelError, unknown
 from .types import Arm, Benchmark, Places, Sample, Vlm
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -115,7 +115,7 @@ class HF:
         drawn = any(one.image_digest for one in samples)
         if samples and not drawn and not any(one.image is not None and one.image.is_file() for one in samples):
             first = samples[0].image or "annotation, which names the images"
-            raise DataError(f"{dataset.name} has no image: there is no {first}; see `python -m spatial_eval prepare`")
+            raise MissingData(f"{dataset.name} has no image: there is no {first}; see `python -m spatial_eval prepare`")
         folder = self.folder()
         if folder is None:
             return
@@ -176,14 +176,12 @@ class HF:
         folder = self.folder()
         if folder is not None:
             return folder.name  # the hub cache keeps each commit in a folder of its name
-        from httpx import HTTPError
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
         try:
             return str(HfApi().model_info(self.path, revision=self.revision or None, timeout=10).sha)
-        except (HfHubHTTPError, OfflineModeIsEnabled, HTTPError, OSError) as error:
-            raise ModelError(
+        except Exception as error:  # which HTTP library's errors escape differs between versions of the hub's client
+            raise MissingModel(
                 f"{self.path} is not in the hub cache and the hub cannot be asked ({type(error).__name__}): "
                 "run `python -m spatial_eval prepare model=...` where there is network"
             ) from error
