@@ -30,11 +30,14 @@ def main() -> None:
         # once more and refuse a wrong one in many lines, so it sees its own arguments only.
         flags, overrides = split(given)
         sys.argv[1:] = ["-m", *flags]
+    own = config_dir(given)
+    if own is not None and not own.is_dir():
+        sys.exit(f"error: --config-dir {own}: there is no such folder")
 
     @hydra.main(version_base="1.3", config_path="conf", config_name="config")
     def run(front: Any) -> None:
         front.arguments = overrides
-        sys.exit(_run(front, multirun=multirun))
+        sys.exit(_run(front, multirun=multirun, own=own))
 
     run()
 
@@ -50,13 +53,22 @@ def split(arguments: list[str]) -> tuple[list[str], list[str]]:
     return [flag for flag in flags if flag not in ("-m", "--multirun")], overrides
 
 
-def _run(front: Any, *, multirun: bool) -> int:
+def config_dir(arguments: list[str]) -> Path | None:
+    """The user's own folder of options, beside conf/."""
+    for argument, after in zip(arguments, [*arguments[1:], ""], strict=True):
+        flag, equals, value = argument.partition("=")
+        if flag in ("-cd", "--config-dir") and (equals or after):
+            return Path(value if equals else after).expanduser().absolute()
+    return None
+
+
+def _run(front: Any, *, multirun: bool, own: Path | None) -> int:
     from spatial_eval import sweep
     from spatial_eval.errors import SpatialEvalError
 
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     try:
-        return sweep.launch(front, home=HOME, multirun=multirun)
+        return sweep.launch(front, home=HOME, multirun=multirun, own=own)
     except SpatialEvalError as error:
         sys.stderr.write(f"error: {error}\n")
         return sweep.USER_ERROR

@@ -31,10 +31,12 @@ import torch
 import transformers
 
 from spatial_eval import engine, oracle
+from spatial_eval.arms import Arm
 from spatial_eval.decoding import Intervention
 from spatial_eval.graphs import Graphs
 
 WEIGHTS = (0.0, 0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
+ARMS = tuple(Arm(weight) for weight in WEIGHTS)
 REFERENCE = 126  # generates a question in the paper's code for the published grid
 TOKENS = 8
 TEXT = 44  # prompt tokens beside the image's
@@ -134,7 +136,7 @@ def floor_seconds(model: Any, batch: int, length: int, ceiling: dict[str, float]
 
 def measure(model: Any, batch: int, ceiling: dict[str, float]) -> dict[str, float]:
     """Milliseconds a question; also the peak memory in GiB on a GPU."""
-    given, grid = inputs(model, batch), Intervention(WEIGHTS)
+    given, grid = inputs(model, batch), Intervention(ARMS)
     graphs = Graphs()
 
     def ours(tokens: int, steps: Graphs | None = None) -> Callable[[], Any]:
@@ -161,7 +163,7 @@ def measure(model: Any, batch: int, ceiling: dict[str, float]) -> dict[str, floa
 
 def check(model: Any) -> float:
     """Largest difference of first logits between engine and oracle, in standard deviations of the logits."""
-    given, grid = inputs(model, 2), Intervention(WEIGHTS)
+    given, grid = inputs(model, 2), Intervention(ARMS)
     ours = engine.decode(model, given, intervention=grid, max_new_tokens=TOKENS, graphs=Graphs())
     eager = engine.decode(model, given, intervention=grid, max_new_tokens=TOKENS)
     judge = oracle.decode(model, given, intervention=grid, max_new_tokens=1)
@@ -187,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"ceilings: {ceiling['flops'] / 1e12:.3g} TFLOP/s, {ceiling['bytes'] / 1e12:.3g} TB/s")
     print(f"first logits, engine against plain generate: {check(model):.2g} standard deviations")
     one = {**inputs(model, 1)}
-    slow = seconds(lambda: oracle.decode(model, one, intervention=Intervention((0.5,)), max_new_tokens=TOKENS), 2)
+    slow = seconds(lambda: oracle.decode(model, one, intervention=Intervention((Arm(0.5),)), max_new_tokens=TOKENS), 2)
     print(f"{'ms a question':>14}" + "".join(f"{column:>9}" for column in COLUMNS) + f"{'GiB':>7}")
     results: dict[int, dict[str, float]] = {}
     for batch in (int(size) for size in args.batch.split(",")):

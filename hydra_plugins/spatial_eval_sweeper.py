@@ -9,11 +9,13 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from hydra.core.object_type import ObjectType
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 
 class GridSweeper(Sweeper):
@@ -45,7 +47,7 @@ class GridSweeper(Sweeper):
             raise ConfigError(f"cannot read {override!r}: {str(error).splitlines()[0]}; expected key=value") from None
         if found.is_add() or found.is_delete() or found.is_force_add() or found.package:
             raise ConfigError(f"cannot use {override!r}: keys are set as key=value, none is added or removed")
-        return found.key_or_group, [str(v) if type(v).__name__ == "QuotedString" else v for v in values]
+        return found.key_or_group, [v.text if isinstance(v, QuotedString) else v for v in values]
 
     def compose(self, choices: dict[str, str]) -> DictConfig:
         """The YAML tree for a choice of groups. Raises ConfigError."""
@@ -57,6 +59,8 @@ class GridSweeper(Sweeper):
                 config = self.loader.load_sweep_config(self.config, overrides)
             except (HydraException, OmegaConfBaseException) as error:
                 raise ConfigError(f"cannot compose {' '.join(overrides)}: {str(error).splitlines()[0]}") from None
+            except YAMLError as error:
+                raise ConfigError(f"cannot compose {' '.join(overrides)}: {' '.join(str(error).split())}") from None
             with read_write(config), open_dict(config):
                 del config["hydra"]
             self._composed[tuple(overrides)] = config

@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,20 +14,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from .errors import DataError
-from .methods import METHODS
+from .errors import ConfigError, DataError
 from .resampling import sums
-from .tables import BY_RELATION, KNOBS, ROW, Graded, Outcome, follow
+from .tables import BY_RELATION, IDENTITY, NAMED, ROW, Graded, Outcome, follow, rules, written
 from .types import Arm, Method, Signals
 
 if TYPE_CHECKING:
     from numpy import bool_, intp
     from numpy.typing import NDArray
 
-IDENTITY = ("dataset", "model", "method", *KNOBS, "criterion", "split", "limit", "max_new_tokens")
 TRUNK = ["dataset", "model", "max_new_tokens"]
 QUESTION = ("sample_id", "row", "split", "relation", "gold", "pair", "set", "question", "image")
-_TEXT = {"dataset", "model", "method", "split", "relation", "criterion", "sample_id", "error"}
+_TEXT = {"dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error"}
 
 
 @dataclass(frozen=True)
@@ -114,6 +112,14 @@ class Files:
         frame = self.cells.assign(limit=self.cells["limit"].fillna(0).astype(int))
         return list(frame[[*TRUNK, "split", "limit"]].itertuples(index=False, name=None))
 
+    @cached_property
+    def others(self) -> pd.DataFrame:
+        """The fields that share the column `settings`, a column each: numbers, else text as a user types it."""
+        each = (f.name for method in self.methods for f in fields(method))  # type: ignore[arg-type]
+        names = dict.fromkeys(name for name in each if name not in NAMED)
+        found = {name: [_shown(getattr(method, name, None)) for method in self.methods] for name in names}
+        return pd.DataFrame(found, index=self.cells.index)
+
     def outcome(self, cell: int) -> Outcome:
         """The answers of a row of `cells`, over `parts[keys[cell]].questions`. KeyError where nothing is stored."""
         return self.parts[self.keys[cell]].follow(self.methods[cell])
@@ -128,7 +134,7 @@ def read(folder: Path) -> Files:
         passes, failures = (_csv(folder / name, ()) for name in ("passes.csv", "failures.csv"))
         relations = _csv(folder / "by_relation.csv", BY_RELATION)
         methods = _methods(about, cells)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise DataError(f"{folder} is not a whole sweep: {error}; run its launch.py command again") from None
     lacking = [name for name in ("row", "set", "question") if name not in samples]
     if lacking:
@@ -140,11 +146,13 @@ def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     """Numbers as they were written, to the last digit; text stays text, `NA` and `None` too."""
     with path.open(encoding="utf8", newline="") as file:
         names, *rows = csv.reader(file)
-    lacking = [name for name in columns if name not in names]
+    absent = [name for name in columns if name not in names]
+    lacking = [name for name in absent if name != "settings"]  # earlier versions had no method that needs it
     if lacking:
         raise ValueError(f"{path.name} has no column {lacking[0]}")
     values = zip(*rows, strict=True) if rows else ([] for _ in names)
-    return pd.DataFrame({name: _typed(name, column) for name, column in zip(names, values, strict=True)})
+    frame = pd.DataFrame({name: _typed(name, column) for name, column in zip(names, values, strict=True)})
+    return frame.assign(**{name: pd.Series("", frame.index, dtype="str") for name in absent})
 
 
 def _typed(name: str, column: Sequence[str]) -> pd.Series[Any]:
@@ -161,16 +169,14 @@ def _typed(name: str, column: Sequence[str]) -> pd.Series[Any]:
 
 
 def _methods(about: Mapping[str, Any], cells: pd.DataFrame) -> list[Method]:
-    classes = {cls.__name__: (kind, cls) for kind, cls in METHODS.items()}
-    known: dict[tuple[Any, ...], Method] = {}
-    for cell in about["cells"]:
-        fields = {name: value for name, value in cell["method"].items() if name != "kind"}
-        kind, cls = classes[cell["method"]["kind"]]
-        trunk = about["trunks"][cell["trunk"]]
-        values = fields | {"method": kind, "max_new_tokens": trunk["max_new_tokens"], **cell["part"]}
-        values |= {"dataset": trunk["dataset"]["name"], "model": trunk["model"]["name"]}
-        known[tuple(plain(values.get(name)) for name in IDENTITY)] = cls(**fields)
+    known = rules(about)
     return [known[tuple(map(plain, row))] for row in cells[list(IDENTITY)].itertuples(index=False, name=None)]
+
+
+def _shown(value: Any) -> Any:
+    return (
+        value if value is None or (isinstance(value, int | float) and not isinstance(value, bool)) else written(value)
+    )
 
 
 def plain(value: Any) -> Any:
@@ -184,9 +190,12 @@ def _part(frame: pd.DataFrame) -> Part:
     questions = questions.fillna("")
     place = pd.Series(np.arange(len(questions)), index=questions["row"])
     arms, texts = {}, {}
-    for weight, rows in frame.groupby("weight"):
+    stated = [f.name for f in fields(Arm) if f.name in frame]
+    for values, rows in frame.groupby(stated):
+        named: dict[str, Any] = dict(zip(stated, values, strict=True))
+        arm = Arm(**named)
         at = place[rows["row"]].to_numpy()
-        arms[Arm(float(str(weight)))], texts[Arm(float(str(weight)))] = _graded(rows, at, len(questions))
+        arms[arm], texts[arm] = _graded(rows, at, len(questions))
     group = questions["set"].where(questions["set"] != "", questions["image"])
     group = group.where(group != "", "row " + questions["row"].astype(str))
     return Part(questions, arms, texts, pd.factorize(group)[0].astype(np.intp))

@@ -49,12 +49,16 @@ class Sweep:
         return self.files.by_relation
 
     def find(self, **columns: Any) -> int:
-        """The one cell whose columns have these values: `find(method="base", split="test")`. Raises ConfigError."""
+        """The one cell whose columns have these values: `find(method="base", split="test")`. Raises ConfigError.
+
+        A method's own fields count as columns: `find(method="mine", alpha=0.2)`.
+        """
+        table = self.cells.join(self.files.others)
         mask = pd.Series(True, index=self.cells.index)
         for name, value in columns.items():
-            if name not in self.cells:
+            if name not in table:
                 raise ConfigError(f"cells have no column {name!r}")
-            mask &= self.cells[name] == value
+            mask &= table[name] == value
         found = self.cells.index[mask]
         if len(found) != 1:
             raise ConfigError(f"{len(found)} cells have {columns}; one is wanted")

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -19,44 +19,9 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from .errors import ModelError
+from .tail import PER_ARM, Tail
 
 NAME = "spatial_eval_shared"
-PER_ARM = "; model.decoding=per_arm may still do"
-
-
-@dataclass(slots=True)
-class Tail:
-    """The last W rows of a prefill: the last prompt token once per arm, each blind to the others.
-
-    Attributes:
-        factor: (B, 1, W, P + W) float32, what each arm's logits are multiplied by; 1 off the image.
-        layers: indices of the layers that are scaled.
-        padded: some question is left padded, so the model must hand over a mask.
-        depth: number of decoder layers; what the last one gives for the shared rows is read by nobody.
-        fired: layers that were scaled, in order of call.
-    """
-
-    factor: Tensor
-    layers: range
-    padded: bool
-    depth: int
-    fired: list[int] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, weights: Tensor, image: Tensor, *, layers: range, padded: bool, depth: int) -> Tail:
-        """`weights` (W,) float32; `image` (B, P) bool, the keys to scale among the P shared positions."""
-        width = weights.shape[0]
-        keys = pad(image, (0, width))[:, None, None, :]  # (B, 1, 1, P + W)
-        factor = torch.where(keys, weights[None, None, :, None], weights.new_ones(()))  # (B, 1, W, P + W)
-        return cls(factor, layers, padded, depth)
-
-    def check_fired(self) -> None:
-        """Raises ModelError unless every selected layer was scaled exactly once."""
-        if sorted(self.fired) != list(self.layers):
-            raise ModelError(
-                f"the intervention fired in layers {sorted(self.fired)} instead of once in each of "
-                f"0..{len(self.layers) - 1}: its attention bypasses transformers' interface{PER_ARM}"
-            )
 
 
 def shared_attention(
@@ -76,17 +41,14 @@ def shared_attention(
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
     if tail is None:
         return _branch_rows(query, key, value, attention_mask, scaling, module, kwargs), None
-    width, keys = tail.factor.shape[-2:]
-    prefix = keys - width
+    prefix = tail.keys - tail.width
     _check_mask(module, query, key, attention_mask, tail)
     layer = int(module.layer_idx)  # type: ignore[arg-type]
-    factor = None
     if layer in tail.layers:
-        factor = tail.factor
         tail.fired.append(layer)
     visible = None if attention_mask is None else attention_mask[:, :, prefix:, :prefix]  # (B, 1, W, P)
-    arms = _tail_rows(query[:, :, prefix:], key, value, visible, scaling, factor)  # (B, W, H, D)
-    if layer == tail.depth - 1:
+    arms = _tail_rows(query[:, :, prefix:], key, value, visible, scaling, tail, layer)  # (B, W, H, D)
+    if layer == len(tail.scaled) - 1:  # what the last layer gives for the shared rows is read by nobody
         return pad(arms, (0, 0, 0, 0, prefix, 0)), None
     mask = None if attention_mask is None else attention_mask[:, :, :prefix, :prefix]  # (B, 1, P, P)
     shared, _ = sdpa_attention_forward(  # (B, P, H, D); no mask = the flash kernel with is_causal
@@ -101,13 +63,14 @@ def _tail_rows(
     value: Tensor,
     visible: Tensor | None,  # (B, 1, W, P) bool
     scaling: float,
-    factor: Tensor | None,  # (B, 1, W, P + W)
+    tail: Tail,
+    layer: int,
 ) -> Tensor:
     """-> (B, W, H, D). Logits, scaling and softmax in float32 whatever the model's dtype."""
     width = query.shape[2]
     logits = _logits(query.float(), key.float()) * scaling  # (B, H, W, P + W)
-    if factor is not None:
-        logits = logits * factor
+    for rows in tail.scaled[layer]:
+        logits = rows.apply(logits, tail.image)
     prefix = logits.shape[-1] - width
     if visible is not None:
         logits[..., :prefix].masked_fill_(~visible, float("-inf"))
@@ -155,7 +118,7 @@ def _mix(probs: Tensor, value: Tensor) -> Tensor:
 
 
 def _check_mask(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, tail: Tail) -> None:
-    width, keys = tail.factor.shape[-2:]
+    width, keys = tail.width, tail.keys
     if query.shape[2] != keys or key.shape[2] != keys:
         raise ModelError(f"layer {module.layer_idx} keeps {key.shape[2]} of {keys} keys (a sliding window?){PER_ARM}")
     if mask is None:
@@ -166,10 +129,16 @@ def _check_mask(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | No
         return
     if mask.dtype != torch.bool or mask.shape[-2:] != (keys, keys):
         raise ModelError(f"expected a bool mask of {keys} x {keys}, got {mask.dtype} {tuple(mask.shape)}{PER_ARM}")
-    if not tail.fired and bool(mask[:, :, : keys - width, keys - width :].any()):
+    if any(mask is one() for one in tail.masks):  # one a kind of layer, and a copy a layer on another device
+        return
+    tail.masks.append(ref(mask))
+    prefix = keys - width
+    if bool(mask[:, :, :prefix, prefix:].any()):
         raise ModelError(
             f"earlier positions see the last one (a prefix-LM mask), so they depend on the weight{PER_ARM}"
         )
+    if bool((mask[:, :, prefix:, :prefix] != mask[:, :, prefix : prefix + 1, :prefix]).any()):
+        raise ModelError(f"layer {module.layer_idx} shows its arms different parts of the prompt{PER_ARM}")
 
 
 @contextmanager

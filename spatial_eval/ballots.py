@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .methods import METHODS
+from .arms import SCALINGS
+from .plugins import METHODS
 from .resampling import accuracies, counts, ratio, sums, unlike
 from .statistics import Estimate, share
 from .types import Method
@@ -74,7 +75,9 @@ class _Order:
 
     def __init__(self, methods: Sequence[Method]) -> None:
         kinds = list(METHODS)
-        force = [sum(abs(arm.weight - 1) for arm in m.branches().values()) for m in methods]
+        force = [
+            sum(abs(arm.weight - SCALINGS[arm.scaling]) + arm.alpha for arm in m.branches().values()) for m in methods
+        ]
         simple = [(kinds.index(m.kind), round(f, 9)) for m, f in zip(methods, force, strict=True)]
         rank = {key: i for i, key in enumerate(sorted(set(simple)))}
         self.rank = np.array([rank[key] for key in simple])

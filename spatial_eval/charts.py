@@ -35,7 +35,7 @@ def calibration(sweep: Sweep) -> list[dict[str, Any]]:
                     row = {"dataset": dataset, "model": model, "max_new_tokens": tokens, "split": split}
                     row |= {"weight": arm.weight, "low": where / BINS, "high": (where + 1) / BINS, "n": n}
                     row |= {"confidence": sum(confidence for confidence, _ in found) / n, "accuracy": 100 * right / n}
-                    rows.append({**row, "accuracy_low": low, "accuracy_high": high})
+                    rows.append({**row, "accuracy_low": low, "accuracy_high": high, "arm": arm.label})
     return rows
 
 
@@ -43,7 +43,9 @@ def heat_grids(routed: Sequence[Row]) -> list[Grid]:
     """Accuracy over weight1 x threshold, one grid for each setting, criterion and weight2."""
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for cell in sorted(routed, key=by_grid):
-        groups.setdefault((*(cell[name] for name in SETTING), cell["criterion"], cell["weight2"]), []).append(cell)
+        groups.setdefault(
+            (*(cell[name] for name in SETTING), cell["criterion"], cell["settings"], cell["weight2"]), []
+        ).append(cell)
     grids = []
     for group in list(groups.values())[:PICTURES]:
         columns = sorted({cell["threshold"] for cell in group})
@@ -76,7 +78,7 @@ def calibration_curves(bins: Sequence[Row]) -> dict[str, Curves]:
     """Accuracy against mean confidence of the untouched model, beside the diagonal of perfect calibration."""
     groups: dict[tuple[Any, ...], list[tuple[float, float]]] = {}
     for row in bins:
-        if row["weight"] == BASE.weight:
+        if row["arm"] == BASE.label:
             key = (row["dataset"], row["model"], row["max_new_tokens"], row["split"])
             groups.setdefault(key, []).append((row["confidence"], row["accuracy"]))
     charts = {}
@@ -90,14 +92,15 @@ def calibration_curves(bins: Sequence[Row]) -> dict[str, Curves]:
 def _settings(cells: Sequence[Row]) -> list[list[Row]]:
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for cell in cells:
-        groups.setdefault((*(cell[name] for name in SETTING), cell["criterion"]), []).append(cell)
+        groups.setdefault((*(cell[name] for name in SETTING), cell["criterion"], cell["settings"]), []).append(cell)
     return list(groups.values())[:PICTURES]
 
 
 def _place(cell: Row) -> str:
     limit = f" limit={cell['limit']}" if cell["limit"] else ""
     criterion = "" if cell["criterion"] in (None, "max_prob") else f" by {cell['criterion']}"
-    return f"{cell['dataset']} x {cell['model']} {cell['split']}{limit}{criterion}"
+    others = f" {cell['settings']}" if cell["settings"] else ""
+    return f"{cell['dataset']} x {cell['model']} {cell['split']}{limit}{criterion}{others}"
 
 
 def _order(cell: Row, knobs: Sequence[str]) -> tuple[Any, ...]:
@@ -106,9 +109,9 @@ def _order(cell: Row, knobs: Sequence[str]) -> tuple[Any, ...]:
 
 def by_line(cell: Row) -> tuple[Any, ...]:
     """Order of cells along each line of accuracy against threshold."""
-    return _order(cell, ("criterion", "weight1", "weight2", "threshold"))
+    return _order(cell, ("criterion", "settings", "weight1", "weight2", "threshold"))
 
 
 def by_grid(cell: Row) -> tuple[Any, ...]:
     """Order of cells along the rows of each heat grid."""
-    return _order(cell, ("criterion", "weight2", "weight1", "threshold"))
+    return _order(cell, ("criterion", "settings", "weight2", "weight1", "threshold"))

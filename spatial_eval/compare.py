@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from .answers import IDENTITY, Files, plain, read
+from .answers import Files, plain, read
 from .errors import ConfigError, unknown
 from .folders import find
 from .resampling import paired_difference
 from .statistics import holm, mcnemar
-from .tables import KNOBS, percent
+from .tables import IDENTITY, NAMED, percent
 
 HOW = "a sweep's id or folder, a cell's columns (method=base,split=test), or both (ID:method=adapt_vis,threshold=0.4)"
 FIELDS = (
@@ -40,22 +41,28 @@ def side(text: str, output: Path) -> Side:
     filters = text[len(name) + len(colon) :] if equals else ""
     files = read(find(output, (name if equals else text) or None))
     given: dict[str, Any] = {}
-    for item in filter(None, filters.split(",")):
+    for item in filter(None, re.split(r",(?=\w+=)", filters)):  # a value may hold commas: layers=0-15,20
         column, _, value = item.partition("=")
-        if column not in IDENTITY:
-            raise ConfigError(unknown("column", column, IDENTITY))
-        given[column] = _value(files.cells[column], value, item)
+        valid = [*IDENTITY, *files.others]
+        if column not in valid:
+            raise ConfigError(unknown("column", column, valid))
+        given[column] = _value(_columns(files)[column], value, item)
     return _those(files, given)
 
 
 def _those(files: Files, given: Mapping[str, Any]) -> Side:
-    mask = pd.Series(True, index=files.cells.index)
+    mask, columns = pd.Series(True, index=files.cells.index), _columns(files)
     for column, value in given.items():
-        mask &= files.cells[column] == value
+        mask &= columns[column] == value
     if not mask.any():
         wanted = ", ".join(f"{column}={plain(value)}" for column, value in given.items())
         raise ConfigError(f"no cell of sweep {files.folder.name} has {wanted}")
     return Side(files, given, [int(i) for i in files.cells.index[mask]])
+
+
+def _columns(files: Files) -> pd.DataFrame:
+    """What says which cell a row is: the columns of results.csv, and what `settings` is made of, a column a field."""
+    return files.cells[list(IDENTITY)].join(files.others)
 
 
 def _value(column: Any, text: str, item: str) -> Any:
@@ -81,8 +88,12 @@ def compare(a: Side, b: Side) -> list[dict[str, Any]]:
     else:
         loose = set(a.given) | set(b.given)
     if "method" in loose:
-        loose |= {*KNOBS, "criterion"}
-    columns = [name for name in IDENTITY if name not in loose]
+        loose |= {*NAMED, "settings"}
+    fields = {*a.files.others, *b.files.others}
+    if "settings" in loose:
+        loose |= fields
+    names = [*(name for name in IDENTITY if name != "settings"), *sorted(fields)]
+    columns = [name for name in names if name not in loose]
     left, right = _by_key(a, columns), _by_key(b, columns)
     shared = [key for key in left if key in right]
     if not shared:
@@ -94,13 +105,13 @@ def compare(a: Side, b: Side) -> list[dict[str, Any]]:
 
 def _by_key(side: Side, columns: Sequence[str]) -> dict[tuple[Any, ...], int]:
     found: dict[tuple[Any, ...], int] = {}
-    frame = side.files.cells.loc[list(side.cells), list(columns)]
+    every = _columns(side.files)
+    frame = every.reindex(columns=list(columns)).loc[list(side.cells)]
     for cell, values in zip(side.cells, frame.itertuples(index=False, name=None), strict=True):
         key = tuple(map(plain, values))
         if key in found:
-            pair = (side.files.cells.loc[i] for i in (found[key], cell))
-            first, second = ({n: row[n] for n in IDENTITY} for row in pair)
-            free = [n for n in IDENTITY if plain(first[n]) != plain(second[n])]
+            first, second = every.loc[found[key]], every.loc[cell]
+            free = [n for n in map(str, every) if n != "settings" and plain(first[n]) != plain(second[n])]
             raise ConfigError(f"several cells of sweep {side.files.folder.name} fit: fix {', '.join(free)} too")
         found[key] = cell
     return found
@@ -145,4 +156,4 @@ def label(sweep: str, cell: Any) -> str:
     """A cell in a few characters: its sweep, its method and its settings."""
     knobs = {"weight": "w", "weight1": "w1", "weight2": "w2", "threshold": "t"}
     parts = [f"{short}={cell[name]:g}" for name, short in knobs.items() if not pd.isna(cell[name])]
-    return " ".join([sweep[:6], str(cell["method"]), *parts])
+    return " ".join([sweep[:6], str(cell["method"]), *parts, *filter(None, [cell["settings"]])])

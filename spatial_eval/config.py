@@ -2,35 +2,34 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import re
-import types
 import typing
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from .benchmarks import BENCHMARKS
 from .errors import ConfigError, unknown
 from .launchers import LAUNCHERS, Launcher, Resources
-from .methods import METHODS
 from .models import MODELS
 from .plan import SPLITS
+from .plugins import BENCHMARKS, METHODS
+from .tables import BY_RELATION, KNOBS, NAMED, ROW
 from .tracking import TRACKERS, Tracking
+from .typed import build, show
 from .types import Benchmark, Method, Model, Places
 
 T = TypeVar("T")
 
 GROUPS = ("dataset", "model", "method", "launcher", "tracking")
-KNOBS = ("weight", "weight1", "weight2", "threshold")
 PARTS = ("split", "limit", "max_new_tokens")
 ONCE = ("data_dir", "output_dir", "action", "retry")  # one value for a whole sweep
 ACTIONS = ("run", "plan")
+RESERVED = {*ROW, *BY_RELATION, "kind", "sweep"} - {*NAMED}  # no field of a method may be called so
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,9 +72,21 @@ def check(key: str, value: Any) -> Any:
     return value
 
 
-def show(value: Any) -> str:
-    """A value as a user types it."""
-    return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+def check_own(own: Path, home: Path) -> None:
+    """Refuse a user's folder (--config-dir) without options, or with one that has the name of one of `home`'s.
+
+    Hydra takes the first of two files and says nothing. Raises ConfigError.
+    """
+    folders = {own / group: home / "conf" / group for group in (*GROUPS, "preset", "template")} | {
+        own / "sweeps": home / "sweeps"
+    }
+    files = {path: ours / path.name for folder, ours in folders.items() for path in sorted(folder.glob("*.yaml"))}
+    if not files:
+        listed = ", ".join(folder.name for folder in folders)
+        raise ConfigError(f"--config-dir {own} holds no YAML in any of its folders {listed}")
+    for path, ours in files.items():
+        if ours.exists():
+            raise ConfigError(f"{path}: {path.parent.name} {path.stem} is one of spatial_eval's own: rename the file")
 
 
 def settings(root: Mapping[str, Any], launcher: DictConfig, tracking: DictConfig) -> Settings:
@@ -86,7 +97,7 @@ def settings(root: Mapping[str, Any], launcher: DictConfig, tracking: DictConfig
 
 
 def dataset(node: DictConfig) -> Benchmark:
-    return pick(BENCHMARKS, plain(node, "dataset"), "dataset")
+    return pick(BENCHMARKS, {k: v for k, v in plain(node, "dataset").items() if k != "template"}, "dataset")
 
 
 def model(node: DictConfig) -> Model:
@@ -114,12 +125,20 @@ class MethodRecipe:
     values: Mapping[str, Any]
 
     def build(self, root: Mapping[str, Any]) -> Method:
-        return pick(METHODS, {**self.values, **{field: root[key] for field, key in self.knobs.items()}}, "method")
+        made = pick(METHODS, {**self.values, **{field: root[key] for field, key in self.knobs.items()}}, "method")
+        if made.kind != self.values["kind"]:
+            raise ConfigError(f"method={self.name}: its class calls itself {made.kind!r}, not {self.values['kind']!r}")
+        return made
 
 
 def method(node: DictConfig, name: str) -> MethodRecipe:
     """Read once for any number of cells. A field is a value or exactly `${weight}`, `${threshold}`, ..."""
     raw = _container(node, "method", resolve=False)
+    kind = str(raw.get("kind"))
+    if kind in METHODS:
+        taken = [f.name for f in fields(METHODS[kind]) if f.name in RESERVED]  # type: ignore[arg-type]
+        if taken:
+            raise ConfigError(f"method={name}: its field {taken[0]} has the name of a column of the tables: rename it")
     knobs, values = {}, {}
     for field, value in raw.items():
         found = re.fullmatch(r"\$\{(\w+)\}", value) if isinstance(value, str) else None
@@ -130,8 +149,17 @@ def method(node: DictConfig, name: str) -> MethodRecipe:
                 f"method={name}: {field}: {value} is not valid; expected a value or one of ${{{'}, ${'.join(KNOBS)}}}"
             )
         else:
-            values[field] = check(field, value) if field in KNOBS else value
+            values[field] = check(field, value) if field in KNOBS else _canonical(value, f"method.{field}")
     return MethodRecipe(name, knobs, values)
+
+
+def _canonical(value: Any, where: str) -> Any:
+    """As the knobs: 0.6000000000000001 is 0.6. Raises ConfigError on what equals nothing (nan) or is no JSON."""
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        raise ConfigError(f"{where}={show(value)} is not valid; expected a finite number")
+    return float(f"{value:.12g}") + 0.0
 
 
 def plain(node: Any, where: str) -> dict[str, Any]:
@@ -157,44 +185,3 @@ def pick(table: Mapping[str, type[T]], values: Mapping[str, Any], where: str) ->
     if kind not in table:
         raise ConfigError(unknown(f"{where}.kind", show(kind), table))
     return build(table[kind], rest, where)
-
-
-def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
-    """`cls(**values)` for a dataclass; unknown keys, missing keys and wrong types are refused by name."""
-    hints = typing.get_type_hints(cls)
-    known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-    for key in values:
-        if key not in known:
-            raise ConfigError(unknown("key", f"{where}.{key}", [f"{where}.{name}" for name in known]))
-    for name, f in known.items():
-        no_default = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
-        if name not in values and no_default:
-            raise ConfigError(f"{where}.{name} must be given: add {where}.{name}=...")
-    return cls(**{key: _typed(hints[key], value, f"{where}.{key}") for key, value in values.items()})
-
-
-def _typed(hint: Any, value: Any, where: str) -> Any:
-    """`value` as the annotation wants it. Raises ConfigError."""
-    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
-        if value is None and type(None) in typing.get_args(hint):
-            return None
-        errors = []
-        for choice in typing.get_args(hint):
-            if choice is not type(None):
-                try:
-                    return _typed(choice, value, where)
-                except ConfigError as error:
-                    errors.append(error)
-        raise errors[0]
-    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
-        return tuple(_typed(typing.get_args(hint)[0], item, where) for item in value)
-    if typing.get_origin(hint) is Mapping and isinstance(value, dict):
-        return value
-    if hint is Path and isinstance(value, str) and value:
-        return Path(value).expanduser().absolute()
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if isinstance(hint, type) and isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
-        return value
-    expected = getattr(hint, "__name__", str(hint)).replace("str", "text")
-    raise ConfigError(f"{where}={show(value)} is not valid; expected {expected}")

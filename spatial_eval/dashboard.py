@@ -14,8 +14,8 @@ from .charts import (
     heat_grids,
     threshold_curves,
 )
-from .readback import IDENTITY, TEXT, WHOLE, Row, Sweep, identity
-from .tables import BY_RELATION, ROW
+from .readback import TEXT, WHOLE, Row, Sweep, identity
+from .tables import BY_RELATION, IDENTITY, ROW, others
 from .tracking import Run, Table, Wandb, run_id
 
 SAMPLES: dict[str, type] = {
@@ -37,11 +37,12 @@ SAMPLES: dict[str, type] = {
 }
 CALIBRATION = (
     *("dataset", "model", "max_new_tokens", "split", "weight", "low", "high", "n"),
-    *("confidence", "accuracy", "accuracy_low", "accuracy_high"),
+    *("confidence", "accuracy", "accuracy_low", "accuracy_high", "arm"),
 )
-FAILURES = ("dataset", "model", "sample_id", "weight", "error")
+FAILURES = ("dataset", "model", "sample_id", "weight", "error", "arm")
 BEST = (*IDENTITY, "n", "missing", "accuracy", "accuracy_low", "accuracy_high", "accuracy_strict", "share_weight1")
-THRESHOLDS = (*SETTING, "criterion", "weight1", "weight2", "threshold")
+ROUTED = ("weight1", "weight2", "threshold")  # what a method of grids and curves over the threshold has
+THRESHOLDS = (*SETTING, "criterion", *ROUTED)
 _FIGURES = [name for name in ROW if name not in IDENTITY]
 _SHORT = {"weight": "w", "weight1": "w1", "weight2": "w2", "threshold": "t"}
 
@@ -82,7 +83,8 @@ def best(cells: Sequence[Row]) -> list[dict[str, Any]]:
 
 
 def cell_id(sweep: Sweep, cell: Row) -> str:
-    return run_id(sweep.id, {name: cell[name] for name in IDENTITY})
+    # Left out where it is empty, a column that earlier versions did not have leaves their runs their ids.
+    return run_id(sweep.id, {name: cell[name] for name in IDENTITY if name != "settings" or cell[name]})
 
 
 def cell_run(sweep: Sweep, cell: Row, settings: Wandb) -> Run:
@@ -91,7 +93,8 @@ def cell_run(sweep: Sweep, cell: Row, settings: Wandb) -> Run:
     flips = [row["flip"] for row in questions if row["flip"]]
     figures = {name: cell[name] for name in _FIGURES if cell.get(name) is not None}
     figures |= {"fixed": flips.count("fixed"), "broken": flips.count("broken")} if flips else {}
-    config = {name: cell[name] for name in IDENTITY if cell[name] is not None}
+    own = {name: list(v) if isinstance(v, tuple) else v for name, v in others(sweep.method(cell)).items()}
+    config = own | {name: cell[name] for name in IDENTITY if cell[name] is not None}
     return Run(
         id=cell_id(sweep, cell),
         name=label(cell),
@@ -115,7 +118,7 @@ def sweep_run(sweep: Sweep, settings: Wandb) -> Run:
     figures |= {"failures": len(sweep.failures)}
     if top:
         figures["best_accuracy"] = max(row["accuracy"] for row in top)
-    routed = sorted((cell for cell in sweep.cells if cell["threshold"] is not None), key=by_line)
+    routed = sorted((c for c in sweep.cells if all(c[name] is not None for name in ROUTED)), key=by_line)
     bins = calibration(sweep)
     config: dict[str, Any] = {"sweep": sweep.id}
     for name in IDENTITY:
@@ -133,9 +136,9 @@ def sweep_run(sweep: Sweep, settings: Wandb) -> Run:
             "best": table((*BEST, "cells", "tied"), top),
             "by_relation": table(BY_RELATION, sweep.by_relation).cut(),
             "failures": table(FAILURES, sweep.failures).cut(),
-            "heat": table((*THRESHOLDS, "n", "accuracy", "share_weight1"), sorted(routed, key=by_grid)),
+            "heat": table((*THRESHOLDS, "n", "accuracy", "share_weight1", "settings"), sorted(routed, key=by_grid)),
             "accuracy_by_threshold": table(
-                (*THRESHOLDS, "n", "accuracy", "accuracy_low", "accuracy_high", "share_weight1"), routed
+                (*THRESHOLDS, "n", "accuracy", "accuracy_low", "accuracy_high", "share_weight1", "settings"), routed
             ),
             "calibration": table(
                 CALIBRATION,
@@ -159,6 +162,7 @@ def label(cell: Row) -> str:
     """A cell as a person says it: `adapt_vis w1=0.5 w2=1.5 t=0.4 controlled_a recorded`."""
     parts = [cell["method"], *(f"{short}={cell[name]:g}" for name, short in _SHORT.items() if cell[name] is not None)]
     parts += [cell["criterion"]] if cell["criterion"] not in (None, "max_prob") else []
+    parts += [cell["settings"]] if cell["settings"] else []
     parts += [cell["dataset"], cell["model"]]
     parts += [cell["split"]] if cell["split"] != "test" else []
     return " ".join([*parts, f"limit={cell['limit']}"] if cell["limit"] else parts)

@@ -6,34 +6,43 @@ B questions, W arms, L prompt positions, V vocabulary.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from .arms import Arm
 from .errors import ModelError
+from .layers import indices
 
 Tokens = tuple[int, ...]
+PREFIX_LM = frozenset({"paligemma", "colpali"})  # model types whose prompt attends in both directions
 
 
 @dataclass(frozen=True, slots=True)
 class Intervention:
-    """SCIENCE.md section 1: factors on the last prompt row's logits towards the image, one an arm.
+    """What is done to the last prompt row's logits towards the image (arXiv 2503.01773), one way an arm.
 
     Attributes:
-        weights: (W,) factors >= 0; 1.0 leaves the model untouched.
-        layers: only decoder layers with a smaller index are scaled; None = all.
+        arms: (W,) the ways. layers: only decoder layers with a smaller index are scaled, whatever the arm says.
         span: scale every key from the first to the last image token (the reference) instead of the
             image tokens alone; they differ where separators stand between tiles.
+        noised: for arms with contrast vcd, the model's image tensor with noise, by noise step.
     """
 
-    weights: tuple[float, ...]
+    arms: tuple[Arm, ...]
     layers: int | None = None
     span: bool = False
+    noised: Mapping[int, Tensor] = field(default_factory=dict)
 
-    def scaled_layers(self, depth: int) -> range:
-        return range(depth if self.layers is None else min(depth, self.layers))
+    def scaled_layers(self, arm: Arm, depth: int) -> list[int]:
+        """Decoder layers that the arm scales in a model of `depth`. Raises ModelError where it has fewer."""
+        chosen = list(range(depth)) if arm.contrast else indices(arm.layers, depth)
+        left = [layer for layer in chosen if self.layers is None or layer < self.layers]
+        if not left:
+            raise ModelError(f"layers={arm.layers} leaves no layer to scale below model.layers={self.layers}")
+        return left
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +52,12 @@ class Decoded:
     Attributes:
         tokens: [question][arm] generated ids, EOS included.
         logits: (B, W, V) float32 raw logits of each arm's first new token.
+        scores: (B, W, V) what that token was chosen by: the same, or after a contrast, -inf where not plausible.
     """
 
     tokens: list[list[Tokens]]
     logits: Tensor
+    scores: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +72,11 @@ class FirstToken:
 
 
 def read_first_token(logits: Tensor, options: Mapping[str, int]) -> FirstToken:
-    """`logits` (V,) float32; `options` maps each option to its first token's id."""
+    """`logits` (V,) float32, -inf where excluded; `options` maps each option to its first token's id."""
     probs = torch.softmax(logits, dim=-1)  # (V,)
     top = probs.topk(2).values  # (2,)
     entropy = torch.special.entr(probs).sum()
-    chosen = torch.softmax(logits[list(options.values())], dim=-1).tolist() if options else []
+    chosen = torch.softmax(logits[list(options.values())], dim=-1).nan_to_num(0).tolist() if options else []
     return FirstToken(
         confidence=top[0].item(),
         entropy=entropy.item(),

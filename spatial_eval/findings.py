@@ -7,17 +7,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 
 from .answers import Files, Part
+from .arms import SCALINGS
 from .methods import CRITERIA, AdaptVis, Base
 from .resampling import interval
 from .statistics import Bin, Estimate, auroc, calibration_error, reliability, share
-from .tables import Outcome
+from .tables import Graded, Outcome
 from .types import BASE, Method
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ class Curve:
     for thresholds in (edges[k - 1], edges[k]], the first from 0 and the last to 1.
     """
 
-    weight1: float
-    weight2: float
-    criterion: str
+    method: AdaptVis  # with any threshold
     edges: Sequence[float]  # M, ascending
     right: Sequence[int]  # M + 1
     n: Sequence[int]  # M + 1
@@ -62,11 +61,10 @@ class Confidence:
     bars: Sequence[tuple[float, float, int, int]]
 
 
-def curve(part: Part, weight1: float, weight2: float, criterion: str = "max_prob") -> Curve | None:
-    """The exact curve of one pair of weights; None where the model gave no such criterion."""
-    method = AdaptVis(weight1, weight2, 0.0, criterion)
+def curve(part: Part, method: AdaptVis) -> Curve | None:
+    """The exact curve of the method over all thresholds; None where the model gave no such criterion."""
     low, high = (part.arms[arm] for arm in method.branches().values())
-    values = np.round(CRITERIA[criterion](part.arms[BASE].signals), 2)
+    values = np.round(CRITERIA[method.criterion](part.arms[BASE].signals), 2)
     here = part.arms[BASE].signals.answered & ~np.isnan(values)
     if not here.any():
         return None
@@ -79,9 +77,7 @@ def curve(part: Part, weight1: float, weight2: float, criterion: str = "max_prob
 
     none = np.zeros(len(values), dtype=bool)
     return Curve(
-        weight1,
-        weight2,
-        criterion,
+        replace(method, threshold=0.0),
         [float(e) for e in edges],
         moved(low.right & low.signals.answered, high.right & high.signals.answered),
         moved(low.signals.answered, high.signals.answered),
@@ -91,12 +87,12 @@ def curve(part: Part, weight1: float, weight2: float, criterion: str = "max_prob
 
 def curves(files: Files, cells: Iterable[int]) -> list[Curve]:
     """Of every pair of weights with which adapt_vis stands among the cells, which share one part."""
-    pairs: dict[tuple[float, float, str], Part] = {}
+    pairs: dict[AdaptVis, Part] = {}
     for cell in cells:
         method = files.methods[cell]
         if isinstance(method, AdaptVis):
-            pairs[method.weight1, method.weight2, method.criterion] = files.parts[files.keys[cell]]
-    found = (curve(part, *pair) for pair, part in sorted(pairs.items(), key=lambda item: item[0]))
+            pairs[replace(method, threshold=0.0)] = files.parts[files.keys[cell]]
+    found = (curve(pairs[method], method) for method in sorted(pairs, key=astuple))
     return [c for c in found if c is not None]
 
 
@@ -116,14 +112,28 @@ def confidence(part: Part) -> Confidence | None:
     return Confidence(len(score), auroc(score, right), ece, reliability(score, right), bars)
 
 
-def responses(part: Part) -> dict[float, Estimate]:
-    """Accuracy under each stored weight, ascending; 1.0 is the untouched model."""
-    marks = {arm.weight: (g.right & g.signals.answered, g.signals.answered) for arm, g in sorted(part.arms.items())}
-    return {weight: share(int(right.sum()), int(answered.sum())) for weight, (right, answered) in marks.items()}
+def responses(part: Part) -> dict[str, dict[float, Estimate]]:
+    """Kind of scaling (and layers) -> weight, ascending -> accuracy of that arm alone; the paper's kind comes first.
+
+    Each holds the untouched model at the weight that leaves it so. Kinds without another stored arm are absent.
+    """
+    kinds = dict.fromkeys((arm.scaling, arm.layers) for arm in sorted(part.arms) if not arm.contrast and arm != BASE)
+    found = {}
+    for scaling, layers in sorted(kinds, key=lambda kind: (kind[1] != "", list(SCALINGS).index(kind[0]), kind[1])):
+        arms = {a.weight: a for a in part.arms if not a.contrast and (a.scaling, a.layers) == (scaling, layers)}
+        if BASE in part.arms:
+            arms = {weight: arm for weight, arm in arms.items() if arm != BASE} | {SCALINGS[scaling]: BASE}
+        found[scaling + f", layers {layers}" * bool(layers)] = {w: _alone(part.arms[arms[w]]) for w in sorted(arms)}
+    return found
+
+
+def _alone(graded: Graded) -> Estimate:
+    answered = graded.signals.answered
+    return share(int((graded.right & answered).sum()), int(answered.sum()))
 
 
 def oracle(part: Part) -> Estimate:
-    """The ceiling of routing: the share of questions that some stored weight answers rightly (all weights stored)."""
+    """The ceiling of routing: the share of questions that some stored arm answers rightly (all of them stored)."""
     graded = list(part.arms.values())
     answered = np.logical_and.reduce([g.signals.answered for g in graded])
     right = np.logical_or.reduce([g.right for g in graded]) & answered
@@ -136,7 +146,9 @@ def series(method: Method) -> dict[str, Method]:
 
     found: dict[str, Method] = {"base": Base()}
     if isinstance(method, AdaptVis):
-        found |= {f"weight {w:g} alone": ScalingVis(w) for w in (method.weight1, method.weight2) if w != 1}
+        weights = (method.weight1, method.weight2)
+        alone = {f"weight {w:g} alone": ScalingVis(w, method.scaling, method.layers) for w in weights}
+        found |= {name: one for name, one in alone.items() if BASE not in one.arms()}
     return found | ({} if method.kind == "base" else {method.kind: method})
 
 

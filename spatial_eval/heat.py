@@ -6,8 +6,9 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from .answers import IDENTITY, Files, plain
+from .answers import Files, plain
 from .selection import Selected
+from .tables import IDENTITY, others
 
 # Column of results.csv -> its name on the page. `difference` is against base on the same part.
 FIGURES = {
@@ -25,10 +26,12 @@ def grid_data(files: Files, chosen: Sequence[Selected]) -> dict[str, Any]:
     """Every cell as columns; a knob is a list of values and a code for each cell (-1 = it has none)."""
     cells = files.cells
     dims = []
-    for name in IDENTITY:
-        column = [plain(value) for value in cells[name]]
+    known = {name: cells[name] for name in IDENTITY if name != "settings"}
+    known |= {name: files.others[name] for name in dict.fromkeys(n for m in files.methods for n in others(m))}
+    for name, given in known.items():
+        column = [plain(value) for value in given]
         values = (
-            sorted({v for v in column if v is not None})
+            sorted({v for v in column if v is not None}, key=lambda v: (isinstance(v, str), v))
             if name not in ("method", "split")
             else list(dict.fromkeys(v for v in column if v is not None))
         )

@@ -9,11 +9,12 @@ from typing import Any
 from .answers import Files, plain
 from .ballots import RULE
 from .findings import by_relation
-from .methods import METHODS
 from .paper import DATASETS, TABLE
+from .plugins import METHODS
 from .selection import Selected
 from .sheets import Sheet
 from .statistics import Estimate
+from .tables import others, settings, written
 from .types import Method
 
 SHORT = {"weight": "w", "weight1": "w1", "weight2": "w2", "threshold": "t"}
@@ -25,7 +26,7 @@ def setting(method: Method) -> str:
     """`w1=0.5 w2=1.5 t=0.4`; empty for base."""
     parts = [f"{short}={getattr(method, name):g}" for name, short in SHORT.items() if hasattr(method, name)]
     criterion = getattr(method, "criterion", "max_prob")
-    return " ".join([*parts, *([] if criterion == "max_prob" else [criterion])])
+    return " ".join([*parts, *([] if criterion == "max_prob" else [criterion]), *filter(None, [settings(method)])])
 
 
 def spelled(method: Method) -> str:
@@ -33,6 +34,7 @@ def spelled(method: Method) -> str:
     parts = [f"{name} {getattr(method, name):g}" for name in SHORT if hasattr(method, name)]
     criterion = getattr(method, "criterion", "max_prob")
     parts += [] if criterion == "max_prob" else [f"criterion {criterion}"]
+    parts += [f"{name} {written(value)}" for name, value in others(method).items()]
     return f"{method.kind} ({', '.join(parts)})" if parts else method.kind
 
 

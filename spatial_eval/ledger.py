@@ -18,6 +18,7 @@ import os
 import pickle
 import secrets
 import socket
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -226,9 +227,9 @@ def load(path: Path, kind: type[T]) -> T:
     try:
         found = pickle.loads(path.read_bytes())
     except Exception as error:  # noqa: BLE001  unpickling raises whatever the other version's classes do
-        raise StoreError(
-            f"{path} cannot be read ({type(error).__name__}: {error}): launch the same command again"
-        ) from None
+        absent = isinstance(error, ModuleNotFoundError) and not str(error.name).startswith("spatial_eval")
+        step = f"install {error.name} for {sys.executable}" if absent else "launch the same command again"  # type: ignore[attr-defined]
+        raise StoreError(f"{path} cannot be read ({type(error).__name__}: {error}): {step}") from None
     if not isinstance(found, kind):
         raise StoreError(f"{path} holds no {kind.__name__}: launch the same command again")
     return found

@@ -17,17 +17,19 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
+from .arms import Arm
 from .decoding import Decoded, Intervention, Tokens, end_tokens, image_token_id
 from .errors import ModelError
+from .rereading import contrasted
 
 NAME = "spatial_eval_oracle"
 
 
 @dataclass(slots=True)
 class _Scaled:
-    weight: float
+    arm: Arm
     image: Tensor  # (B, L) bool
-    layers: range
+    layers: list[int]
     fired: list[int] = field(default_factory=list)
 
 
@@ -54,15 +56,35 @@ def plain_attention(
     if softcap is not None:
         logits = torch.tanh(logits / softcap) * softcap
     job = _scaled.get()
-    if job is not None and query.shape[2] == job.image.shape[1] and int(module.layer_idx) in job.layers:  # type: ignore[arg-type]
-        image = job.image[:, None, -key.shape[2] :]  # (B, 1, K): sliding layers keep the last K keys
-        logits[:, :, -1] = torch.where(image, logits[:, :, -1] * job.weight, logits[:, :, -1])
-        job.fired.append(int(module.layer_idx))  # type: ignore[arg-type]
-    if attention_mask is not None:
-        logits = logits + attention_mask[..., : key.shape[2]]
+    added = torch.zeros_like(logits) if attention_mask is None else attention_mask[..., : key.shape[2]]
     precise = torch.promote_types(query.dtype, torch.float32)
-    probs = torch.softmax(logits, dim=-1, dtype=precise).to(query.dtype)
+    probs = torch.softmax(logits + added, dim=-1, dtype=precise)
+    if job is not None and query.shape[2] == job.image.shape[1] and int(module.layer_idx) in job.layers:  # type: ignore[arg-type]
+        image = job.image[:, None, -key.shape[2] :].to(key.device)  # (B, 1, K): sliding layers keep the last K keys
+        probs[:, :, -1] = _row(logits[:, :, -1].to(precise), added[:, :, -1], image, job.arm)
+        job.fired.append(int(module.layer_idx))  # type: ignore[arg-type]
+    probs = probs.to(query.dtype)
     return torch.matmul(probs, value).transpose(1, 2).contiguous(), probs
+
+
+def _row(z: Tensor, mask: Tensor, image: Tensor, arm: Arm) -> Tensor:
+    """(B, H, K) the last row's probabilities under an arm, by the definition of its scaling (`arms.SCALINGS`)."""
+    plain = torch.softmax(z + mask, dim=-1)
+    multiplied = torch.softmax(torch.where(image, arm.weight * z, z) + mask, dim=-1)
+    match arm.scaling:
+        case "multiply":
+            return multiplied
+        case "pai":
+            return torch.softmax(torch.where(image, z + arm.weight * z.abs(), z) + mask, dim=-1)
+    # Each side summed by itself: 1 - mass would lose what little is left of the other.
+    mass, other = (torch.where(image, probs, 0).sum(dim=-1, keepdim=True) for probs in (plain, multiplied))
+    rest, remaining = (torch.where(image, 0, probs).sum(dim=-1, keepdim=True) for probs in (plain, multiplied))
+    match arm.scaling:
+        case "temperature":
+            return torch.where(image, multiplied * (mass / other), plain)
+        case "mass":
+            return plain * torch.where(image, other / mass, remaining / rest)
+    raise ValueError(f"no definition of scaling {arm.scaling!r}")
 
 
 AttentionInterface.register(NAME, plain_attention)
@@ -91,20 +113,27 @@ def _image_positions(input_ids: Tensor, token: int, *, span: bool) -> Tensor:
 
 
 def decode(model: Any, inputs: Mapping[str, Tensor], *, intervention: Intervention, max_new_tokens: int) -> Decoded:
-    """Greedy answers under every arm, one `generate` each.
+    """Answers under every arm, one plain `generate` each; a contrast without any cache, all again at every step.
 
     `inputs` is what the processor gives: left padded `input_ids` (B, L) and the rest. Raises ModelError
     where the scaling did not fire once in every selected layer.
     """
     ids = inputs["input_ids"]
     image = _image_positions(ids, image_token_id(model.config), span=intervention.span)
-    layers = intervention.scaled_layers(model.config.get_text_config().num_hidden_layers)
+    depth = model.config.get_text_config().num_hidden_layers
     ends = end_tokens(model.generation_config)
     tokens: list[list[Tokens]] = [[] for _ in range(len(ids))]
-    first: list[Tensor] = []
+    first: list[tuple[Tensor, Tensor]] = []  # logits and scores, (B, V) each
     with _language_model_on_oracle(model), torch.no_grad():
-        for weight in intervention.weights:
-            job = _Scaled(weight, image, layers)
+        for arm in intervention.arms:
+            if arm.contrast:
+                noised = {**inputs, "pixel_values": intervention.noised[arm.noise]} if arm.contrast == "vcd" else None
+                said, *numbers = contrasted(model, inputs, arm, noised=noised, max_new_tokens=max_new_tokens)
+                first.append((numbers[0], numbers[1]))
+                _keep(tokens, said, ends)
+                continue
+            layers = intervention.scaled_layers(arm, depth)
+            job = _Scaled(arm, image, layers)
             token = _scaled.set(job)
             try:
                 out = model.generate(
@@ -118,9 +147,15 @@ def decode(model: Any, inputs: Mapping[str, Tensor], *, intervention: Interventi
             finally:
                 _scaled.reset(token)
             if job.fired != list(layers):
-                raise ModelError(f"the intervention fired in layers {job.fired} instead of 0..{len(layers) - 1}")
-            first.append(out.logits[0].float())  # (B, V)
-            for question, row in zip(tokens, out.sequences[:, ids.shape[1] :].tolist(), strict=True):
-                stop = next((i + 1 for i, one in enumerate(row) if one in ends), len(row))
-                question.append(tuple(row[:stop]))
-    return Decoded(tokens, torch.stack(first, dim=1))
+                raise ModelError(f"the intervention fired in layers {job.fired} instead of {layers}")
+            first.append((out.logits[0].float(),) * 2)
+            _keep(tokens, out.sequences[:, ids.shape[1] :], ends)
+    logits, scores = (torch.stack(part, dim=1) for part in zip(*first, strict=True))
+    return Decoded(tokens, logits, scores)
+
+
+def _keep(tokens: list[list[Tokens]], said: Tensor, ends: list[int]) -> None:
+    """Appends an arm's answers (B, T) to each question's, cut after the end."""
+    for question, row in zip(tokens, said.tolist(), strict=True):
+        stop = next((i + 1 for i, one in enumerate(row) if one in ends), len(row))
+        question.append(tuple(row[:stop]))

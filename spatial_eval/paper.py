@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .methods import AdaptVis, Base, ScalingVis
+from .methods import AdaptVis, Base, Dola, ScalingVis, Vcd
 from .types import Method, Part
 
 DATASETS = ("controlled_a", "controlled_b", "coco_one_obj", "coco_two_obj", "vg_one_obj", "vg_two_obj", "vsr")
@@ -48,9 +48,11 @@ def published(model: str, dataset: str, method: Method, part: Part) -> float | N
     match method:
         case Base():
             known = True
-        case ScalingVis(weight):
+        case Vcd() | Dola():
+            known = method in (Vcd(), Dola())  # their authors' values: the paper states none
+        case ScalingVis(weight, "multiply", "all"):
             known = model in WEIGHT and WEIGHT[model][column] == weight
-        case AdaptVis(weight1, weight2, threshold, "max_prob"):
+        case AdaptVis(weight1, weight2, threshold, "max_prob", "multiply", "all"):
             known = model in ADAPT and ADAPT[model][column] == (weight1, weight2, threshold)
         case _:
             known = False

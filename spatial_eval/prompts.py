@@ -6,12 +6,18 @@ The benchmarks' questions carry LLaVA-1.5's wrapper, `<image>\\nUSER: ... ASSIST
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from string import Formatter
 
 IMAGE = "<image>"
 MODES = ("auto", "raw", "chat")
 _USER = re.compile(r"^\s*user:\s*", re.IGNORECASE)
 _ASSISTANT = re.compile(r"\s*assistant:\s*$", re.IGNORECASE)
+FIELDS = ("question", "options")  # of a template
+_FRAME = re.compile(
+    r"(?P<head>\s*(?:<image>)?\s*(?:user:)?\s*(?:<image>)?\s*)(?P<bare>.*?)(?P<tail>\s*(?:assistant:)?\s*)",
+    re.IGNORECASE | re.DOTALL,
+)
 
 
 def unwrap(question: str) -> str:
@@ -42,3 +48,32 @@ def write_prompt(
     if mode == "chat":
         raise ValueError("the processor has no chat template: use dataset.prompt=raw")
     return f"{image_token}\nUSER: {bare}\nASSISTANT:" if llava15 else f"{image_token}{bare}"
+
+
+def check_template(text: str) -> None:
+    """Raises ValueError where a template could not be filled, or would break the frame around the question."""
+    try:
+        fields = [(name, spec or kind) for _, name, spec, kind in Formatter().parse(text) if name is not None]
+    except ValueError as error:
+        raise ValueError(f"{error}; a brace that is text is written twice") from None
+    odd = [name for name, more in fields if name not in FIELDS or more]
+    if odd:
+        raise ValueError(f"it has {{{odd[0]}}}; only {{question}} and {{options}} are filled in")
+    if "question" not in dict(fields):
+        raise ValueError("it lacks {question}, where the benchmark's own goes")
+    if IMAGE in text or _USER.match(text) or _ASSISTANT.search(text):
+        raise ValueError(f"{IMAGE}, USER: and ASSISTANT: stay around it as the benchmark has them: leave them out")
+
+
+def fill(template: str, question: str, options: Sequence[str]) -> str:
+    """The question with its bare text put through a checked template; what frames it stays to the letter.
+
+    `{options}` is `left, right, on or under`. Raises ValueError where there is nothing to put there.
+    """
+    found = _FRAME.fullmatch(question)
+    if found is None or IMAGE in found["bare"] or not found["bare"]:
+        raise ValueError(f"{IMAGE} stands in the midst of the question" if found and found["bare"] else "it is empty")
+    if not options and any(name == "options" for _, name, _, _ in Formatter().parse(template)):
+        raise ValueError("no options are known, and the template has {options}")
+    listed = " or ".join(filter(None, [", ".join(options[:-1]), *options[-1:]]))
+    return found["head"] + template.format(question=found["bare"], options=listed) + found["tail"]

@@ -17,11 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from . import dashboard, plots, readback, server, sync
-from .config import build
 from .errors import SpatialEvalError
 from .published import COMPLETE, INCOMPLETE, Ledger, Request, Status, Written
 from .server import Server, Unreachable
 from .tracking import TABLE_ROWS, Run, Table, Wandb
+from .typed import build
 
 _GIVE_UP = 3  # runs that fail in a row
 

@@ -16,18 +16,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .errors import DataError
-from .methods import METHODS
-from .tables import KNOBS, Graded, follow
+from .errors import ConfigError, DataError
+from .tables import IDENTITY, Graded, follow, rules
 from .types import BASE, Arm, Method, Signals
 
 if TYPE_CHECKING:
     from numpy import bool_
     from numpy.typing import NDArray
 
-IDENTITY = ("dataset", "model", "method", *KNOBS, "criterion", "split", "limit", "max_new_tokens")
 WHOLE = ("n", "missing", "limit", "max_new_tokens")
-TEXT = ("dataset", "model", "method", "split", "relation", "criterion", "sample_id", "error")
+TEXT = ("dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error")
 _SIGNALS = ("confidence", "entropy", "margin", "logit")
 _NEEDED = ("row", "question", "split", "correct", "correct_strict", *_SIGNALS)
 
@@ -81,6 +79,21 @@ class Sweep:
             found.setdefault(identity(row), []).append(row)
         return found
 
+    @cached_property
+    def methods(self) -> Mapping[tuple[Any, ...], Method]:
+        """The rules behind the cells, by identity. Raises DataError where this version does not know one."""
+        try:
+            return rules(self.about)
+        except (KeyError, TypeError, ConfigError) as error:
+            raise DataError(f"sweep.json cannot be read: {error}") from None
+
+    def method(self, cell: Row) -> Method:
+        """The rule behind a row of results.csv. Raises DataError."""
+        found = self.methods.get(identity(cell))
+        if found is None:
+            raise DataError(f"sweep.json holds no cell {identity(cell)}: run its launch.py command again")
+        return found
+
     def of(self, cell: Row) -> Answers | None:
         return self.answers.get((cell["dataset"], cell["model"], cell["max_new_tokens"]))
 
@@ -93,7 +106,7 @@ class Sweep:
         answers = self.of(cell)
         if answers is None:
             return []
-        rule, arms = method(cell), answers.arms
+        rule, arms = self.method(cell), answers.arms
         if not rule.arms() <= set(arms):
             return []
         found = follow(rule, arms)
@@ -153,14 +166,6 @@ def identity(row: Row) -> tuple[Any, ...]:
     return tuple(row.get(name) for name in IDENTITY)
 
 
-def method(cell: Row) -> Method:
-    """The rule behind a row of results.csv. Raises DataError where this version does not know it."""
-    cls = METHODS.get(cell["method"])
-    if cls is None:
-        raise DataError(f"results.csv holds method {cell['method']!r}, unknown to this version")
-    return cls(**{f.name: cell[f.name] for f in fields(cls)})  # type: ignore[arg-type]
-
-
 def value(name: str, text: str) -> Any:
     """A CSV field as it was before it was written."""
     if text == "":
@@ -180,7 +185,10 @@ def known(found: Any) -> Any:
 
 def _csv(path: Path) -> list[Row]:
     with path.open(encoding="utf8", newline="") as file:
-        return [{name: value(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
+        # Files of earlier versions have no settings, and no method that needs them.
+        return [
+            {"settings": None} | {name: value(name, text) for name, text in row.items()} for row in csv.DictReader(file)
+        ]
 
 
 def _answers(samples: Mapping[str, Sequence[Any]], where: Iterable[int]) -> Answers:
@@ -193,8 +201,9 @@ def _answers(samples: Mapping[str, Sequence[Any]], where: Iterable[int]) -> Answ
         for row in order
     ]
     by_arm: dict[Arm, list[int]] = {}
+    stated = [f.name for f in fields(Arm) if f.name in samples]
     for i in where:
-        by_arm.setdefault(Arm(samples["weight"][i]), []).append(i)
+        by_arm.setdefault(Arm(**{name: samples[name][i] for name in stated}), []).append(i)
     arms, said = {}, {}
     for arm, rows in by_arm.items():
         at = [place[samples["row"][i]] for i in rows]

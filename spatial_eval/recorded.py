@@ -36,6 +36,10 @@ class Recorded:
         return {"kind": "recorded"}
 
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
+        if getattr(dataset, "template", None):
+            raise ConfigError(
+                f"{dataset.name}: recordings answer the benchmark's own question: take dataset.template away"
+            )
         found = self._find(dataset, samples)
         if not any(row is not None for row in found):
             held = Counter((row.get("dataset"), row.get("split")) for row in _load(self.path))
@@ -45,8 +49,8 @@ class Recorded:
         absent = sorted(set(arms) - weights)
         if absent:
             raise ConfigError(
-                f"weight {', '.join(f'{arm.weight:g}' for arm in absent)} is not in the recordings of {dataset.name}; "
-                f"recorded: {', '.join(f'{arm.weight:g}' for arm in sorted(weights))}"
+                f"weight {', '.join(arm.label for arm in absent)} is not in the recordings of {dataset.name}; "
+                f"recorded: {', '.join(arm.label for arm in sorted(weights))}"
             )
 
     def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
@@ -93,7 +97,7 @@ class Player:
 
 def _answer(sample: Sample, arm: Arm, row: dict[str, Any] | None) -> Record:
     texts = {float(w): (w, text) for w, text in row["generation"].items()} if row else {}
-    if row is None or arm.weight not in texts:
+    if row is None or not arm.plain or arm.weight not in texts:
         return Failure(sample.id, arm, "not recorded")
     key, text = texts[arm.weight]
     probs = (row.get("option_probs") or {}).get(key)

@@ -16,22 +16,24 @@ import pandas as pd
 
 from . import __version__, plan, tables
 from .job import Job
-from .methods import METHODS
+from .plugins import METHODS
 from .scoring import prediction, reference, strict
 from .store import Store, replace
 from .types import Arm, Cell, Failure, Part, Places, Trunk
 
 SCHEMA = 1  # of sweep.json
+ARM = tuple(f.name for f in fields(Arm) if f.name != "weight")
 SAMPLES = (
     *("dataset", "model", "sample_id", "weight", "text", "tokens", "n_tokens", "confidence"),
     *("correct", "correct_strict", "relation", "gold", "prediction", "split", "max_new_tokens"),
     *("row", "pair", "set", "question", "image", "entropy", "margin", "logit"),
+    *ARM,
 )
 PASSES = (
     *("dataset", "model", "arms", "questions", "stored", "missing", "seconds", "questions_per_second", "device"),
     *("python", "spatial_eval", "torch", "transformers", "max_new_tokens", "generations"),
 )
-FAILURES = ("dataset", "model", "sample_id", "weight", "error")
+FAILURES = ("dataset", "model", "sample_id", "weight", "error", "arm")
 
 
 def sweep_id(cells: Iterable[Cell]) -> str:
@@ -55,8 +57,11 @@ def describe(cells: Iterable[Cell]) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> dict[str, Any]:
-    """A description (a dataclass) as JSON values, its class among them."""
-    tree = {"kind": type(value).__name__, **asdict(value)}
+    """A description (a dataclass) as JSON values, its class among them: another package's by a name of its own."""
+    cls = type(value)
+    own = cls.__module__.split(".")[0] == __package__
+    kind = cls.__name__ if own else getattr(value, "kind", f"{cls.__module__}:{cls.__qualname__}")
+    tree = {"kind": kind, **asdict(value)}
     return json.loads(json.dumps(tree, default=str, sort_keys=True))  # type: ignore[no-any-return]
 
 
@@ -121,7 +126,12 @@ def _order(cell: Cell) -> tuple[Any, ...]:
     row = tables.identity(cell)
     knobs = [row.get(f) if row.get(f) is not None else -1.0 for f in tables.KNOBS]
     names = (row["dataset"], row["model"], list(METHODS).index(row["method"]))
-    return (*names, *knobs, row.get("criterion", ""), row["split"], row["limit"] or 0, row["max_new_tokens"])
+    others = [
+        (name, isinstance(v, str), v if isinstance(v, int | float) else 0, str(v))
+        for name, v in tables.others(cell.method).items()
+    ]
+    place = (row["split"], row["limit"] or 0, row["max_new_tokens"])
+    return (*names, *knobs, row.get("criterion", ""), others, *place)
 
 
 def _samples(job: Job, places: Places) -> Iterable[dict[str, Any]]:
@@ -156,6 +166,7 @@ def _samples(job: Job, places: Places) -> Iterable[dict[str, Any]]:
                     "entropy": answer.entropy,
                     "margin": answer.margin,
                     "logit": answer.logit,
+                    **{name: getattr(arm, name) for name in ARM},
                 }
 
 
@@ -175,7 +186,7 @@ def _pass(job: Job, places: Places) -> dict[str, Any]:
     return {
         "dataset": trunk.dataset.name,
         "model": trunk.model.name,
-        "arms": " ".join(_arm_name(arm) for arm in job.work.arms),
+        "arms": " ".join(arm.label for arm in job.work.arms),
         "questions": len(job.need),
         "stored": len(stored),
         "missing": len(pairs) - len(stored),
@@ -191,14 +202,8 @@ def _pass(job: Job, places: Places) -> dict[str, Any]:
 def _failure(job: Job, failure: Failure) -> dict[str, Any]:
     trunk = job.work.trunk
     names = {"dataset": trunk.dataset.name, "model": trunk.model.name}
-    return names | {"sample_id": failure.sample_id, "weight": failure.arm.weight, "error": failure.error}
-
-
-def _arm_name(arm: Arm) -> str:
-    changed = {
-        f.name: getattr(arm, f.name) for f in fields(arm) if f.name != "weight" and getattr(arm, f.name) != f.default
-    }
-    return f"{arm.weight:g}" + "".join(f",{name}={value}" for name, value in changed.items())
+    arm = {"weight": failure.arm.weight, "arm": failure.arm.label}
+    return names | {"sample_id": failure.sample_id, "error": failure.error, **arm}
 
 
 def _csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
@@ -214,8 +219,8 @@ def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     import pyarrow as pa
 
     types = {"tokens": pa.list_(pa.int64()), "correct": pa.bool_(), "correct_strict": pa.bool_()}
-    types |= dict.fromkeys(("weight", "confidence", "entropy", "margin", "logit"), pa.float64())
-    types |= dict.fromkeys(("n_tokens", "max_new_tokens", "row"), pa.int64())
+    types |= dict.fromkeys(("weight", "confidence", "entropy", "margin", "logit", "alpha", "cutoff"), pa.float64())
+    types |= dict.fromkeys(("n_tokens", "max_new_tokens", "row", "noise"), pa.int64())
     schema = pa.schema([(name, types.get(name, pa.string())) for name in SAMPLES])
     buffer = io.BytesIO()
     frame = pd.DataFrame({name: [row[name] for row in rows] for name in SAMPLES}, dtype=object)

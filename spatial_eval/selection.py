@@ -14,11 +14,12 @@ import numpy as np
 from .answers import Files
 from .ballots import Ballot, Choice, choose
 from .errors import ConfigError
-from .methods import METHODS, Base
+from .methods import Base
 from .paper import DATASETS, TABLE
+from .plugins import METHODS
 from .resampling import BestOf, best_of, paired_difference
 from .statistics import Estimate, holm, mcnemar, share
-from .tables import KNOBS, Outcome
+from .tables import NAMED, Outcome, settings
 from .types import BASE, Method
 
 METRICS = {"accuracy": "right", "accuracy_strict": "strict"}  # name -> column of an Outcome
@@ -186,10 +187,10 @@ def _paper(files: Files, cell: int) -> float | None:
 
 
 FIELDS = (
-    *("dataset", "model", "family", "method", *KNOBS, "criterion", "chosen_on", "candidates", "tied", "chosen_again"),
+    *("dataset", "model", "family", "method", *NAMED, "chosen_on", "candidates", "tied", "chosen_again"),
     *("chosen_n", "chosen_accuracy", "chosen_low", "chosen_high", "split", "n", "accuracy", "accuracy_low"),
     *("accuracy_high", "base", "difference", "difference_low", "difference_high", "fixed", "broken", "p", "p_holm"),
-    *("paper", "corrected", "corrected_low", "corrected_high"),
+    *("paper", "corrected", "corrected_low", "corrected_high", "settings"),
 )
 
 
@@ -199,7 +200,7 @@ def rows(found: Iterable[Selected]) -> list[dict[str, Any]]:
 
 
 def _row(s: Selected) -> dict[str, Any]:
-    knobs = {name: getattr(s.method, name, None) for name in (*KNOBS, "criterion")}
+    knobs = {name: getattr(s.method, name, None) for name in NAMED} | {"settings": settings(s.method)}
     names = {"dataset": s.dataset, "model": s.model, "family": s.family or "all", "method": s.method.kind, **knobs}
     names |= {"chosen_on": s.on, "split": s.split, "paper": s.paper, "p": s.test.p, "p_holm": s.p_holm}
     choice = {"candidates": s.candidates, "tied": s.choice.tied, "chosen_again": 100 * s.choice.again}

@@ -53,10 +53,12 @@ def table(rows: Rows, most: int = MOST) -> str:
 
 
 def best(rows: Rows) -> list[Mapping[str, Any]]:
-    """For each dataset, model and part, the most accurate cell of each method; the first where several are."""
+    """For each dataset, model and part, the most accurate cell of each method, with each of its other settings (kind
+    of scaling, layers); the first where several are."""
     found: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     for row in rows:
-        key = tuple(row[name] for name in ("dataset", "model", "method", "split", "limit", "max_new_tokens"))
+        names = ("dataset", "model", "method", "settings", "split", "limit", "max_new_tokens")
+        key = tuple(row.get(name) or "" for name in names)
         if key not in found or float(row["accuracy"] or -1) > float(found[key]["accuracy"] or -1):
             found[key] = row
     return list(found.values())
@@ -114,7 +116,7 @@ def plan(found: Grid, outlooks: Sequence[Outlook]) -> str:
     lines = [f"{found.total:,} cells, {len(found.cells):,} distinct, {len(outlooks):,} passes"]
     theirs = 0
     for one in outlooks:
-        arms = " ".join(f"{arm.weight:g}" for arm in one.work.arms)
+        arms = " ".join(arm.label for arm in one.work.arms)
         stored = f"{one.stored:,} of {one.answers:,} answers stored, {len(one.todo):,} questions to compute"
         lines.append(
             f"  {one.name}: {one.questions:,} questions x {len(one.work.arms)} arms ({arms}); "
@@ -183,6 +185,8 @@ def _setting(row: Mapping[str, Any]) -> str:
     parts = [f"{short}={float(row[name]):g}" for name, short in knobs.items() if _has(row[name])]
     if _has(row["criterion"]) and row["criterion"] != "max_prob":
         parts.append(str(row["criterion"]))
+    if _has(row.get("settings")):  # files of earlier versions have no such column
+        parts.append(str(row["settings"]))
     return " ".join(parts)
 
 

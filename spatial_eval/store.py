@@ -17,16 +17,15 @@ import secrets
 import socket
 import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from .errors import StoreError
-from .types import Arm, Failure, Generation, Places, Record, Sample, Trunk
+from .types import BASE, Arm, Failure, Generation, Places, Record, Sample, Trunk
 
 VERSION = 1  # bump when the meaning of a stored generation changes
 _GENERATION = {f.name for f in fields(Generation)} - {"sample_id", "arm"}
-_ARM = {f.name for f in fields(Arm)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,7 +202,7 @@ def refusals(path: Path) -> Iterator[None]:
 
 
 def _format(record: Record, digest: str) -> str:
-    arm = {f.name: getattr(record.arm, f.name) for f in fields(Arm)}
+    arm = {"weight": record.arm.weight} | {n: v for n, v in asdict(record.arm).items() if v != getattr(BASE, n)}
     values = {f.name: getattr(record, f.name) for f in fields(record) if getattr(record, f.name) != f.default}
     del values["sample_id"], values["arm"]
     head = {"id": record.sample_id, "digest": digest, "arm": arm}

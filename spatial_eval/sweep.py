@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import devices, estimate, fanout, html, plan, report, show, tracker, tracking
+from . import config, devices, estimate, fanout, html, plan, plugins, report, show, tracker, tracking
 from .errors import ConfigError
 from .fanout import Order
 from .grid import Front, Grid, grid
@@ -26,10 +26,15 @@ log = logging.getLogger(__name__)
 COMPLETE, USER_ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3  # exit codes
 
 
-def launch(front: Front, *, home: Path, multirun: bool) -> int:
-    """Run or plan what the command line asks for; returns the exit code. Raises SpatialEvalError before it runs."""
+def launch(front: Front, *, home: Path, multirun: bool, own: Path | None = None) -> int:
+    """Run or plan what the command line asks for; returns the exit code. Raises SpatialEvalError before it runs.
+
+    `own`: the user's folder of options and sweeps beside `home`'s (--config-dir).
+    """
     refuse_lists(front, multirun)
-    found = grid(front, home / "sweeps")
+    if own is not None:
+        config.check_own(own, home)
+    found = grid(front, home / "sweeps", own and own / "sweeps")
     for note in found.notes:
         log.info("%s", note)
     found = placed(found)
@@ -40,7 +45,7 @@ def launch(front: Front, *, home: Path, multirun: bool) -> int:
         sys.stdout.write(show.plan(found, estimate.outlooks(passes, places, retry=found.settings.retry)))
         return COMPLETE
     jobs = {work.trunk: look(work, places, retry=found.settings.retry) for work in passes}
-    return run(order(found, jobs, about(found, front.arguments, home)))
+    return run(order(found, jobs, about(found, [*(["--config-dir", str(own)] if own else []), *front.arguments], home)))
 
 
 def refuse_lists(front: Front, multirun: bool) -> None:
@@ -60,7 +65,7 @@ def placed(found: Grid) -> Grid:
     for model, need in found.resources.items():
         gpus = devices.have_gpus(found.settings.launcher, need, os.environ)
         if isinstance(model, HF) and model.device == "auto" and gpus is not None:
-            there = replace(model, device="cuda" if gpus else "cpu")
+            there = replace(model, device="cuda" if gpus else "cpu", device_map=None)
             models[model] = replace(model, dtype=there.run_dtype())
     if not models:
         return found
@@ -150,6 +155,7 @@ def about(found: Grid, arguments: Sequence[str], home: Path) -> dict[str, Any]:
             "tracking": tracking.describe(settings.tracking),
         },
         "git": report.git_state(home),
+        **({"plugins": plugins.loaded()} if plugins.loaded() else {}),
     }
 
 

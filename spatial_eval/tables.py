@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from .errors import ConfigError, unknown
 from .paper import published
+from .plugins import METHODS
 from .scoring import reference, strict
 from .statistics import wilson
+from .typed import build, show
 from .types import Arm, Cell, Generation, Method, Sample, Signals
 
 if TYPE_CHECKING:
@@ -19,16 +22,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 KNOBS = ("weight", "weight1", "weight2", "threshold")
+NAMED = (*KNOBS, "criterion")  # fields of a method that have a column of their own; the others share `settings`
+IDENTITY = ("dataset", "model", "method", *NAMED, "split", "limit", "max_new_tokens", "settings")
 ROW = (
     *("dataset", "model", "method", *KNOBS, "split", "n", "missing"),
     *("accuracy", "accuracy_low", "accuracy_high", "accuracy_strict"),
     *("pair_accuracy", "set_accuracy", "pair_accuracy_complete", "set_accuracy_complete"),
     *("precision", "recall", "f1", "f1_paper", "share_weight1", "paper", "difference"),
-    *("criterion", "limit", "max_new_tokens"),
+    *("criterion", "limit", "max_new_tokens", "settings"),
 )
 BY_RELATION = (
     *("dataset", "model", "method", *KNOBS, "split", "relation", "n", "missing"),
     *("accuracy", "accuracy_low", "accuracy_high", "accuracy_strict", "criterion", "limit", "max_new_tokens"),
+    "settings",
 )
 PARTNERS = {"pair": 2, "set": 4}  # members of a complete group
 
@@ -151,7 +157,49 @@ def identity(cell: Cell) -> dict[str, Any]:
     trunk = cell.trunk
     names = {"dataset": trunk.dataset.name, "model": trunk.model.name, "method": cell.method.kind}
     part = {"split": cell.part.split, "limit": cell.part.limit, "max_new_tokens": trunk.max_new_tokens}
-    return names | knobs | part
+    return names | knobs | part | {"settings": settings(cell.method)}
+
+
+def others(method: Method) -> dict[str, Any]:
+    """A method's fields without a column of their own that are not at their default, in the order of the class.
+
+    A field added to a class with a default leaves every earlier cell as it was.
+    """
+    rest = [f for f in fields(method) if f.name not in NAMED]  # type: ignore[arg-type]
+    given = {f.name: getattr(method, f.name) for f in rest}
+    return {f.name: given[f.name] for f in rest if f.default is MISSING or given[f.name] != f.default}
+
+
+def settings(method: Method) -> str:
+    """`others` as text: `alpha=0.2 layers=[8, 16]`."""
+    return " ".join(f"{name}={written(value)}" for name, value in others(method).items())
+
+
+def written(value: Any) -> str:
+    """A field's value as a user types it; a list in brackets."""
+    return f"[{','.join(map(written, value))}]" if isinstance(value, tuple) else show(value)
+
+
+def rules(about: Mapping[str, Any]) -> dict[tuple[Any, ...], Method]:
+    """The method behind each row of results.csv, by IDENTITY with None for empty, from what sweep.json says of cells.
+
+    Raises ConfigError where there is no such method here, or one with other fields.
+    """
+    classes = {cls.__name__: kind for kind, cls in METHODS.own.items()}
+    found: dict[tuple[Any, ...], Method] = {}
+    for cell in about["cells"]:
+        values = dict(cell["method"])
+        name = str(values.pop("kind"))
+        kind = classes.get(name, name)
+        if kind not in METHODS:
+            raise ConfigError(unknown("method", kind, METHODS, hint="install the package that brings it"))
+        method = build(METHODS[kind], values, "method")
+        trunk = about["trunks"][cell["trunk"]]
+        row = {"dataset": trunk["dataset"]["name"], "model": trunk["model"]["name"], "method": method.kind}
+        row |= {name: getattr(method, name, None) for name in NAMED} | {"settings": settings(method)}
+        row |= {**cell["part"], "max_new_tokens": trunk["max_new_tokens"]}
+        found[tuple(None if row[name] == "" else row[name] for name in IDENTITY)] = method
+    return found
 
 
 def percent(part: int, whole: int) -> float | None:

@@ -1,7 +1,7 @@
 """The nouns of the project: immutable values and interfaces, no I/O.
 
 trunk   dataset + model + decoding settings    all that the shared prefix depends on
-arm     one way to decode from the trunk       today a weight
+arm     one way to decode from the trunk       a weight, a kind of scaling, some layers, a contrast
 method  a pure rule                            which arms it looks at, whose answer it takes for a question
 cell    trunk + method + part of the dataset   one point of the grid, one row of results.csv
 pass    trunk + the arms each part needs       one job on one device
@@ -14,24 +14,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .arms import BASE as BASE
+from .arms import Arm as Arm
+
 if TYPE_CHECKING:  # numpy costs start-up time that --help should not pay
     from numpy import bool_, float64, intp
     from numpy.typing import NDArray
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Arm:
-    """One decoding of a prompt. Fields added later must have defaults, so that old stores stay valid.
-
-    Attributes:
-        weight: factor on the pre-softmax logits from the last prompt token to the image tokens, in
-            every layer and head, at prefill only (arXiv 2503.01773, section 4); >= 0. 1.0 = untouched.
-    """
-
-    weight: float = 1.0
-
-
-BASE = Arm()
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ import torch
 from . import engine, oracle
 from .batches import Inputs, Work, block_rows, buckets, collate, cut
 from .checkpoints import Encoder, keep_model
+from .contrast import noisy
 from .decoding import Decoded, Intervention, read_first_token
 from .errors import ModelError, SpatialEvalError
 from .graphs import Graphs
@@ -123,7 +124,7 @@ class Loaded:
         inputs = collate([one.inputs for one in items], self._encoder.pad_id)
         inputs = {name: _placed(tensor, self._vlm) for name, tensor in inputs.items()}
         cfg = self._cfg
-        intervention = Intervention(tuple(arm.weight for arm in arms), cfg.layers, cfg.span)
+        intervention = Intervention(arms, cfg.layers, cfg.span, self._noised(items, inputs))
         decode = partial(engine.decode, graphs=self._graphs) if self._shared else oracle.decode
         with _kernel(cfg.attn):
             decoded = decode(self._vlm, inputs, intervention=intervention, max_new_tokens=self._max_new_tokens)
@@ -132,10 +133,27 @@ class Loaded:
                 self._unchecked = cfg.selfcheck == "always"
         return self._records(items, decoded)
 
+    def _noised(self, items: list[_Ready], inputs: Inputs) -> dict[int, torch.Tensor]:
+        """The batch's image tensor with noise, by noise step, for the arms that contrast with it."""
+        made = {}
+        for step in {arm.noise for arm in items[0].arms if arm.contrast == "vcd"}:
+            if "pixel_values" not in inputs:
+                raise ModelError(f"{self._cfg.name}: vcd needs pixel_values; its processor gives {', '.join(inputs)}")
+            parts = []
+            for one in items:
+                pixels = noisy(one.inputs["pixel_values"].float(), step, one.sample.id)
+                parts.append({**one.inputs, "pixel_values": pixels})
+            made[step] = _placed(collate(parts, self._encoder.pad_id)["pixel_values"], self._vlm)
+        return made
+
     def _compare(self, inputs: Inputs, intervention: Intervention, decoded: Decoded) -> None:
         """Raises ModelError where the oracle's first logits differ by more than rounding."""
-        judge = oracle.decode(self._vlm, inputs, intervention=intervention, max_new_tokens=1).logits  # (B, W, V)
-        gap = ((decoded.logits - judge).abs().amax(dim=-1) / judge.std(dim=-1)).max().item()
+        judge = oracle.decode(self._vlm, inputs, intervention=intervention, max_new_tokens=1)
+        unit = judge.logits.std(dim=-1)  # (B, W)
+        # Near the edge of what is plausible rounding decides: a contrast is compared where both keep the token.
+        both = decoded.scores.isfinite() & judge.scores.isfinite()
+        gaps = (decoded.logits - judge.logits).abs(), (decoded.scores - judge.scores).abs().where(both, 0)
+        gap = torch.stack(gaps).amax(dim=(0, -1)).div(unit).max().item()
         limit = TOLERANCE[self._cfg.run_dtype()]
         if not gap <= limit:  # nan fails too
             raise ModelError(
@@ -146,14 +164,14 @@ class Loaded:
 
     def _records(self, items: list[_Ready], decoded: Decoded) -> list[Record]:
         records: list[Record] = []
-        logits = decoded.logits.cpu()  # (B, W, V)
-        if not bool(torch.isfinite(logits).all()):
+        if not bool(torch.isfinite(decoded.logits).all()):
             raise ValueError("the model gave logits that are not finite")
+        scores = decoded.scores.cpu()  # (B, W, V)
         for index, item in enumerate(items):
             options = self._encoder.option_tokens(item.sample.options)
             for position, arm in enumerate(item.arms):
                 tokens = decoded.tokens[index][position]
-                first = read_first_token(logits[index, position], options)
+                first = read_first_token(scores[index, position], options)
                 records.append(
                     Generation(
                         sample_id=item.sample.id,

@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from spatial_eval.attention import Tail, shared_attention
+from spatial_eval.attention import shared_attention
+from spatial_eval.decoding import Intervention
 from spatial_eval.errors import ModelError
+from spatial_eval.tail import Tail
+from spatial_eval.types import Arm
 
 B, H, KV, P, W, D = 2, 4, 2, 9, 3, 8
 WEIGHTS = torch.tensor([0.0, 1.0, 2.0])
@@ -23,8 +26,9 @@ def module(layer: int = 0, **more: Any) -> Any:
     return SimpleNamespace(layer_idx=layer, is_causal=True, num_key_value_groups=H // KV, **more)
 
 
-def tail(*, padded: bool = False, layers: range = range(2)) -> Tail:
-    return Tail.of(WEIGHTS, IMAGE, layers=layers, padded=padded, depth=3)
+def tail(*, padded: bool = False, layers: int = 2) -> Tail:
+    arms = tuple(Arm(weight) for weight in WEIGHTS.tolist())
+    return Tail.of(Intervention(arms, layers=layers), IMAGE, padded=padded, depth=3)
 
 
 def inputs() -> tuple[Tensor, Tensor, Tensor]:
@@ -65,17 +69,17 @@ def test_last_rows_are_the_arms(padding: int) -> None:
 
 def test_a_layer_that_is_not_selected_is_untouched_and_does_not_count() -> None:
     query, key, value = inputs()
-    given = tail(layers=range(1))
+    given = tail(layers=1)
     out, _ = shared_attention(module(1), query, key, value, None, scaling=SCALING, tail=given)
     want = by_definition(query, key, value, torch.ones(B, P + W, dtype=torch.bool), torch.ones(W))
     torch.testing.assert_close(out, want, atol=1e-6, rtol=1e-5)
     assert given.fired == []
-    with pytest.raises(ModelError, match=r"fired in layers \[\] instead of once in each of 0..0"):
+    with pytest.raises(ModelError, match=r"fired in layers \[\] instead of once in each of \[0\]"):
         given.check_fired()
 
 
 def test_twice_is_not_once() -> None:
-    given = tail(layers=range(1))
+    given = tail(layers=1)
     for _ in range(2):
         shared_attention(module(), *inputs(), None, scaling=SCALING, tail=given)
     with pytest.raises(ModelError, match=r"fired in layers \[0, 0\]"):
@@ -138,7 +142,7 @@ def test_half_precision_scales_in_float32() -> None:
 
 def test_the_last_layer_computes_what_is_read() -> None:
     query, key, value = inputs()
-    given = tail(layers=range(3))
+    given = tail(layers=3)
     whole, _ = shared_attention(module(1), query, key, value, None, scaling=SCALING, tail=given)
     trimmed, _ = shared_attention(module(2), query, key, value, None, scaling=SCALING, tail=given)
     torch.testing.assert_close(trimmed[:, P:], whole[:, P:], atol=0, rtol=0)

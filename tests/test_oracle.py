@@ -12,6 +12,7 @@ from families import SUPPORTED, build, picture
 from spatial_eval import oracle
 from spatial_eval.decoding import Intervention, read_first_token
 from spatial_eval.errors import ModelError
+from spatial_eval.types import Arm
 
 
 def inputs(name: str) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def inputs(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize("name", SUPPORTED)
 def test_weight_one_is_stock_generate(name: str) -> None:
     model, given = build(name).model, inputs(name)
-    ours = oracle.decode(model, given, intervention=Intervention((1.0,)), max_new_tokens=5)
+    ours = oracle.decode(model, given, intervention=Intervention((Arm(1.0),)), max_new_tokens=5)
     stock = model.generate(**given, max_new_tokens=5, do_sample=False, output_logits=True, return_dict_in_generate=True)
     assert list(ours.tokens[0][0]) == stock.sequences[0, given["input_ids"].shape[1] :].tolist()
     torch.testing.assert_close(ours.logits[:, 0], stock.logits[0], atol=1e-4, rtol=0)
@@ -38,7 +39,7 @@ def test_only_the_last_row_and_the_image_are_scaled() -> None:
     image = torch.tensor([[False, True, True, False, False]])
     module = SimpleNamespace(layer_idx=0)
     _, plain = oracle.plain_attention(module, query, key, value, None, scaling=1.0)
-    job = oracle._Scaled(2.0, image, range(1))
+    job = oracle._Scaled(Arm(2.0), image, [0])
     token = oracle._scaled.set(job)
     try:
         _, scaled = oracle.plain_attention(module, query, key, value, None, scaling=1.0)
@@ -53,9 +54,9 @@ def test_only_the_last_row_and_the_image_are_scaled() -> None:
 
 def test_an_intervention_that_did_not_fire_raises(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("llava").model
-    monkeypatch.setattr(Intervention, "scaled_layers", lambda self, depth: range(depth + 1))
-    with pytest.raises(ModelError, match=r"fired in layers \[0, 1, 2, 3\] instead of 0..4"):
-        oracle.decode(model, inputs("llava"), intervention=Intervention((0.5,)), max_new_tokens=1)
+    monkeypatch.setattr(Intervention, "scaled_layers", lambda self, arm, depth: list(range(depth + 1)))
+    with pytest.raises(ModelError, match=r"fired in layers \[0, 1, 2, 3\] instead of \[0, 1, 2, 3, 4\]"):
+        oracle.decode(model, inputs("llava"), intervention=Intervention((Arm(0.5),)), max_new_tokens=1)
 
 
 def test_attention_sinks_are_refused() -> None:

@@ -66,7 +66,7 @@ def test_first_logits(batch: int, reference: Path) -> None:
     work = questions(reference)
     inputs = [encoder.encode(sample)[1] for sample in work]
     parts = [collate(inputs[start : start + batch], encoder.pad_id) for start in range(0, len(inputs), batch)]
-    intervention = Intervention(WEIGHTS)
+    intervention = Intervention(ARMS)
     ours = torch.cat([engine.decode(vlm, part, intervention=intervention, max_new_tokens=1).logits for part in parts])
     whole = collate(inputs, encoder.pad_id)
     whole["pixel_values"] = whole["pixel_values"].double()

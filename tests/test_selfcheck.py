@@ -10,25 +10,25 @@ import pytest
 import torch
 from questions import ARMS, WEIGHTS, ask, eight, load, saved
 
-from spatial_eval import attention, engine, oracle
+from spatial_eval import attention, oracle, streams, tail
 from spatial_eval.errors import ModelError
 from spatial_eval.hf import HF
 
 
 def shifted_span(monkeypatch: pytest.MonkeyPatch) -> None:
-    keys = engine._image_keys
-    monkeypatch.setattr(engine, "_image_keys", lambda *args, **kwargs: keys(*args, **kwargs).roll(1, dims=-1))
+    keys = streams._image_keys
+    monkeypatch.setattr(streams, "_image_keys", lambda *args, **kwargs: keys(*args, **kwargs).roll(1, dims=-1))
 
 
 def wrong_position(monkeypatch: pytest.MonkeyPatch) -> None:
-    fan = engine._fan
+    fan = streams._fan
 
     def moved(columns: torch.Tensor, width: int) -> torch.Tensor:
         wide = fan(columns, width)
         is_position = columns.shape == (1, wide.shape[-1] - width + 1) and bool((columns.diff() == 1).all())
         return wide + (torch.arange(wide.shape[-1]) >= columns.shape[-1]) if is_position else wide
 
-    monkeypatch.setattr(engine, "_fan", moved)
+    monkeypatch.setattr(streams, "_fan", moved)
 
 
 def scaled_rows_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -36,8 +36,7 @@ def scaled_rows_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def unscaled(monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = attention._tail_rows
-    monkeypatch.setattr(attention, "_tail_rows", lambda *args: rows(*args[:-1], None))
+    monkeypatch.setattr(tail.Rows, "apply", lambda self, logits, image: logits)
 
 
 @pytest.mark.parametrize("fault", [shifted_span, wrong_position, scaled_rows_see_each_other, unscaled])

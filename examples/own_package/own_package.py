@@ -1,0 +1,64 @@
+"""A method and a dataset for spatial-eval that live in a package of their own (CONTRIBUTING.md)."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spatial_eval.errors import DataError
+from spatial_eval.types import BASE, Arm, Places, Sample, Signals
+
+
+@dataclass(frozen=True, slots=True)
+class Band:
+    """`weight` where the untouched model's confidence lies in [low, high), else the untouched model."""
+
+    weight: float
+    low: float = 0.0
+    high: float = 0.5
+
+    @property
+    def kind(self) -> str:
+        return "band"
+
+    def branches(self) -> Mapping[str, Arm]:
+        return {"base": BASE, "weight": Arm(self.weight)}
+
+    def arms(self) -> frozenset[Arm]:
+        return frozenset(self.branches().values())
+
+    def route(self, signals: Mapping[Arm, Signals]) -> Any:
+        confidence = signals[BASE].max_prob
+        return np.where((self.low <= confidence) & (confidence < self.high), 1, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Sheet:
+    """A CSV file with the columns question, answer, options (left|right) and image (relative to the file)."""
+
+    path: Path
+    name: str = "sheet"
+    prompt: str = "auto"
+
+    def describe(self) -> dict[str, Any]:
+        return {"name": self.name, "prompt": self.prompt}
+
+    def read(self, places: Places) -> list[Sample]:
+        try:
+            with self.path.open(encoding="utf8", newline="") as file:
+                return [self._sample(i, row) for i, row in enumerate(csv.DictReader(file))]
+        except (OSError, KeyError) as error:
+            raise DataError(f"{self.path} is not a sheet of questions: {error}") from None
+
+    def ready(self, samples: Sequence[Sample], places: Places) -> None:
+        """Its images are files already."""
+
+    def _sample(self, i: int, row: Mapping[str, str]) -> Sample:
+        options = tuple(row["options"].lower().split("|"))
+        image = self.path.parent / row["image"] if row["image"] else None
+        return Sample(str(i), i, row["question"], (row["answer"].lower(),), options, image)
