@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import doctor, folders, operate, printing, tracker
+from . import doctor, folders, operate, printing, tracker, upkeep
 from .errors import ConfigError, SpatialEvalError
 from .scenes import DIFFICULTIES
 
@@ -59,6 +59,7 @@ def parser() -> argparse.ArgumentParser:
     )
     prepare.set_defaults(run=make_ready)
     doctor.add(commands)
+    upkeep.add(commands)
     operate.add(commands)
     tracker.add_command(commands, folders.find)
     return top

@@ -45,7 +45,7 @@ LAYERS = [
     {"slurm"},
     {"fanout"},
     {"sweep", "prepare", "status", "outside", "sizes"},
-    {"operate", "doctor", "printing"},
+    {"operate", "doctor", "upkeep", "printing"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
