@@ -30,7 +30,7 @@ from .outside import FAILS, OK, UNKNOWN, Line
 from .sizes import available, parameters
 from .types import Benchmark, Model, Places
 
-TORCH_S = 9.0
+TORCH_S = 7.0
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SPARE = 1.2  # of the weights: activations and the cache of a batch
@@ -144,7 +144,9 @@ def _fits(thing: str, what: str, need: float, have: float, where: str, advice: s
 
 
 def _graphs(model: Model, torch: Mapping[str, Any]) -> Line:
-    if not torch.get("gpus"):
+    if "gpus" not in torch:
+        return Line("CUDA graphs, bf16", UNKNOWN, "torch gave no answer", needed=False)
+    if not torch["gpus"]:
         return Line("CUDA graphs, bf16", UNKNOWN, "no GPU is seen; model.graphs=true replays nothing on a CPU", False)
     name, _, _, half = torch["gpus"][0]
     said = f"{name}: graphs can be captured, bfloat16 is {'native' if half else 'emulated: take float16 or float32'}"
@@ -169,7 +171,11 @@ def _data(model: Model, dataset: Benchmark, data: Path) -> Iterator[Line]:
         said, problem = f"{one.questions:,} questions, {one.images:,} images", one.problem.partition("; ")[0]
         if problem and one.questions and not looks:
             said, problem = f"{said} ({model.name} looks at none)", ""
-        state, said = (FAILS, f"{said}: {problem}; see `python -m spatial_eval prepare`") if problem else (OK, said)
+        state, said = (
+            (FAILS, f"{said}: {problem}; run `python -m spatial_eval prepare dataset={one.name}`")
+            if problem
+            else (OK, said)
+        )
         yield Line(f"data {one.name}", state, said, needed=one.name == dataset.name)
     places = Places(data, data, remember=False)
     try:
