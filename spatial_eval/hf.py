@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .digests import digest_files, digest_folder
-from .errors import ConfigError, DataError, ModelError, unknown
+from .errors import ConfigError, MissingData, MissingModel, ModelError, unknown
 from .layers import BUCKETS, indices
 from .types import Arm, Benchmark, Places, Sample, Vlm
 
@@ -210,7 +210,7 @@ class HF:
         try:
             return str(HfApi().model_info(self.path, revision=self.revision or None, timeout=10).sha)
         except _refusals() as error:
-            raise ModelError(
+            raise MissingModel(
                 f"{self.path} is not in the hub cache and the hub cannot be asked ({type(error).__name__}): "
                 "run `python -m spatial_eval prepare model=...` where there is network"
             ) from error
@@ -232,7 +232,7 @@ def _check_images(dataset: Benchmark, samples: Sequence[Sample]) -> None:
     prepare = f"see `python -m spatial_eval prepare dataset={dataset.name.partition('+')[0]}`"
     if len(absent) == len(samples):
         first = absent[0].image or "annotation, which names the images"
-        raise DataError(f"{dataset.name} has no image: there is no {first}; {prepare}")
+        raise MissingData(f"{dataset.name} has no image: there is no {first}; {prepare}")
     _warn(f"{dataset.name}: {len(absent)} of {len(samples)} images are missing, and so will be the answers; {prepare}")
 
 

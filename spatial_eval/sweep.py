@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import config, devices, fanout, html, plan, plugins, report, show, tracker, tracking
+from . import config, devices, estimate, fanout, html, plan, plugins, report, show, tracker, tracking
 from .errors import ConfigError
 from .fanout import Order
 from .grid import Front, Grid, grid
@@ -42,10 +42,10 @@ def launch(front: Front, *, home: Path, multirun: bool, own: Path | None = None)
     check(found.cells)
     passes, planning = plan.fuse(found.cells), found.settings.action == "plan"
     places = replace(found.settings.places, remember=not planning)
-    jobs = {work.trunk: look(work, places, retry=found.settings.retry) for work in passes}
     if planning:
-        sys.stdout.write(show.plan(found, jobs))
+        sys.stdout.write(show.plan(found, estimate.outlooks(passes, places, retry=found.settings.retry)))
         return COMPLETE
+    jobs = {work.trunk: look(work, places, retry=found.settings.retry) for work in passes}
     return run(order(found, jobs, about(found, [*(["--config-dir", str(own)] if own else []), *front.arguments], home)))
 
 

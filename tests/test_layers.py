@@ -50,13 +50,14 @@ LAYERS = [
     {"hf"},
     {"models"},
     {"config", "job"},
-    {"grid", "report", "cut", "standing"},
+    {"axes", "report", "cut", "standing", "estimate"},
+    {"grid"},
     {"show", "publish", "tracker"},
     {"task"},
     {"slurm"},
     {"fanout"},
-    {"sweep", "prepare", "status"},
-    {"operate", "printing"},
+    {"sweep", "prepare", "status", "outside", "sizes"},
+    {"operate", "doctor", "upkeep", "printing"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
