@@ -11,7 +11,9 @@ import transformers
 from PIL import Image
 from transformers.utils import logging
 
+from . import views
 from .batches import Inputs, pad_prompt
+from .captures import View
 from .decoding import image_token_id
 from .errors import ModelError
 from .prompts import write_prompt
@@ -102,7 +104,7 @@ class Encoder:
     def __init__(self, model: HF, config: Any, *, prompt: str, distort: bool) -> None:
         self._processor = load_processor(model, config)
         self._tokenizer = self._processor.tokenizer
-        self._image_token = image_token_id(config)
+        self._config, self._image_token = config, image_token_id(config)
         self._prompt, self._distort, self._pad_to = prompt, distort, model.pad_to
         self._llava15 = config.model_type == "llava"
         pad = self._tokenizer.pad_token_id
@@ -129,6 +131,14 @@ class Encoder:
         if self._pad_to is not None:
             inputs = pad_prompt(inputs, pad_to=self._pad_to, image_token=self._image_token, pad_id=self.pad_id)
         return prompt, inputs
+
+    def view(self, sample: Sample, inputs: Inputs) -> View | None:
+        """Where the question's image tokens lie on its picture."""
+        if sample.image is None:
+            return None
+        with Image.open(sample.image) as file:
+            size = DISTORTED if self._distort else file.size
+        return views.of(self._config, self._processor.image_processor, size, inputs, self._image_token)
 
     def option_tokens(self, options: Sequence[str]) -> dict[str, int]:
         """Each option's first token, capitalised as the benchmarks' answers are."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from .captures import Extent
 from .digests import digest_files, digest_folder
 from .errors import ConfigError, DataError, ModelError, unknown
 from .types import Arm, Benchmark, Places, Sample, Vlm
@@ -139,6 +140,15 @@ class HF:
         from .vlm import Loaded  # torch and transformers: only where a model really runs
 
         return Loaded(self, prompt_mode(dataset), distorted(dataset), max_new_tokens)
+
+    def extent(self, dataset: Benchmark, sample: Sample) -> Extent | None:
+        """How large its attention is; None where its files were not fetched yet."""
+        folder = self.folder()
+        if folder is None:
+            return None
+        from .extents import extent  # transformers: only where a capture was asked for
+
+        return extent(self, folder, sample, prompt=prompt_mode(dataset), distort=distorted(dataset))
 
     def local(self) -> Path:
         """The folder that `path` means if it means one."""

@@ -19,7 +19,7 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .errors import StoreError
 from .types import BASE, Arm, Failure, Generation, Places, Record, Sample, Trunk
@@ -106,12 +106,11 @@ class Store:
         """A file of this process's own in the trunk's folder. Raises StoreError."""
         self._check(key)
         folder = self.root / f"{key.label}--{key.hash}"
-        name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{socket.gethostname()}-{os.getpid()}"
         with refusals(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if not _manifest(folder / "trunk.json"):
                 replace(folder / "trunk.json", json.dumps(key.description, indent=2, sort_keys=True) + "\n")
-            path = folder / f"{name}-{secrets.token_hex(3)}.jsonl"
+            path = folder / f"{writer_name()}.jsonl"
             return Writer(
                 path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644), digests, environment
             )
@@ -174,15 +173,27 @@ class Writer:
         self._end += len(data)
 
 
+def writer_name() -> str:
+    """No other writer's, on any host."""
+    moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
+    return f"{moment}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+
+
 def replace(path: Path, text: str | bytes) -> None:
     """Write a whole file by rename: readers see the old one or the new one, never a part."""
-    data = text.encode() if isinstance(text, str) else text
+    with replacing(path) as file:
+        file.write(text.encode() if isinstance(text, str) else text)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """As `replace`, written piece by piece; where writing fails the old file stays."""
     part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}")
     with refusals(path):
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             with part.open("wb") as file:
-                file.write(data)
+                yield file
                 file.flush()
                 os.fsync(file.fileno())
             part.replace(path)

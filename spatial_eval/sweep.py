@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import config, devices, fanout, html, plan, plugins, report, show, tracker, tracking
+from . import capturing, config, devices, fanout, html, plan, plugins, report, show, tracker, tracking
 from .errors import ConfigError
 from .fanout import Order
 from .grid import Front, Grid, grid
@@ -39,12 +39,15 @@ def launch(front: Front, *, home: Path, multirun: bool, own: Path | None = None)
         log.info("%s", note)
     found = placed(found)
     check(found.cells)
-    passes, planning = plan.fuse(found.cells), found.settings.action == "plan"
+    passes, planning = plan.fuse(found.cells, found.settings.capture), found.settings.action == "plan"
     places = replace(found.settings.places, remember=not planning)
     jobs = {work.trunk: look(work, places, retry=found.settings.retry) for work in passes}
+    sizes = [line for line in map(capturing.size_of, jobs.values()) if line]
     if planning:
-        sys.stdout.write(show.plan(found, jobs))
+        sys.stdout.write(show.plan(found, jobs) + "".join(f"{line}\n" for line in sizes))
         return COMPLETE
+    for line in sizes:
+        log.info("%s", line)
     return run(order(found, jobs, about(found, [*(["--config-dir", str(own)] if own else []), *front.arguments], home)))
 
 
@@ -113,17 +116,25 @@ def run(order: Order) -> int:
     results = report.results(order.cells, after, places)
     path = report.write(order.folder, results, {**order.publication.about, "complete": not results.missing})
     computed = sum(len(after[trunk].stored.generations) - len(job.stored.generations) for trunk, job in jobs.items())
+    captured = sum(job.uncaptured - after[trunk].uncaptured for trunk, job in jobs.items())
     asked = any(job.todo for job in jobs.values())
-    log.info("%s", f"computed {computed:,} answers that were not stored" if asked else "nothing to compute")
+    news = f"computed {computed:,} answers that were not stored" + f", captured {captured:,}" * bool(captured)
+    log.info("%s", news if asked else "nothing to compute")
     for line in [*map(str, outcome.faults), *_causes(results.failures)]:
         log.error("failed: %s", line)
     if results.missing:
         log.error("incomplete: %d answers are missing; the same command tries what is not stored", results.missing)
+    uncaptured = sum(job.uncaptured for job in after.values())
+    for job in after.values():
+        if job.work.capture != "none":
+            log.info("captured: %s", capturing.gather(order.folder, job, places))
+    if uncaptured:
+        log.error("incomplete: %d answers lack their attention; the same command tries again", uncaptured)
     log.info("%s", html.attempt(path.parent))
     sys.stdout.write(f"{show.table(results.cells)}\n{path}\n")
     sys.stdout.flush()
     tracker.publish_sweep(order.folder, order.publication.settings)
-    return INCOMPLETE if results.missing or outcome.faults else COMPLETE
+    return INCOMPLETE if results.missing or uncaptured or outcome.faults else COMPLETE
 
 
 def order(found: Grid, jobs: Mapping[Trunk, Job], about: Mapping[str, Any]) -> Order:
@@ -151,6 +162,7 @@ def about(found: Grid, arguments: Sequence[str], home: Path) -> dict[str, Any]:
         "config": {
             "data_dir": str(settings.places.data),
             "output_dir": str(settings.places.output),
+            "capture": settings.capture,
             "launcher": {"kind": type(settings.launcher).__name__.lower(), **asdict(settings.launcher)},
             "tracking": tracking.describe(settings.tracking),
         },

@@ -16,6 +16,7 @@ from .arms import SCALINGS, Arm
 from .decoding import Intervention
 from .errors import ModelError
 from .scalings import FORMULAS, Formula
+from .watch import Watch
 
 PER_ARM = "; model.decoding=per_arm may still do"
 
@@ -56,7 +57,7 @@ class Tail:
         scaled: per decoder layer, which rows are scaled and how. layers: those that must fire: where some arm
             says so, be it with a weight that leaves it untouched.
         padded: some question is left padded, so the model must hand over a mask.
-        fired: layers of `layers` that were called, in order.
+        fired: layers of `layers` that were called, in order. watch: keeps what the rows attend to.
     """
 
     width: int
@@ -65,6 +66,7 @@ class Tail:
     layers: list[int]
     padded: bool
     fired: list[int] = field(default_factory=list)
+    watch: Watch | None = None
 
     @classmethod
     def of(cls, intervention: Intervention, image: Tensor, *, padded: bool, depth: int) -> Tail:
