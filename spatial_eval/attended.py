@@ -23,8 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .captures import Capture, Frame, View
+from .disk import replacing
 from .errors import ConfigError, DataError, unknown
-from .store import replacing
 from .types import Arm, Sample
 
 FOLDER = "attention"

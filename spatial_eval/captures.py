@@ -19,8 +19,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
+from .disk import refusals, writer_name
 from .errors import StoreError
-from .store import Key, refusals, writer_name
+from .store import Key
 from .types import BASE, CAPTURES, Arm, Benchmark, Sample
 
 if TYPE_CHECKING:  # numpy costs start-up time that --help should not pay

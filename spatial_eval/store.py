@@ -13,14 +13,14 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
-import socket
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
+from .disk import refusals as refusals
+from .disk import replace as replace
+from .disk import writer_name
 from .errors import StoreError
 from .types import BASE, Arm, Failure, Generation, Places, Record, Sample, Trunk
 
@@ -171,45 +171,6 @@ class Writer:
                     os.ftruncate(self._file, self._end)
                 raise
         self._end += len(data)
-
-
-def writer_name() -> str:
-    """No other writer's, on any host."""
-    moment = time.strftime("%Y%m%dT%H%M%S", time.gmtime())
-    return f"{moment}-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
-
-
-def replace(path: Path, text: str | bytes) -> None:
-    """Write a whole file by rename: readers see the old one or the new one, never a part."""
-    with replacing(path) as file:
-        file.write(text.encode() if isinstance(text, str) else text)
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """As `replace`, written piece by piece; where writing fails the old file stays."""
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}")
-    with refusals(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                yield file
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def refusals(path: Path) -> Iterator[None]:
-    """Turns what the file system refuses (disk full, no permission) into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"{path}: {error.strerror or error}; what was stored before stays: mend it and run the same command again"
-        ) from error
 
 
 def _format(record: Record, digest: str) -> str:

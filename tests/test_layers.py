@@ -14,7 +14,7 @@ PACKAGE = ROOT / "spatial_eval"
 LAYERS = [
     {"errors", "arms"},
     {"types", "layers", "typed"},
-    {"launchers", "living", "element"},
+    {"launchers", "living", "element", "disk"},
     {"scenes", "drawing"},
     {"sketches", "furniture"},
     {"stage"},
