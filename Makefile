@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: demo test test-slurm test-faults test-browser lint format clean
+.PHONY: demo test test-slurm test-faults test-browser lint docs format clean
 
 demo: .venv/installed
 	@$(BIN)/python launch.py sweep=demo
@@ -27,6 +27,10 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# docs/reference.md from YAML comments, dataclasses and argparse
+docs: .venv/installed
+	PYTHONPATH=. $(BIN)/python docs/reference.py
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

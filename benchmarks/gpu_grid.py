@@ -31,9 +31,9 @@ import torch
 import transformers
 
 from spatial_eval import engine, oracle
+from spatial_eval.arms import Arm
 from spatial_eval.decoding import Intervention
 from spatial_eval.graphs import Graphs
-from spatial_eval.types import Arm
 
 WEIGHTS = (0.0, 0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
 ARMS = tuple(Arm(weight) for weight in WEIGHTS)

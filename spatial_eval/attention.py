@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from weakref import ref
 
 import torch
 from torch import Tensor, nn
@@ -131,10 +132,16 @@ def _check_mask(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | No
         return
     if mask.dtype != torch.bool or mask.shape[-2:] != (keys, keys):
         raise ModelError(f"expected a bool mask of {keys} x {keys}, got {mask.dtype} {tuple(mask.shape)}{PER_ARM}")
-    if not tail.fired and bool(mask[:, :, : keys - width, keys - width :].any()):
+    if any(mask is one() for one in tail.masks):  # one a kind of layer, and a copy a layer on another device
+        return
+    tail.masks.append(ref(mask))
+    prefix = keys - width
+    if bool(mask[:, :, :prefix, prefix:].any()):
         raise ModelError(
             f"earlier positions see the last one (a prefix-LM mask), so they depend on the weight{PER_ARM}"
         )
+    if bool((mask[:, :, prefix:, :prefix] != mask[:, :, prefix : prefix + 1, :prefix]).any()):
+        raise ModelError(f"layer {module.layer_idx} shows its arms different parts of the prompt{PER_ARM}")
 
 
 @contextmanager

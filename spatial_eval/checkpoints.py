@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -9,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import transformers
 from PIL import Image
-from transformers.utils import logging
+from transformers.utils.logging import disable_progress_bar
 
 from . import views
 from .batches import Inputs, pad_prompt
@@ -21,6 +23,8 @@ from .types import Sample
 
 if TYPE_CHECKING:
     from .hf import HF
+
+log = logging.getLogger(__name__)
 
 DISTORTED = (2300, 4096)  # width, height of VSR's images in the reference (SCIENCE.md section 2)
 
@@ -34,7 +38,7 @@ def load_model(model: HF) -> Any:
     if device.type == "cuda" and dtype == torch.float32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = model.tf32
     source = _source(model)
-    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    disable_progress_bar()  # type: ignore[no-untyped-call]
     vlm: Any
     try:
         config = transformers.AutoConfig.from_pretrained(**source, trust_remote_code=False)
@@ -46,12 +50,26 @@ def load_model(model: HF) -> Any:
             dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
+            device_map=model.device_map,
         )
     except (OSError, ValueError, ImportError, KeyError) as error:
         raise ModelError(f"cannot load {model.path}: {_line(error)}") from error
     for name in ("temperature", "top_p", "top_k"):
         setattr(vlm.generation_config, name, None)  # sampling settings: answers here are greedy
-    return vlm.to(device).eval()
+    if model.device_map is None:
+        vlm = vlm.to(device)
+    else:
+        log.info("%s: %s", model.name, _spread(vlm))
+    return vlm.eval()
+
+
+def count_layers(model: HF) -> int:
+    """Decoder layers, from config.json alone. Raises ModelError where there is none that transformers knows."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(**_source(model), trust_remote_code=False)
+    except (OSError, ValueError, ImportError, KeyError) as error:
+        raise ModelError(f"cannot load {model.path}: {_line(error)}") from error
+    return int(config.get_text_config().num_hidden_layers)
 
 
 _kept: dict[HF, Any] = {}
@@ -91,8 +109,13 @@ def _complete(processor: Any, config: Any) -> None:
 
 def image_only(stock: Any) -> Any:
     """A subclass of a processor class that knows images and text alone."""
+
+    def build(cls: Any, args: Any, settings: dict[str, Any], /, **more: Any) -> Any:
+        return stock.from_args_and_dict.__func__(cls, args, {**settings, "video_processor": None}, **more)
+
     body = {
         "get_attributes": classmethod(lambda cls: ["image_processor", "tokenizer"]),
+        "from_args_and_dict": classmethod(build),  # some constructors want the argument, if only to be None
         "video_processor": SimpleNamespace(num_frames=1, fps=1),
     }
     return type(stock.__name__, (stock,), body)
@@ -105,6 +128,8 @@ class Encoder:
         self._processor = load_processor(model, config)
         self._tokenizer = self._processor.tokenizer
         self._config, self._image_token = config, image_token_id(config)
+        token = getattr(self._processor, "image_token", None)  # Gemma 3's prompts hold another than its inputs
+        self._placeholder = str(token or self._tokenizer.convert_ids_to_tokens(self._image_token))
         self._prompt, self._distort, self._pad_to = prompt, distort, model.pad_to
         self._llava15 = config.model_type == "llava"
         pad = self._tokenizer.pad_token_id
@@ -116,7 +141,7 @@ class Encoder:
             sample.question,
             mode=self._prompt,
             llava15=self._llava15,
-            image_token=self._tokenizer.convert_ids_to_tokens(self._image_token),
+            image_token=self._placeholder,
             chat=self._chat if self._processor.chat_template else None,
         )
         if sample.image is None:
@@ -162,6 +187,13 @@ def _set_rms_norm_eps(config: Any, value: float) -> None:
     if not hasattr(config, "rms_norm_eps"):
         raise ModelError(f"model.rms_norm_eps: {config.model_type} has no RMS norm")
     config.rms_norm_eps = value
+
+
+def _spread(vlm: Any) -> str:
+    """How many modules accelerate put where; a CPU or disk among GPUs is slow."""
+    chosen = getattr(vlm, "hf_device_map", None) or {"": vlm.device}  # none is noted where all fit on one device
+    places = Counter(str(place) for place in chosen.values())
+    return ", ".join(f"{count} modules on {place}" for place, count in sorted(places.items()))
 
 
 def _line(error: BaseException) -> str:

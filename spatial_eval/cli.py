@@ -36,8 +36,8 @@ def parser() -> argparse.ArgumentParser:
         description="Write the four sets of rendered scenes in the upstream layout: a data_dir for the real readers.",
     )
     scenes.add_argument("--out", type=Path, required=True, help="folder to write")
-    scenes.add_argument("--difficulty", choices=list(DIFFICULTIES), default="medium")
-    scenes.add_argument("--seed", type=int, default=0)
+    scenes.add_argument("--difficulty", choices=list(DIFFICULTIES), default="medium", help="default: medium")
+    scenes.add_argument("--seed", type=int, default=0, help="another seed is another set, equally hard (default: 0)")
     scenes.set_defaults(run=write_scenes)
     prepare = commands.add_parser(
         "prepare",
@@ -51,7 +51,12 @@ def parser() -> argparse.ArgumentParser:
         "--from", dest="source", type=Path, help="link an AdaptVis or whatsup_vlms checkout, without copying"
     )
     prepare.add_argument("--check", action="store_true", help="only look at what data_dir holds")
-    prepare.add_argument("--data-dir", type=Path, default=Path(os.environ.get("SPATIAL_EVAL_DATA") or "data"))
+    prepare.add_argument(
+        "--data-dir",
+        type=Path,
+        default=Path(os.environ.get("SPATIAL_EVAL_DATA") or "data"),
+        help="as launch.py's data_dir (default: $SPATIAL_EVAL_DATA, else data)",
+    )
     prepare.set_defaults(run=make_ready)
     operate.add(commands)
     tracker.add_command(commands, folders.find)

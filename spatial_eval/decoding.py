@@ -17,6 +17,7 @@ from .errors import ModelError
 from .layers import indices
 
 Tokens = tuple[int, ...]
+PREFIX_LM = frozenset({"paligemma", "colpali"})  # model types whose prompt attends in both directions
 
 
 @dataclass(frozen=True, slots=True)

@@ -102,12 +102,17 @@ def curve_data(found: Sequence[Curve]) -> dict[str, Any]:
     }
 
 
-def _responses(found: Mapping[float, Estimate]) -> str:
-    if len(found) < 2:
+def _responses(found: Mapping[str, Mapping[float, Estimate]]) -> str:
+    if not found:
         return ""
-    n = max(e.n for e in found.values())
-    note = f"One weight for every question (scaling_vis), with 95 % intervals, n = {n:,}. Grey: the untouched model."
-    return figures.figure(figures.responses(found), title="Accuracy against weight", note=note)
+    shown = dict(zip(found, ("s3", "s1", "s2", "s4"), strict=False))
+    n = max(e.n for series in found.values() for e in series.values())
+    note = f"One arm for every question, with 95 % intervals, n = {n:,}. Grey: the untouched model."
+    if len(found) > len(shown):
+        note += f" {len(shown)} of {len(found)} kinds are drawn; the table has all."
+    below = figures.legend({f"c{mark[1]}": kind for kind, mark in shown.items()}) if len(found) > 1 else ""
+    drawing = figures.responses({kind: found[kind] for kind in shown}, shown)
+    return figures.figure(drawing, title="Accuracy against weight", note=note, below=below)
 
 
 def _relations(found: Mapping[str, Mapping[str, Estimate]]) -> str:

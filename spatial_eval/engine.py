@@ -20,13 +20,13 @@ from .arms import BASE, Arm
 from .attention import switched
 from .branches import Branches
 from .contrast import dola, vcd
-from .decoding import Decoded, Intervention, end_tokens
+from .decoding import PREFIX_LM, Decoded, Intervention, end_tokens
 from .errors import ModelError
 from .graphs import Graphs
 from .streams import Ghost, Stream, early_of, start
 from .tail import PER_ARM
 
-PREFIX_LM = frozenset({"paligemma", "colpali"})  # model types whose prompt attends in both directions
+CACHES = (None, "dynamic", "hybrid")  # hybrid (Gemma 3's checkpoints): transformers takes a dynamic one
 
 
 def why_not(model: Any) -> str:
@@ -39,12 +39,12 @@ def why_not(model: Any) -> str:
         raise ModelError(
             f"generation_config.json asks for {generation.num_beams} beams: answers here are greedy; set 1"
         )
-    kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention"}
+    kinds = set(getattr(text, "layer_types", None) or ()) - {"full_attention", "sliding_attention"}
     reasons = {
         f"model type {config.model_type} lets the prompt see its own end (prefix LM)": config.model_type in PREFIX_LM,
         "its attention logits are capped (softcap)": getattr(text, "attn_logit_softcapping", None) is not None,
         "its weights are quantised": getattr(config, "quantization_config", None) is not None,
-        f"its cache is {generation.cache_implementation}": generation.cache_implementation not in (None, "dynamic"),
+        f"its cache is {generation.cache_implementation}": generation.cache_implementation not in CACHES,
         f"its layers mix kinds of attention ({', '.join(sorted(kinds))})": bool(kinds),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
@@ -140,7 +140,9 @@ def _contrasted(main: Stream, ghosts: Mapping[int, Ghost], contrasts: Mapping[in
             scores[where] = vcd(logits, noised, alpha=arm.alpha, cutoff=arm.cutoff)
         else:
             head = main.model.get_output_embeddings()
-            early = [head(main.early[layer][where]).float() for layer in early_of(main.model, arm)]
+            device = logits.device  # layers and head may lie on others
+            layers = early_of(main.model, arm)
+            early = [head(main.early[layer].to(device)[where]).to(device).float() for layer in layers]
             scores[where] = dola(logits, torch.stack(early), cutoff=arm.cutoff)
     return scores
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from html import escape
 
+from .arms import SCALINGS
 from .findings import Confidence, Curve
 from .statistics import Estimate
 
@@ -56,22 +57,34 @@ def curve(curves: Sequence[Curve], chosen: int, threshold: float) -> str:
     return "".join(parts) + f'<path class="cursor" d="M{LEFT} {BOTTOM}V{TOP}"/>'
 
 
-def responses(found: Mapping[float, Estimate]) -> str:
-    """Accuracy of each weight alone, with whiskers; the untouched model (1) stands out."""
-    low, high = _span(min(e.low for e in found.values()), max(e.high for e in found.values()))
+def responses(found: Mapping[str, Mapping[float, Estimate]], colours: Mapping[str, str]) -> str:
+    """Accuracy of each arm alone over its weight, a line for each kind, with whiskers; the untouched model stands out.
+
+    `colours` maps a kind to its class; the first kind is written out.
+    """
+    every = [e for series in found.values() for e in series.values()]
+    low, high = _span(min(e.low for e in every), max(e.high for e in every))
     y = _scale(low, high, BOTTOM, TOP)
-    x = _scale(0, len(found) - 1 or 1, LEFT + 25, RIGHT - 25)
-    ticks = [(x(i), f"{weight:g}") for i, weight in enumerate(found)]
-    parts = [_axis_y(low, high), _axis_x(ticks, "weight (1 = untouched)")]
-    line = "L".join(f"{x(i)} {y(e.value)}" for i, e in enumerate(found.values()))
-    parts.append(f'<path class="thin" d="M{line}"/>')
-    for i, (weight, e) in enumerate(found.items()):
-        tip = f"weight {weight:g}: {said(e)}"
-        parts.append(
-            f'<g {_tip(tip)}><path class="w" d="M{x(i)} {y(e.low)}V{y(e.high)}"/>'
-            f'<circle class="{"s0" if weight == 1 else "s3"}" cx="{x(i)}" cy="{y(e.value)}" r="5"/></g>'
-        )
-        parts.append(f'<text class="b" x="{x(i) + 8}" y="{y(e.value) - 4}">{e.value:.1f}</text>')
+    weights = sorted({weight for series in found.values() for weight in series})
+    x = _scale(0, len(weights) - 1 or 1, LEFT + 25, RIGHT - 25)
+    at = {weight: x(i) for i, weight in enumerate(weights)}
+    ticks = [(at[weight], f"{weight:g}") for weight in weights]
+    parts = [_axis_y(low, high), _axis_x(ticks, "weight")]
+    for number, (kind, series) in enumerate(found.items()):
+        aside = round(7 * (number - (len(found) - 1) / 2))  # kinds often agree: side by side each is seen
+        line = "L".join(f"{at[weight] + aside} {y(e.value)}" for weight, e in series.items())
+        parts.append(f'<path class="thin k{colours[kind][1]}" d="M{line}"/>')
+        for weight, e in series.items():
+            untouched = weight == SCALINGS[kind.split(",")[0]]
+            colour = "s0" if untouched else colours[kind]
+            here = at[weight] + aside
+            tip = "the untouched model" if untouched else f"{kind}, weight {weight:g}"
+            parts.append(
+                f'<g {_tip(f"{tip}: {said(e)}")}><path class="w" d="M{here} {y(e.low)}V{y(e.high)}"/>'
+                f'<circle class="{colour}" cx="{here}" cy="{y(e.value)}" r="4"/></g>'
+            )
+            if number == 0:
+                parts.append(f'<text class="b" x="{here + 8}" y="{y(e.value) - 4}">{e.value:.1f}</text>')
     return "".join(parts)
 
 

@@ -14,10 +14,11 @@ import numpy as np
 import pandas as pd
 
 from .answers import Files, Part
+from .arms import SCALINGS
 from .methods import CRITERIA, AdaptVis, Base
 from .resampling import interval
 from .statistics import Bin, Estimate, auroc, calibration_error, reliability, share
-from .tables import Outcome
+from .tables import Graded, Outcome
 from .types import BASE, Method
 
 if TYPE_CHECKING:
@@ -116,11 +117,24 @@ def confidence(part: Part) -> Confidence | None:
     return Confidence(len(score), auroc(score, right), ece, reliability(score, right), bars)
 
 
-def responses(part: Part) -> dict[float, Estimate]:
-    """Accuracy under each stored weight of the paper's scaling, ascending; 1.0 is the untouched model."""
-    plain = {arm.weight: part.arms[arm] for arm in sorted(part.arms) if arm.plain}
-    marks = {weight: (g.right & g.signals.answered, g.signals.answered) for weight, g in plain.items()}
-    return {weight: share(int(right.sum()), int(answered.sum())) for weight, (right, answered) in marks.items()}
+def responses(part: Part) -> dict[str, dict[float, Estimate]]:
+    """Kind of scaling (and layers) -> weight, ascending -> accuracy of that arm alone; the paper's kind comes first.
+
+    Each holds the untouched model at the weight that leaves it so. Kinds without another stored arm are absent.
+    """
+    kinds = dict.fromkeys((arm.scaling, arm.layers) for arm in sorted(part.arms) if not arm.contrast and arm != BASE)
+    found = {}
+    for scaling, layers in sorted(kinds, key=lambda kind: (kind[1] != "", list(SCALINGS).index(kind[0]), kind[1])):
+        arms = {a.weight: a for a in part.arms if not a.contrast and (a.scaling, a.layers) == (scaling, layers)}
+        if BASE in part.arms:
+            arms = {weight: arm for weight, arm in arms.items() if arm != BASE} | {SCALINGS[scaling]: BASE}
+        found[scaling + f", layers {layers}" * bool(layers)] = {w: _alone(part.arms[arms[w]]) for w in sorted(arms)}
+    return found
+
+
+def _alone(graded: Graded) -> Estimate:
+    answered = graded.signals.answered
+    return share(int((graded.right & answered).sum()), int(answered.sum()))
 
 
 def oracle(part: Part) -> Estimate:

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -76,8 +76,9 @@ def grid(front: Front, sweeps: Path, own: Path | None = None) -> Grid:
     grids = [{**axes, **given} for axes in files]
     for axes in grids:
         _check_keys(axes, front.options)
-    builder = _Builder(front)
+    builder = _Builder(front, alone=len(grids) == 1)
     cells = [cell for axes in grids for cell in builder.cells(axes)]
+    builder.refuse_strange()
     distinct = tuple(dict.fromkeys(cells))
     return Grid(
         distinct, len(cells), builder.notes(len(cells), len(distinct)), builder.settings(grids), builder.resources
@@ -106,8 +107,9 @@ def _reachable(group: str, options: Callable[[str], list[str]]) -> Mapping[str, 
 class _Builder:
     """Builds cells; remembers what it composed, checked and built, and which given keys a choice ignored."""
 
-    def __init__(self, front: Front) -> None:
-        self.front = front
+    def __init__(self, front: Front, *, alone: bool) -> None:
+        self.front, self.alone = front, alone
+        self.strange: dict[str, DictConfig] = {}  # keys that no choice of one of several grids has
         self.ignored: dict[str, dict[str, None]] = {}  # choice -> given keys that it does not use, in order
         self.used: set[str] = set()
         self.presets: dict[str, None] = {}  # what presets set, a line each
@@ -119,9 +121,9 @@ class _Builder:
         node_axes = {key: values for key, values in axes.items() if "." in key}
         root_axes = {key: [config.check(key, v) for v in axes[key]] for key in SCALARS if key in axes}
         trees = [(choice, self.front.compose(dict(choice))) for choice in _product(choice_axes)]
-        for key in node_axes:
-            if not any(_has(tree, key) for _, tree in trees):
-                _refuse(trees[0][1], key)
+        self.strange |= {key: trees[0][1] for key in node_axes if not any(_has(tree, key) for _, tree in trees)}
+        if self.alone:
+            self.refuse_strange()
         for choice, tree in trees:
             mine = {key: values for key, values in node_axes.items() if _has(tree, key)}
             self.used |= set(mine)
@@ -129,21 +131,42 @@ class _Builder:
                 group = key.split(".")[0]
                 self.ignored.setdefault(f"{group} {choice.get(group, tree[group].get('kind'))}", {})[key] = None
             defaults = {key: config.check(key, tree[key]) for key in SCALARS if key not in root_axes}
-            for override in _product(mine):
-                ready = self._preset(self._apply(tree, override), override)
-                yield from self._cells(ready, choice, {**defaults}, root_axes)
+            fields = {key: values for key, values in mine.items() if key.startswith("method.")}
+            for override in _product({key: values for key, values in mine.items() if key not in fields}):
+                ready = self._preset(self._apply(tree, override), {**override, **fields})
+                trunk = self._trunk(ready)
+                for values in _product(
+                    fields
+                ):  # innermost: a method is cheap to build, a benchmark and a model are not
+                    method = self._apply(ready, values).method
+                    yield from self._cells(trunk, method, choice, {**defaults}, root_axes)
 
-    def _cells(self, tree: DictConfig, choice: Mapping[str, str], root: dict[str, Any], axes: Axes) -> Iterable[Cell]:
+    def refuse_strange(self) -> None:
+        """Raises ConfigError on a key that no choice of any grid has."""
+        for key, tree in self.strange.items():
+            if key not in self.used:
+                group = key.split(".")[0]
+                valid = [f"{group}.{known}" for known in tree[group] if known != "kind"]
+                hint = "" if valid else f"the chosen {group} has no keys: choose another with {group}="
+                raise ConfigError(unknown("key", key, valid, hint=hint))
+
+    def _trunk(self, tree: DictConfig) -> Trunk:
+        """What all cells of a composed tree share, but for `max_new_tokens`."""
         benchmark: Benchmark = self._intern(self._asked(config.dataset(tree.dataset), tree.dataset.get("template")))
         model: Model = self._intern(config.model(tree.model))
         self.resources[model] = config.resources(tree.model)
-        recipe = config.method(tree.method, choice.get("method", str(tree.method.get("kind"))))
+        return Trunk(benchmark, model)
+
+    def _cells(
+        self, shared: Trunk, node: DictConfig, choice: Mapping[str, str], root: dict[str, Any], axes: Axes
+    ) -> Iterable[Cell]:
+        recipe = config.method(node, choice.get("method", str(node.get("kind"))))
         unused = [key for key in axes if key in KNOBS and key not in recipe.knobs.values()]
         self.ignored.setdefault(f"method {recipe.name}", {}).update(dict.fromkeys(unused))
         self.used |= set(recipe.knobs.values())
         for values in _product(axes):
             root |= values
-            trunk = self._intern(Trunk(benchmark, model, root["max_new_tokens"]))
+            trunk = self._intern(replace(shared, max_new_tokens=root["max_new_tokens"]))
             method = self._intern(recipe.build(root))
             yield Cell(trunk, method, self._intern(Part(root["split"], root["limit"])))
 
@@ -218,13 +241,6 @@ def _has(tree: DictConfig, key: str) -> bool:
     """Whether a `group.key` means something for a choice of groups. Every dataset takes a template."""
     group, _, name = key.partition(".")
     return name.split(".")[0] in tree[group].keys() or key == "dataset.template"  # noqa: SIM118  `in` is False for ???
-
-
-def _refuse(tree: DictConfig, key: str) -> NoReturn:
-    group = key.split(".")[0]
-    valid = [f"{group}.{known}" for known in tree[group] if known != "kind"]
-    hint = "" if valid else f"the chosen {group} has no keys: choose another with {group}="
-    raise ConfigError(unknown("key", key, valid, hint=hint))
 
 
 def _unused(ignored: Mapping[str, Iterable[str]]) -> list[str]:

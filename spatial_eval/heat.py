@@ -8,7 +8,7 @@ from typing import Any
 
 from .answers import Files, plain
 from .selection import Selected
-from .tables import IDENTITY
+from .tables import IDENTITY, others
 
 # Column of results.csv -> its name on the page. `difference` is against base on the same part.
 FIGURES = {
@@ -27,7 +27,8 @@ def grid_data(files: Files, chosen: Sequence[Selected]) -> dict[str, Any]:
     cells = files.cells
     dims = []
     known = {name: cells[name] for name in IDENTITY if name != "settings"}
-    for name, given in (known | {str(name): files.others[name] for name in files.others}).items():
+    known |= {name: files.others[name] for name in dict.fromkeys(n for m in files.methods for n in others(m))}
+    for name, given in known.items():
         column = [plain(value) for value in given]
         values = (
             sorted({v for v in column if v is not None}, key=lambda v: (isinstance(v, str), v))

@@ -7,12 +7,14 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from .captures import Extent
 from .digests import digest_files, digest_folder
 from .errors import ConfigError, DataError, ModelError, unknown
+from .layers import BUCKETS, indices
 from .types import Arm, Benchmark, Places, Sample, Vlm
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -21,6 +23,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "decoding": ("shared", "per_arm"),
     "selfcheck": ("first", "never", "always"),
 }
+DEVICE_MAPS = ("auto", "balanced", "sequential")
 CONTENT = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")  # weights, config, tokenizer, processor
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -34,6 +37,8 @@ class HF:
             a folder inside this package.
         revision: branch, tag or commit on the hub; "" = main.
         dtype: auto = float32 on a CPU, bfloat16 elsewhere. device: auto, cpu, mps, cuda or cuda:N.
+        device_map: how accelerate spreads the layers over the devices of this process; None = one device. No part
+            of the identity (unverified: no machine with several GPUs was at hand).
         batch_size: rows of the dataset a forward pass may serve, or "auto": as many as fit.
         attn: kernel of the shared prefix's attention; sdpa lets torch choose.
         decoding: shared = one prefill for all arms; per_arm = one plain generate each.
@@ -49,6 +54,7 @@ class HF:
     revision: str = ""
     dtype: str = "auto"
     device: str = "auto"
+    device_map: str | None = None
     batch_size: int | str = 1
     attn: str = "sdpa"
     decoding: str = "shared"
@@ -68,6 +74,8 @@ class HF:
                 raise ConfigError(unknown(f"model.{key}", getattr(self, key), valid))
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ConfigError(unknown("model.device", self.device, ("auto", "cuda", "cuda:N", "mps", "cpu")))
+        if self.device_map is not None:
+            self._check_device_map()
         size = self.batch_size
         if size != "auto" and (isinstance(size, (str, bool)) or size < 1):
             raise ConfigError(f"model.batch_size must be auto or an integer of at least 1, got {size!r}")
@@ -79,6 +87,16 @@ class HF:
             raise ConfigError("model.path is empty: give a folder or a hub id, model.path=llava-hf/llava-1.5-7b-hf say")
         if not self.name:
             object.__setattr__(self, "name", Path(self.path).name.lower().replace(" ", "_"))
+
+    def _check_device_map(self) -> None:
+        if self.device_map not in DEVICE_MAPS:
+            raise ConfigError(unknown("model.device_map", self.device_map, ("null", *DEVICE_MAPS)))
+        for key, value in (("device", "auto"), ("graphs", False)):
+            if getattr(self, key) != value:
+                raise ConfigError(
+                    f"model.device_map={self.device_map} needs model.{key}={str(value).lower()}: it takes every device "
+                    "that the job sees (model.resources.gpus), and a graph has one"
+                )
 
     @property
     def kind(self) -> str:
@@ -112,11 +130,15 @@ class HF:
         return "float32" if self.run_device() == "cpu" else "bfloat16"
 
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
-        """Raises ModelError where the files are incomplete, DataError where no image is at hand; opens neither."""
+        """Opens no image and no weights. Raises ModelError on an absent file or layer, DataError on absent images."""
         drawn = any(one.image_digest for one in samples)
         if samples and not drawn and not any(one.image is not None and one.image.is_file() for one in samples):
             first = samples[0].image or "annotation, which names the images"
             raise DataError(f"{dataset.name} has no image: there is no {first}; see `python -m spatial_eval prepare`")
+        if self.device_map is not None and find_spec("accelerate") is None:
+            raise ModelError(
+                f"model.device_map={self.device_map} needs accelerate: pip install 'spatial-eval[multi-gpu]'"
+            )
         folder = self.folder()
         if folder is None:
             return
@@ -126,6 +148,13 @@ class HF:
             raise ModelError(
                 f"model.path={self.path} has no *.safetensors file; other formats run code and are refused"
             )
+        named = {arm.layers for arm in arms} - {"", *BUCKETS}
+        if named:
+            from .checkpoints import count_layers
+
+            depth = count_layers(self)
+            for text in sorted(named):
+                indices(text, depth)
 
     def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
         """Each image's content digest, unless the sample brings it."""

@@ -20,6 +20,13 @@ UPSTREAM = {
     "llava16": "llava16_7b_vicuna",
     "qwen2.5-vl": "qwen25_vl_7b",
     "qwen25vl": "qwen25_vl_7b",
+    "qwen2-vl": "qwen2_vl_7b",
+    "qwen3-vl": "qwen3_vl_8b",
+    "llava-onevision": "llava_onevision_7b",
+    "internvl3": "internvl3_8b",
+    "smolvlm": "smolvlm2",
+    "gemma3": "gemma3_4b",
+    "paligemma": "paligemma_3b",
 }
 
 MODELS: dict[str, type[Model]] = {"hf": HF, "recorded": Recorded}

@@ -62,7 +62,7 @@ def plain_attention(
     probs = torch.softmax(logits + added, dim=-1, dtype=precise)
     prompt = job is not None and query.shape[2] == job.image.shape[1]
     if job is not None and prompt and int(module.layer_idx) in job.layers:  # type: ignore[arg-type]
-        image = job.image[:, None, -key.shape[2] :]  # (B, 1, K): sliding layers keep the last K keys
+        image = job.image[:, None, -key.shape[2] :].to(key.device)  # (B, 1, K): sliding layers keep the last K keys
         probs[:, :, -1] = _row(logits[:, :, -1].to(precise), added[:, :, -1], image, job.arm)
         job.fired.append(int(module.layer_idx))  # type: ignore[arg-type]
     if job is not None and prompt and job.rows is not None:

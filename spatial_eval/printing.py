@@ -27,7 +27,9 @@ def add(commands: Any) -> None:
     choice = _command(commands, "select", "choose cells on val and report them on test", select, sweep=True)
     choice.add_argument("--on", default="val", metavar="SPLIT", help="where to choose (default: val)")
     choice.add_argument("--report", default="test", metavar="SPLIT", help="where to report (default: test)")
-    choice.add_argument("--metric", choices=["accuracy", "accuracy_strict"], default="accuracy")
+    choice.add_argument(
+        "--metric", choices=["accuracy", "accuracy_strict"], default="accuracy", help="default: accuracy"
+    )
     _command(commands, "report", "write a sweep's report.html again", report, sweep=True, formats=False)
 
 
@@ -37,7 +39,7 @@ def _command(commands: Any, name: str, what: str, run: Any, *, sweep: bool = Fal
     if sweep:
         made.add_argument("sweep", nargs="?", help="id, the beginning of one, or folder (default: the latest)")
     if formats:
-        made.add_argument("--format", choices=list(show.FORMATS), default="table")
+        made.add_argument("--format", choices=list(show.FORMATS), default="table", help="default: table")
     made.add_argument(
         "--output-dir", type=Path, default=Path("outputs"), help="as launch.py's output_dir (default: outputs)"
     )

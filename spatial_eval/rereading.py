@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from .arms import Arm
+from .decoding import PREFIX_LM
+from .errors import ModelError
 from .layers import indices
 
 Prepared = tuple[Tensor, Any, dict[str, Any]]  # ids (B, L), logits processors, and what the model is called with
@@ -23,8 +25,11 @@ def contrasted(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """-> tokens (B, T) with no regard to the end, logits and scores (B, V) of the first one.
 
-    `noised`: for vcd, the same inputs with the noised image.
+    `noised`: for vcd, the same inputs with the noised image. Raises ModelError where a text that is read again
+    would not be the text that was written.
     """
+    if model.config.model_type in PREFIX_LM:
+        raise ModelError(f"{arm.contrast} is not available on {model.config.model_type}: its prompt sees its own end")
     ids, processors, given = _prepare(model, inputs)
     other = _prepare(model, noised)[2] if noised is not None else {}
     first: list[Tensor] = []

@@ -54,10 +54,12 @@ def table(rows: Rows, most: int = MOST) -> str:
 
 
 def best(rows: Rows) -> list[Mapping[str, Any]]:
-    """For each dataset, model and part, the most accurate cell of each method; the first where several are."""
+    """For each dataset, model and part, the most accurate cell of each method, with each of its other settings (kind
+    of scaling, layers); the first where several are."""
     found: dict[tuple[Any, ...], Mapping[str, Any]] = {}
     for row in rows:
-        key = tuple(row[name] for name in ("dataset", "model", "method", "split", "limit", "max_new_tokens"))
+        names = ("dataset", "model", "method", "settings", "split", "limit", "max_new_tokens")
+        key = tuple(row.get(name) or "" for name in names)
         if key not in found or float(row["accuracy"] or -1) > float(found[key]["accuracy"] or -1):
             found[key] = row
     return list(found.values())

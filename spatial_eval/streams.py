@@ -22,7 +22,7 @@ from .contrast import early_layers
 from .decoding import Attended, Intervention, image_token_id
 from .errors import ModelError
 from .graphs import Graphs
-from .tail import Tail
+from .tail import PER_ARM, Tail
 from .watch import Watch
 
 ROOM = 16  # decode steps that the cache has room for before it grows
@@ -85,9 +85,7 @@ def start(
     """
     length, width = input_ids.shape[1], len(intervention.arms)
     steps = generation_config.max_length - length
-    window = getattr(model.config.get_text_config(), "sliding_window", None)
-    if window is not None and length + steps > window:
-        raise ValueError(f"{length} prompt positions and {steps} new tokens exceed the sliding window of {window}")
+    _check_window(model.config.get_text_config(), length=length, steps=steps, width=width)
     if graphs is None:
         cache = RoomyCache(model.config.get_text_config().num_hidden_layers, width * min(steps, ROOM))
     else:
@@ -199,6 +197,18 @@ def _prefill(
     tail.check_fired()
     attended = None if tail.watch is None else tail.watch.attended(depth)
     return out.logits.float(), Branches.start(valid[:, :shared], position[..., -1:], width), attended
+
+
+def _check_window(text: Any, *, length: int, steps: int, width: int) -> None:
+    """Layers with a sliding window count cache columns, of which the arms have several a position.
+
+    Where nothing is old enough to be cut they see what full attention sees; else no number is given.
+    """
+    sliding = "sliding_attention" in (getattr(text, "layer_types", None) or ("sliding_attention",))
+    window = getattr(text, "sliding_window", None)
+    if sliding and window is not None and max(length + steps, length - 1 + width) > window:
+        asked = f"{length} prompt positions, {steps} new tokens and {width} arms"
+        raise ValueError(f"{asked} exceed the sliding window of {window}{PER_ARM}")
 
 
 def _fan(columns: Tensor, width: int) -> Tensor:

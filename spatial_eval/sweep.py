@@ -68,7 +68,7 @@ def placed(found: Grid) -> Grid:
     for model, need in found.resources.items():
         gpus = devices.have_gpus(found.settings.launcher, need, os.environ)
         if isinstance(model, HF) and model.device == "auto" and gpus is not None:
-            there = replace(model, device="cuda" if gpus else "cpu")
+            there = replace(model, device="cuda" if gpus else "cpu", device_map=None)
             models[model] = replace(model, dtype=there.run_dtype())
     if not models:
         return found

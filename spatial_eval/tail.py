@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from weakref import ref
 
 import torch
 from torch import Tensor
@@ -42,9 +43,11 @@ class Rows:
 
     def apply(self, logits: Tensor, image: Tensor) -> Tensor:
         """(B, H, W, K), (B, 1, 1, K) -> (B, H, W, K); may write in place."""
+        weight, image = self.weight.to(logits.device), image.to(logits.device)  # layers may lie on several devices
         if self.index is None:
-            return self.formula(logits, self.weight, image)
-        logits[:, :, self.index] = self.formula(logits[:, :, self.index], self.weight, image)
+            return self.formula(logits, weight, image)
+        index = self.index.to(logits.device)
+        logits[:, :, index] = self.formula(logits[:, :, index], weight, image)
         return logits
 
 
@@ -57,7 +60,8 @@ class Tail:
         scaled: per decoder layer, which rows are scaled and how. layers: those that must fire: where some arm
             says so, be it with a weight that leaves it untouched.
         padded: some question is left padded, so the model must hand over a mask.
-        fired: layers of `layers` that were called, in order. watch: keeps what the rows attend to.
+        fired: layers of `layers` that were called, in order. masks: those that were checked.
+        watch: keeps what the rows attend to.
     """
 
     width: int
@@ -66,6 +70,7 @@ class Tail:
     layers: list[int]
     padded: bool
     fired: list[int] = field(default_factory=list)
+    masks: list[ref[Tensor]] = field(default_factory=list)
     watch: Watch | None = None
 
     @classmethod

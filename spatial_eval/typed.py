@@ -6,6 +6,7 @@ import dataclasses
 import types
 import typing
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +22,7 @@ def show(value: Any) -> str:
 
 def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """`cls(**values)` for a dataclass; unknown keys, missing keys and wrong types are refused by name."""
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # a class is hashable
     known = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
     for key in values:
         if key not in known:
@@ -31,6 +32,11 @@ def build(cls: type[T], values: Mapping[str, Any], where: str) -> T:
         if name not in values and no_default:
             raise ConfigError(f"{where}.{name} must be given: add {where}.{name}=...")
     return cls(**{key: typed(hints[key], value, f"{where}.{key}") for key, value in values.items()})
+
+
+@cache
+def _hints(cls: type) -> Mapping[str, Any]:
+    return typing.get_type_hints(cls)  # evaluates text: for 10,000 cells of one method, seconds
 
 
 def typed(hint: Any, value: Any, where: str) -> Any:

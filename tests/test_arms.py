@@ -20,7 +20,7 @@ from spatial_eval.errors import ConfigError, ModelError
 from spatial_eval.layers import canonical, indices
 from spatial_eval.scalings import FORMULAS
 
-KINDS = tuple(Arm(weight, kind) for kind in ("temperature", "mass", "pai") for weight in (0.25, 0.5, 2.0))
+KINDS = tuple(Arm(weight, kind) for kind in SCALINGS if kind != "multiply" for weight in (0.25, 0.5, 2.0))
 PLACES = (Arm(0.5, layers="0-1"), Arm(2.0, "mass", layers="2"), Arm(0.5, "pai", layers="0,3"), Arm(2.0), BASE)
 NOISES = (500, 900)
 CONTRASTS = (
@@ -172,6 +172,15 @@ def test_layers_beyond_the_model() -> None:
 )
 def test_early_layers(text: str, depth: int, tied: bool, layers: Any) -> None:
     assert contrast.early_layers(text, depth, tied=tied) == list(layers)
+
+
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
+def test_a_prefix_lm_has_no_contrasts() -> None:
+    intervention = Intervention((Arm(contrast="dola", layers="low"),))
+    with pytest.raises(ModelError, match="dola is not available on paligemma: its prompt sees its own end"):
+        oracle.decode(
+            build("paligemma").model, encode("paligemma", slice(1))[0], intervention=intervention, max_new_tokens=1
+        )
 
 
 def test_noise_is_the_samples_own() -> None:

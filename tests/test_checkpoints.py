@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from questions import ARMS, ask, eight, load, saved
+from questions import ARMS, Questions, ask, eight, load, saved
+from transformers.models.smolvlm import processing_smolvlm
 
 from spatial_eval import checkpoints
 from spatial_eval.errors import ModelError
@@ -46,6 +47,22 @@ def test_a_missing_tokenizer_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"^cannot load the processor of ") as caught:
         load(HF(str(copy)), tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_smolvlm_without_num2words_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = saved("smolvlm2")
+    monkeypatch.setattr(processing_smolvlm, "num2words", None)
+    with pytest.raises(
+        ModelError,
+        match=r"^cannot load the processor of .*`num2words` is required .* Install it with `pip install num2words`.$",
+    ):
+        load(HF(path), tmp_path)
+
+
+def test_raw_prompts_hold_the_processors_image_token(tmp_path: Path) -> None:
+    """Gemma 3's prompts hold one token an image, its inputs another for each of its positions."""
+    answers = ask(load(HF(saved("gemma3")), tmp_path, dataset=Questions("raw")), eight()[:1], ARMS[:1])
+    assert [one.prompt for one in answers.values()] == ["<start_of_image>\nUSER: Where is the cup?\nASSISTANT:"]  # type: ignore[union-attr]
 
 
 def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
+import builders
+import families
 import pytest
 import torch
 from families import SUPPORTED, build, picture
@@ -62,6 +66,17 @@ def test_exact_on_every_family(name: str) -> None:
         torch.testing.assert_close(ours.logits, judge.logits, atol=1e-4, rtol=0)
 
 
+def test_the_recipe_for_a_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    text = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text("utf8")
+    code = text[text.index("    def aya_vision()") : text.index("    # tests/families.py")]
+    made = dict(vars(builders))
+    exec(textwrap.dedent(code), made)
+    monkeypatch.setitem(families.FAMILIES, "aya_vision", made["aya_vision"])
+    judge, ours = run(oracle, "aya_vision", 4, tokens=3), run(engine, "aya_vision", 4, tokens=3)
+    assert ours.tokens == judge.tokens
+    assert len({tuple(question) for question in zip(*ours.tokens, strict=True)}) > 3, "weights change nothing"
+
+
 def test_weight_one_is_the_untouched_model() -> None:
     family, inputs = build("llava"), encode("llava", slice(2))
     ours = engine.decode(family.model, inputs[1], intervention=Intervention((Arm(1.0),)), max_new_tokens=6)
@@ -117,13 +132,22 @@ def test_steps_of_one_shape(name: str) -> None:
     assert len({columns for columns, _ in stores}) == len(set(stores))
 
 
-def test_layers_and_span() -> None:
-    for intervention in (Intervention((Arm(0.5), Arm(2.0)), layers=2), Intervention((Arm(0.5), Arm(2.0)), span=True)):
-        judge = run(oracle, "idefics3", 4, intervention=intervention)
-        ours = run(engine, "idefics3", 4, intervention=intervention)
-        assert ours.tokens == judge.tokens
-        whole = run(engine, "idefics3", 4, intervention=Intervention((Arm(0.5), Arm(2.0))))
-        assert not torch.allclose(ours.logits, whole.logits, atol=1e-3)
+def test_layers() -> None:
+    intervention = Intervention((Arm(0.5), Arm(2.0)), layers=2)
+    judge, ours = (run(way, "idefics3", 4, intervention=intervention) for way in (oracle, engine))
+    assert ours.tokens == judge.tokens
+    whole = run(engine, "idefics3", 4, intervention=Intervention((Arm(0.5), Arm(2.0))))
+    assert not torch.allclose(ours.logits, whole.logits, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["idefics3", "smolvlm2", "internvl", "llava_onevision", "qwen3_vl", "gemma3"])
+def test_span(name: str) -> None:
+    """From the first to the last image token lies text only where it stands between tiles."""
+    arms = (Arm(0.5), Arm(2.0))
+    judge, ours = (run(way, name, 4, tokens=3, intervention=Intervention(arms, span=True)) for way in (oracle, engine))
+    assert ours.tokens == judge.tokens
+    by_id = run(engine, name, 4, tokens=3, intervention=Intervention(arms))
+    assert torch.allclose(ours.logits, by_id.logits, atol=1e-3) == (name not in ("idefics3", "smolvlm2"))
 
 
 def test_logits_processors_of_the_checkpoint(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -136,7 +160,7 @@ def test_logits_processors_of_the_checkpoint(monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_why_not() -> None:
-    assert [engine.why_not(build(name).model) for name in SUPPORTED] == [""] * 4
+    assert [engine.why_not(build(name).model) for name in SUPPORTED] == [""] * len(SUPPORTED)
     assert "prefix LM" in engine.why_not(build("paligemma").model)
     assert "softcap" in engine.why_not(build("softcap").model)
 
@@ -155,10 +179,10 @@ def test_why_not_by_setting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 # transformers' own PaliGemma processor trips over numpy 2
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
-@pytest.mark.parametrize("name", ["paligemma", "softcap"])
+@pytest.mark.parametrize("name", ["paligemma", "softcap", "gemma3_cut"])
 def test_what_the_engine_refuses_the_oracle_answers(name: str) -> None:
     inputs = encode(name, slice(1))[0]
-    with pytest.raises(ModelError, match="per_arm"):
+    with pytest.raises((ModelError, ValueError), match=r"model.decoding=per_arm may still do"):
         engine.decode(build(name).model, inputs, intervention=ALL, max_new_tokens=3)
     judge = oracle.decode(build(name).model, inputs, intervention=ALL, max_new_tokens=3)
     stock = build(name).model.generate(**inputs, max_new_tokens=3, do_sample=False)
@@ -183,11 +207,29 @@ def test_prompt_must_end_in_text_and_hold_an_image() -> None:
         streams._prefill(model, words, ALL, RoomyCache(4, 8), {})
 
 
-def test_sliding_window_that_would_cut_the_prompt(monkeypatch: pytest.MonkeyPatch) -> None:
-    model = build("llava_next").model
-    monkeypatch.setattr(model.config.text_config, "sliding_window", 32)
-    with pytest.raises(ValueError, match="exceed the sliding window of 32"):
-        engine.decode(model, encode("llava_next", slice(1))[0], intervention=ALL, max_new_tokens=3)
+@pytest.mark.parametrize("name", ["llava_next", "gemma3"])
+def test_sliding_window_that_would_cut_the_prompt(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = build(name).model, encode(name, slice(1))[0]
+    length = inputs["input_ids"].shape[1]
+    judge = oracle.decode(model, inputs, intervention=ALL, max_new_tokens=3)
+    for window in (length + 2, length + 5):  # what is generated would be cut, then the last arms' view of the prompt
+        monkeypatch.setattr(model.config.text_config, "sliding_window", window)
+        with pytest.raises(
+            ValueError, match=f"3 new tokens and 7 arms exceed the sliding window of {window}; model.dec"
+        ):
+            engine.decode(model, inputs, intervention=ALL, max_new_tokens=3)
+    monkeypatch.setattr(model.config.text_config, "sliding_window", length + 6)
+    ours = engine.decode(model, inputs, intervention=ALL, max_new_tokens=3)
+    assert ours.tokens == judge.tokens
+    torch.testing.assert_close(ours.logits, judge.logits, atol=1e-4, rtol=0)
+
+
+def test_guard_a_window_that_cuts_some_arms_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, inputs = build("gemma3").model, encode("gemma3", slice(1))[0]
+    monkeypatch.setattr(model.config.text_config, "sliding_window", inputs["input_ids"].shape[1] + 2)
+    monkeypatch.setattr(streams, "_check_window", lambda *args, **kwargs: None)
+    with pytest.raises(ModelError, match=r"layer 0 shows its arms different parts of the prompt; model.decoding=per"):
+        engine.decode(model, inputs, intervention=ALL, max_new_tokens=3)
 
 
 # Planted faults. The first two are caught inside the prefill, the others by comparing with the oracle

@@ -25,7 +25,8 @@ class Hydra:
 
     def parse(self, override: str):
         (found,) = OverridesParser.create().parse_overrides([override])
-        return found.key_or_group, list(found.sweep_iterator()) if found.is_sweep_override() else [found.value()]
+        values = list(found.sweep_iterator()) if found.is_sweep_override() else [found.value()]
+        return found.key_or_group, [getattr(value, "text", value) for value in values]
 
     def options(self, group: str) -> list[str]:
         return sorted(path.stem for path in (ROOT / "conf" / group).glob("*.yaml"))
@@ -63,6 +64,30 @@ def test_what_a_method_ignores_is_said(tmp_path: Path) -> None:
     assert found.notes == ("12 cells, 2 distinct: method scaling_vis does not use threshold",)
     assert made(tmp_path, "method=base", "weight=0.5").notes == ("method base does not use weight",)
     assert made(tmp_path, "method=base,scaling_vis", "weight=0.5").notes == ()
+
+
+def test_a_key_that_only_some_choices_have_is_said_and_one_that_none_has_is_refused(tmp_path: Path) -> None:
+    found = made(tmp_path, "method=base,adapt_vis", "method.criterion=max_prob,margin")
+    assert methods(found) == [Base(), AdaptVis(0.5, 1.5, 0.4), AdaptVis(0.5, 1.5, 0.4, "margin")]
+    assert found.notes == ()
+    found = made(tmp_path, "method=base,adapt_vis", "dataset=controlled_a,vsr", "dataset.distort=true")
+    assert {(cell.trunk.dataset.name, getattr(cell.trunk.dataset, "distort", None)) for cell in found.cells} == {
+        ("controlled_a", None),
+        ("vsr", True),
+    }
+    with pytest.raises(ConfigError, match=r"unknown key 'method.citerion' \(valid: .*|the chosen method has no keys"):
+        made(tmp_path, "method=base,scaling_vis", "method.citerion=margin")
+    (tmp_path / "two.yaml").write_text("grids:\n  - {method: base}\n  - {method: adapt_vis}\n")
+    assert methods(made(tmp_path, "sweep=two", "method.criterion=margin"))[1].criterion == "margin"
+    with pytest.raises(ConfigError, match=r"unknown key 'method.citerion'"):
+        made(tmp_path, "sweep=two", "method.citerion=margin")
+
+
+def test_a_method_that_is_swept_by_its_own_fields_is_canonical(tmp_path: Path) -> None:
+    found = made(tmp_path, "method=vcd", "method.alpha=range(0,1,0.2)")
+    assert [method.alpha for method in methods(found)] == [0.0, 0.2, 0.4, 0.6, 0.8]
+    with pytest.raises(ConfigError, match=r"method.alpha=nan is not valid; expected a finite number"):
+        made(tmp_path, "method=vcd", "method.alpha=nan")
 
 
 def test_a_group_choice_is_composed_once(tmp_path: Path) -> None:

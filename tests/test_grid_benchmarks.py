@@ -38,7 +38,7 @@ def test_gpu_grid(
 def test_grid_cost(program: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(program, "ROUNDS", {1: 2, 4: 1})
     monkeypatch.setattr(program, "peak_mib", lambda way, batch, small: 100.0 + 10 * (way == "ours") * batch)
-    monkeypatch.setattr(program, "LIMITS", {1: 99.0, 4: 99.0})
+    monkeypatch.setattr(program, "LIMITS", {"ours": {1: 99.0, 4: 99.0}, "kinds": {4: 99.0}})
     assert program.main(["--small"]) == 1  # the memory of batch 4 is over its limit
     lines = capsys.readouterr().out.splitlines()
     assert "over the limit: memory at batch 4: 1.400 > 1.2" in lines
@@ -52,5 +52,8 @@ def test_the_engine_needs_torch_and_transformers_only() -> None:
     env = {"PYTHONPATH": path, "PATH": "/usr/bin", "OMP_NUM_THREADS": "1"}
     blocked = "import sys; sys.modules.update(dict.fromkeys(('hydra', 'omegaconf', 'wandb', 'datasets', 'pandas')));"
     out = subprocess.run([sys.executable, "-c", blocked + code], env=env, capture_output=True, text=True, check=True)
-    modules = ("attention", "branches", "cache", "decoding", "engine", "errors", "graphs", "oracle")
+    modules = (
+        *("arms", "attention", "branches", "cache", "contrast", "decoding", "engine", "errors", "graphs", "layers"),
+        *("oracle", "rereading", "scalings", "streams", "tail"),
+    )
     assert out.stdout.split() == [f"spatial_eval.{name}" for name in modules]

@@ -16,9 +16,10 @@ import yaml
 from families import build
 from questions import Questions, load, samples
 
-from spatial_eval import checkpoints
+from spatial_eval import checkpoints, hf
 from spatial_eval.errors import ConfigError, ModelError
 from spatial_eval.hf import HF
+from spatial_eval.launchers import Resources
 from spatial_eval.types import Places
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -40,6 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("device", "gpu", "unknown model.device 'gpu'; did you mean cpu?"),
         ("batch_size", 0, "model.batch_size must be auto or an integer of at least 1, got 0"),
         ("batch_size", "big", "model.batch_size must be auto or an integer of at least 1, got 'big'"),
+        ("device_map", "all", "unknown model.device_map 'all' (valid: null, auto, balanced, sequential)"),
         ("layers", 0, "model.layers must be at least 1, got 0"),
         ("path", "", "model.path is empty"),
     ],
@@ -49,12 +51,31 @@ def test_wrong_settings(key: str, value: Any, message: str) -> None:
         HF(**{"path": "x", key: value})
 
 
+def test_a_device_map_takes_every_device() -> None:
+    with pytest.raises(
+        ConfigError, match=r"^model.device_map=auto needs model.device=auto: it takes every device that"
+    ):
+        HF("org/x", device_map="auto", device="cuda:1")
+    with pytest.raises(ConfigError, match=r"^model.device_map=balanced needs model.graphs=false: it takes every"):
+        HF("org/x", device_map="balanced", graphs=True)
+
+
+def test_a_device_map_needs_accelerate(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(hf, "find_spec", lambda name: None)
+    HF(str(folder)).check(None, [], [], Places(tmp_path, tmp_path))  # type: ignore[arg-type]
+    with pytest.raises(
+        ModelError, match=r"^model.device_map=auto needs accelerate: pip install 'spatial-eval\[multi-gpu\]'$"
+    ):
+        HF(str(folder), device_map="auto").check(None, [], [], Places(tmp_path, tmp_path))  # type: ignore[arg-type]
+
+
 def test_identity_is_content_not_path(folder: Path, tmp_path: Path) -> None:
     places = Places(tmp_path, tmp_path)
     copy = shutil.copytree(folder, tmp_path / "copy")
     (copy / "README.md").write_text("another copy")
     before = HF(str(folder)).describe(places)
     assert HF(str(copy), name="mine", device="cpu", selfcheck="never", preset="x").describe(places) == before
+    assert HF(str(copy), device_map="auto").describe(places) == before
     assert set(before) == {"kind", "files", "dtype"}
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "changed": 1}))
@@ -162,7 +183,7 @@ def test_rms_norm_eps_replaces_the_checkpoints(folder: Path) -> None:
     assert model.model.language_model.norm.variance_epsilon == 1e-6
 
 
-FILES = ("hf", "llava15_7b", "llava15_13b", "llava16_7b_vicuna", "llava16_7b_mistral", "qwen25_vl_7b")
+FILES = sorted({path.stem for path in (CONF / "model").glob("*.yaml")} - {"recorded", "tiny"})
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -174,12 +195,17 @@ def test_every_model_file_describes_a_model(name: str) -> None:
     assert set(own) <= set(values)
     values |= own
     assert values.pop("kind") == "hf"
-    del values["resources"]  # where it runs is no part of a model
+    need = Resources(**values.pop("resources"))  # where it runs is no part of a model
+    assert name == "hf" or (need.gpus == 1 and need.memory is not None)
     values["path"] = values["path"].replace("???", "org/x")
     model = HF(**values)
     assert model.name == ("x" if name == "hf" else name)
     if name == "hf":
         assert model == HF("org/x")
+    else:
+        unpinned = not model.revision and "(not pinned: " in (CONF / "model" / f"{name}.yaml").read_text()
+        assert unpinned or re.fullmatch(r"[0-9a-f]{40}", model.revision)
+    assert (model.decoding == "per_arm") == (name == "paligemma_3b")
     if name == "llava15_7b":
         assert model.revision == COMMIT
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import pickle
 import re
 import subprocess
 import sys
@@ -15,8 +16,8 @@ import pytest
 from conftest import ROOT, questions, recordings, write_lines
 
 import spatial_eval
-from spatial_eval import methods, plugins
-from spatial_eval.errors import ConfigError
+from spatial_eval import ledger, methods, plugins
+from spatial_eval.errors import ConfigError, StoreError
 
 OWN = ROOT / "examples" / "own_package"
 
@@ -209,3 +210,14 @@ def test_contributing_shows_the_package_as_it_is() -> None:
     assert len(shown) == 3
     for path, block in shown:
         assert textwrap.dedent(block) in (ROOT / path).read_text("utf8"), path
+
+
+def test_a_job_without_the_package_says_what_to_install(tmp_path, monkeypatch) -> None:
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(install(tmp_path, "lab", GOOD + "class Other: pass\n", mine="lab:Mine")))
+        import lab  # type: ignore[import-not-found]
+
+        (tmp_path / "tasks.pkl").write_bytes(pickle.dumps(lab.Other()))
+    sys.modules.pop("lab")
+    with pytest.raises(StoreError, match=r"\(ModuleNotFoundError: No module named 'lab'\): install lab for"):
+        ledger.load(tmp_path / "tasks.pkl", ledger.Plan)

@@ -75,6 +75,17 @@ def test_jobs_are_pinned_before_torch_is_imported(trial) -> None:
     assert all(str(trial.output) in run.code for run in runs), "a job ran the code of the checkout, not its snapshot"
 
 
+def test_a_job_gets_as_many_gpus_as_its_model_needs(trial) -> None:
+    command = [item for item in trial.command if not item.startswith("launcher.slots")]
+    trial.command = [*command, "launcher.shards=2", "model.resources.gpus=2"]
+    done = trial.launch(env={"CUDA_VISIBLE_DEVICES": "3,5,7"})
+    assert done.code == 0, done
+    first, second = sorted(trial.runs(), key=lambda run: run.started)
+    assert first.devices == "3,5"
+    assert len(second.devices.split(",")) == 2
+    assert first.beat <= second.started + 0.2, "two jobs at once on three GPUs, of which each needs two"
+
+
 @pytest.mark.parametrize(
     ("given", "names"),
     [
@@ -139,8 +150,9 @@ def test_what_cannot_run_gets_one_line_and_writes_nothing(arguments, visible, me
     assert not trial.output.exists()
 
 
-def test_auto_precision_follows_where_the_jobs_run(tmp_path) -> None:
-    model = HF(path=str(tmp_path))
+@pytest.mark.parametrize("device_map", [None, "auto"])
+def test_auto_precision_follows_where_the_jobs_run(device_map, tmp_path) -> None:
+    model = HF(path=str(tmp_path), device_map=device_map)
     cell = Cell(Trunk(JsonLines(tmp_path / "quiz.jsonl"), model), METHODS["base"]())
     places = Places(tmp_path, tmp_path)
 

@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from conftest import ROOT, questions, write_lines
 from doubles import Drill, Hashed
 from hypothesis import given
@@ -118,7 +119,7 @@ def cells(done: subprocess.CompletedProcess[str]) -> list[dict[str, str]]:
 
 
 def test_variants_are_rows_that_can_be_told_apart(launch, tmp_path) -> None:
-    shape = ["dataset=scenes_a", "limit=2", "max_new_tokens=4", "split=all"]
+    shape = ["dataset=scenes_a", "limit=1", "max_new_tokens=2", "split=all", "model.selfcheck=never"]
     own = 'dataset.template=null,brief,"{question} Look closely."'
     rows = cells(launch("-m", *shape, own))
     names = {row["dataset"] for row in rows}
@@ -131,8 +132,6 @@ def test_variants_are_rows_that_can_be_told_apart(launch, tmp_path) -> None:
         "{question} Answer with one word.",
         "{question} Look closely.",
     ]
-    again = launch("-m", *shape, own)
-    assert "nothing to compute" in again.stderr
 
 
 def test_no_published_number_stands_beside_other_words() -> None:
@@ -142,8 +141,13 @@ def test_no_published_number_stands_beside_other_words() -> None:
         assert tables.row(cell, tables.columns([], {}, [BASE]))["paper"] == paper
 
 
-@pytest.mark.parametrize("option", sorted(path.stem for path in (ROOT / "conf" / "dataset").glob("*.yaml")))
-def test_every_dataset_takes_a_template(option: str, tmp_path: Path) -> None:
+KINDS = {
+    yaml.safe_load(path.read_text("utf8"))["kind"]: path.stem for path in (ROOT / "conf" / "dataset").glob("*.yaml")
+}
+
+
+@pytest.mark.parametrize("option", sorted(KINDS.values()))
+def test_every_kind_of_dataset_takes_a_template(option: str, tmp_path: Path) -> None:
     front = Hydra("dataset.template=null,listed", *NEED.get(option, []))
     front.arguments[2] = f"dataset={option}"
     plain, listed = (cell.trunk.dataset for cell in grid(front, tmp_path).cells)

@@ -18,6 +18,12 @@ from spatial_eval.errors import ModelError
 from spatial_eval.hf import HF
 from spatial_eval.types import Arm, Failure, Generation
 
+STARTS = {
+    "llava": "<image>\nUSER: ",
+    "llava_next": "USER: ",
+    "gemma3": "<bos><start_of_turn>user\n<start_of_image>",
+}
+
 
 def tokens(records: dict[tuple[str, float], Any]) -> dict[tuple[str, float], tuple[int, ...]]:
     return {key: record.tokens for key, record in records.items()}
@@ -41,7 +47,7 @@ def test_from_folder_to_records(name: str, tmp_path: Path) -> None:
             assert record.batch <= size
     question = ours["q2", 1.0].prompt
     assert "Where?" in question
-    assert question.startswith("<image>\nUSER: " if name == "llava" else ("USER: " if name == "llava_next" else "<|im"))
+    assert question.startswith(STARTS.get(name, "<|im_start|>"))
 
 
 def test_prompt_mode_and_distortion(tmp_path: Path) -> None:

@@ -1,0 +1,372 @@
+"""Writes docs/reference.md from what the code itself says: YAML comments, dataclasses, argparse, tables' columns.
+
+`make docs` writes it; tests/test_docs.py fails where it is not current or where something has no explanation.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from spatial_eval import config, models, paper, report, selection, tables
+from spatial_eval.benchmarks import BENCHMARKS
+from spatial_eval.cli import parser
+from spatial_eval.compare import FIELDS as COMPARED
+from spatial_eval.launchers import LAUNCHERS
+from spatial_eval.methods import METHODS
+from spatial_eval.tracking import TRACKERS
+from spatial_eval.types import Arm
+
+ROOT = Path(__file__).resolve().parents[1]
+PATH = ROOT / "docs" / "reference.md"
+
+CLASSES: Mapping[str, Mapping[str, type]] = {
+    "dataset": BENCHMARKS,
+    "model": models.MODELS,
+    "method": METHODS,
+    "launcher": LAUNCHERS,
+    "tracking": TRACKERS,
+}
+WHAT = {
+    "dataset": "Which questions. `dataset=NAME`, keys as `dataset.KEY=VALUE`.",
+    "model": "Who answers them. `model=NAME`, keys as `model.KEY=VALUE`.",
+    "method": "The decoding rule. `method=NAME`; its fields are swept as `method.KEY=V1,V2` or by a root key.",
+    "launcher": "Where a sweep runs. One value in a sweep; it changes no result.",
+    "tracking": "Who else is told (docs/wandb.md). One value in a sweep; it changes no result.",
+    "template": "Other words around a question: `dataset.template=NAME` (or a text with `{question}` and `{options}`).",
+    "preset": "Many keys at once: `model.preset=NAME`. Keys that you set yourself win.",
+}
+FLAGS = {
+    "-m, --multirun": "run a grid: every combination of the values given as lists",
+    "-cd DIR, --config-dir DIR": "your own options and sweeps beside ours: DIR/dataset, method, model, launcher, "
+    "tracking, preset, template and sweeps, a YAML each; no name may be one of ours",
+    "-h, --help": "every key and option, those of `--config-dir` too",
+}
+SWEEPS = (
+    "`sweep=NAME`: a file of sweeps/, of `--config-dir`, or a path that ends in .yaml: keys with values or lists of "
+    "values, and optionally `grids:`, a list of such. What the command line says replaces an axis."
+)
+FILES = {
+    "results.csv": "one row a cell",
+    "by_relation.csv": "one row a cell and relation",
+    "samples.parquet": "one row a question and arm",
+    "passes.csv": "one row a pass: what it cost",
+    "failures.csv": "one row a question and arm that could not be answered",
+    "sweep.json": "the cells, the command, the configuration, the commit, versions",
+    "report.html": "all of it to look at, in one file without a server",
+    "wandb/": "the runs of `tracking=wandb`, before and after they are uploaded",
+    "jobs/": "of `launcher=local` and `slurm`: what was launched, the code, a log a job",
+}
+CODES = {
+    0: "complete",
+    1: "wrong input; nothing was run",
+    2: "wrong usage",
+    3: "answers are missing; the same command tries again what is not stored",
+}
+VARIABLES = {
+    "SPATIAL_EVAL_DATA": "the default of `data_dir` and of `prepare --data-dir`",
+    "CUDA_VISIBLE_DEVICES": "the GPUs that `launcher=local` uses",
+    "HF_HOME, HF_HUB_OFFLINE": "the hub's cache, and whether the network is asked at all (huggingface_hub's own)",
+    "WANDB_API_KEY, WANDB_BASE_URL": "read by `publish --sync` and by `tracking.mode=auto` and `online`",
+    "OMP_NUM_THREADS": "CPU threads of a job, unless `launcher.threads` says",
+}
+COLUMNS = {
+    "dataset": "label of the benchmark; `NAME+TEMPLATE` where `dataset.template` is set",
+    "model": "label of the model",
+    "method": "kind of the method",
+    "weight": "scaling_vis's factor, or the arm's; empty where the method has none",
+    "weight1": "adapt_vis's factor where the model is unsure",
+    "weight2": "adapt_vis's factor where it is sure",
+    "threshold": "adapt_vis's threshold on the rounded confidence",
+    "criterion": "what stands for confidence",
+    "settings": "the method's other fields that are not at their default, as `name=value name=value`",
+    "split": "val, test or all; of a question: val or test",
+    "limit": "the first so many questions; empty = all",
+    "max_new_tokens": "longest answer",
+    "n": "questions answered",
+    "missing": "questions without an answer: missing, never wrong",
+    "accuracy": "percent where the gold word occurs in the answer (the reference's rule)",
+    "accuracy_low": "lower end of its 95 % Wilson interval",
+    "accuracy_high": "upper end of its 95 % Wilson interval",
+    "accuracy_strict": "percent where exactly one option occurs as a whole word, the right one",
+    "pair_accuracy": "percent of pairs with both right, divided by n/2 as the paper does",
+    "set_accuracy": "percent of sets with all four right, divided by n/4 as the paper does",
+    "pair_accuracy_complete": "the same over pairs that are answered whole",
+    "set_accuracy_complete": "the same over sets that are answered whole",
+    "precision": "of yes, percent (yes or no questions)",
+    "recall": "of yes, percent",
+    "f1": "of yes, percent",
+    "f1_paper": "the paper's F1: harmonic mean of the accuracies on yes and on no",
+    "share_weight1": "percent of the questions routed to weight1",
+    "paper": "the published accuracy, where this is exactly its setting",
+    "difference": "accuracy minus the published one; in a comparison b minus a; in a choice against base; in points",
+    "relation": "the question's relation",
+    "sample_id": "the question's own id",
+    "text": "the answer",
+    "tokens": "its token ids, EOS included",
+    "n_tokens": "how many",
+    "confidence": "largest probability of the arm's first token, in [0, 1], unrounded",
+    "correct": "by the reference's rule",
+    "correct_strict": "by the strict rule",
+    "gold": "the right answer, lower case",
+    "prediction": "the option that the answer names",
+    "row": "index in the whole dataset",
+    "pair": "the pair that the question belongs to",
+    "set": "the set that the question belongs to",
+    "question": "as it was asked, template included",
+    "image": "path relative to data_dir or output_dir",
+    "entropy": "of the first token's distribution, in nats",
+    "margin": "largest minus second largest probability of the first token",
+    "logit": "largest raw logit of the first token",
+    "arms": "the arms that the pass needs",
+    "questions": "how many the pass needs",
+    "stored": "answers stored",
+    "seconds": "of computing, over all runs",
+    "questions_per_second": "of those seconds",
+    "device": "where it ran",
+    "python": "version",
+    "spatial_eval": "version",
+    "torch": "version",
+    "transformers": "version",
+    "generations": "folder of the answers under output_dir/generations",
+    "error": "why, in one line",
+    "arm": "the arm, as `0.5` or `0.5,scaling=mass`",
+    "family": "the method that was chosen among; all = every method",
+    "chosen_on": "the split that the cell was chosen on",
+    "candidates": "cells that stood for election",
+    "tied": "cells that reach the same accuracy",
+    "chosen_again": "percent of other draws of the questions that choose this cell",
+    "chosen_n": "questions answered on the split of the choice",
+    "chosen_accuracy": "percent there",
+    "chosen_low": "lower end of its 95 % interval",
+    "chosen_high": "upper end of its 95 % interval",
+    "base": "the untouched model's accuracy on the reported split",
+    "difference_low": "lower end of the difference's 95 % bootstrap interval over sets",
+    "difference_high": "upper end of the difference's 95 % bootstrap interval over sets",
+    "fixed": "questions that base, or a, got wrong and this, or b, right",
+    "broken": "the other way round",
+    "p": "exact McNemar test of the two",
+    "p_holm": "adjusted for the number of rows (Holm)",
+    "corrected": "accuracy corrected for being the best of many on the same questions",
+    "corrected_low": "lower end of its 95 % interval",
+    "corrected_high": "upper end of its 95 % interval",
+    "a": "the first side's cell",
+    "b": "the second side's cell",
+    "unmatched": "answers without a partner on the other side",
+    "accuracy_a": "percent, over the questions that both answered",
+    "accuracy_b": "percent, over the questions that both answered",
+}
+TABLES = {
+    "results.csv": tables.ROW,
+    "by_relation.csv": tables.BY_RELATION,
+    "samples.parquet": report.SAMPLES,
+    "passes.csv": report.PASSES,
+    "failures.csv": report.FAILURES,
+    "python -m spatial_eval select --format csv": selection.FIELDS,
+    "python -m spatial_eval compare --format csv": COMPARED,
+}
+
+
+class Unexplained(Exception):
+    """Something that a user can set or read has no explanation; says where to write it."""
+
+
+@dataclass(frozen=True)
+class Option:
+    """A YAML of a group: what its first comment says, its own keys and those of the option it builds on."""
+
+    name: str
+    about: str
+    values: Mapping[str, Any]
+    notes: Mapping[str, str]  # key -> comment on its line
+
+
+def options(group: str) -> list[Option]:
+    return [read(path) for path in sorted((ROOT / "conf" / group).glob("*.yaml"))]
+
+
+def read(path: Path) -> Option:
+    """Raises Unexplained where the file does not say in its first lines what it is."""
+    lines, head = path.read_text("utf8").splitlines(), _head(path)
+    tree = yaml.safe_load("\n".join(lines)) or {}
+    values, notes = dict(_flat({k: v for k, v in tree.items() if k != "defaults"})), dict(_notes(lines))
+    for below in tree.get("defaults", []):
+        if isinstance(below, str) and below != "_self_":
+            base = read(path.with_name(f"{below}.yaml"))
+            values, notes = {**base.values, **values}, {**base.notes, **notes}
+    return Option(path.stem, " ".join(head), values, notes)
+
+
+def _head(path: Path) -> list[str]:
+    lines = path.read_text("utf8").splitlines()
+    head = [line.removeprefix("#").strip() for line in itertools.takewhile(lambda line: line[:1] == "#", lines)]
+    if not head:
+        raise Unexplained(f"{path.relative_to(ROOT)}: say in its first line what it is")
+    return head
+
+
+def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in tree.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{above}{key}.")
+        else:
+            yield f"{above}{key}", value
+
+
+def _notes(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
+    above: list[str] = []
+    for line in lines:
+        found = re.fullmatch(r"( *)(\w+):(?: .*?)?(?:\s+#\s+(.*))?", line)
+        if found:
+            above = [*above[: len(found[1]) // 2], found[2]]
+            if found[3]:
+                yield ".".join(above), found[3]
+
+
+def attributes(cls: type) -> dict[str, str]:
+    """What a docstring says of fields: `name: what it is. other: what that is.` after `Attributes:`."""
+    text = " ".join((cls.__doc__ or "").partition("Attributes:")[2].split())
+    parts = re.split(r"(?:^|(?<=[.;])) ?(\w+(?:, \w+)*): ", text)
+    pairs = zip(parts[1::2], parts[2::2], strict=True)
+    return {name: what.strip().rstrip(".") for names, what in pairs for name in names.split(", ")}
+
+
+def text() -> str:
+    """The whole page. Raises Unexplained."""
+    return "\n\n".join([HEAD, *root(), *groups(), *commands(), *files(), *ends()]) + "\n"
+
+
+HEAD = """# Reference
+
+Made by `make docs` from the code itself; do not edit it. How to use it all: [README](../README.md).
+
+    python launch.py [-m] [--config-dir DIR] [sweep=NAME] [GROUP=OPTION ...] [KEY=VALUE ...]
+    python -m spatial_eval COMMAND ..."""
+
+
+def root() -> list[str]:
+    tree = read(ROOT / "conf" / "config.yaml")
+    keys = (*tables.KNOBS, *config.PARTS, *config.ONCE)
+    rows = [[f"`{key}`", _value(tree.values[key]), _note(tree.notes, key, "conf/config.yaml")] for key in keys]
+    rows.append(["`sweep`", "", "a grid by name"])
+    sweeps = sorted((ROOT / "sweeps").glob("*.yaml"))
+    return [
+        "## launch.py",
+        _table(["flag", "what"], [[f"`{flag}`", what] for flag, what in FLAGS.items()]),
+        "### Root keys",
+        "`KEY=V1,V2` (with -m) makes an axis of the grid, `KEY=range(0,1,0.1)` too. What a method does not use is "
+        "ignored, and said.",
+        _table(["key", "default", "what"], rows),
+        "### sweep",
+        SWEEPS,
+        _table(["sweep", "what"], [[f"`{path.stem}`", " ".join(_head(path))] for path in sweeps]),
+    ]
+
+
+def groups() -> Iterator[str]:
+    for group in (*config.GROUPS, "template", "preset"):
+        found = options(group)
+        yield f"### {group}"
+        yield WHAT[group]
+        yield _table(["option", "what"], [[f"`{one.name}`", one.about] for one in found])
+        if group in CLASSES:
+            for kind in dict.fromkeys(str(one.values["kind"]) for one in found):
+                yield from _kind(group, kind, [one for one in found if one.values["kind"] == kind])
+
+
+def _kind(group: str, kind: str, found: list[Option]) -> Iterator[str]:
+    """The keys of the options of one kind; a default where all agree."""
+    found = sorted(found, key=lambda one: one.name != kind)  # the generic option explains best
+    said = attributes(CLASSES[group][kind])
+    rows = []
+    for key in dict.fromkeys(key for one in found for key in one.values if key != "kind"):
+        values = {_value(one.values[key]) for one in found if key in one.values}
+        what = next((one.notes[key] for one in found if key in one.notes), None)
+        what = what or said.get(key) or next((one.notes[key] for one in options(group) if key in one.notes), None)
+        what = what or read(ROOT / "conf" / "config.yaml").notes.get(re.sub(r"\W", "", str(found[0].values[key])))
+        if not what:
+            raise Unexplained(f"{group}.{key}: comment on it in conf/{group}/{found[0].name}.yaml")
+        rows.append([f"`{group}.{key}`", values.pop() if len(values) == 1 else "by option", what])
+    names = ", ".join(f"`{one.name}`" for one in found)
+    if rows:
+        yield f"Keys of {names}:" if len(found) < 8 else f"Keys of kind `{kind}`:"
+        yield _table(["key", "default", "what"], rows)
+
+
+def commands() -> Iterator[str]:
+    yield "## python -m spatial_eval"
+    top = parser()
+    (each,) = [action for action in top._actions if isinstance(action, argparse._SubParsersAction)]
+    said = {choice.dest: choice.help for choice in each._choices_actions}
+    for name, command in each.choices.items():
+        if name not in said:
+            raise Unexplained(f"command {name}: give it a help text")
+        yield f"### {name}"
+        yield str(command.description or said[name])
+        yield _table(["argument", "what"], [row for action in command._actions for row in _argument(name, action)])
+
+
+def _argument(command: str, action: argparse.Action) -> Iterator[list[str]]:
+    if isinstance(action, argparse._HelpAction):
+        return
+    if not action.help:
+        raise Unexplained(f"{command} {action.option_strings or action.dest}: give it a help text")
+    name = ", ".join(action.option_strings)
+    metavar = action.metavar if isinstance(action.metavar, str) else action.dest.upper()
+    takes = "" if action.nargs == 0 else "{" + ",".join(map(str, action.choices)) + "}" if action.choices else metavar
+    yield [f"`{f'{name} {takes}'.strip()}`", action.help.replace("%%", "%")]
+
+
+def files() -> Iterator[str]:
+    yield "## Files"
+    yield "A sweep's, in `<output_dir>/sweeps/<id>/`; stored answers lie in `generations/` beside it."
+    yield _table(["file", "what"], [[f"`{name}`", what] for name, what in FILES.items()])
+    said = {**attributes(Arm), **COLUMNS}
+    for name, columns in TABLES.items():
+        lacking = [column for column in columns if column not in said]
+        if lacking:
+            raise Unexplained(f"{name}, column {lacking[0]}: explain it in COLUMNS of docs/reference.py")
+        yield f"### {name}"
+        yield _table(["column", "what"], [[f"`{column}`", said[column]] for column in columns])
+
+
+def ends() -> Iterator[str]:
+    yield "## Exit codes"
+    yield _table(["code", "what"], [[str(code), what] for code, what in CODES.items()])
+    yield "## Environment"
+    yield _table(["variable", "what"], [[f"`{name}`", what] for name, what in VARIABLES.items()])
+    yield "## Published numbers"
+    listed = ", ".join(f"`{name}`" for name in paper.DATASETS)
+    yield f"arXiv 2503.01773 for {', '.join(f'`{name}`' for name in paper.TABLE)} on the test split of {listed}."
+
+
+def _note(notes: Mapping[str, str], key: str, where: str) -> str:
+    if key not in notes:
+        raise Unexplained(f"{key}: comment on it in {where}")
+    return notes[key]
+
+
+def _value(value: Any) -> str:
+    if value == "???":
+        return "must be given"
+    if isinstance(value, str) and (found := re.fullmatch(r"\$\{(\w+)\}", value)):
+        return f"the root key `{found[1]}`"
+    if isinstance(value, str) and (found := re.fullmatch(r"\$\{oc\.env:(\w+),(\w+)\}", value)):
+        return f"`${found[1]}`, else `{found[2]}`"
+    return f"`{yaml.safe_dump(value, default_flow_style=True, width=1000).removesuffix('...' + chr(10)).strip()}`"
+
+
+def _table(head: list[str], rows: list[list[str]]) -> str:
+    lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+if __name__ == "__main__":
+    PATH.write_text(text(), "utf8")
