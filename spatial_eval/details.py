@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from html import escape
 from typing import Any
 
@@ -19,6 +20,7 @@ from .thumbnails import Thumbnails
 from .types import Method
 
 COLOURS = ("s0", "s1", "s2", "s3")
+LISTED = 8  # stored arms that are named in a sentence
 RELATIONS = 12  # of them in the figure; the table has all
 _PROMPT = re.compile(r"<image>|\b(?:USER|ASSISTANT|User|Assistant):")
 
@@ -36,9 +38,9 @@ def detail(
     blocks = [_curve(adapt, findings.curves(files, cells), curves), _responses(findings.responses(part))]
     confidence = findings.confidence(part)
     ceiling = findings.oracle(part)
-    weights = "; ".join(arm.label for arm in sorted(part.arms))
+    names = "; ".join(arm.label for arm in sorted(part.arms)) if len(part.arms) <= LISTED else "listed in passes.csv"
     oracle = (
-        f"<p>A router that always found the right one of the {len(part.arms)} stored arms ({weights}) would reach "
+        f"<p>A router that always found the right one of the {len(part.arms)} stored arms ({names}) would reach "
         f"<b>{ceiling.value:.2f} %</b> <span class='i'>({ceiling.low:.1f} to {ceiling.high:.1f}, n = {ceiling.n:,})"
         "</span>: the ceiling of routing.</p>"
     )
@@ -55,15 +57,17 @@ def detail(
 
 
 def _curve(adapt: Method | None, every: Sequence[Curve], curves: list[dict[str, Any]]) -> str:
-    found = [c for c in every if isinstance(adapt, AdaptVis) and c.criterion == adapt.criterion]
-    if not found or not isinstance(adapt, AdaptVis):
+    if not isinstance(adapt, AdaptVis):
         return ""
-    pairs = [(c.weight1, c.weight2) for c in found]
+    found = [c for c in every if _beside(c.method) == _beside(adapt)]
+    if not found:
+        return ""
+    pairs = [(c.method.weight1, c.method.weight2) for c in found]
     front = pairs.index((adapt.weight1, adapt.weight2))
     curves.append(curve_data(found))
     options = "".join(
-        f'<option value="{i}"{" selected" * (i == front)}>{c.weight1:g}, {c.weight2:g}</option>'
-        for i, c in enumerate(found)
+        f'<option value="{i}"{" selected" * (i == front)}>{pairs[i][0]:g}, {pairs[i][1]:g}</option>'
+        for i in range(len(found))
     )
     name = f"curve{len(curves) - 1}"
     start = math.ceil(100 * adapt.threshold - 1e-9) / 100  # the method's criterion is rounded: the same step
@@ -81,6 +85,11 @@ def _curve(adapt: Method | None, every: Sequence[Curve], curves: list[dict[str, 
     )
     drawing = figures.curve(found, front, adapt.threshold)
     return figures.figure(drawing, title="Accuracy against threshold (adapt_vis)", note=note, below=below)
+
+
+def _beside(method: AdaptVis) -> AdaptVis:
+    """What pairs of weights share to stand in one figure."""
+    return replace(method, weight1=0.0, weight2=0.0, threshold=0.0)
 
 
 def curve_data(found: Sequence[Curve]) -> dict[str, Any]:

@@ -60,7 +60,7 @@ def curve(curves: Sequence[Curve], chosen: int, threshold: float) -> str:
 def responses(found: Mapping[str, Mapping[float, Estimate]], colours: Mapping[str, str]) -> str:
     """Accuracy of each arm alone over its weight, a line for each kind, with whiskers; the untouched model stands out.
 
-    `colours` maps a kind to its class; the first kind is written out.
+    `colours` maps a kind to its class; a single one is written out.
     """
     every = [e for series in found.values() for e in series.values()]
     low, high = _span(min(e.low for e in every), max(e.high for e in every))
@@ -83,7 +83,7 @@ def responses(found: Mapping[str, Mapping[float, Estimate]], colours: Mapping[st
                 f'<g {_tip(f"{tip}: {said(e)}")}><path class="w" d="M{here} {y(e.low)}V{y(e.high)}"/>'
                 f'<circle class="{colour}" cx="{here}" cy="{y(e.value)}" r="4"/></g>'
             )
-            if number == 0:
+            if len(found) == 1:
                 parts.append(f'<text class="b" x="{here + 8}" y="{y(e.value) - 4}">{e.value:.1f}</text>')
     return "".join(parts)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,9 +34,7 @@ class Curve:
     for thresholds in (edges[k - 1], edges[k]], the first from 0 and the last to 1.
     """
 
-    weight1: float
-    weight2: float
-    criterion: str
+    method: AdaptVis  # with any threshold
     edges: Sequence[float]  # M, ascending
     right: Sequence[int]  # M + 1
     n: Sequence[int]  # M + 1
@@ -63,11 +61,10 @@ class Confidence:
     bars: Sequence[tuple[float, float, int, int]]
 
 
-def curve(part: Part, weight1: float, weight2: float, criterion: str = "max_prob") -> Curve | None:
-    """The exact curve of one pair of weights; None where the model gave no such criterion."""
-    method = AdaptVis(weight1, weight2, 0.0, criterion)
+def curve(part: Part, method: AdaptVis) -> Curve | None:
+    """The exact curve of the method over all thresholds; None where the model gave no such criterion."""
     low, high = (part.arms[arm] for arm in method.branches().values())
-    values = np.round(CRITERIA[criterion](part.arms[BASE].signals), 2)
+    values = np.round(CRITERIA[method.criterion](part.arms[BASE].signals), 2)
     here = part.arms[BASE].signals.answered & ~np.isnan(values)
     if not here.any():
         return None
@@ -80,9 +77,7 @@ def curve(part: Part, weight1: float, weight2: float, criterion: str = "max_prob
 
     none = np.zeros(len(values), dtype=bool)
     return Curve(
-        weight1,
-        weight2,
-        criterion,
+        replace(method, threshold=0.0),
         [float(e) for e in edges],
         moved(low.right & low.signals.answered, high.right & high.signals.answered),
         moved(low.signals.answered, high.signals.answered),
@@ -92,12 +87,12 @@ def curve(part: Part, weight1: float, weight2: float, criterion: str = "max_prob
 
 def curves(files: Files, cells: Iterable[int]) -> list[Curve]:
     """Of every pair of weights with which adapt_vis stands among the cells, which share one part."""
-    pairs: dict[tuple[float, float, str], Part] = {}
+    pairs: dict[AdaptVis, Part] = {}
     for cell in cells:
         method = files.methods[cell]
         if isinstance(method, AdaptVis):
-            pairs[method.weight1, method.weight2, method.criterion] = files.parts[files.keys[cell]]
-    found = (curve(part, *pair) for pair, part in sorted(pairs.items(), key=lambda item: item[0]))
+            pairs[replace(method, threshold=0.0)] = files.parts[files.keys[cell]]
+    found = (curve(pairs[method], method) for method in sorted(pairs, key=astuple))
     return [c for c in found if c is not None]
 
 

@@ -15,6 +15,7 @@ from conftest import ROOT
 import spatial_eval
 from spatial_eval import findings
 from spatial_eval.errors import ConfigError, DataError
+from spatial_eval.methods import AdaptVis
 
 
 def test_tables_are_the_files(swept) -> None:
@@ -65,7 +66,7 @@ def test_the_curve_is_the_method_at_every_threshold(swept) -> None:
     found = spatial_eval.load(swept)
     adapt = found.cells[(found.cells["method"] == "adapt_vis") & (found.cells["split"] == "test")]
     for cell, row in adapt.iterrows():
-        curve = findings.curve(found.part(cell), row["weight1"], row["weight2"])
+        curve = findings.curve(found.part(cell), AdaptVis(row["weight1"], row["weight2"], 0.0))
         assert curve is not None
         right, n = curve.at(row["threshold"])
         assert (100 * right / n, n) == (pytest.approx(row["accuracy"]), row["n"])
