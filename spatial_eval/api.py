@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from numpy import float64
+from numpy.typing import NDArray
 
 from . import attended, findings, selection
 from .answers import Files, Part, read
@@ -86,6 +88,10 @@ class Sweep:
         Names are needed where the sweep has several. Raises ConfigError where there is none.
         """
         return attended.find(self.files.folder, dataset, model, max_new_tokens)
+
+    def right(self, found: Attention) -> NDArray[float64]:
+        """(questions, arms) of an `attention`: 1 where that answer was right, 0 wrong, nan not answered."""
+        return attended.right(self.files.samples, found)
 
     def confidence(self) -> pd.DataFrame:
         """One row a dataset, model and split: AUROC and calibration error of the untouched model's confidence."""

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, overload
 
@@ -181,6 +181,36 @@ def each(folder: Path) -> Iterator[Attention]:
     """Every capture in a sweep's folder."""
     for path in sorted((folder / FOLDER).glob("*.npz")):
         yield read(path)
+
+
+def layer(maps: NDArray[np.float32], layers: slice) -> NDArray[np.float32]:
+    """(W, layers, n) -> (W, n), the mean of some layers."""
+    mean: NDArray[np.float32] = maps[:, layers].mean(axis=1)
+    return mean
+
+
+def images(samples: Any, found: Attention) -> dict[str, str]:
+    """Sample id -> its picture as samples.parquet has it."""
+    mine = samples[_about(samples, found)]
+    return dict(zip(mine["sample_id"], mine["image"], strict=True))
+
+
+def right(samples: Any, found: Attention) -> NDArray[np.float64]:
+    """(N, W) of samples.parquet: 1 where the answer was right (the reference's rule), 0 wrong, nan not answered."""
+    mine = samples[_about(samples, found)]
+    names = [field.name for field in fields(Arm) if field.name in mine]
+    columns = [mine["sample_id"], mine["correct"], *(mine[name] for name in names)]
+    answers = {
+        (sample_id, Arm(**dict(zip(names, values, strict=True)))): float(correct)
+        for sample_id, correct, *values in zip(*columns, strict=True)
+    }
+    rows = [[answers.get((one, arm), np.nan) for arm in found.arms] for one in found.ids]
+    return np.array(rows, dtype=np.float64).reshape(len(found.ids), len(found.arms))
+
+
+def _about(samples: Any, found: Attention) -> Any:
+    same = samples["dataset"] == found.dataset
+    return same & (samples["model"] == found.model) & (samples["max_new_tokens"] == found.max_new_tokens)
 
 
 def _merge(places: Sequence[tuple[Frame, int] | None], level: str) -> Capture:

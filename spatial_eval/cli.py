@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from . import folders, operate, printing, tracker
+from . import folders, gallery, operate, printing, tracker
 from .errors import ConfigError, SpatialEvalError
 from .scenes import DIFFICULTIES
 
@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
         help="as launch.py's data_dir (default: $SPATIAL_EVAL_DATA, else data)",
     )
     prepare.set_defaults(run=make_ready)
+    gallery.add(commands)
     operate.add(commands)
     tracker.add_command(commands, folders.find)
     return top

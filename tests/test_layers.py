@@ -33,9 +33,10 @@ LAYERS = [
     {"tables", "recorded", "engine", "checkpoints", "snapshot", "devices", "ledger"},
     {"attended", "answers", "ballots", "readback", "vlm", "squeue", "sbatch", "pool", "extents"},
     {"charts", "compare", "findings", "selection"},
-    {"dashboard", "api", "figures", "heat", "layout"},
+    {"dashboard", "api", "figures", "heat", "layout", "overlays"},
     {"details", "verdicts"},
     {"appendix"},
+    {"gazes"},
     {"html"},
     {"hf"},
     {"models"},
@@ -46,7 +47,7 @@ LAYERS = [
     {"slurm"},
     {"fanout"},
     {"sweep", "prepare", "status"},
-    {"operate", "printing"},
+    {"operate", "printing", "gallery"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
