@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import DataError
+from .hub import Hub
 from .lines import answers, json_lines, text_id
 from .rendered import Scenes
 from .types import Benchmark, Places, Sample
@@ -67,7 +68,7 @@ class WhatsUp:
         return {"name": self.name, "prompt": self.prompt}
 
     def read(self, places: Places) -> list[Sample]:
-        path = find(places.data, f"prompts/{self.prompts}", self.prompts)
+        path = find(self.name, places.data, f"prompts/{self.prompts}", self.prompts)
         rows = list(json_lines(path))
         if len(rows) != self.rows:
             raise DataError(f"{path} has {len(rows)} rows, {self.name} has {self.rows}: fetch the file again")
@@ -133,7 +134,7 @@ class Vsr:
         return {"name": self.name, "prompt": self.prompt, "distort": self.distort}
 
     def read(self, places: Places) -> list[Sample]:
-        path = find(places.data, f"vsr/{self.file}", self.file)
+        path = find(self.name, places.data, f"vsr/{self.file}", self.file)
         rows = list(json_lines(path))
         if len(rows) != self.rows:
             raise DataError(f"{path} has {len(rows)} rows, {self.name} has {self.rows}: fetch the file again")
@@ -219,6 +220,7 @@ BENCHMARKS: dict[str, type[Benchmark]] = {
     "whatsup": WhatsUp,
     "vsr": Vsr,
     "jsonl": JsonLines,
+    "hub": Hub,
     "scenes": Scenes,
 }
 
@@ -228,11 +230,12 @@ def first(folder: Path, *names: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).exists()), None)
 
 
-def find(folder: Path, *names: str) -> Path:
-    """`first`, or a DataError that names the places looked at."""
+def find(dataset: str, folder: Path, *names: str) -> Path:
+    """`first`, or a DataError that names the file, the place and the command."""
     found = first(folder, *names)
     if found is None:
         raise DataError(
-            f"no {names[0]} under data_dir={folder}; set data_dir= or SPATIAL_EVAL_DATA to the folder that holds it"
+            f"dataset {dataset}: no {names[0]} under data_dir={folder}; run `python -m spatial_eval prepare "
+            f"dataset={dataset}`, or set data_dir= or SPATIAL_EVAL_DATA to the folder that holds it"
         )
     return found

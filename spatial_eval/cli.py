@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from . import folders, gallery, operate, printing, tracker
 from .errors import ConfigError, SpatialEvalError
 from .scenes import DIFFICULTIES
+from .sources import COCO, COCO_WAYS, DRIVE, WAYS, Way
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -41,22 +44,37 @@ def parser() -> argparse.ArgumentParser:
     scenes.set_defaults(run=write_scenes)
     prepare = commands.add_parser(
         "prepare",
-        help="adopt data you have, check it, fetch a model ahead",
-        description="Make data and models ready; nothing else ever writes into data_dir.",
+        help="fetch data and models, adopt data you have, check it",
+        description="Make data and models ready; nothing else ever writes into data_dir or downloads data.",
     )
     prepare.add_argument(
-        "what", nargs="*", metavar="model=NAME", help="fetch this model into the hub cache; model.KEY=VALUE too"
+        "what",
+        nargs="*",
+        metavar="dataset=NAME|all, model=NAME",
+        help="fetch what this benchmark lacks into data_dir, or this model into the hub cache; "
+        "dataset.KEY=VALUE and model.KEY=VALUE too",
     )
     prepare.add_argument(
-        "--from", dest="source", type=Path, help="link an AdaptVis or whatsup_vlms checkout, without copying"
+        "--from",
+        dest="folder",
+        type=Path,
+        help="link an AdaptVis or whatsup_vlms checkout, without copying; with --source files: where those lie",
     )
-    prepare.add_argument("--check", action="store_true", help="only look at what data_dir holds")
+    prepare.add_argument("--check", action="store_true", help="only look: open every image, compare every checksum")
     prepare.add_argument(
         "--data-dir",
         type=Path,
         default=Path(os.environ.get("SPATIAL_EVAL_DATA") or "data"),
         help="as launch.py's data_dir (default: $SPATIAL_EVAL_DATA, else data)",
     )
+    prepare.add_argument(
+        "--source", choices=WAYS, default="hub", help="the hub; upstream's Google Drive; upstream's files in --from"
+    )
+    prepare.add_argument(
+        "--coco-images", dest="pictures", choices=list(COCO_WAYS), default="url", help="singly, or the year's archive"
+    )
+    prepare.add_argument("--coco", default=COCO, metavar="URL", help=f"server of COCO's images (default: {COCO})")
+    prepare.add_argument("--drive", default=DRIVE, metavar="URL", help=f"Google Drive (default: {DRIVE})")
     prepare.set_defaults(run=make_ready)
     gallery.add(commands)
     operate.add(commands)
@@ -74,25 +92,56 @@ def write_scenes(parsed: argparse.Namespace) -> int:
 
 
 def make_ready(parsed: argparse.Namespace) -> int:
-    """Adopts, fetches, and ends with what each benchmark has; exit code 3 where --from left one incomplete."""
+    """Adopts, fetches, and ends with what each benchmark has; exit code 3 where one is incomplete."""
     from . import prepare
 
     wanted = dict(item.partition("=")[::2] for item in parsed.what)
-    odd = [key for key in wanted if key != "model" and not key.startswith("model.")]
-    if odd or (wanted and "model" not in wanted):
-        raise ConfigError(f"cannot prepare {' '.join(parsed.what)}: expected model=NAME, and model.KEY=VALUE beside it")
-    if wanted:
+    group = "model" if "model" in wanted else "dataset"
+    odd = [key for key in wanted if key != group and not key.startswith(f"{group}.")]
+    if odd or (wanted and not wanted.get(group)):
+        raise ConfigError(
+            f"cannot prepare {' '.join(parsed.what)}: expected dataset=NAME, dataset=all or model=NAME, "
+            "and its KEY=VALUEs beside it"
+        )
+    if "model" in wanted:
         values = {key.removeprefix("model."): value for key, value in wanted.items() if key != "model"}
         sys.stdout.write(f"{prepare.fetch_model(wanted['model'], values)}\n")
         return 0
-    if not parsed.source and not parsed.check:
-        raise ConfigError("nothing to prepare: give --from PATH, --check or model=NAME")
-    if parsed.source and not parsed.check:
-        for link in prepare.adopt(parsed.source.expanduser().absolute(), parsed.data_dir.absolute()):
+    data = parsed.data_dir.expanduser().absolute()
+    folder = parsed.folder and parsed.folder.expanduser().absolute()
+    if not (wanted or folder or parsed.check):
+        raise ConfigError("nothing to prepare: give dataset=NAME, dataset=all, model=NAME, --from PATH or --check")
+    if (parsed.source == "files") != bool(wanted and folder):
+        raise ConfigError("--source files takes dataset=NAME and --from PATH; --from PATH alone links a checkout")
+    overrides = [item for item in parsed.what if not item.startswith("dataset=")]
+    name = wanted.get("dataset", "all")
+    if folder and not wanted and not parsed.check:
+        for link in prepare.adopt(folder, data):
             sys.stderr.write(f"{link} -> {link.resolve()}\n")
-    found = list(prepare.findings(parsed.data_dir.absolute()))
-    for one in found:
-        sys.stdout.write(
-            f"{one.name:<14} {one.questions:>5} questions {one.images:>5} images  {one.problem or 'ready'}\n"
-        )
-    return 0 if all(not one.problem for one in found) else 3
+    if wanted and not parsed.check:
+        way = Way(parsed.source, folder, parsed.pictures, parsed.coco.rstrip("/"), parsed.drive.rstrip("/"))
+        found = prepare.fetch_data(name, overrides, data, way)
+    else:
+        found = prepare.verify(name, overrides, data) if parsed.check else prepare.findings(data)
+    complete = True
+    with _speaking():
+        for one in found:
+            complete = complete and not one.problem
+            counts = f"{one.questions:>5} questions {one.images:>5} images"
+            sys.stdout.write(f"{one.name:<17} {counts}  {one.problem or 'ready'}\n")
+            sys.stdout.flush()
+    return 0 if complete else 3
+
+
+@contextlib.contextmanager
+def _speaking() -> Iterator[None]:
+    """What takes time says so on stderr."""
+    logger, handler = logging.getLogger(__package__), logging.StreamHandler(sys.stderr)
+    level = logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
+        logger.setLevel(level)

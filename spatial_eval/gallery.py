@@ -25,7 +25,7 @@ def add(commands: Any) -> None:
     made.add_argument("--layer", action="append", metavar="L", help="an index, or mean over all (default: mean)")
     for name in ("dataset", "model"):
         made.add_argument(f"--{name}", default="", help=f"which {name}, where the sweep has several")
-    made.add_argument("--max-new-tokens", type=int, default=0, help=argparse.SUPPRESS)
+    made.add_argument("--max-new-tokens", type=int, default=0, metavar="N", help="likewise")
     made.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder for the PNG files")
     made.add_argument(
         "--output-dir", type=Path, default=Path("outputs"), help="as launch.py's output_dir (default: outputs)"

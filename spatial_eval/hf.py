@@ -134,7 +134,10 @@ class HF:
         drawn = any(one.image_digest for one in samples)
         if samples and not drawn and not any(one.image is not None and one.image.is_file() for one in samples):
             first = samples[0].image or "annotation, which names the images"
-            raise DataError(f"{dataset.name} has no image: there is no {first}; see `python -m spatial_eval prepare`")
+            raise DataError(
+                f"{dataset.name} has no image: there is no {first}; "
+                f"see `python -m spatial_eval prepare dataset={dataset.name.partition('+')[0]}`"
+            )
         if self.device_map is not None and find_spec("accelerate") is None:
             raise ModelError(
                 f"model.device_map={self.device_map} needs accelerate: pip install 'spatial-eval[multi-gpu]'"

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import config
+import yaml
+
+from . import config, gathering, preparing
+from .benchmarks import UPSTREAM, Vsr, WhatsUp
+from .checking import Finding, check, glance
+from .checksums import Checksums
 from .errors import ConfigError, DataError, ModelError, StoreError, unknown
 from .hf import HF
+from .hub import Hub
+from .sources import Way
 from .store import refusals
-from .types import Places
+from .types import Benchmark
 
 if TYPE_CHECKING:
     from omegaconf import DictConfig
 
+KINDS = ("whatsup", "vsr", "hub")  # datasets that lie in a data_dir
 CONF = Path(__file__).resolve().parents[1] / "conf"
 # What a checkout of the upstream code has under data/, and its prompts/ beside data/ (SCIENCE.md section 3).
 FILES = (
@@ -33,16 +41,6 @@ FOLDERS = (
     "images",
     "annotations",
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """What is at hand of one benchmark: `images` of `questions` exist; `problem` says why it cannot run, or ""."""
-
-    name: str
-    questions: int
-    images: int
-    problem: str
 
 
 def adopt(source: Path, data: Path) -> list[Path]:
@@ -75,10 +73,42 @@ def adopt(source: Path, data: Path) -> list[Path]:
 
 def findings(data: Path) -> Iterator[Finding]:
     """Per benchmark of conf/dataset that reads from data_dir: counts, row alignment, images; opens no image."""
-    for name in _options("dataset"):
-        node = compose({"dataset": name}).dataset
-        if node.kind in ("whatsup", "vsr"):
-            yield _finding(name, node, Places(data, data))
+    for name, dataset in benchmarks("all", ()):
+        yield glance(name, dataset, data)
+
+
+def verify(name: str, overrides: Sequence[str], data: Path) -> Iterator[Finding]:
+    """As `findings`, of one benchmark or `all`, and opens every image and compares every checksum; writes nothing."""
+    for option, dataset in benchmarks(name, overrides):
+        yield check(option, dataset, data)
+
+
+def fetch_data(name: str, overrides: Sequence[str], data: Path, way: Way) -> Iterator[Finding]:
+    """Fetches what one benchmark, or each of `all`, lacks; then as `verify`. Raises a SpatialEvalError."""
+    chosen = benchmarks(name, overrides)
+    with refusals(data):
+        data.mkdir(parents=True, exist_ok=True)
+    checksums = Checksums(data)
+    for option, dataset in chosen:
+        if isinstance(dataset, WhatsUp):
+            gathering.whatsup(dataset, data, way, checksums)
+        elif isinstance(dataset, Vsr):
+            gathering.vsr(dataset, data, way, checksums)
+        elif isinstance(dataset, Hub):
+            preparing.split(dataset, data, checksums)
+        yield check(option, dataset, data)
+    downloads = data / "cache" / "downloads"
+    if not any(downloads.rglob("*.lock")):  # those of another process stay
+        shutil.rmtree(downloads, ignore_errors=True)
+
+
+def benchmarks(name: str, overrides: Sequence[str]) -> list[tuple[str, Benchmark]]:
+    """What a name of conf/dataset, or `all`, means, by name, with `dataset.KEY=VALUE`s. Raises ConfigError."""
+    known = [option for option in _options("dataset") if _kind(option) in KINDS]
+    if name != "all" and name not in known:
+        raise ConfigError(unknown("dataset to prepare", name, ["all", *known], aliases=UPSTREAM))
+    names = [option for option in known if option != "hub"] if name == "all" else [name]  # hub is whatever repo= says
+    return [(option, config.dataset(compose({"dataset": option}, overrides).dataset)) for option in names]
 
 
 def fetch_model(name: str, values: Mapping[str, Any]) -> Path:
@@ -94,25 +124,22 @@ def fetch_model(name: str, values: Mapping[str, Any]) -> Path:
     return model.fetch()
 
 
-def compose(choices: Mapping[str, str]) -> DictConfig:
-    """conf/ with these options."""
+def compose(choices: Mapping[str, str], overrides: Sequence[str] = ()) -> DictConfig:
+    """conf/ with these options and `group.key=value`s; which keys exist is checked where they are read."""
     import hydra
+    from hydra.errors import HydraException
 
-    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
-        return hydra.compose("config", overrides=[f"{group}={option}" for group, option in choices.items()])
+    given = [f"{group}={option}" for group, option in choices.items()] + [f"++{override}" for override in overrides]
+    try:
+        with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+            return hydra.compose("config", overrides=given)
+    except HydraException as error:
+        raise ConfigError(f"cannot read {' '.join(overrides)}: {str(error).splitlines()[0]}") from None
+
+
+def _kind(option: str) -> Any:
+    return yaml.safe_load((CONF / "dataset" / f"{option}.yaml").read_text("utf8"))["kind"]
 
 
 def _options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-
-
-def _finding(name: str, node: DictConfig, places: Places) -> Finding:
-    try:
-        samples = config.dataset(node).read(places)
-    except DataError as error:
-        return Finding(name, 0, 0, str(error))
-    images = sum(sample.image is not None and sample.image.is_file() for sample in samples)
-    problem = "" if images == len(samples) else f"{len(samples) - images} images are missing"
-    if all(sample.image is None for sample in samples):
-        problem = f"no {node.get('annotation')}: the images' names are not known"
-    return Finding(name, len(samples), images, problem)

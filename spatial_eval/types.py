@@ -39,6 +39,7 @@ class Sample:
         image: the image file, opened only where it is encoded; None for recordings' text-only rows.
         image_digest: identity of the image where it is known without reading the file, else "".
         relation, pair, set: what metrics aggregate on; "" where the benchmark has none.
+        scoring: how a text is judged, one of scoring.SCORINGS; answers and options of `letter` are letters.
     """
 
     id: str
@@ -51,6 +52,7 @@ class Sample:
     relation: str = ""
     pair: str = ""
     set: str = ""
+    scoring: str = "words"
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from PIL import Image, ImageOps
 from questions import ARMS, Questions, ask, eight, load, saved
 from transformers.models.smolvlm import processing_smolvlm
 
 from spatial_eval import checkpoints
 from spatial_eval.errors import ModelError
 from spatial_eval.hf import HF
+from spatial_eval.types import Sample
 
 
 def strip(folder: Path, *, separate: bool) -> None:
@@ -83,3 +87,24 @@ def test_the_last_model_is_kept_for_the_passes_that_share_it() -> None:
     other = checkpoints.keep_model(HF(saved("llava"), rms_norm_eps=1e-4))
     assert other is not first
     assert checkpoints.keep_model(HF(saved("llava"))) is not first
+
+
+def test_pictures_are_rgb_and_not_turned_by_their_exif_note(tmp_path: Path) -> None:
+    # As the reference, which opens files with PIL alone. An upright copy must give other values, or this shows nothing.
+    model = HF("package:tiny", device="cpu")
+    encoder = checkpoints.Encoder(model, checkpoints.load_model(model).config, prompt="auto", distort=False)
+
+    def pixels(image: Image.Image, name: str, **options: Any) -> Any:
+        image.save(tmp_path / name, **options)
+        question = "<image>\nUSER: Where is it?\nASSISTANT:"
+        return encoder.encode(Sample("0", 0, question, ("left",), image=tmp_path / name))[1]["pixel_values"]
+
+    plain = Image.frombytes("RGB", (80, 60), random.Random(0).randbytes(80 * 60 * 3))
+    turned = Image.Exif()
+    turned[0x0112] = 6  # Orientation: a quarter turn
+    expected = pixels(plain, "plain.png")
+    assert torch.equal(pixels(plain, "noted.png", exif=turned), expected)
+    assert not torch.equal(pixels(ImageOps.exif_transpose(Image.open(tmp_path / "noted.png")), "upright.png"), expected)
+    assert torch.equal(pixels(plain.convert("RGBA"), "alpha.png"), expected)
+    grey = plain.convert("L")
+    assert torch.equal(pixels(grey, "grey.png"), pixels(grey.convert("RGB"), "rgb.png"))

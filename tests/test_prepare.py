@@ -39,7 +39,7 @@ def test_a_checkout_or_its_data_folder_is_linked(checkout: Path, part: str, tmp_
     assert all(link.is_symlink() for link in made)
     assert prepare.adopt(checkout / part, data) == []
     found = {one.name: one for one in prepare.findings(data)}
-    assert len(found) == 7
+    assert len(found) == 8
     assert (found["controlled_a"].questions, found["controlled_a"].problem) == (412, "2 images are missing")
     assert "no vsr/zeroshot_test.jsonl under data_dir" in found["vsr"].problem
 
@@ -57,9 +57,11 @@ def test_on_the_command_line(checkout: Path, tmp_path: Path) -> None:
     run = command("-m", "spatial_eval", "prepare", "--data-dir", str(tmp_path / "data"))
     done = run("--from", str(checkout))
     assert done.returncode == 3  # not everything is there, and it says what
-    assert "controlled_a     412 questions   410 images  2 images are missing" in done.stdout
-    assert run("--check").stdout == done.stdout
-    for wrong in (["model"], ["dataset=vsr"], []):
+    assert "controlled_a        412 questions   410 images  2 images are missing" in done.stdout
+    checked = run("--check")
+    assert checked.returncode == 3
+    assert "410 images are damaged: " in checked.stdout  # the replica's are empty files
+    for wrong in (["model"], ["dataset"], ["dataset=vsr", "model=tiny"], ["--from", "x", "dataset=vsr"], []):
         done = run(*wrong)
         assert (done.returncode, done.stderr.count("\n")) == (1, 1)
     assert "unknown model 'llava15_7c'; did you mean llava15_7b?" in run("model=llava15_7c").stderr

@@ -1,0 +1,242 @@
+"""Transfers that break, servers that lie, disks that are full: the right file in the end, or one line."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import time
+from collections import namedtuple
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from replicas import Server
+
+from spatial_eval import transfer
+from spatial_eval.checksums import FILE, Checksums, git_blob, sha256
+from spatial_eval.errors import DataError, StoreError
+from spatial_eval.fetching import fetch
+from spatial_eval.transfer import Remote, ask, part_of, size_of
+
+CONTENT = bytes(range(256)) * 400  # 100 KiB
+
+
+@pytest.fixture
+def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setattr(transfer, "PAUSE_S", 0.0)
+    (tmp_path / "public" / "coco").mkdir(parents=True)
+    (tmp_path / "public" / "coco" / "file").write_bytes(CONTENT)
+    with Server(tmp_path / "public") as running:
+        yield running
+        running.shutdown()
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
+def get(server: Server, data: Path, digest: str = "", size: int = len(CONTENT)) -> Path:
+    path = data / "folder" / "file"
+    fetch([Remote(f"{server.url}/file", path, size, digest)], Checksums(data), name="a file")
+    return path
+
+
+def leftovers(data: Path) -> list[str]:
+    return sorted(path.name for path in data.rglob("*") if path.is_file() and path.name not in ("file", FILE))
+
+
+def test_a_file_comes_once_and_is_noted(server: Server, data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    path = get(server, data)
+    assert path.read_bytes() == CONTENT
+    assert caplog.messages[0].startswith("a file: 1 file, 0.1 MB; ")
+    assert caplog.messages[0].endswith(" free")
+    get(server, data)
+    assert len(server.moods.asked) == 1
+    noted = Checksums(data).get(path)
+    assert noted is not None
+    assert (noted.sha256, noted.size, noted.source) == (sha256(path), len(CONTENT), f"{server.url}/file")
+    assert leftovers(data) == []
+
+
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(cuts=st.lists(st.integers(0, len(CONTENT)), min_size=1, max_size=3))
+def test_a_connection_may_break_anywhere(server: Server, data: Path, cuts: list[int]) -> None:
+    shutil.rmtree(data)
+    data.mkdir()
+    server.moods.asked.clear()
+    for cut in cuts:
+        server.moods.cut = {"/file": cut}
+        assert get(server, data).read_bytes() == CONTENT
+        (data / "folder" / "file").unlink()
+    assert all(asked[1] for asked in server.moods.asked[1:2] if 0 < cuts[0] < len(CONTENT))  # went on, not again
+
+
+def test_killed_at_any_moment_it_goes_on(server: Server, data: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from spatial_eval.checksums import Checksums; "
+        "from spatial_eval.fetching import fetch; from spatial_eval.transfer import Remote; "
+        f"fetch([Remote('{server.url}/file', Path('{data}/folder/file'), {len(CONTENT)})], "
+        f"Checksums(Path('{data}')), name='x')"
+    )
+    server.moods.slow = 0.004
+    part = part_of(data / "folder" / "file")
+    for _ in range(2):
+        before = transfer.size_on_disk(part)
+        process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT)
+        deadline = time.monotonic() + 20
+        while transfer.size_on_disk(part) < before + 10_000 and time.monotonic() < deadline:
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        assert before < transfer.size_on_disk(part) < len(CONTENT)
+        assert not (data / "folder" / "file").exists()
+    server.moods.slow = 0
+    assert get(server, data).read_bytes() == CONTENT
+    assert [asked[1] == "" for asked in server.moods.asked] == [True, False, False]
+    assert leftovers(data) == []
+
+
+def test_killed_between_the_last_byte_and_the_name(server: Server, data: Path) -> None:
+    path = data / "folder" / "file"
+    server.moods.cut = {"/file": 10}
+    get(server, data)
+    path.rename(part_of(path))
+    transfer.tag_of(part_of(path)).write_text(_tag(server))
+    assert get(server, data).read_bytes() == CONTENT
+
+
+def _tag(server: Server) -> str:
+    import urllib.request
+
+    with urllib.request.urlopen(f"{server.url}/file") as reply:
+        return str(reply.headers["ETag"])
+
+
+def test_a_part_of_an_older_version_is_dropped(server: Server, data: Path) -> None:
+    path = data / "folder" / "file"
+    path.parent.mkdir()
+    part_of(path).write_bytes(b"an older version")
+    transfer.tag_of(part_of(path)).write_text('"older"')
+    assert get(server, data).read_bytes() == CONTENT
+    path.unlink()
+    (data / FILE).unlink()
+    server.moods.plain = True  # a server without ranges: nothing to go on from
+    part_of(path).write_bytes(b"something")
+    assert get(server, data).read_bytes() == CONTENT
+
+
+def test_a_busy_server_is_asked_again_and_a_missing_file_is_not(server: Server, data: Path) -> None:
+    server.moods.busy["/file"] = [503, 429, 500]
+    assert get(server, data).read_bytes() == CONTENT
+    server.moods.busy["/other"] = [503] * 5
+    with pytest.raises(DataError, match=r"/other: the server answers 503 .*, 5 times; check the network and run"):
+        ask(f"{server.url}/other")
+    asked = len(server.moods.asked)
+    with pytest.raises(DataError, match=r"404 Not Found; check the name and the revision"):
+        size_of(f"{server.url}/nothing")
+    assert len(server.moods.asked) == asked + 1
+    with pytest.raises(DataError, match="did not answer JSON"):
+        ask(f"{server.url}/file")
+    server.moods.busy["/file"] = [403]
+    with pytest.raises(DataError, match="set HF_TOKEN"):
+        ask(f"{server.url}/file")
+
+
+def test_no_server_at_all_is_one_line(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transfer, "PAUSE_S", 0.0)
+    with pytest.raises(DataError, match=r"^http://127.0.0.1:9/x: .*refused, 5 times; check the network") as error:
+        fetch([Remote("http://127.0.0.1:9/x", data / "x")], Checksums(data), name="x")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("kind", ["sha256", "git"])
+def test_the_publishers_checksum_counts(server: Server, data: Path, kind: str) -> None:
+    source = server.root / "coco" / "file"
+    right = f"{kind}:{ {'sha256': sha256, 'git': git_blob}[kind](source) }"
+    server.moods.twist.add("/file")
+    with pytest.raises(
+        DataError, match=rf"arrived with checksum {kind}:.*nothing of it was kept: run the same command"
+    ):
+        get(server, data, right)
+    assert leftovers(data) == []
+    assert not (data / "folder" / "file").exists()
+    server.moods.twist.clear()
+    assert get(server, data, right).read_bytes() == CONTENT
+
+
+def test_what_came_first_must_come_again(server: Server, data: Path) -> None:
+    path = get(server, data)
+    path.write_bytes(CONTENT[:-1] + b"!")  # damaged on disk: fetched anew
+    assert "SHA-256 differs" in Checksums(data).problem(path)
+    assert get(server, data).read_bytes() == CONTENT
+    path.unlink()
+    server.moods.twist.add("/file")
+    with pytest.raises(DataError, match="expected"):
+        get(server, data)
+
+
+def test_notes_survive_a_torn_line(server: Server, data: Path) -> None:
+    path = get(server, data)
+    with (data / FILE).open("a") as file:
+        file.write('{"path": "folder/fi')
+    Checksums(data).note(path, "elsewhere")
+    (data / "new").write_bytes(b"x")
+    Checksums(data).note(data / "new", "here")
+    assert Checksums(data).problem(path) == ""
+    assert Checksums(data).get(data / "new") is not None
+
+
+def test_a_full_disk_is_said_before(server: Server, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 0, 10**8))
+    with pytest.raises(
+        StoreError, match=r"^a file needs 500\.0 MB, .* has 100\.0 MB free: make room, or give --data-dir"
+    ):
+        get(server, data, size=5 * 10**8)
+    assert server.moods.asked == []
+
+
+def test_a_disk_that_fills_up_is_one_line_and_what_came_stays(server: Server, data: Path) -> None:
+    code = (
+        "import resource, signal, sys; from pathlib import Path; from spatial_eval.checksums import Checksums; "
+        "from spatial_eval.errors import StoreError; "
+        "from spatial_eval.fetching import fetch; from spatial_eval.transfer import Remote\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000))\n"
+        f"try: fetch([Remote('{server.url}/file', Path('{data}/folder/file'))], Checksums(Path('{data}')), name='x')\n"
+        "except StoreError as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.stderr == ""
+    assert done.stdout.count("\n") == 1
+    assert "File too large; what was stored before stays: mend it and run the same command again" in done.stdout
+    assert transfer.size_on_disk(part_of(data / "folder" / "file")) == 50_000
+    assert get(server, data).read_bytes() == CONTENT
+    assert server.moods.asked[-1][1] == "bytes=50000-"
+
+
+def test_two_processes_do_not_write_one_file(server: Server, data: Path) -> None:
+    import fcntl
+
+    (data / "folder").mkdir()
+    with part_of(data / "folder" / "file").with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(StoreError, match=r"another process is fetching .*/folder/file: wait for it"):
+            get(server, data)
+
+
+def test_many_files_come_side_by_side_and_one_error_ends_it(server: Server, data: Path) -> None:
+    for i in range(30):
+        (server.root / "coco" / f"{i}").write_bytes(b"%d" % i)
+    remotes = [Remote(f"{server.url}/{i}", data / f"{i}") for i in range(30)]
+    fetch(remotes, Checksums(data), name="many")
+    assert [(data / f"{i}").read_bytes() for i in range(30)] == [b"%d" % i for i in range(30)]
+    assert all(Checksums(data).get(data / f"{i}") for i in range(30))
+    with pytest.raises(DataError, match="404"):
+        fetch([*remotes, Remote(f"{server.url}/none", data / "none")], Checksums(data), name="many")

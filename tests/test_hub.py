@@ -1,0 +1,190 @@
+"""People's own data in the hub's layout, and a benchmark of two objects that comes in it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+import replicas
+
+from spatial_eval import cli, config, preparing, store
+from spatial_eval import prepare as preparation
+from spatial_eval.checksums import Checksums
+from spatial_eval.errors import ConfigError, DataError
+from spatial_eval.hub import Hub, command, prepared
+from spatial_eval.models import MODELS
+from spatial_eval.types import Places, Trunk
+
+ROWS = [
+    {"key": "a", "ask": "Where is the cat?", "said": "Left", "seen": 1, "kind": "x", "may": ["Left", "Right"]},
+    {"key": "b", "ask": "Where is the dog?", "said": "Right", "seen": 2, "kind": "y", "may": ["Left", "Right"]},
+    {"key": "c", "ask": "Where is the cow?", "said": "Left", "seen": 1, "kind": "x", "may": ["Left", "Right"]},
+]
+COLUMNS = {"id": "key", "question": "ask", "answer": "said", "image": "seen", "options": "may", "relation": "kind"}
+
+
+def build(folder: Path, rows: list[dict[str, Any]] = ROWS, *, many: bool = False) -> Path:
+    """A data set of one split as its owner uploads it: parquet with images inside."""
+    shown = [{**row, "seen": {"bytes": replicas.picture(row["seen"], "PNG"), "path": None}} for row in rows]
+    if many:
+        shown = [{**row, "seen": [row["seen"]]} for row in shown]
+    kind = datasets.List(datasets.Image()) if many else datasets.Image()
+    table = datasets.Dataset.from_list(shown).cast_column("seen", kind)
+    (folder / "data").mkdir(parents=True)
+    table.to_parquet(str(folder / "data" / "test-00000-of-00001.parquet"))
+    return folder
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Places:
+    return Places(tmp_path / "data", tmp_path / "out")
+
+
+def ready(dataset: Hub, places: Places) -> Hub:
+    preparing.split(dataset, places.data, Checksums(places.data))
+    return dataset
+
+
+def test_own_columns(places: Places, tmp_path: Path) -> None:
+    mine = ready(Hub(str(build(tmp_path / "mine")), columns=COLUMNS), places)
+    first, second, third = mine.read(places)
+    assert mine.name == "mine"
+    assert (first.id, first.question, first.answers, first.options) == (
+        "a",
+        ROWS[0]["ask"],
+        ("left",),
+        ("left", "right"),
+    )
+    assert (second.relation, second.scoring) == ("y", "words")
+    assert first.image is not None
+    assert first.image.read_bytes() == replicas.picture(1, "PNG")
+    assert first.image == third.image != second.image  # one file for one content
+    assert len(list(prepared(mine, places.data).glob("images/*.png"))) == 2
+    # Another reading of the same rows needs no preparation.
+    other = replace(mine, columns={"question": "ask", "answer": "kind", "image": ""}, where=("kind=x",), rows=2)
+    assert [(s.id, s.answers, s.image, s.options) for s in other.read(places)] == [
+        ("0", ("x",), None, ()),
+        ("1", ("x",), None, ()),
+    ]
+
+
+@pytest.mark.parametrize("form", ["list", "saved", "saved dict", "json"])
+def test_whatever_datasets_reads(form: str, places: Places, tmp_path: Path) -> None:
+    folder = build(tmp_path / "mine", many=form == "list")
+    if form.startswith("saved"):
+        table = datasets.load_dataset(str(folder), split="test", cache_dir=str(tmp_path / "scratch"))
+        whole = datasets.DatasetDict({"test": table}) if form == "saved dict" else table
+        whole.save_to_disk(str(tmp_path / "saved"))
+        folder = tmp_path / "saved"
+    if form == "json":
+        shutil.rmtree(folder / "data")
+        lines = [json.dumps({key: value for key, value in row.items() if key != "seen"}) for row in ROWS]
+        (folder / "test.jsonl").write_text("\n".join(lines))
+    samples = ready(Hub(str(folder), columns=COLUMNS), places).read(places)
+    assert [sample.id for sample in samples] == ["a", "b", "c"]
+    assert [sample.image is not None for sample in samples] == [form != "json"] * 3
+
+
+def test_where_it_lies_is_no_part_of_what_it_is(places: Places, tmp_path: Path) -> None:
+    tiny = config.pick(MODELS, {"kind": "hf", "path": "package:tiny", "device": "cpu"}, "model")
+
+    def identity(folder: Path, **changes: Any) -> tuple[str, dict[str, str]]:
+        dataset = ready(Hub(str(folder), columns=COLUMNS, **changes), places)
+        samples = dataset.read(places)
+        prints = tiny.fingerprint(dataset, samples, places)
+        return store.key(Trunk(dataset, tiny), places).hash, store.digests(samples, prints)
+
+    here = identity(build(tmp_path / "one" / "mine"))
+    there = identity(Path(shutil.copytree(tmp_path / "one" / "mine", tmp_path / "two" / "mine")))
+    assert here == there
+    changed = [{**row, "seen": 9} if row["key"] == "b" else row for row in ROWS]
+    edited = identity(build(tmp_path / "three" / "mine", changed))
+    assert edited[0] == here[0]
+    assert {key for key in "abc" if edited[1][key] != here[1][key]} == {"b"}
+    assert identity(tmp_path / "one" / "mine", name="other")[0] != here[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"columns": {**COLUMNS, "answer": "gone"}},
+            "no column 'gone' for answer; set dataset.columns.answer to one of",
+        ),
+        ({"columns": {**COLUMNS, "image": "ask"}}, "column 'ask' holds no image"),
+        ({"columns": {**COLUMNS, "options": "ask"}}, "column 'ask' must be a list of texts"),
+        ({"columns": {**COLUMNS, "id": "kind"}}, "ids in column 'kind' must differ"),
+        ({"where": ("kind=z",)}, "has 0 rows where kind=z, mine has at least 1"),
+        ({"rows": 4}, "has 3 rows, mine has 4: set dataset.rows or dataset.where"),
+        ({"scoring": "letter", "columns": {**COLUMNS, "answer": "kind"}}, "'x' is none of the options Left, Right"),
+        ({"split": "train"}, "dataset mine is not prepared in data_dir="),
+    ],
+)
+def test_wrong_columns_are_one_line(changes: dict[str, Any], message: str, places: Places, tmp_path: Path) -> None:
+    mine = ready(Hub(str(build(tmp_path / "mine")), columns=COLUMNS), places)
+    with pytest.raises(DataError) as error:
+        replace(mine, **changes).read(places)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_wrong_keys_are_refused_before_anything_is_read() -> None:
+    for values, message in (
+        ({"columns": {"anser": "x"}}, "unknown key 'dataset.columns.anser'; did you mean dataset.columns.answer?"),
+        ({"columns": {"answer": 3}}, "dataset.columns.answer=3 is not valid; expected a column's name"),
+        ({"scoring": "letters"}, "unknown dataset.scoring 'letters'; did you mean letter?"),
+        ({"where": ("task",)}, "dataset.where=task is not valid; expected COLUMN=VALUE"),
+        ({"scoring": "letter"}, "needs dataset.columns.options"),
+    ):
+        with pytest.raises(ConfigError, match=r"^[^\n]+$") as error:
+            Hub("a/b", **values)
+        assert message in str(error.value)
+
+
+def test_an_unprepared_one_says_how(places: Places) -> None:
+    mine = Hub("me/mine", config="hard", split="val", revision="v2")
+    said = "python -m spatial_eval prepare dataset=hub dataset.repo=me/mine dataset.config=hard dataset.split=val"
+    assert command(mine) == f"{said} dataset.revision=v2"
+    with pytest.raises(DataError, match=r"run `python -m spatial_eval prepare dataset=hub dataset.repo=me/mine "):
+        mine.read(places)
+
+
+def test_answers_are_texts_lists_or_the_index_of_an_option(places: Places, tmp_path: Path) -> None:
+    rows = [{**ROWS[0], "said": 1}, {**ROWS[1], "said": 0}]
+    mine = ready(Hub(str(build(tmp_path / "mine", rows)), columns=COLUMNS), places)
+    assert [sample.answers for sample in mine.read(places)] == [("right",), ("left",)]
+    letters = replace(mine, scoring="letter")
+    assert [(s.answers, s.options, s.scoring) for s in letters.read(places)] == [
+        (("b",), ("a", "b"), "letter"),
+        (("a",), ("a", "b"), "letter"),
+    ]
+
+
+def test_cv_bench_keeps_relations_and_asks_for_a_letter(places: Places, tmp_path: Path) -> None:
+    replicas._cv_bench(tmp_path)
+    (name, dataset), *_ = preparation.benchmarks("cv_bench_relation", ["dataset.rows=8"])
+    assert isinstance(dataset, Hub)
+    assert preparation.benchmarks(name, [])[0][1].rows == 650  # type: ignore[attr-defined]
+    mine = ready(replace(dataset, repo=str(tmp_path / "hub" / "nyu-visionx" / "CV-Bench")), places)
+    first, second, *_ = mine.read(places)
+    assert first.question == (
+        "Where is thing 0 located with respect to the table? Select from the following choices.\n(A) above\n(B) below\n"
+        "Answer with the option's letter from the given choices directly."
+    )
+    assert (first.id, first.answers, first.options, first.relation) == ("0", ("a",), ("a", "b"), "above")
+    assert (second.id, second.answers, second.relation) == ("1", ("b",), "right")
+
+
+def test_on_the_command_line(places: Places, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    columns = [f"dataset.columns.{key}={value}" for key, value in COLUMNS.items()]
+    arguments = ["prepare", "dataset=hub", f"dataset.repo={build(tmp_path / 'mine')}", *columns]
+    places.data.mkdir()
+    assert cli.main([*arguments, "--check", "--data-dir", str(places.data)]) == 3
+    assert not list(places.data.iterdir())
+    assert cli.main([*arguments, "--data-dir", str(places.data)]) == 0
+    assert capsys.readouterr().out.endswith("hub                   3 questions     3 images  ready\n")
