@@ -152,7 +152,7 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return Path(done.stdout.splitlines()[-1]).parent
 
 
-def run_cells(cells: Sequence[Any], out: Path, capture: str = "none") -> Path:
+def run_cells(cells: Sequence[Any], out: Path, capture: str = "none", launcher: Any = None) -> Path:
     """launch.py's way from cells to a sweep's folder, in this process; fails where anything is missing."""
     from spatial_eval import plan, sweep
     from spatial_eval.config import Settings
@@ -163,7 +163,7 @@ def run_cells(cells: Sequence[Any], out: Path, capture: str = "none") -> Path:
     from spatial_eval.types import Places
 
     places = Places(out / "data", out)
-    found = Grid(tuple(cells), len(cells), (), Settings(places, "run", False, capture, Inline(), Files()))
+    found = Grid(tuple(cells), len(cells), (), Settings(places, "run", False, capture, launcher or Inline(), Files()))
     order = sweep.order(
         found,
         {work.trunk: look(work, places) for work in plan.fuse(cells, capture)},
@@ -181,7 +181,7 @@ def gazed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from spatial_eval.rendered import Scenes
     from spatial_eval.types import Cell, Part, Trunk
 
-    trunk = Trunk(Scenes("scenes_a", "scenes_a"), HF("package:tiny", name="tiny", batch_size=12), 20)
+    trunk = Trunk(Scenes("scenes_a", "scenes_a"), HF("package:tiny", name="tiny", batch_size=12, selfcheck="never"), 20)
     methods = [Base(), *map(ScalingVis, (0.5, 0.8, 1.2, 2.0)), AdaptVis(0.5, 1.5, 0.4)]
     cells = [Cell(trunk, method, Part("test", 24)) for method in methods]
     return run_cells(cells, tmp_path_factory.mktemp("gazed"), "map")

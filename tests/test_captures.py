@@ -23,6 +23,7 @@ from spatial_eval.captures import CAPTURES, Capture, Captures, Extent
 from spatial_eval.errors import ConfigError, DataError, StoreError
 from spatial_eval.hf import HF
 from spatial_eval.job import Job, execute, look
+from spatial_eval.launchers import Local
 from spatial_eval.ledger import load as unpickle
 from spatial_eval.methods import Base, ScalingVis
 from spatial_eval.plan import fuse
@@ -235,6 +236,18 @@ def test_the_same_tables_and_arrays_beside_them(tmp_path: Path) -> None:
     assert found.arm("0.5") == 0
     with pytest.raises(ConfigError, match=r"unknown arm '0.6'; did you mean 0.5\? \(valid: 0.5, 1\)"):
         found.arm("0.6")
+
+
+def test_jobs_of_a_pool_capture_and_resume_as_one_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(ROOT), str(ROOT / "tests")]))  # where the jobs find Gazing
+    here = run_cells(CELLS, tmp_path / "here", "map")
+    run_cells(CELLS, tmp_path / "there")  # answers are stored: the jobs only capture
+    pool = Local(slots=1, shards=2)
+    there = run_cells(CELLS, tmp_path / "there", "map", pool)
+    assert len(list(tmp_path.glob("there/captures/*/*.frames"))) == 2
+    (one,), (other,) = (list(folder.glob("attention/*.npz")) for folder in (here, there))
+    assert one.read_bytes() == other.read_bytes()
+    assert len(lines(tmp_path / "there")) == 24
 
 
 def test_heads_and_what_an_earlier_run_kept(tmp_path: Path) -> None:
