@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,8 @@ from .digests import digest_files, digest_folder
 from .errors import ConfigError, DataError, ModelError, unknown
 from .layers import BUCKETS, indices
 from .types import Arm, Benchmark, Places, Sample, Vlm
+
+log = logging.getLogger(__name__)
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("auto", "float32", "bfloat16", "float16"),
@@ -131,13 +135,7 @@ class HF:
 
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
         """Opens no image and no weights. Raises ModelError on an absent file or layer, DataError on absent images."""
-        drawn = any(one.image_digest for one in samples)
-        if samples and not drawn and not any(one.image is not None and one.image.is_file() for one in samples):
-            first = samples[0].image or "annotation, which names the images"
-            raise DataError(
-                f"{dataset.name} has no image: there is no {first}; "
-                f"see `python -m spatial_eval prepare dataset={dataset.name.partition('+')[0]}`"
-            )
+        _check_images(dataset, [one for one in samples if not one.image_digest])
         if self.device_map is not None and find_spec("accelerate") is None:
             raise ModelError(
                 f"model.device_map={self.device_map} needs accelerate: pip install 'spatial-eval[multi-gpu]'"
@@ -203,13 +201,12 @@ class HF:
     def fetch(self) -> Path:
         """Downloads what a run needs into the hub cache, for compute nodes without network. Raises ModelError."""
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
         if self.local().is_dir():
             return self.local()
         try:
             return Path(snapshot_download(self.path, revision=self.revision or None, allow_patterns=list(CONTENT)))
-        except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+        except _refusals() as error:
             raise ModelError(f"cannot fetch {self.path}: {str(error).splitlines()[0]}") from error
 
     def _commit(self) -> str:
@@ -218,17 +215,41 @@ class HF:
         folder = self.folder()
         if folder is not None:
             return folder.name  # the hub cache keeps each commit in a folder of its name
-        from httpx import HTTPError
         from huggingface_hub import HfApi
-        from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
         try:
             return str(HfApi().model_info(self.path, revision=self.revision or None, timeout=10).sha)
-        except (HfHubHTTPError, OfflineModeIsEnabled, HTTPError, OSError) as error:
+        except _refusals() as error:
             raise ModelError(
                 f"{self.path} is not in the hub cache and the hub cannot be asked ({type(error).__name__}): "
                 "run `python -m spatial_eval prepare model=...` where there is network"
             ) from error
+
+
+def _refusals() -> tuple[type[Exception], ...]:
+    """What asking the hub may raise: its own errors, and those of the HTTP client that it stands on (httpx, httpx2)."""
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    client = [base for base in HfHubHTTPError.__bases__ if base.__name__ == "HTTPError"]
+    return (HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled, OSError, *client)
+
+
+def _check_images(dataset: Benchmark, samples: Sequence[Sample]) -> None:
+    """Raises DataError where all images are absent; says how many are where some are."""
+    absent = [one for one in samples if one.image is None or not one.image.is_file()]
+    if not absent:
+        return
+    prepare = f"see `python -m spatial_eval prepare dataset={dataset.name.partition('+')[0]}`"
+    if len(absent) == len(samples):
+        first = absent[0].image or "annotation, which names the images"
+        raise DataError(f"{dataset.name} has no image: there is no {first}; {prepare}")
+    _warn(f"{dataset.name}: {len(absent)} of {len(samples)} images are missing, and so will be the answers; {prepare}")
+
+
+@cache
+def _warn(line: str) -> None:
+    """Once: a run looks at its data before and after."""
+    log.warning("%s", line)
 
 
 def prompt_mode(dataset: Benchmark) -> str:

@@ -1,7 +1,7 @@
 """Where each benchmark's files lie in public. Facts only; nothing here is asked for before `prepare`.
 
-Names, ids and columns: github.com/shiqichen17/AdaptVis and github.com/amitakamath/whatsup_vlms (the Google Drive ids),
-the cards of the hub data sets named below, cocodataset.org/#download.
+Names, ids and columns: the repositories AdaptVis (arXiv 2503.01773) and whatsup_vlms (arXiv 2310.19785; the
+Google Drive ids), the cards of the hub data sets named below, cocodataset.org/#download.
 """
 
 from __future__ import annotations

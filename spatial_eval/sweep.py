@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -172,10 +173,16 @@ def about(found: Grid, arguments: Sequence[str], home: Path) -> dict[str, Any]:
 
 
 def _causes(failures: Sequence[Mapping[str, Any]]) -> list[str]:
-    """One line a cause, with how many questions and arms it struck and the first of them."""
-    causes = Counter((row["dataset"], row["model"], row["error"]) for row in failures)
-    first = {(row["dataset"], row["model"], row["error"]): row for row in reversed(failures)}
-    return [
-        f"{dataset} x {model}: {error} ({count} answers, first: question {first[dataset, model, error]['sample_id']})"
-        for (dataset, model, error), count in causes.items()
-    ]
+    """One line a cause, whatever file an error quotes: how many answers it struck, and the first of them."""
+
+    def cause(row: Mapping[str, Any]) -> tuple[str, str, str]:
+        return row["dataset"], row["model"], re.sub(r"'[^']*'", "", row["error"])
+
+    counts = Counter(map(cause, failures))
+    first = {cause(row): row for row in reversed(failures)}
+    lines = []
+    for key, count in counts.most_common():
+        row = first[key]
+        where = f"{count:,} answers, first: question {row['sample_id']}"
+        lines.append(f"{row['dataset']} x {row['model']}: {row['error']} ({where})")
+    return lines

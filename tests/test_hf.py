@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import huggingface_hub
 import pytest
 import yaml
 from families import build
@@ -215,3 +217,12 @@ def test_paper_preset() -> None:
     paper = HF("org/x", dtype="float32", batch_size=1, rms_norm_eps=1e-6, pad_to=77, layers=32, span=True)
     assert HF("org/x", **preset["model"]) == paper
     assert preset["dataset"] == {"distort": True}
+
+
+def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Really asked: whichever HTTP client the hub's library stands on, its errors are not ours to leak."""
+    closed = partial(huggingface_hub.HfApi, endpoint="http://127.0.0.1:9")
+    monkeypatch.setattr(huggingface_hub, "HfApi", closed)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(ModelError, match=r"some/model is not in the hub cache and the hub cannot be asked \(ConnectE"):
+        HF("some/model").identity(Places(tmp_path, tmp_path))

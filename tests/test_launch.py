@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from spatial_eval.sweep import _causes
+
 
 def rows(path: str) -> list[dict[str, str]]:
     with Path(path).open(newline="") as file:
@@ -111,3 +113,15 @@ def test_without_data_the_missing_file_is_named(launch, tmp_path) -> None:
 
 def test_an_unknown_flag_is_usage(launch) -> None:
     assert launch("--colour").returncode == 2
+
+
+def test_one_cause_is_one_line_whatever_file_it_names() -> None:
+    rows = [
+        {"dataset": "a", "model": "m", "error": f"FileNotFoundError: no such file: 'img/{i}.jpg'", "sample_id": f"{i}"}
+        for i in range(3)
+    ]
+    rows.append({"dataset": "a", "model": "m", "error": "out of memory", "sample_id": "7"})
+    assert _causes(rows) == [
+        "a x m: FileNotFoundError: no such file: 'img/0.jpg' (3 answers, first: question 0)",
+        "a x m: out of memory (1 answers, first: question 7)",
+    ]
