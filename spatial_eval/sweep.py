@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from . import capturing, config, devices, fanout, html, plan, plugins, report, show, tracker, tracking
-from .errors import ConfigError
+from .errors import ConfigError, StoreError
 from .fanout import Order
 from .grid import Front, Grid, grid
 from .hf import HF
 from .job import Job, look
 from .methods import CRITERIA
 from .tracking import Publication
-from .types import Cell, Model, Trunk
+from .types import Cell, Model, Places, Trunk
 
 log = logging.getLogger(__name__)
 
@@ -125,17 +125,27 @@ def run(order: Order) -> int:
         log.error("failed: %s", line)
     if results.missing:
         log.error("incomplete: %d answers are missing; the same command tries what is not stored", results.missing)
-    uncaptured = sum(job.uncaptured for job in after.values())
-    for job in after.values():
-        if job.work.capture != "none":
-            log.info("captured: %s", capturing.gather(order.folder, job, places))
-    if uncaptured:
-        log.error("incomplete: %d answers lack their attention; the same command tries again", uncaptured)
+    seen = _gathered(order.folder, list(after.values()), places)
     log.info("%s", html.attempt(path.parent))
     sys.stdout.write(f"{show.table(results.cells)}\n{path}\n")
     sys.stdout.flush()
     tracker.publish_sweep(order.folder, order.publication.settings)
-    return INCOMPLETE if results.missing or uncaptured or outcome.faults else COMPLETE
+    return INCOMPLETE if results.missing or not seen or outcome.faults else COMPLETE
+
+
+def _gathered(folder: Path, jobs: Sequence[Job], places: Places) -> bool:
+    """Puts what was captured beside the tables; whether that is all that was asked for."""
+    lacking = sum(job.uncaptured for job in jobs)
+    if lacking:
+        log.error("incomplete: %d answers lack their attention; the same command tries again", lacking)
+    for job in jobs:
+        if job.work.capture != "none":
+            try:
+                log.info("captured: %s", capturing.gather(folder, job, places))
+            except StoreError as error:  # the tables stand whatever became of the arrays
+                log.error("incomplete: %s", error)
+                lacking += 1
+    return not lacking
 
 
 def order(found: Grid, jobs: Mapping[Trunk, Job], about: Mapping[str, Any]) -> Order:

@@ -290,6 +290,22 @@ def test_a_sweep_whose_attention_is_missing_is_incomplete(tmp_path: Path, caplog
     assert (now.passes[0].questions, now.passes[0].total) == (11, 12)
 
 
+def test_a_damaged_capture_costs_no_table(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = run_cells(CELLS, tmp_path, "mass")
+    (path,) = tmp_path.glob("captures/*/*.frames")
+    data = bytearray(path.read_bytes())
+    data[-9] ^= 1
+    path.write_bytes(data)
+    (folder / "results.csv").unlink()
+    with pytest.raises(AssertionError):
+        run_cells(CELLS, tmp_path, "mass")
+    assert (folder / "results.csv").is_file()
+    assert f"incomplete: {path} is damaged: delete it and run the same command again" in caplog.text
+    path.unlink()
+    run_cells(CELLS, tmp_path, "mass")
+    assert len(lines(tmp_path)) == 24
+
+
 def test_no_capture_is_said_so(tmp_path: Path) -> None:
     folder = run_cells(CELLS, tmp_path)
     with pytest.raises(ConfigError, match=f"sweep {folder.name} has no captured attention: run its command with"):
