@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import DataError
+from .errors import DataError, MissingData
 from .hub import Hub
 from .lines import answers, json_lines, text_id
 from .rendered import Scenes
@@ -234,7 +234,7 @@ def find(dataset: str, folder: Path, *names: str) -> Path:
     """`first`, or a DataError that names the file, the place and the command."""
     found = first(folder, *names)
     if found is None:
-        raise DataError(
+        raise MissingData(
             f"dataset {dataset}: no {names[0]} under data_dir={folder}; run `python -m spatial_eval prepare "
             f"dataset={dataset}`, or set data_dir= or SPATIAL_EVAL_DATA to the folder that holds it"
         )

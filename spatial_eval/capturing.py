@@ -2,27 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import attended
 from .captures import Attentive, Captures
+from .errors import MissingData
 from .job import Job
-from .types import CAPTURES, Arm, Places
+from .types import CAPTURES, Arm, Pass, Places, Sample
 
 
-def size_of(job: Job) -> str:
-    """One line on how large the capture that is to do will be; "" where there is none to do."""
-    work, model = job.work, job.work.trunk.model
-    if not job.uncaptured or not isinstance(model, Attentive):
-        return ""
-    what = f"capture={work.capture} of {job.name}: {job.uncaptured:,} answers (a question under an arm)"
-    found = model.extent(work.trunk.dataset, job.samples[min(job.need)])
+def sizes(passes: Sequence[tuple[Pass, int]], places: Places) -> list[str]:
+    """A line a pass on how large its capture will be; with each pass the answers that it is yet to capture."""
+    return [_size(work, answers, places) for work, answers in passes if answers and work.capture != "none"]
+
+
+def _size(work: Pass, answers: int, places: Places) -> str:
+    dataset, model = work.trunk.dataset, work.trunk.model
+    what = f"capture={work.capture} of {dataset.name} x {model.name}: {answers:,} answers (a question under an arm)"
+    sample = Sample("", 0, "Where is it?", ("",))
+    with contextlib.suppress(MissingData):
+        sample = next(iter(dataset.read(places)), sample)
+    found = model.extent(dataset, sample) if isinstance(model, Attentive) else None
     if found is None:
         return f"{what}, of a size that is not known before the model is fetched"
     parts = [f"{found.layers} layers"]
     parts += [f"{found.heads} heads"] * (work.capture != "map")
     parts += [f"about {found.tokens:,} image tokens"] * (work.capture != "mass")
-    size = _readable(found.size(work.capture, job.uncaptured))
+    size = _readable(found.size(work.capture, answers))
     return f"{what} x {' x '.join(parts)}, float32: {size}, and as much in the sweep's folder"
 
 

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from . import folders, gallery, operate, printing, tracker
+from . import doctor, folders, gallery, operate, printing, tracker, upkeep
 from .errors import ConfigError, SpatialEvalError
 from .scenes import DIFFICULTIES
 from .sources import COCO, COCO_WAYS, DRIVE, WAYS, Way
@@ -77,6 +77,8 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument("--drive", default=DRIVE, metavar="URL", help=f"Google Drive (default: {DRIVE})")
     prepare.set_defaults(run=make_ready)
     gallery.add(commands)
+    doctor.add(commands)
+    upkeep.add(commands)
     operate.add(commands)
     tracker.add_command(commands, folders.find)
     return top

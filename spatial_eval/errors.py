@@ -3,7 +3,9 @@
 * SpatialEvalError       base; anything else that escapes is a bug and keeps its traceback
   - ConfigError          a value in conf/, sweeps/ or on the command line is wrong
   - DataError            a file of questions, images or recordings is missing or malformed
+    - MissingData        it is not there (yet): action=plan counts without it
   - ModelError           a model cannot be loaded, or an intervention cannot be guaranteed on it
+    - MissingModel       its commit is known neither here nor to a hub that answers
   - StoreError           the store refuses: another experiment's manifest, a full disk
 """
 
@@ -25,8 +27,16 @@ class DataError(SpatialEvalError):
     """A data file is missing or malformed."""
 
 
+class MissingData(DataError):
+    """A data file is not there."""
+
+
 class ModelError(SpatialEvalError):
     """A model cannot be loaded, or an intervention cannot be guaranteed on it."""
+
+
+class MissingModel(ModelError):
+    """A model is not at hand, and the hub cannot be asked."""
 
 
 class StoreError(SpatialEvalError):

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 STAND_IN = (640, 480)  # width and height of a picture that is not at hand
 
 
-def extent(model: HF, folder: Path, sample: Sample, *, prompt: str, distort: bool) -> Extent:
-    """`sample` stands for all questions. Raises ModelError where the files are not whole."""
+def extent(model: HF, sample: Sample, *, prompt: str, distort: bool) -> Extent | None:
+    """`sample` stands for all questions. None before the model is fetched; ModelError where its files are not whole."""
+    folder = model.folder()
+    if folder is None:
+        return None
     config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
     encoder = Encoder(model, config, prompt=prompt, distort=distort)
     with tempfile.TemporaryDirectory() as place:

@@ -15,7 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from . import benchmarks, config, models
-from .config import GROUPS, ONCE, PARTS, Settings
+from .axes import SCALARS, Axes, select
+from .config import GROUPS, ONCE, Settings
 from .errors import ConfigError, unknown
 from .launchers import Resources
 from .sweepfile import read_sweep
@@ -24,7 +25,6 @@ from .templates import templated
 from .typed import show
 from .types import Benchmark, Cell, Model, Part, Trunk
 
-SCALARS = (*KNOBS, *PARTS, *ONCE)
 ALIASES = {
     "dataset": benchmarks.UPSTREAM,
     "model": models.UPSTREAM,
@@ -39,8 +39,6 @@ ALIASES = {
         "methods": "method",
     },
 }
-
-Axes = Mapping[str, Sequence[Any]]
 
 
 class Front(Protocol):
@@ -72,8 +70,9 @@ def grid(front: Front, sweeps: Path, own: Path | None = None) -> Grid:
     named_in = {path.stem: path for folder in (sweeps, own) if folder for path in sorted(folder.glob("*.yaml"))}
     given: dict[str, list[Any]] = dict(front.parse(argument) for argument in front.arguments)
     named = given.pop("sweep", [])
-    files = [axes for name in named for axes in read_sweep(named_in, name, front.parse)] or [{}]
-    grids = [{**axes, **given} for axes in files]
+    _check_keys(given, front.options)
+    grids = [axes for name in named for axes in select(read_sweep(named_in, name, front.parse), given, name)]
+    grids = grids or [{**given}]
     for axes in grids:
         _check_keys(axes, front.options)
     builder = _Builder(front, alone=len(grids) == 1)

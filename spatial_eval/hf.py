@@ -15,8 +15,9 @@ from typing import Any
 
 from .captures import Extent
 from .digests import digest_files, digest_folder
-from .errors import ConfigError, DataError, ModelError, unknown
+from .errors import ConfigError, MissingData, MissingModel, ModelError, unknown
 from .layers import BUCKETS, indices
+from .prompts import distorted, prompt_mode
 from .types import Arm, Benchmark, Places, Sample, Vlm
 
 log = logging.getLogger(__name__)
@@ -173,12 +174,9 @@ class HF:
 
     def extent(self, dataset: Benchmark, sample: Sample) -> Extent | None:
         """How large its attention is; None where its files were not fetched yet."""
-        folder = self.folder()
-        if folder is None:
-            return None
         from .extents import extent  # transformers: only where a capture was asked for
 
-        return extent(self, folder, sample, prompt=prompt_mode(dataset), distort=distorted(dataset))
+        return extent(self, sample, prompt=prompt_mode(dataset), distort=distorted(dataset))
 
     def local(self) -> Path:
         """The folder that `path` means if it means one."""
@@ -220,7 +218,7 @@ class HF:
         try:
             return str(HfApi().model_info(self.path, revision=self.revision or None, timeout=10).sha)
         except _refusals() as error:
-            raise ModelError(
+            raise MissingModel(
                 f"{self.path} is not in the hub cache and the hub cannot be asked ({type(error).__name__}): "
                 "run `python -m spatial_eval prepare model=...` where there is network"
             ) from error
@@ -242,7 +240,7 @@ def _check_images(dataset: Benchmark, samples: Sequence[Sample]) -> None:
     prepare = f"see `python -m spatial_eval prepare dataset={dataset.name.partition('+')[0]}`"
     if len(absent) == len(samples):
         first = absent[0].image or "annotation, which names the images"
-        raise DataError(f"{dataset.name} has no image: there is no {first}; {prepare}")
+        raise MissingData(f"{dataset.name} has no image: there is no {first}; {prepare}")
     _warn(f"{dataset.name}: {len(absent)} of {len(samples)} images are missing, and so will be the answers; {prepare}")
 
 
@@ -250,13 +248,3 @@ def _check_images(dataset: Benchmark, samples: Sequence[Sample]) -> None:
 def _warn(line: str) -> None:
     """Once: a run looks at its data before and after."""
     log.warning("%s", line)
-
-
-def prompt_mode(dataset: Benchmark) -> str:
-    """`dataset.prompt`: auto (default), raw or chat. The dataset describes it, because it changes answers."""
-    return str(getattr(dataset, "prompt", "auto"))
-
-
-def distorted(dataset: Benchmark) -> bool:
-    """`dataset.distort`: stretch images to the size the reference gives VSR's. Described by the dataset too."""
-    return bool(getattr(dataset, "distort", False))

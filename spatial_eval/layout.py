@@ -97,6 +97,7 @@ def _paper_sheet(files: Files, model: str, chosen: Sequence[Selected]) -> Sheet:
     for kind in (k for k in kinds if k in published):
         paper = published[kind]
         rows.append([f"{kind}, paper", *(x for d, extra in columns for x in _published(paper, d, extra))])
+        rows.append([f"{kind}, difference", *_differences(rows[-1][1:], values[kinds.index(kind)])])
     notes = [f"{s.dataset}: {named(s.method)}, {why(s)}{_missing(files, s)}" for s in chosen if s.family != "base"]
     return Sheet(f"{model}: accuracy in percent (95 % interval)", header, rows, 1, frozenset(best), notes)
 
@@ -118,6 +119,12 @@ def _published(paper: Sequence[float], dataset: str, extra: Sequence[str]) -> li
         f"{paper[DATASETS.index(dataset)]:.1f}" if known else "",
         *(f"{paper[7]:.1f}" if n == "F1" else "" for n in extra),
     ]
+
+
+def _differences(published: Sequence[str], ours: Sequence[float]) -> list[str]:
+    """Ours less the paper's, in points; empty where either is unknown."""
+    pairs = zip(published, ours, strict=True)
+    return ["" if not paper or math.isnan(value) else f"{value - float(paper):+.2f}" for paper, value in pairs]
 
 
 def _missing(files: Files, chosen: Selected) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
 
 from .types import Arm, Cell, Part, Pass, Sample, Trunk
 
@@ -39,7 +39,7 @@ def fuse(cells: Iterable[Cell], capture: str = "none") -> list[Pass]:
     ]
 
 
-def wanted(work: Pass, samples: Sequence[Sample]) -> dict[int, set[Arm]]:
+def wanted(work: Pass, samples: Sized) -> dict[int, set[Arm]]:
     """The arms that each row of the dataset needs; rows that need none are absent."""
     need: dict[int, set[Arm]] = {}
     for part, arms in work.needs:

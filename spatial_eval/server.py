@@ -105,6 +105,7 @@ class Server:
             with urllib.request.urlopen(request, timeout=seconds) as answer:
                 found = json.loads(answer.read())
         except urllib.error.HTTPError as error:
+            error.close()
             refused = error.code in (401, 403)
             why = "does not accept the API key" if refused else f"answers with HTTP {error.code}"
             raise Unreachable(f"{self.url} {why}") from None

@@ -8,10 +8,9 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from .estimate import Outlook
 from .grid import Grid
-from .job import Job
 from .plan import indices
-from .types import Trunk
 
 Rows = Sequence[Mapping[str, Any]]
 MOST = 20  # rows of a terminal table; all of them are in the file
@@ -111,24 +110,67 @@ FORMATS: dict[str, Callable[[Rows], str]] = {
 }
 
 
-def plan(found: Grid, jobs: Mapping[Trunk, Job]) -> str:
-    """What would run: cells, passes, arms, questions, what is stored, and the work against one generate a cell."""
-    lines = [f"{found.total:,} cells, {len(found.cells):,} distinct, {len(jobs):,} passes"]
-    ours = theirs = 0
-    for trunk, job in jobs.items():
-        pairs = sum(len(arms) for arms in job.need.values())
-        todo = sum(len(arms) for _, arms in job.todo)
-        arms = " ".join(arm.label for arm in job.work.arms)
+def plan(found: Grid, outlooks: Sequence[Outlook]) -> str:
+    """What would run: cells, passes, arms, questions, what is stored, forward passes, device time; and the work
+    against one generate a cell."""
+    lines = [f"{found.total:,} cells, {len(found.cells):,} distinct, {len(outlooks):,} passes"]
+    theirs = 0
+    for one in outlooks:
+        arms = " ".join(arm.label for arm in one.work.arms)
+        stored = f"{one.stored:,} of {one.answers:,} answers stored, {len(one.todo):,} questions to compute"
         lines.append(
-            f"  {job.name}: {len(job.need):,} questions x {len(job.work.arms)} arms ({arms}); "
-            f"{pairs - todo:,} of {pairs:,} answers stored, {len(job.todo):,} questions to compute"
+            f"  {one.name}: {one.questions:,} questions x {len(one.work.arms)} arms ({arms}); "
+            f"{f'at most {one.answers:,} answers to compute' if one.note else stored}{_took(one)}"
         )
-        ours += len(job.todo)
-        for part, _ in job.work.needs:
-            cells = sum(cell.trunk is trunk and cell.part == part for cell in found.cells)
-            theirs += cells * len(indices(len(job.samples), part))
+        lines += [f"    {one.note}"] * bool(one.note)
+        for part, _ in one.work.needs:
+            cells = sum(cell.trunk == one.work.trunk and cell.part == part for cell in found.cells)
+            theirs += cells * len(indices(one.total, part))
+    ours = sum(one.prompts for one in outlooks)
     lines.append(f"prefills: {ours:,} now, against {theirs:,} with one generate for each question and cell")
-    return "\n".join(lines) + "\n"
+    passes = [one.prefills for one in outlooks if one.prefills is not None]
+    if passes:
+        steps = max(one.work.trunk.max_new_tokens for one in outlooks)
+        lines.append(f"forward passes: {sum(passes):,} batches of prompts, and at most {steps} decode steps after each")
+    return "\n".join([*lines, *_estimate(outlooks)]) + "\n"
+
+
+def _took(one: Outlook) -> str:
+    return "" if one.seconds is None or not one.todo else f", {_duration(one.seconds)}"
+
+
+def _estimate(outlooks: Sequence[Outlook]) -> list[str]:
+    """Device time in all, where it comes from, and what has none."""
+    known = [one for one in outlooks if one.todo and one.rate and one.seconds is not None]
+    unknown = {one.work.trunk.model.name for one in outlooks if one.todo and not one.rate and one.prefills is not None}
+    lines = []
+    if known:
+        rates = [one.rate for one in known if one.rate]
+        cpu = all(rate.device in ("cpu", "mps") for rate in rates)
+        hours = sum(one.seconds or 0.0 for one in known) / 3600
+        lines.append(f"estimate: {hours:.2g} {'hours' if cpu else 'GPU hours'}, without loading the model")
+        for source in dict.fromkeys((rate.source, rate.device) for rate in rates):
+            lines.append("  " + ", on ".join(filter(None, source)))
+        if any(rate.source.startswith("default") for rate in rates):
+            lines.append(
+                "  a default is arithmetic for that model and device, not a measurement: "
+                "sweep=smoke with your model records its real rate, which the next plan takes"
+            )
+    if unknown:
+        lines.append(f"estimate: no rate of {', '.join(sorted(unknown))} is recorded; sweep=smoke records one")
+    if not known and not unknown and any(one.todo for one in outlooks):
+        lines.append("estimate: no device time: the answers are recorded ones")
+    return lines
+
+
+def _duration(seconds: float) -> str:
+    return (
+        f"{seconds:.0f} s"
+        if seconds < 120
+        else f"{seconds / 60:.0f} min"
+        if seconds < 7200
+        else f"{seconds / 3600:.1f} h"
+    )
 
 
 def _cells(rows: Rows) -> tuple[list[str], list[list[str]]]:

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import capturing, config, devices, fanout, html, plan, plugins, report, show, tracker, tracking
+from . import capturing, config, devices, estimate, fanout, html, plan, plugins, report, show, tracker, tracking
 from .errors import ConfigError, StoreError
 from .fanout import Order
 from .grid import Front, Grid, grid
@@ -42,12 +42,13 @@ def launch(front: Front, *, home: Path, multirun: bool, own: Path | None = None)
     check(found.cells)
     passes, planning = plan.fuse(found.cells, found.settings.capture), found.settings.action == "plan"
     places = replace(found.settings.places, remember=not planning)
-    jobs = {work.trunk: look(work, places, retry=found.settings.retry) for work in passes}
-    sizes = [line for line in map(capturing.size_of, jobs.values()) if line]
     if planning:
-        sys.stdout.write(show.plan(found, jobs) + "".join(f"{line}\n" for line in sizes))
+        found_now = estimate.outlooks(passes, places, retry=found.settings.retry)
+        sizes = capturing.sizes([(one.work, one.uncaptured) for one in found_now], places)
+        sys.stdout.write(show.plan(found, found_now) + "".join(f"{line}\n" for line in sizes))
         return COMPLETE
-    for line in sizes:
+    jobs = {work.trunk: look(work, places, retry=found.settings.retry) for work in passes}
+    for line in capturing.sizes([(job.work, job.uncaptured) for job in jobs.values()], places):
         log.info("%s", line)
     return run(order(found, jobs, about(found, [*(["--config-dir", str(own)] if own else []), *front.arguments], home)))
 

@@ -356,7 +356,7 @@ def test_sizes_are_said_before() -> None:
 def test_the_size_is_what_is_written(level: str, tmp_path: Path) -> None:
     trunk = Trunk(Scenes("scenes_a", "scenes_a"), HF("package:tiny", name="tiny"))
     (work,) = fuse([Cell(trunk, Base(), Part("test", 7))], level)
-    line = capturing.size_of(look(work, Places(tmp_path, tmp_path)))
+    (line,) = capturing.sizes([(work, 7)], Places(tmp_path, tmp_path))
     each = {"mass": "4 heads", "map": "about 64 image tokens", "heads": "4 heads x about 64 image tokens"}[level]
     size = 7 * 4 * 4 * {"mass": 4, "map": 68, "heads": 260}[level]
     said = {"mass": "448 bytes", "map": "7.62 kB", "heads": "29.1 kB"}[level]
@@ -369,5 +369,7 @@ def test_the_size_is_what_is_written(level: str, tmp_path: Path) -> None:
 
 def test_the_size_of_a_model_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Gazing, "extent", lambda *_: None)
-    assert capturing.size_of(job(tmp_path, "map")).endswith("of a size that is not known before the model is fetched")
-    assert capturing.size_of(job(tmp_path, "none")) == ""
+    works, places = [job(tmp_path, level).work for level in ("map", "none", "heads")], Places(tmp_path, tmp_path)
+    (line,) = capturing.sizes([(works[0], 24), (works[1], 24), (works[2], 0)], places)
+    assert line.startswith("capture=map of drill x gazing: 24 answers")
+    assert line.endswith("of a size that is not known before the model is fetched")

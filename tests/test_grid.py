@@ -11,8 +11,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from spatial_eval import config
 from spatial_eval.errors import ConfigError
-from spatial_eval.grid import Grid, grid, read_sweep
+from spatial_eval.grid import Grid, grid
 from spatial_eval.methods import AdaptVis, Base, ScalingVis
+from spatial_eval.paper import ADAPT, DATASETS, WEIGHT, published
+from spatial_eval.sweepfile import read_sweep
 from spatial_eval.types import Part
 
 
@@ -148,6 +150,67 @@ def test_a_misspelt_sweep_names_the_others(tmp_path: Path) -> None:
     (tmp_path / "smoke.yaml").write_text("weight: 0.5")
     with pytest.raises(ConfigError, match=r"unknown sweep 'smok'; did you mean smoke\?"):
         made(tmp_path, "sweep=smok")
+
+
+FIXED = """
+grids:
+  - {method: base, dataset: [controlled_a, controlled_b]}
+  - {method: scaling_vis, dataset: controlled_a, weight: 0.8}
+  - {method: scaling_vis, dataset: controlled_b, weight: [0.50, 1.2]}
+"""
+
+
+def chosen(tmp_path: Path, *arguments: str) -> list[tuple[str, float | None]]:
+    (tmp_path / "fixed.yaml").write_text(FIXED)
+    front = Hydra("sweep=fixed", *arguments)
+    front.arguments.remove("dataset=controlled_a")
+    cells = grid(front, tmp_path).cells
+    return [(cell.trunk.dataset.name, getattr(cell.method, "weight", None)) for cell in cells]
+
+
+def test_a_key_that_the_grids_set_differently_selects_among_them(tmp_path: Path) -> None:
+    both = [("controlled_a", None), ("controlled_b", None), ("controlled_a", 0.8)]
+    assert chosen(tmp_path) == [*both, ("controlled_b", 0.5), ("controlled_b", 1.2)]
+    assert chosen(tmp_path, "dataset=controlled_a") == [("controlled_a", None), ("controlled_a", 0.8)]
+    assert chosen(tmp_path, "dataset=controlled_b", "weight=.5") == [("controlled_b", None), ("controlled_b", 0.5)]
+    assert chosen(tmp_path, "method=base", "split=val") == both[:2]
+    assert chosen(tmp_path, "method=scaling_vis", "weight=0.8,1.2") == [("controlled_a", 0.8), ("controlled_b", 1.2)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["weight=0.7"], "weight=0.7 is in no grid of sweep fixed: its grids set weight each, to 0.8, 0.5, 1.2;"),
+        (["dataset=controlled_a,vsr"], "dataset=vsr is in no grid of sweep fixed: its grids set dataset each, to con"),
+        (["dataset=controlled_a", "weight=1.2"], "weight=1.2 is in no grid of sweep fixed with dataset=controlled_a:"),
+        (["dataset=controlled"], "unknown dataset 'controlled'; did you mean controlled_"),
+    ],
+)
+def test_a_value_that_no_grid_has_is_refused(arguments: list[str], message: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as error:
+        chosen(tmp_path, *arguments)
+    assert message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["paper_table", "paper_scaling_vis", "paper_adapt_vis"])
+def test_the_papers_sweeps_are_the_published_settings_and_no_other(name: str, tmp_path: Path) -> None:
+    front = Hydra(f"sweep={name}")
+    front.arguments = [f"sweep={name}"]
+    cells = grid(front, ROOT / "sweeps").cells
+    found = {(cell.trunk.dataset.name, cell.method) for cell in cells}
+    scaling = {(name, ScalingVis(weight)) for name, weight in zip(DATASETS, WEIGHT["llava15_7b"], strict=True)}
+    adapt = {(name, AdaptVis(*knobs)) for name, knobs in zip(DATASETS, ADAPT["llava15_7b"], strict=True)}
+    expected = {"paper_table": scaling | adapt, "paper_scaling_vis": scaling, "paper_adapt_vis": adapt}[name]
+    assert found == {(name, Base()) for name in DATASETS} | expected
+    assert all(published("llava15_7b", d, m, Part("test")) is not None for d, m in found)
+
+
+def test_every_sweep_says_what_it_costs_and_reproduces() -> None:
+    for path in sorted((ROOT / "sweeps").glob("*.yaml")):
+        comment = "".join(line for line in path.read_text("utf8").splitlines(keepends=True) if line.startswith("#"))
+        assert path.read_text("utf8").startswith("#")
+        assert "Cost:" in comment, path.name
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)

@@ -134,7 +134,7 @@ def test_hub_id_resolves_to_its_commit_offline(tmp_path: Path) -> None:
     assert f"'hub': 'org/tiny', 'commit': '{commit}'" in lines[0]
     assert lines[0].endswith(" tiny")
     assert lines[1] == COMMIT
-    assert lines[2].startswith("ModelError org/absent is not in the hub cache and the hub cannot be asked")
+    assert lines[2].startswith("MissingModel org/absent is not in the hub cache and the hub cannot be asked")
     assert "prepare model=" in lines[2]
 
 

@@ -55,13 +55,14 @@ LAYERS = [
     {"hf"},
     {"models"},
     {"config", "job"},
-    {"grid", "report", "cut", "standing", "capturing"},
+    {"axes", "report", "cut", "standing", "estimate", "capturing"},
+    {"grid"},
     {"show", "publish", "tracker"},
     {"task"},
     {"slurm"},
     {"fanout"},
-    {"sweep", "prepare", "status"},
-    {"operate", "printing", "gallery"},
+    {"sweep", "prepare", "status", "outside", "sizes"},
+    {"operate", "doctor", "upkeep", "printing", "gallery"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
