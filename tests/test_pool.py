@@ -157,7 +157,7 @@ def test_auto_precision_follows_where_the_jobs_run(device_map, tmp_path) -> None
     places = Places(tmp_path, tmp_path)
 
     def dtype(launcher: Launcher, need: Resources) -> str:
-        settings = config.Settings(places, "run", retry=False, launcher=launcher, tracking={})
+        settings = config.Settings(places, "run", retry=False, capture="none", launcher=launcher, tracking={})
         (found,) = sweep.placed(Grid((cell,), 1, (), settings, {model: need})).cells
         assert isinstance(found.trunk.model, HF)
         return found.trunk.model.dtype
