@@ -20,7 +20,7 @@ from .hf import HF
 from .job import Job, look
 from .methods import CRITERIA
 from .tracking import Publication
-from .types import Cell, Model, Trunk
+from .types import BASE, Cell, Model, Trunk
 
 log = logging.getLogger(__name__)
 
@@ -46,6 +46,7 @@ def launch(front: Front, *, home: Path, multirun: bool, own: Path | None = None)
         sys.stdout.write(show.plan(found, estimate.outlooks(passes, places, retry=found.settings.retry)))
         return COMPLETE
     jobs = {work.trunk: look(work, places, retry=found.settings.retry) for work in passes}
+    check_stored(found.cells, jobs)
     return run(order(found, jobs, about(found, [*(["--config-dir", str(own)] if own else []), *front.arguments], home)))
 
 
@@ -93,6 +94,23 @@ def check(cells: Sequence[Cell]) -> None:
         if criterion not in trunk.model.signals():
             have = [name for name in CRITERIA if name in trunk.model.signals()]
             raise ConfigError(f"model {names[1]} does not give criterion {criterion}; it gives {', '.join(have)}")
+
+
+def check_stored(cells: Sequence[Cell], jobs: Mapping[Trunk, Job]) -> None:
+    """Refuse a criterion of which no stored answer carries the number, where nothing is left to compute."""
+    known: set[tuple[Trunk, str]] = set()
+    for cell in cells:
+        criterion, job = getattr(cell.method, "criterion", None), jobs[cell.trunk]
+        if criterion is None or job.todo or (cell.trunk, criterion) in known:
+            continue
+        known.add((cell.trunk, criterion))
+        column = "confidence" if criterion == "max_prob" else criterion
+        base = [answer for (_, arm), answer in job.stored.generations.items() if arm == BASE]
+        if base and all(getattr(answer, column, None) is None for answer in base):
+            raise ConfigError(
+                f"the stored answers of {job.name} carry no {column}: method {cell.method.kind} cannot route on "
+                f"{criterion}; choose another method, or import answers that have it"
+            )
 
 
 def run(order: Order) -> int:
