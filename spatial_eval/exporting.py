@@ -163,6 +163,10 @@ def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     return bytes(out.getvalue())
 
 
+READERS = {  # by format; pandas' own guesses lose digits and turn ids into numbers
+    "jsonl": "read_json('{file}', lines=True, precise_float=True, dtype={{'sample_id': str}})",
+    "parquet": "read_parquet('{file}')",
+}
 CARD = """# Answers of vision-language models to spatial questions
 
 `{file}` holds {rows:,} generations, one row a question and arm (a way to decode: the weight on the attention towards
@@ -219,7 +223,7 @@ def card(found: Export, file: str) -> str:
         cells=f"\n## Accuracy, percent\n\n{show.markdown(found.cells)}\n" if found.cells else "",
         models="\n".join(models),
         versions=_table(found.versions),
-        reader=f"read_json({file!r}, lines=True)" if file.endswith("jsonl") else f"read_parquet({file!r})",
+        reader=READERS[file.rpartition(".")[2]].format(file=file),
         labels=", ".join(LABELS),
         question=", ".join(QUESTION),
         arm=", ".join(ARM),
@@ -241,7 +245,7 @@ def add(commands: Any) -> None:
         "what", nargs="?", metavar="SWEEP|TRUNK", help="a sweep, or a folder of the store (default: the latest sweep)"
     )
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to; must be empty or absent")
-    parser.add_argument("--format", choices=["jsonl", "parquet"], default="jsonl", help="default: jsonl")
+    parser.add_argument("--format", choices=list(READERS), default="jsonl", help="default: jsonl")
     parser.add_argument("--output-dir", type=Path, default=Path("outputs"), help="as launch.py's (default: outputs)")
     parser.set_defaults(run=run)
 

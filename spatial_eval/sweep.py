@@ -17,10 +17,11 @@ from .errors import ConfigError
 from .fanout import Order
 from .grid import Front, Grid, grid
 from .hf import HF
+from .imported import Imported
 from .job import Job, look
 from .methods import CRITERIA
 from .tracking import Publication
-from .types import BASE, Cell, Model, Trunk
+from .types import BASE, Cell, Model, Places, Trunk
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +47,7 @@ def launch(front: Front, *, home: Path, multirun: bool, own: Path | None = None)
         sys.stdout.write(show.plan(found, estimate.outlooks(passes, places, retry=found.settings.retry)))
         return COMPLETE
     jobs = {work.trunk: look(work, places, retry=found.settings.retry) for work in passes}
-    check_stored(found.cells, jobs)
+    check_stored(found.cells, jobs, places)
     return run(order(found, jobs, about(found, [*(["--config-dir", str(own)] if own else []), *front.arguments], home)))
 
 
@@ -96,8 +97,14 @@ def check(cells: Sequence[Cell]) -> None:
             raise ConfigError(f"model {names[1]} does not give criterion {criterion}; it gives {', '.join(have)}")
 
 
-def check_stored(cells: Sequence[Cell], jobs: Mapping[Trunk, Job]) -> None:
-    """Refuse a criterion of which no stored answer carries the number, where nothing is left to compute."""
+def check_stored(cells: Sequence[Cell], jobs: Mapping[Trunk, Job], places: Places) -> None:
+    """Refuse a criterion of which no stored answer carries the number, where nothing is left to compute.
+
+    And what an imported model was not imported for: loading it says so, and costs nothing.
+    """
+    for trunk, job in jobs.items():
+        if job.todo and isinstance(trunk.model, Imported):
+            trunk.model.load(trunk.dataset, trunk.max_new_tokens, places)
     known: set[tuple[Trunk, str]] = set()
     for cell in cells:
         criterion, job = getattr(cell.method, "criterion", None), jobs[cell.trunk]

@@ -92,7 +92,9 @@ def test_the_export_says_what_it_is_and_no_path(swept: Path, tmp_path: Path) -> 
     card = (folder / "jsonl" / "README.md").read_text("utf8")
     for said in ("## Licences", "| quiz | recorded | 100 | 40 | 240 | 0 |", "0.5; 0.8; 1; 1.2", "adapt_vis", "python"):
         assert said in card
-    lines = pd.read_json(folder / "jsonl" / "generations.jsonl", lines=True)
+    lines = pd.read_json(
+        folder / "jsonl" / "generations.jsonl", lines=True, precise_float=True, dtype={"sample_id": str}
+    )
     table = pd.read_parquet(folder / "parquet" / "generations.parquet")
     assert list(table.columns) == list(exporting.COLUMNS)
     for name in ("row", "sample_id", "gold", "split", "weight", "text"):
@@ -250,7 +252,9 @@ def test_a_vsr_file_quotes_the_question_without_its_caption(
         "User: <image>\n Determine whether the description about the spatial relationship is correct or not. "
         "Answer with yes or no: "
     )
-    labels = [json.loads(line)["label"] for line in (data / "vsr" / "zeroshot_test.jsonl").open()][:5]
+    labels = [
+        json.loads(line)["label"] for line in (data / "vsr" / "zeroshot_test.jsonl").read_text("utf8").splitlines()[:5]
+    ]
     found = [
         {"Prompt": prompt, "Generation": "Yes", "Golden": "Yes" if label else "No", "Uncertainty": 0.61}
         for label in labels
