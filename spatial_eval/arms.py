@@ -46,11 +46,15 @@ class Arm:
 
     @property
     def label(self) -> str:
-        """Short text that names it: `0.5`, or `0.5,scaling=mass,layers=0-15`."""
+        """Short text that names it: `0.5`, `0.5,scaling=mass,layers=0-15` or `dola,layers=high,cutoff=0.1`."""
+        head = "weight" if not self.contrast else "contrast"
         values = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        head = [] if self.contrast else [f"{self.weight:g}"]
-        values.pop("weight", None)
-        return ",".join([*head, *(f"{name}={value}" for name, value in values.items())])
+        more = [f"{name}={_text(value)}" for name, value in values.items() if name != head]
+        return ",".join([_text(getattr(self, head)), *more])
+
+
+def _text(value: str | float) -> str:
+    return value if isinstance(value, str) else f"{value:g}"
 
 
 BASE = Arm()

@@ -62,17 +62,30 @@ class Outlook:
         return f"{self.work.trunk.dataset.name} x {self.work.trunk.model.name}"
 
     @property
+    def prompts(self) -> int:
+        """Prefills, one question each: one for all arms, and for vcd one for each noised twin of the image."""
+        one_each = getattr(self.work.trunk.model, "decoding", "shared") == "per_arm"
+        return self.pairs if one_each else len(self.todo) * images(self.work)
+
+    @property
     def prefills(self) -> int | None:
         """Forward passes over whole prompts; None where no model runs."""
         model = self.work.trunk.model
         if not isinstance(model, HF):
             return None
         size = _batch(model)
-        return self.pairs if model.decoding == "per_arm" else len({row // size for row in self.todo})
+        return (
+            self.pairs if model.decoding == "per_arm" else len({row // size for row in self.todo}) * images(self.work)
+        )
 
     @property
     def seconds(self) -> float | None:
         return None if self.rate is None else self.rate.seconds * len(self.todo)
+
+
+def images(work: Pass) -> int:
+    """One for all arms that look at the image itself, and one for each step of noise."""
+    return 1 + len({arm.noise for arm in work.arms if arm.contrast == "vcd"})
 
 
 def outlooks(works: Sequence[Pass], places: Places, *, retry: bool = False) -> list[Outlook]:
@@ -135,7 +148,7 @@ def _rate(work: Pass, places: Places, model: Mapping[str, Any]) -> Rate | None:
         return Rate(seconds / questions, device, f"recorded of {name}: {questions:,} questions in {seconds:,.0f} s")
     if isinstance(trunk.model, HF) and not trunk.model.local().is_dir():
         size = 1 if trunk.model.decoding == "per_arm" else _batch(trunk.model)
-        each = PREFILL_S[trunk.model.run_dtype()] + STEPS * STEP_S / size
+        each = images(work) * (PREFILL_S[trunk.model.run_dtype()] + STEPS * STEP_S / size)
         times = len(work.arms) if trunk.model.decoding == "per_arm" else 1
         return Rate(times * each, "", f"default of {DEFAULT}")
     return None

@@ -126,7 +126,7 @@ def plan(found: Grid, outlooks: Sequence[Outlook]) -> str:
         for part, _ in one.work.needs:
             cells = sum(cell.trunk == one.work.trunk and cell.part == part for cell in found.cells)
             theirs += cells * len(indices(one.total, part))
-    ours = sum(len(one.todo) for one in outlooks)
+    ours = sum(one.prompts for one in outlooks)
     lines.append(f"prefills: {ours:,} now, against {theirs:,} with one generate for each question and cell")
     passes = [one.prefills for one in outlooks if one.prefills is not None]
     if passes:
