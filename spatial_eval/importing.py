@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -26,14 +26,15 @@ COMPARED = tuple(name for name in SAID if name not in ("prompt", "batch", "devic
 
 @dataclass
 class Incoming:
-    """A trunk's answers on their way in. `new` and `known` are by (sample id, arm); `new` is not stored yet."""
+    """A trunk's answers on their way in, by (sample id, arm). `known`: what is stored and has come again."""
 
     trunk: Trunk
     key: Key
     samples: Sequence[Sample]
     digests: dict[str, str]
+    stored: Mapping[tuple[str, Arm], Generation]
     new: dict[tuple[str, Arm], Generation] = field(default_factory=dict)
-    known: dict[tuple[str, Arm], Generation] = field(default_factory=dict)
+    known: set[tuple[str, Arm]] = field(default_factory=set)
 
 
 def gather(blocks: Iterable[tuple[Block, Benchmark, str]], places: Places, length: int | None) -> list[Incoming]:
@@ -51,7 +52,7 @@ def gather(blocks: Iterable[tuple[Block, Benchmark, str]], places: Places, lengt
             samples, where = benchmark.read(places), key(trunk, places)
             known = digests(samples, ["" for _ in samples])
             stored = Store(places.output / "generations").read(where, known)
-            found[trunk] = Incoming(trunk, where, samples, known, known=dict(stored.generations))
+            found[trunk] = Incoming(trunk, where, samples, known, stored.generations)
         one = found[trunk]
         rows = indices(len(one.samples), Part(block.split or "all"))
         for answer in block.answers:
@@ -77,12 +78,14 @@ def _take(one: Incoming, answer: Answer, sample: Sample) -> None:
             )
     generation = replace(answer.said, sample_id=sample.id)
     where = sample.id, generation.arm
-    known = one.known.get(where) or one.new.get(where)
-    if known is None:
+    before = one.stored.get(where) or one.new.get(where)
+    if before is None:
         one.new[where] = generation
         return
+    if where in one.stored:
+        one.known.add(where)
     for name in COMPARED:
-        said, stored = getattr(generation, name), getattr(known, name)
+        said, stored = getattr(generation, name), getattr(before, name)
         if said is not None and said != stored:
             raise DataError(
                 f"{answer.where}: question {sample.id} of {dataset} under {generation.arm.label} has {name} {said!r}, "
@@ -107,8 +110,8 @@ def write(incoming: Iterable[Incoming], places: Places) -> None:
 def command(one: Incoming, overrides: Sequence[str], option: str, places: Places) -> list[str]:
     """launch.py's command lines that make tables of a trunk: one a kind of arm."""
     rows = {sample.id: sample.row for sample in one.samples}
-    arms = sorted({arm for _, arm in (*one.new, *one.known)})
-    have = {rows[sample_id] for sample_id, _ in (*one.new, *one.known)}
+    arms = sorted({arm for _, arm in (*one.new, *one.stored)})
+    have = {rows[sample_id] for sample_id, _ in (*one.new, *one.stored)}
     splits = [name for name in ("val", "test") if have & set(indices(len(rows), Part(name)))]
     model = [f"model={Imported.__name__.lower()}", f"model.name={one.trunk.model.name}"]
     shared = [f"dataset={option}", *overrides, *model, f"split={','.join(splits)}"]
@@ -116,18 +119,20 @@ def command(one: Incoming, overrides: Sequence[str], option: str, places: Places
         shared.append(f"max_new_tokens={one.trunk.max_new_tokens}")
     shared += [f"data_dir={places.data}", f"output_dir={places.output}"]
     plain = [arm for arm in arms if arm.plain and arm != BASE]
-    methods = [["method=" + ",".join(["base"] * (BASE in arms) + ["scaling_vis"] * bool(plain))]]
+    methods = [
+        ["method=base,scaling_vis" if plain and BASE in arms else "method=scaling_vis" if plain else "method=base"]
+    ]
     methods[0] += ["weight=" + ",".join(f"{arm.weight!r}" for arm in plain)] if plain else []
-    methods = methods if plain or BASE in arms else []
-    for arm in arms:
-        if not arm.plain:
-            values = {"layers": arm.layers} if arm.layers else {}
-            names = {"vcd": ("alpha", "cutoff", "noise"), "dola": ("cutoff",)}.get(arm.contrast, ("scaling",))
-            given = [f"method.{name}={value}" for name, value in values.items()]
-            given += [f"method.{name}={getattr(arm, name)}" for name in names]
-            weight = [] if arm.contrast else [f"weight={arm.weight!r}"]
-            methods.append([f"method={arm.contrast or 'scaling_vis'}", *weight, *given])
+    methods = (methods if plain or BASE in arms else []) + [_method(arm) for arm in arms if not arm.plain]
     return [shlex.join(["python", "launch.py", "-m", *shared, *method]) for method in methods]
+
+
+def _method(arm: Arm) -> list[str]:
+    """The overrides that mean an arm which is more than a weight."""
+    layers = [f"method.layers=[{arm.layers}]" if arm.layers[:1].isdigit() else f"method.layers={arm.layers}"]
+    names = {"vcd": ("alpha", "cutoff", "noise"), "dola": ("cutoff",)}.get(arm.contrast, ("scaling",))
+    given = [f"method.{name}={getattr(arm, name)}" for name in names] + (layers if arm.layers else [])
+    return [f"method={arm.contrast or 'scaling_vis'}", *([] if arm.contrast else [f"weight={arm.weight!r}"]), *given]
 
 
 def add(commands: Any) -> None:

@@ -14,14 +14,21 @@ import numpy as np
 import pandas as pd
 import pytest
 from conftest import command, questions, recordings, write_lines
+from test_grid import Hydra
 
 from spatial_eval import cli, exporting, importing, origins, tables
+from spatial_eval.benchmarks import JsonLines
 from spatial_eval.errors import ConfigError, DataError
 from spatial_eval.folders import find
+from spatial_eval.grid import grid
 from spatial_eval.imported import Imported
+from spatial_eval.job import look
 from spatial_eval.methods import AdaptVis, ScalingVis
 from spatial_eval.origins import Hints
-from spatial_eval.types import BASE, Arm, Signals
+from spatial_eval.plan import fuse, indices
+from spatial_eval.store import key
+from spatial_eval.sweep import check_stored
+from spatial_eval.types import BASE, Arm, Cell, Generation, Part, Places, Signals, Trunk
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 LABELS = ("model", "paper", "difference")
@@ -68,7 +75,7 @@ def test_what_is_exported_and_imported_elsewhere_gives_the_same_tables(
     assert (code, err) == (0, "")
     assert "quiz x recorded, 0.5: 40 new, 0 known" in out
     assert "240 new, 0 known; tables of it:" in out
-    assert "240 known" in bring(capsys, *given)[1].replace("0 new, ", "")
+    assert "\n0 new, 240 known; tables of it:" in bring(capsys, *given)[1]
     made = json.loads((swept / "sweep.json").read_text())["command"]
     if form == "parquet":
         mine = [one for one in made[1:] if not one.startswith(("output_dir", "model"))]
@@ -123,7 +130,8 @@ def test_other_answers_to_the_same_question_are_refused_and_nothing_is_written(
     assert f"{more}, line 20: question 19 of quiz under 0.5 has text 'Otherwise', stored as 'mine' is" in err
     assert sorted((path, path.read_bytes()) for path in (tmp_path / "out").rglob("*.*")) == before
     write_lines(more, records[20:])
-    assert "120 new, 120 known" in bring(capsys, more, *given)[1]
+    assert "120 new, 0 known" in bring(capsys, more, *given)[1]
+    assert "0 new, 120 known" in bring(capsys, more, *given)[1]
 
 
 @pytest.mark.parametrize(
@@ -183,20 +191,42 @@ def test_a_model_answers_what_was_imported_and_nothing_else(
     source = write_lines(tmp_path / "a.jsonl", records[:-1])
     out = ("--output-dir", tmp_path / "out")
     assert bring(capsys, source, "--name", "mine", "--dataset", "jsonl", f"dataset.path={quiz}", *out)[0] == 0
-    mine = ["dataset=jsonl", f"dataset.path={quiz}", "model=imported", "model.name=mine", "split=all"]
-    for given, message in (
-        (["method=scaling_vis", "weight=0.6"], "0.6 of quiz was never imported as 'mine'; imported: 0.5; 0.8; 1; 1.2"),
-        (["model.name=his"], "nothing that was imported as 'his' answers these quiz questions; imported as such: noth"),
-        (["max_new_tokens=50"], "was imported for quiz with max_new_tokens=100, not 50: set max_new_tokens"),
-        (["method=adapt_vis", "limit=9"], "carry no confidence: method adapt_vis cannot route on max_prob"),
+    places, dataset = Places(tmp_path, tmp_path / "out"), JsonLines(quiz)
+    samples = dataset.read(places)
+    with pytest.raises(ConfigError, match=r"0.6 of quiz was never imported as 'mine'; imported: 0.5; 0.8; 1; 1.2;"):
+        Imported("mine").check(dataset, samples, [BASE, Arm(0.6)], places)
+    with pytest.raises(DataError, match="nothing that was imported as 'his' answers these quiz questions; imported as"):
+        Imported("his").check(dataset, samples, [BASE], places)
+    with pytest.raises(DataError, match="imported as such: quiz; import more with `python -m spatial_eval import`"):
+        Imported("mine").check(dataset, samples[-1:], [BASE], places)
+    cell = Cell(Trunk(dataset, Imported("mine"), 50), AdaptVis(0.5, 1.5, 0.4), Part("all"))
+    for trunk, part, message in (
+        (cell.trunk, cell.part, "was imported for quiz with max_new_tokens=100, not 50: set max_new_tokens"),
+        (Trunk(dataset, Imported("mine")), Part("all", 9), "quiz x mine carry no confidence: method adapt_vis cannot"),
     ):
-        done = launch(*mine, *given)
-        assert done.returncode == 1, done.stderr
-        assert message in done.stderr
-        assert "Traceback" not in done.stderr
-    done = launch(*mine)
+        cell = Cell(trunk, cell.method, part)
+        with pytest.raises(ConfigError, match=message):
+            check_stored([cell], {trunk: look(fuse([cell])[0], places)}, places)
+    done = launch("dataset=jsonl", f"dataset.path={quiz}", "model=imported", "model.name=mine", "split=all")
     assert done.returncode == 3
     assert "quiz x mine: not imported (1 answers, first: question 39)" in done.stderr
+
+
+def test_the_printed_commands_mean_every_arm(quiz: Path, tmp_path: Path) -> None:
+    arms = [BASE, Arm(0.0), Arm(2.0), Arm(0.5, "mass"), Arm(1.5, layers="0-3,7"), Arm(1.0, "pai", "2")]
+    arms += [Arm(contrast="vcd", alpha=0.5, cutoff=0.1, noise=3), Arm(contrast="dola", layers="high", cutoff=0.2)]
+    arms += [Arm(contrast="dola", layers="1-2,5", cutoff=0.1)]
+    places, trunk = Places(tmp_path, tmp_path), Trunk(JsonLines(quiz), Imported("mine"), 7)
+    said = {("3", arm): Generation("3", arm, "Left") for arm in arms}
+    one = importing.Incoming(trunk, key(trunk, places), trunk.dataset.read(places), {}, {}, said)
+    found = set()
+    for line in importing.command(one, [f"dataset.path={quiz}"], "jsonl", places):
+        front = Hydra()
+        front.arguments = shlex.split(line)[3:]
+        for cell in grid(front, tmp_path).cells:
+            assert cell.trunk == trunk
+            found |= cell.method.arms()
+    assert found == set(arms)
 
 
 def result_file(folder: Path, name: str, rows: list[dict[str, object]], **change: object) -> Path:
@@ -208,7 +238,7 @@ def result_file(folder: Path, name: str, rows: list[dict[str, object]], **change
 
 def test_the_reference_codes_result_files(quiz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = questions(40)
-    val = [rows[i] for i in importing.indices(40, importing.Part("val"))]
+    val = [rows[i] for i in indices(40, Part("val"))]
     given = ("--name", "ref", "--dataset", "jsonl", f"dataset.path={quiz}", "--output-dir", tmp_path / "out")
     base = result_file(tmp_path, "results1.5_quiz_base_1.0_fouroption_False.json", val)
     code, out, err = bring(capsys, base, *given)
