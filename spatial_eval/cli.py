@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from . import doctor, folders, gallery, operate, printing, tracker, upkeep
+from . import doctor, exporting, folders, gallery, importing, operate, printing, tracker, upkeep
 from .errors import ConfigError, SpatialEvalError
 from .scenes import DIFFICULTIES
 from .sources import COCO, COCO_WAYS, DRIVE, WAYS, Way
@@ -79,6 +79,8 @@ def parser() -> argparse.ArgumentParser:
     gallery.add(commands)
     doctor.add(commands)
     upkeep.add(commands)
+    importing.add(commands)
+    exporting.add(commands)
     operate.add(commands)
     tracker.add_command(commands, folders.find)
     return top

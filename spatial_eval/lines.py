@@ -12,6 +12,12 @@ from .errors import DataError
 
 def json_lines(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON lines file; blank lines are passed over. Raises DataError with the line's number."""
+    for _, row in numbered(path):
+        yield row
+
+
+def numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """As `json_lines`, each with its line's number, from 1."""
     try:
         lines = path.read_bytes().split(b"\n")
     except OSError as error:
@@ -25,7 +31,7 @@ def json_lines(path: Path) -> Iterator[dict[str, Any]]:
             raise DataError(f"{path}, line {number} is not JSON: the file is damaged or was cut off") from None
         if not isinstance(row, dict):
             raise DataError(f"{path}, line {number} is not a JSON object")
-        yield row
+        yield number, row
 
 
 def text_id(row: dict[str, Any], i: int) -> str:

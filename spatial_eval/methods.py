@@ -104,7 +104,7 @@ class AdaptVis:
         # Rounding to 2 decimals and the strict < are part of the published numbers:
         # 84.85 on Controlled_A; 86.06 without the rounding, 86.36 with <=.
         criterion: NDArray[float64] = CRITERIA[self.criterion](signals[BASE])
-        return np.where(np.round(criterion, 2) < self.threshold, 0, 1)
+        return np.where(np.isnan(criterion), -1, np.where(np.round(criterion, 2) < self.threshold, 0, 1))
 
 
 @dataclass(frozen=True, slots=True)

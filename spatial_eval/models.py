@@ -6,6 +6,7 @@ Add one with standard attention: a YAML in conf/model. A new kind: a class and a
 from __future__ import annotations
 
 from .hf import HF
+from .imported import Imported
 from .recorded import Recorded
 from .types import Model
 
@@ -29,4 +30,4 @@ UPSTREAM = {
     "paligemma": "paligemma_3b",
 }
 
-MODELS: dict[str, type[Model]] = {"hf": HF, "recorded": Recorded}
+MODELS: dict[str, type[Model]] = {"hf": HF, "recorded": Recorded, "imported": Imported}

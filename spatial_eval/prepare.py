@@ -18,6 +18,7 @@ from .hf import HF
 from .hub import Hub
 from .sources import Way
 from .store import refusals
+from .templates import templated
 from .types import Benchmark
 
 if TYPE_CHECKING:
@@ -109,6 +110,28 @@ def benchmarks(name: str, overrides: Sequence[str]) -> list[tuple[str, Benchmark
         raise ConfigError(unknown("dataset to prepare", name, ["all", *known], aliases=UPSTREAM))
     names = [option for option in known if option != "hub"] if name == "all" else [name]  # hub is whatever repo= says
     return [(option, config.dataset(compose({"dataset": option}, overrides).dataset)) for option in names]
+
+
+def called(name: str) -> str:
+    """A dataset's name in conf/dataset, where it is upstream's or differs in case; else as it is."""
+    low = name.lower()
+    return UPSTREAM.get(low, low if low in _options("dataset") else name)
+
+
+def benchmark(name: str, overrides: Sequence[str] = ()) -> Benchmark:
+    """Any name of conf/dataset, or upstream's, with `dataset.KEY=VALUE`s, template among them. Raises ConfigError."""
+    options = _options("dataset")
+    option = called(name)
+    if option not in options:
+        hint = "your own questions: --dataset jsonl dataset.path=FILE"
+        raise ConfigError(unknown("dataset", name, options, aliases=UPSTREAM, hint=hint))
+    tree = compose({"dataset": option}, overrides)
+    made, template = config.dataset(tree.dataset), tree.dataset.get("template")
+    if template is None:
+        return made
+    if template not in _options("template"):
+        return templated(made, str(template))
+    return templated(made, yaml.safe_load((CONF / "template" / f"{template}.yaml").read_text("utf8"))["text"], template)
 
 
 def fetch_model(name: str, values: Mapping[str, Any]) -> Path:

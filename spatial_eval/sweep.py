@@ -17,10 +17,11 @@ from .errors import ConfigError, StoreError
 from .fanout import Order
 from .grid import Front, Grid, grid
 from .hf import HF
+from .imported import Imported
 from .job import Job, look
 from .methods import CRITERIA
 from .tracking import Publication
-from .types import Cell, Model, Places, Trunk
+from .types import BASE, Cell, Model, Places, Trunk
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +49,7 @@ def launch(front: Front, *, home: Path, multirun: bool, own: Path | None = None)
         sys.stdout.write(show.plan(found, found_now) + "".join(f"{line}\n" for line in sizes))
         return COMPLETE
     jobs = {work.trunk: look(work, places, retry=found.settings.retry) for work in passes}
+    check_stored(found.cells, jobs, places)
     for line in capturing.sizes([(job.work, job.uncaptured) for job in jobs.values()], places):
         log.info("%s", line)
     return run(order(found, jobs, about(found, [*(["--config-dir", str(own)] if own else []), *front.arguments], home)))
@@ -97,6 +99,29 @@ def check(cells: Sequence[Cell]) -> None:
         if criterion not in trunk.model.signals():
             have = [name for name in CRITERIA if name in trunk.model.signals()]
             raise ConfigError(f"model {names[1]} does not give criterion {criterion}; it gives {', '.join(have)}")
+
+
+def check_stored(cells: Sequence[Cell], jobs: Mapping[Trunk, Job], places: Places) -> None:
+    """Refuse a criterion of which no stored answer carries the number, where nothing is left to compute.
+
+    And what an imported model was not imported for: loading it says so, and costs nothing.
+    """
+    for trunk, job in jobs.items():
+        if job.todo and isinstance(trunk.model, Imported):
+            trunk.model.load(trunk.dataset, trunk.max_new_tokens, places)
+    known: set[tuple[Trunk, str]] = set()
+    for cell in cells:
+        criterion, job = getattr(cell.method, "criterion", None), jobs[cell.trunk]
+        if criterion is None or job.todo or (cell.trunk, criterion) in known:
+            continue
+        known.add((cell.trunk, criterion))
+        column = "confidence" if criterion == "max_prob" else criterion
+        base = [answer for (_, arm), answer in job.stored.generations.items() if arm == BASE]
+        if base and all(getattr(answer, column, None) is None for answer in base):
+            raise ConfigError(
+                f"the stored answers of {job.name} carry no {column}: method {cell.method.kind} cannot route on "
+                f"{criterion}; choose another method, or import answers that have it"
+            )
 
 
 def run(order: Order) -> int:

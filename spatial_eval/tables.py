@@ -109,7 +109,8 @@ def outcome(cell: Cell, data: Columns) -> Outcome:
 def follow(method: Method, arms: Mapping[Arm, Graded]) -> Outcome:
     """What a method makes of stored arms.
 
-    A question is answered where every arm that routing looks at is stored, and the arm that it chose.
+    A question is answered where every arm that routing looks at is stored, with the signal that it looks at, and
+    the arm that it chose.
     """
     branches = list(method.branches().values())
     branch = method.route({arm: arms[arm].signals for arm in method.arms()})
@@ -118,7 +119,7 @@ def follow(method: Method, arms: Mapping[Arm, Graded]) -> Outcome:
         name: np.stack([getattr(arms[arm], name) for arm in branches])[branch, here]
         for name in ("right", "strict", "says_yes")
     }
-    answered = np.stack([arms[arm].signals.answered for arm in branches])[branch, here]
+    answered = np.stack([arms[arm].signals.answered for arm in branches])[branch, here] & (branch >= 0)
     for arm in method.arms() - set(branches):
         answered &= arms[arm].signals.answered
     return Outcome(branch, answered, **{name: column & answered for name, column in pick.items()})

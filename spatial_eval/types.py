@@ -141,7 +141,7 @@ class Method(Protocol):
         ...
 
     def route(self, signals: Mapping[Arm, Signals]) -> NDArray[intp]:
-        """(N,) index into `branches()`; `signals` covers `arms()`."""
+        """(N,) index into `branches()`, -1 where what it looks at is nan; `signals` covers `arms()`."""
         ...
 
 

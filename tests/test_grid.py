@@ -221,7 +221,13 @@ def test_every_shipped_sweep_composes(path: Path) -> None:
     assert read_sweep({path.stem: path}, path.stem, front.parse)
 
 
-NEED = {"recorded": ["model.path=x"], "hf": ["model.path=x"], "jsonl": ["dataset.path=x"], "hub": ["dataset.repo=a/b"]}
+NEED = {
+    "recorded": ["model.path=x"],
+    "imported": ["model.name=x"],
+    "hf": ["model.path=x"],
+    "jsonl": ["dataset.path=x"],
+    "hub": ["dataset.repo=a/b"],
+}
 CHOICES = [
     (path.parent.name, path.stem)
     for path in sorted((ROOT / "conf").glob("*/*.yaml"))
