@@ -11,14 +11,13 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from . import __version__, folders, show
+from . import folders
+from .card import LABELS, QUESTION, READERS, card
 from .errors import ConfigError, DataError, StoreError
 from .origins import ARM, SAID
 from .store import refusals, replace
 from .types import Arm, Generation
 
-LABELS = ("dataset", "model", "max_new_tokens")
-QUESTION = ("row", "sample_id", "question", "gold", "split")
 DEFAULTS = {f.name: f.default for f in fields(Generation) if f.name in SAID}
 COLUMNS = (*LABELS, *QUESTION, *ARM, *SAID)
 
@@ -145,7 +144,7 @@ def write(folder: Path, found: Export, form: str) -> Path:
     else:
         replace(path, _parquet(found.rows))
     replace(folder / "trunks.json", json.dumps(found.trunks, indent=1, sort_keys=True) + "\n")
-    replace(folder / "README.md", card(found, path.name))
+    replace(folder / "README.md", card(path.name, len(found.rows), found.trunks, found.versions, found.cells))
     return path
 
 
@@ -161,80 +160,6 @@ def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     out = pa.BufferOutputStream()
     pq.write_table(pa.Table.from_pylist(list(plain), schema=schema), out)
     return bytes(out.getvalue())
-
-
-READERS = {  # by format; pandas' own guesses lose digits and turn ids into numbers
-    "jsonl": "read_json('{file}', lines=True, precise_float=True, dtype={{'sample_id': str}})",
-    "parquet": "read_parquet('{file}')",
-}
-CARD = """# Answers of vision-language models to spatial questions
-
-`{file}` holds {rows:,} generations, one row a question and arm (a way to decode: the weight on the attention towards
-the image, its scaling and layers, or a contrast). Written by spatial_eval {version}. Neither weights nor images are
-included.
-
-## Contents
-
-{counts}
-
-`failed`: answers that could not be computed. They have no row: missing, not wrong.
-{cells}
-## Models and decoding
-
-What each trunk's answers are stored under (trunks.json): the model's content, dtype, batch, decoding.
-
-{models}
-
-{versions}
-
-## Reading it
-
-`pandas.{reader}`. Columns: {labels}; {question} (row: index in the whole dataset; gold in lower case); the arm's
-fields ({arm}); the answer's ({said}). The numbers are those of the arm's first token: confidence (largest
-probability, in [0, 1], unrounded), entropy (nats), margin (largest minus second largest probability), logit (the
-largest). In JSON lines a field that is absent was not recorded, or is at its default; in parquet it is null, and
-option_probs is JSON.
-
-Back into spatial_eval, where the same commands make the same tables of it:
-
-    python -m spatial_eval import FOLDER --data-dir DATA
-
-## Licences
-
-Questions and gold answers belong to their benchmarks, whose licences govern them (What'sUp, arXiv 2310.19785; VSR,
-arXiv 2205.00363; and what else is listed above); so do the images, which are not here. A model's licence may say
-what its outputs can be used for.
-"""
-
-
-def card(found: Export, file: str) -> str:
-    """README.md: what it is and how to use it; no path of this machine."""
-    names = (*LABELS, "questions", "answers", "failed")
-    counts = [{**{name: one[name] for name in names}, "arms": "; ".join(one["arms"])} for one in found.trunks.values()]
-    models = [
-        f"* `{one['dataset']} x {one['model']}`: `{json.dumps(one['identity'], sort_keys=True)}`"
-        for one in found.trunks.values()
-    ]
-    return CARD.format(
-        file=file,
-        rows=len(found.rows),
-        version=__version__,
-        counts=_table(counts),
-        cells=f"\n## Accuracy, percent\n\n{show.markdown(found.cells)}\n" if found.cells else "",
-        models="\n".join(models),
-        versions=_table(found.versions),
-        reader=READERS[file.rpartition(".")[2]].format(file=file),
-        labels=", ".join(LABELS),
-        question=", ".join(QUESTION),
-        arm=", ".join(ARM),
-        said=", ".join(SAID),
-    )
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = list(rows[0]) if rows else []
-    lines = [names, ["---"] * len(names), *([str(row[name]).replace("|", "\\|") for name in names] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def add(commands: Any) -> None:

@@ -65,7 +65,7 @@ LAYERS = [
     {"axes", "report", "cut", "standing", "estimate"},
     {"grid"},
     {"show", "publish", "tracker"},
-    {"task"},
+    {"task", "card"},
     {"slurm"},
     {"fanout"},
     {"sweep", "prepare", "status", "outside", "sizes"},
