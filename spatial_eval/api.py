@@ -7,9 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from numpy import float64
+from numpy.typing import NDArray
 
-from . import findings, selection
+from . import attended, findings, selection
 from .answers import Files, Part, read
+from .attended import Attention
 from .errors import ConfigError
 from .folders import find
 from .types import Method
@@ -78,6 +81,17 @@ class Sweep:
     def flips(self, cell: int) -> findings.Flips:
         """What the cell fixed and what it broke against the untouched model."""
         return findings.flips(self.part(cell), self.method(cell))
+
+    def attention(self, dataset: str = "", model: str = "", max_new_tokens: int = 0) -> Attention:
+        """What was captured (capture=mass, map or heads): `.mass` (questions, arms, layers, heads), `.map[i]`, ...
+
+        Names are needed where the sweep has several. Raises ConfigError where there is none.
+        """
+        return attended.find(self.files.folder, dataset, model, max_new_tokens)
+
+    def right(self, found: Attention) -> NDArray[float64]:
+        """(questions, arms) of an `attention`: 1 where that answer was right, 0 wrong, nan not answered."""
+        return attended.right(self.files.samples, found)
 
     def confidence(self) -> pd.DataFrame:
         """One row a dataset, model and split: AUROC and calibration error of the untouched model's confidence."""

@@ -76,7 +76,10 @@ def _tail_rows(
         logits[..., :prefix].masked_fill_(~visible, float("-inf"))
     others = ~torch.eye(width, dtype=torch.bool, device=query.device)  # (W, W)
     logits[..., prefix:].masked_fill_(others, float("-inf"))
-    return _mix(torch.softmax(logits, dim=-1), value.float()).to(query.dtype).transpose(1, 2)
+    probs = torch.softmax(logits, dim=-1)  # (B, H, W, P + W)
+    if tail.watch is not None:
+        tail.watch.take(layer, probs)
+    return _mix(probs, value.float()).to(query.dtype).transpose(1, 2)
 
 
 def _branch_rows(

@@ -13,7 +13,9 @@ import transformers
 from PIL import Image
 from transformers.utils.logging import disable_progress_bar
 
+from . import views
 from .batches import Inputs, pad_prompt
+from .captures import View
 from .decoding import image_token_id
 from .errors import ModelError
 from .prompts import write_prompt
@@ -125,7 +127,7 @@ class Encoder:
     def __init__(self, model: HF, config: Any, *, prompt: str, distort: bool) -> None:
         self._processor = load_processor(model, config)
         self._tokenizer = self._processor.tokenizer
-        self._image_token = image_token_id(config)
+        self._config, self._image_token = config, image_token_id(config)
         token = getattr(self._processor, "image_token", None)  # Gemma 3's prompts hold another than its inputs
         self._placeholder = str(token or self._tokenizer.convert_ids_to_tokens(self._image_token))
         self._prompt, self._distort, self._pad_to = prompt, distort, model.pad_to
@@ -154,6 +156,14 @@ class Encoder:
         if self._pad_to is not None:
             inputs = pad_prompt(inputs, pad_to=self._pad_to, image_token=self._image_token, pad_id=self.pad_id)
         return prompt, inputs
+
+    def view(self, sample: Sample, inputs: Inputs) -> View | None:
+        """Where the question's image tokens lie on its picture."""
+        if sample.image is None:
+            return None
+        with Image.open(sample.image) as file:
+            size = DISTORTED if self._distort else file.size
+        return views.of(self._config, self._processor.image_processor, size, inputs, self._image_token)
 
     def option_tokens(self, options: Sequence[str]) -> dict[str, int]:
         """Each option's first token, capitalised as the benchmarks' answers are."""

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from . import doctor, exporting, folders, importing, operate, printing, tracker, upkeep
+from . import doctor, exporting, folders, gallery, importing, operate, printing, tracker, upkeep
 from .errors import ConfigError, SpatialEvalError
 from .scenes import DIFFICULTIES
 from .sources import COCO, COCO_WAYS, DRIVE, WAYS, Way
@@ -76,6 +76,7 @@ def parser() -> argparse.ArgumentParser:
     prepare.add_argument("--coco", default=COCO, metavar="URL", help=f"server of COCO's images (default: {COCO})")
     prepare.add_argument("--drive", default=DRIVE, metavar="URL", help=f"Google Drive (default: {DRIVE})")
     prepare.set_defaults(run=make_ready)
+    gallery.add(commands)
     doctor.add(commands)
     upkeep.add(commands)
     importing.add(commands)

@@ -21,13 +21,13 @@ from .plugins import BENCHMARKS, METHODS
 from .tables import BY_RELATION, KNOBS, NAMED, ROW
 from .tracking import TRACKERS, Tracking
 from .typed import build, show
-from .types import Benchmark, Method, Model, Places
+from .types import CAPTURES, Benchmark, Method, Model, Places
 
 T = TypeVar("T")
 
 GROUPS = ("dataset", "model", "method", "launcher", "tracking")
 PARTS = ("split", "limit", "max_new_tokens")
-ONCE = ("data_dir", "output_dir", "action", "retry")  # one value for a whole sweep
+ONCE = ("data_dir", "output_dir", "action", "retry", "capture")  # one value for a whole sweep
 ACTIONS = ("run", "plan")
 RESERVED = {*ROW, *BY_RELATION, "kind", "sweep"} - {*NAMED}  # no field of a method may be called so
 
@@ -39,6 +39,7 @@ class Settings:
     places: Places
     action: str
     retry: bool
+    capture: str
     launcher: Launcher
     tracking: Tracking
 
@@ -58,8 +59,8 @@ def check(key: str, value: Any) -> Any:
                 f"{key}={show(value)} is not valid; expected a whole number >= 1{' or null' * (key == 'limit')}"
             )
         return value
-    if key in ("split", "action"):
-        choices = SPLITS if key == "split" else ACTIONS
+    choices = {"split": SPLITS, "action": ACTIONS, "capture": CAPTURES}.get(key)
+    if choices is not None:
         if value not in choices:
             raise ConfigError(unknown(key, show(value), choices))
         return value
@@ -93,7 +94,7 @@ def settings(root: Mapping[str, Any], launcher: DictConfig, tracking: DictConfig
     """Of checked root values and the two composed groups."""
     places = Places(Path(root["data_dir"]).expanduser().absolute(), Path(root["output_dir"]).expanduser().absolute())
     tracker = pick(TRACKERS, plain(tracking, "tracking"), "tracking")
-    return Settings(places, root["action"], root["retry"], _launcher(launcher), tracker)
+    return Settings(places, root["action"], root["retry"], root["capture"], _launcher(launcher), tracker)
 
 
 def dataset(node: DictConfig) -> Benchmark:

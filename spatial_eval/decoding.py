@@ -29,12 +29,14 @@ class Intervention:
         span: scale every key from the first to the last image token (the reference) instead of the
             image tokens alone; they differ where separators stand between tiles.
         noised: for arms with contrast vcd, the model's image tensor with noise, by noise step.
+        capture: how much of the attention is kept, one of `types.CAPTURES`; it changes nothing.
     """
 
     arms: tuple[Arm, ...]
     layers: int | None = None
     span: bool = False
     noised: Mapping[int, Tensor] = field(default_factory=dict)
+    capture: str = "none"
 
     def scaled_layers(self, arm: Arm, depth: int) -> list[int]:
         """Decoder layers that the arm scales in a model of `depth`. Raises ModelError where it has fewer."""
@@ -46,6 +48,23 @@ class Intervention:
 
 
 @dataclass(frozen=True, slots=True)
+class Attended:
+    """What each arm's last prompt row attends to at prefill; probabilities in float32 on the CPU. H heads.
+
+    The image means its own tokens, whatever `Intervention.span` scales. An arm with a contrast has the row that
+    reads the real image, which is untouched.
+
+    Attributes:
+        mass: (B, W, layers, H) the image's share of the row.
+        maps: [question] its part on that question's n image tokens, (W, layers, n) averaged over heads, or
+            (W, layers, H, n); None where only the mass was asked for.
+    """
+
+    mass: Tensor
+    maps: list[Tensor] | None
+
+
+@dataclass(frozen=True, slots=True)
 class Decoded:
     """Greedy answers of a batch.
 
@@ -53,11 +72,13 @@ class Decoded:
         tokens: [question][arm] generated ids, EOS included.
         logits: (B, W, V) float32 raw logits of each arm's first new token.
         scores: (B, W, V) what that token was chosen by: the same, or after a contrast, -inf where not plausible.
+        attended: None unless it was asked for.
     """
 
     tokens: list[list[Tokens]]
     logits: Tensor
     scores: Tensor
+    attended: Attended | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,7 +122,7 @@ def _generate(
         main.advance(following, step)
         scores = _contrasted(main, ghosts, contrasts)
     answers = [[tuple(one for one in row if one >= 0) for row in question] for question in tokens.tolist()]
-    return Decoded(answers, first, chosen_by)
+    return Decoded(answers, first, chosen_by, main.attended)
 
 
 def _contrasted(main: Stream, ghosts: Mapping[int, Ghost], contrasts: Mapping[int, Arm]) -> Tensor:

@@ -44,6 +44,7 @@ class Outlook:
     Attributes:
         total: rows of the whole dataset. questions: that the pass asks. answers: question and arm.
         stored: of those, what is computed already. todo: rows to compute. pairs: answers to compute.
+        uncaptured: answers whose attention is asked for and not kept.
         note: what could not be looked at, and why; "" where everything could.
     """
 
@@ -56,6 +57,7 @@ class Outlook:
     pairs: int
     rate: Rate | None
     note: str = ""
+    uncaptured: int = 0
 
     @property
     def name(self) -> str:
@@ -109,7 +111,8 @@ def _outlook(work: Pass, places: Places, model: Mapping[str, Any] | MissingModel
     answers, pairs = sum(map(len, job.need.values())), sum(len(arms) for _, arms in job.todo)
     todo = tuple(sample.row for sample, _ in job.todo)
     found = _rate(work, places, model)
-    return Outlook(work, len(job.samples), len(job.need), answers, answers - pairs, todo, pairs, found)
+    stored = answers - pairs
+    return Outlook(work, len(job.samples), len(job.need), answers, stored, todo, pairs, found, "", job.uncaptured)
 
 
 def _counted(work: Pass, places: Places, model: Mapping[str, Any], error: MissingData | MissingModel) -> Outlook:
@@ -127,7 +130,8 @@ def _counted(work: Pass, places: Places, model: Mapping[str, Any], error: Missin
     need = plan.wanted(work, range(total))
     pairs = sum(map(len, need.values()))
     note = f"{how}: {str(error).partition('; ')[0]}"
-    return Outlook(work, total, len(need), pairs, 0, tuple(sorted(need)), pairs, _rate(work, places, model), note)
+    rate = _rate(work, places, model)
+    return Outlook(work, total, len(need), pairs, 0, tuple(sorted(need)), pairs, rate, note, pairs)
 
 
 def _rate(work: Pass, places: Places, model: Mapping[str, Any]) -> Rate | None:

@@ -88,6 +88,25 @@ def responses(found: Mapping[str, Mapping[float, Estimate]], colours: Mapping[st
     return "".join(parts)
 
 
+def shares(found: Mapping[str, Sequence[float]], n: int) -> str:
+    """The image's share of the attention by layer, in percent, a line for each of at most four names."""
+    most = max(value for row in found.values() for value in row)
+    depth = len(next(iter(found.values())))
+    step = _step(most)
+    y = _scale(0, -(-most // step) * step or 1, BOTTOM, TOP)
+    x = _scale(0, depth - 1 or 1, LEFT + 10, RIGHT - 10)
+    every = max(1, depth // 8)
+    parts = [_lines([(y(v), f"{v:g} %") for v in _range(0, most + step * 0.999, step)])]
+    parts.append(_axis_x([(x(i), str(i)) for i in range(0, depth, every)], "decoder layer"))
+    for colour, (name, row) in enumerate(found.items()):
+        line = "L".join(f"{x(i)} {y(value)}" for i, value in enumerate(row))
+        parts.append(f'<path class="ln l{colour}" d="M{line}"/>')
+        for i, value in enumerate(row):
+            tip = f"{name}, layer {i}: {value:.1f} % on the image, n = {n:,}"
+            parts.append(f'<circle {_tip(tip)} class="s{colour}" cx="{x(i)}" cy="{y(value)}" r="2.5"/>')
+    return "".join(parts)
+
+
 def relations(found: Mapping[str, Mapping[str, Estimate]], colours: Mapping[str, str]) -> tuple[str, int]:
     """(drawing, height): bars from 0 to 100 with whiskers, grouped by relation; `colours` maps a name to its class."""
     bar, gap, left = 11, 14, 96

@@ -13,9 +13,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from .captures import Extent
 from .digests import digest_files, digest_folder
 from .errors import ConfigError, MissingData, MissingModel, ModelError, unknown
 from .layers import BUCKETS, indices
+from .prompts import distorted, prompt_mode
 from .types import Arm, Benchmark, Places, Sample, Vlm
 
 log = logging.getLogger(__name__)
@@ -170,6 +172,12 @@ class HF:
 
         return Loaded(self, prompt_mode(dataset), distorted(dataset), max_new_tokens)
 
+    def extent(self, dataset: Benchmark, sample: Sample) -> Extent | None:
+        """How large its attention is; None where its files were not fetched yet."""
+        from .extents import extent  # transformers: only where a capture was asked for
+
+        return extent(self, sample, prompt=prompt_mode(dataset), distort=distorted(dataset))
+
     def local(self) -> Path:
         """The folder that `path` means if it means one."""
         inside = self.path.removeprefix("package:")
@@ -240,13 +248,3 @@ def _check_images(dataset: Benchmark, samples: Sequence[Sample]) -> None:
 def _warn(line: str) -> None:
     """Once: a run looks at its data before and after."""
     log.warning("%s", line)
-
-
-def prompt_mode(dataset: Benchmark) -> str:
-    """`dataset.prompt`: auto (default), raw or chat. The dataset describes it, because it changes answers."""
-    return str(getattr(dataset, "prompt", "auto"))
-
-
-def distorted(dataset: Benchmark) -> bool:
-    """`dataset.distort`: stretch images to the size the reference gives VSR's. Described by the dataset too."""
-    return bool(getattr(dataset, "distort", False))

@@ -12,6 +12,7 @@ from typing import Any
 from .answers import Files, read
 from .appendix import again, failures, paper, share, table
 from .details import detail
+from .gazes import section
 from .heat import grid_data
 from .layout import named, p_value
 from .selection import Selected, picks
@@ -50,12 +51,15 @@ def page(files: Files) -> str:
     ids |= (
         {f"d{i}": f"{s.dataset}, {s.model}" for i, s in enumerate(overall)} if len(overall) <= 12 else {"d0": "Details"}
     )
+    looked = section(files, thumbnails(files.about))
+    ids |= {"attention": "Attention"} if looked else {}
     ids |= {"paper": "The paper", "failures": "Failures", "again": "Reproduce"}
     main = [
         _answer(files, overall),
         _choices(files, chosen),
         _grid(),
         details,
+        looked,
         paper(files),
         failures(files),
         again(files),

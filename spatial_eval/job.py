@@ -6,12 +6,14 @@ import logging
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 
 from . import __version__, plan, progress
+from .captures import Attentive, Capture, Captures, Watched
+from .errors import ConfigError
 from .store import Key, Store, Stored, digests, key
 from .types import Arm, Failure, Pass, Places, Sample
 
@@ -27,6 +29,7 @@ class Job:
     Attributes:
         samples: the whole dataset. need: arms by row of the dataset. digests: of the needed questions, by id.
         todo: what to compute, in row order. skipped: recorded errors that are left alone.
+        uncaptured: questions times arms whose attention was asked for and is not stored, but for recorded errors.
     """
 
     work: Pass
@@ -37,6 +40,7 @@ class Job:
     stored: Stored
     todo: Sequence[tuple[Sample, tuple[Arm, ...]]]
     skipped: int
+    uncaptured: int = 0
 
     @property
     def name(self) -> str:
@@ -62,20 +66,37 @@ def look(work: Pass, places: Places, *, retry: bool = False, rows: range | None 
     if rows is not None:
         need = {row: arms for row, arms in need.items() if row in rows}
     needed = [samples[row] for row in sorted(need)]
+    if work.capture != "none" and not isinstance(model, Attentive):
+        raise ConfigError(
+            f"capture={work.capture}: model {model.name} has no attention to capture, only a model that is really "
+            "run has; leave it at capture=none"
+        )
     model.check(dataset, needed, work.arms, places)
     digest = digests(needed, model.fingerprint(dataset, needed, places))
     trunk_key = key(work.trunk, places)
     stored = Store(places.output / "generations").read(trunk_key, digest)
-    done = set(stored.generations) if retry else {*stored.generations, *stored.failures}
-    todo = plan.remaining(need, samples, done)
-    job = Job(work, samples, need, trunk_key, digest, stored, todo, 0)
-    return job if retry else Job(work, samples, need, trunk_key, digest, stored, todo, len(job.missing))
+    held = captured(work, trunk_key, digest, places)
+    done, lacking = set(stored.generations), 0
+    if held is not None:
+        wanted = {(samples[row].id, arm) for row, arms in need.items() for arm in arms}
+        done, lacking = done & held, len(wanted - held - set(stored.failures))
+    todo = plan.remaining(need, samples, done if retry else done | set(stored.failures))
+    job = Job(work, samples, need, trunk_key, digest, stored, todo, 0, lacking)
+    return job if retry else replace(job, skipped=len(job.missing))
+
+
+def captured(work: Pass, key: Key, digests: Mapping[str, str], places: Places) -> set[tuple[str, Arm]] | None:
+    """(sample id, arm) of what is captured as the pass wants it; None where it wants nothing."""
+    if work.capture == "none":
+        return None
+    return set(Captures(places.output / "captures").find(key, digests, work.capture))
 
 
 def execute(job: Job, places: Places, *, bar: Bar = progress.bar) -> None:
     """Compute what is to do, stored batch by batch; safe to kill and repeat. With nothing to do no model is loaded.
 
-    `bar(name, questions, arms)` shows how far it is.
+    An answer that is stored is not stored again where only its attention was missing. `bar(name, questions, arms)`
+    shows how far it is.
     """
     if not job.todo:
         return
@@ -84,14 +105,28 @@ def execute(job: Job, places: Places, *, bar: Bar = progress.bar) -> None:
     vlm = trunk.model.load(trunk.dataset, trunk.max_new_tokens, places)
     store = Store(places.output / "generations")
     arms = len(job.work.arms)
+    seen: list[Capture] = []
     with (
+        ExitStack() as stack,
         store.writer(job.key, job.digests, environment()) as writer,
         bar(job.name, len(job.todo), arms) as advance,
     ):
+        if job.work.capture != "none":
+            captures = stack.enter_context(Captures(places.output / "captures").writer(job.key, job.digests))
+            assert isinstance(vlm, Watched)  # its description is Attentive
+            vlm.watch(job.work.capture, seen.append)
         start = time.perf_counter()
         for records in vlm.answer(job.todo):
             now = time.perf_counter()
-            writer.append(records, now - start)
+            fresh = [one for one in records if (one.sample_id, one.arm) not in job.stored.generations]
+            if fresh:
+                writer.append(fresh, now - start)
+            if seen:
+                captures.append(seen)
+                seen.clear()
+            for one in records:
+                if isinstance(one, Failure) and (one.sample_id, one.arm) in job.stored.generations:
+                    log.warning("question %s, arm %s: not captured: %s", one.sample_id, one.arm.label, one.error)
             start = now
             advance(len({record.sample_id for record in records}))
 

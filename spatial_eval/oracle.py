@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from .arms import Arm
-from .decoding import Decoded, Intervention, Tokens, end_tokens, image_token_id
+from .arms import BASE, Arm
+from .decoding import Attended, Decoded, Intervention, Tokens, end_tokens, image_token_id
 from .errors import ModelError
 from .rereading import contrasted
 
@@ -31,6 +31,7 @@ class _Scaled:
     image: Tensor  # (B, L) bool
     layers: list[int]
     fired: list[int] = field(default_factory=list)
+    rows: list[Tensor] | None = None  # (B, H, L) what each layer's last row attends to, where it is captured
 
 
 # `generate` rejects keyword arguments it does not know, so the weight reaches the layers from around it
@@ -59,10 +60,14 @@ def plain_attention(
     added = torch.zeros_like(logits) if attention_mask is None else attention_mask[..., : key.shape[2]]
     precise = torch.promote_types(query.dtype, torch.float32)
     probs = torch.softmax(logits + added, dim=-1, dtype=precise)
-    if job is not None and query.shape[2] == job.image.shape[1] and int(module.layer_idx) in job.layers:  # type: ignore[arg-type]
+    prompt = job is not None and query.shape[2] == job.image.shape[1]
+    if job is not None and prompt and int(module.layer_idx) in job.layers:  # type: ignore[arg-type]
         image = job.image[:, None, -key.shape[2] :].to(key.device)  # (B, 1, K): sliding layers keep the last K keys
         probs[:, :, -1] = _row(logits[:, :, -1].to(precise), added[:, :, -1], image, job.arm)
         job.fired.append(int(module.layer_idx))  # type: ignore[arg-type]
+    if job is not None and prompt and job.rows is not None:
+        gone = job.image.shape[1] - key.shape[2]
+        job.rows.append(torch.nn.functional.pad(probs[:, :, -1].float(), (gone, 0)).cpu())
     probs = probs.to(query.dtype)
     return torch.matmul(probs, value).transpose(1, 2).contiguous(), probs
 
@@ -89,6 +94,15 @@ def _row(z: Tensor, mask: Tensor, image: Tensor, arm: Arm) -> Tensor:
 
 AttentionInterface.register(NAME, plain_attention)
 AttentionMaskInterface.register(NAME, eager_mask)
+
+
+@contextmanager
+def _running(job: _Scaled) -> Iterator[_Scaled]:
+    token = _scaled.set(job)
+    try:
+        yield job
+    finally:
+        _scaled.reset(token)
 
 
 @contextmanager
@@ -124,18 +138,19 @@ def decode(model: Any, inputs: Mapping[str, Tensor], *, intervention: Interventi
     ends = end_tokens(model.generation_config)
     tokens: list[list[Tokens]] = [[] for _ in range(len(ids))]
     first: list[tuple[Tensor, Tensor]] = []  # logits and scores, (B, V) each
+    seen: list[list[Tensor]] = []  # by arm and layer (B, H, L)
     with _language_model_on_oracle(model), torch.no_grad():
         for arm in intervention.arms:
             if arm.contrast:
                 noised = {**inputs, "pixel_values": intervention.noised[arm.noise]} if arm.contrast == "vcd" else None
-                said, *numbers = contrasted(model, inputs, arm, noised=noised, max_new_tokens=max_new_tokens)
+                with _running(_Scaled(BASE, image, [], rows=[] if intervention.capture != "none" else None)) as job:
+                    said, *numbers = contrasted(model, inputs, arm, noised=noised, max_new_tokens=max_new_tokens)
+                seen.append((job.rows or [])[:depth])  # the first reading: the prompt with the real image
                 first.append((numbers[0], numbers[1]))
                 _keep(tokens, said, ends)
                 continue
             layers = intervention.scaled_layers(arm, depth)
-            job = _Scaled(arm, image, layers)
-            token = _scaled.set(job)
-            try:
+            with _running(_Scaled(arm, image, layers, rows=[] if intervention.capture != "none" else None)) as job:
                 out = model.generate(
                     **inputs,
                     max_new_tokens=max_new_tokens,
@@ -144,14 +159,26 @@ def decode(model: Any, inputs: Mapping[str, Tensor], *, intervention: Interventi
                     output_logits=True,
                     return_dict_in_generate=True,
                 )
-            finally:
-                _scaled.reset(token)
+            seen.append(job.rows or [])
             if job.fired != list(layers):
                 raise ModelError(f"the intervention fired in layers {job.fired} instead of {layers}")
             first.append((out.logits[0].float(),) * 2)
             _keep(tokens, out.sequences[:, ids.shape[1] :], ends)
     logits, scores = (torch.stack(part, dim=1) for part in zip(*first, strict=True))
-    return Decoded(tokens, logits, scores)
+    if intervention.capture == "none":
+        return Decoded(tokens, logits, scores)
+    tokens_of_image = _image_positions(ids, image_token_id(model.config), span=False).cpu()
+    return Decoded(tokens, logits, scores, _attended(seen, tokens_of_image, intervention.capture))
+
+
+def _attended(seen: list[list[Tensor]], image: Tensor, level: str) -> Attended:
+    """`seen` by arm and layer (B, H, L); `image` (B, L) bool. One question at a time."""
+    rows = torch.stack([torch.stack(layers) for layers in seen])  # (W, layers, B, H, L)
+    mass = torch.stack([rows[:, :, b, :, one].sum(dim=-1) for b, one in enumerate(image)])  # (B, W, layers, H)
+    if level == "mass":
+        return Attended(mass, None)
+    maps = [rows[:, :, b, :, one] for b, one in enumerate(image)]  # (W, layers, H, n) each
+    return Attended(mass, [one.mean(dim=2) for one in maps] if level == "map" else maps)
 
 
 def _keep(tokens: list[list[Tokens]], said: Tensor, ends: list[int]) -> None:

@@ -28,13 +28,13 @@ def select(samples: Sequence[Sample], part: Part) -> list[Sample]:
     return [samples[i] for i in indices(len(samples), part)]
 
 
-def fuse(cells: Iterable[Cell]) -> list[Pass]:
+def fuse(cells: Iterable[Cell], capture: str = "none") -> list[Pass]:
     """One pass per trunk; each part of it gets the union of the arms that its cells look at."""
     needed: dict[Trunk, dict[Part, set[Arm]]] = {}
     for cell in cells:
         needed.setdefault(cell.trunk, {}).setdefault(cell.part, set()).update(cell.method.arms())
     return [
-        Pass(trunk, tuple((part, tuple(sorted(arms))) for part, arms in parts.items()))
+        Pass(trunk, tuple((part, tuple(sorted(arms))) for part, arms in parts.items()), capture)
         for trunk, parts in needed.items()
     ]
 

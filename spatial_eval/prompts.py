@@ -9,6 +9,8 @@ import re
 from collections.abc import Callable, Sequence
 from string import Formatter
 
+from .types import Benchmark
+
 IMAGE = "<image>"
 MODES = ("auto", "raw", "chat")
 _USER = re.compile(r"^\s*user:\s*", re.IGNORECASE)
@@ -77,3 +79,13 @@ def fill(template: str, question: str, options: Sequence[str]) -> str:
         raise ValueError("no options are known, and the template has {options}")
     listed = " or ".join(filter(None, [", ".join(options[:-1]), *options[-1:]]))
     return found["head"] + template.format(question=found["bare"], options=listed) + found["tail"]
+
+
+def prompt_mode(dataset: Benchmark) -> str:
+    """`dataset.prompt`: auto (default), raw or chat. The dataset describes it, because it changes answers."""
+    return str(getattr(dataset, "prompt", "auto"))
+
+
+def distorted(dataset: Benchmark) -> bool:
+    """`dataset.distort`: stretch images to the size the reference gives VSR's. Described by the dataset too."""
+    return bool(getattr(dataset, "distort", False))

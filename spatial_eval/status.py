@@ -10,7 +10,7 @@ from pathlib import Path
 
 from . import folders, ledger
 from .fanout import Order
-from .job import Job
+from .job import Job, captured
 from .plan import indices
 from .standing import Standing, standings
 from .store import Store
@@ -83,15 +83,17 @@ def read(asked: Order) -> Status:
     states: dict[tuple[Trunk, Part, Arm], str] = {}
     for trunk, job in asked.jobs.items():
         stored = Store(asked.places.output / "generations").read(job.key, job.digests)
+        held = captured(job.work, job.key, job.digests, asked.places)
+        done = stored.generations.keys() if held is None else stored.generations.keys() & held
         absent = next((state for state in OPEN if job.key.hash in busy[state]), "missing")
         for part, arms in job.work.needs:
             ids = [job.samples[row].id for row in indices(len(job.samples), part)]
             for arm in arms:
                 bad = any((name, arm) in stored.failures for name in ids)
-                whole = all((name, arm) in stored.generations for name in ids)
+                whole = all((name, arm) in done for name in ids)
                 states[trunk, part, arm] = "done" if whole else "failed" if bad else absent
         parts = {states[trunk, part, arm] for part, arms in job.work.needs for arm in arms}
-        passes.append(_pass(job, _worst(parts), stored.generations.keys(), stored.failures.keys()))
+        passes.append(_pass(job, _worst(parts), done, stored.failures.keys()))
     cells = Counter(_worst({states[c.trunk, c.part, arm] for arm in c.method.arms()}) for c in asked.cells)
     return Status(asked.folder.name, asked.folder, cells, passes, jobs, rate, driven)
 

@@ -13,14 +13,14 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
-import socket
-import time
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from .disk import refusals as refusals
+from .disk import replace as replace
+from .disk import writer_name
 from .errors import StoreError
 from .types import BASE, Arm, Failure, Generation, Places, Record, Sample, Trunk
 
@@ -106,12 +106,11 @@ class Store:
         """A file of this process's own in the trunk's folder. Raises StoreError."""
         self._check(key)
         folder = self.root / f"{key.label}--{key.hash}"
-        name = f"{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}-{socket.gethostname()}-{os.getpid()}"
         with refusals(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if not _manifest(folder / "trunk.json"):
                 replace(folder / "trunk.json", json.dumps(key.description, indent=2, sort_keys=True) + "\n")
-            path = folder / f"{name}-{secrets.token_hex(3)}.jsonl"
+            path = folder / f"{writer_name()}.jsonl"
             return Writer(
                 path, os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644), digests, environment
             )
@@ -172,33 +171,6 @@ class Writer:
                     os.ftruncate(self._file, self._end)
                 raise
         self._end += len(data)
-
-
-def replace(path: Path, text: str | bytes) -> None:
-    """Write a whole file by rename: readers see the old one or the new one, never a part."""
-    data = text.encode() if isinstance(text, str) else text
-    part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}")
-    with refusals(path):
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def refusals(path: Path) -> Iterator[None]:
-    """Turns what the file system refuses (disk full, no permission) into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise StoreError(
-            f"{path}: {error.strerror or error}; what was stored before stays: mend it and run the same command again"
-        ) from error
 
 
 def _format(record: Record, digest: str) -> str:

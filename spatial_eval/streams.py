@@ -19,10 +19,11 @@ from .attention import last_layer_trimmed
 from .branches import Branches
 from .cache import RoomyCache
 from .contrast import early_layers
-from .decoding import Intervention, image_token_id
+from .decoding import Attended, Intervention, image_token_id
 from .errors import ModelError
 from .graphs import Graphs
 from .tail import PER_ARM, Tail
+from .watch import Watch
 
 ROOM = 16  # decode steps that the cache has room for before it grows
 
@@ -34,6 +35,7 @@ class Stream:
     Attributes:
         logits: (n, R, V) float32 raw logits of each row's next token.
         early: layer -> (n, R, D), what enters it; only the layers in `watched`.
+        attended: of the prefill, if asked for.
     """
 
     model: Any
@@ -43,6 +45,7 @@ class Stream:
     early: dict[int, Tensor]
     watched: Sequence[int]
     graphs: Graphs | None
+    attended: Attended | None = None
 
     def advance(self, following: Tensor, step: int) -> None:
         """One decode step after the tokens `following` (n, R), chosen in step `step` (0 = the prefill's).
@@ -91,10 +94,10 @@ def start(
     dolas = [arm for arm in intervention.arms if arm.contrast == "dola"]
     watched = sorted({layer for arm in dolas for layer in early_of(model, arm)})
     with _watching(model, watched, width) as early:
-        logits, branches = _prefill(model, input_ids, intervention, cache, kwargs)
+        logits, branches, attended = _prefill(model, input_ids, intervention, cache, kwargs)
     if graphs is not None:
         branches.reserve(graphs.columns)
-    return Stream(model, cache, branches, logits, early, watched, graphs)
+    return Stream(model, cache, branches, logits, early, watched, graphs, attended)
 
 
 def early_of(model: Any, arm: Arm) -> list[int]:
@@ -151,15 +154,16 @@ def _watching(model: Any, layers: Sequence[int], rows: int) -> Iterator[dict[int
 
 def _prefill(
     model: Any, input_ids: Tensor, intervention: Intervention, cache: RoomyCache, kwargs: dict[str, Any]
-) -> tuple[Tensor, Branches]:
-    """-> raw logits (B, W, V) float32 of every arm's first token, and the branches that start there."""
+) -> tuple[Tensor, Branches, Attended | None]:
+    """-> raw logits (B, W, V) float32 of every arm's first token, the branches that start there, what was captured."""
     batch, length = input_ids.shape
     shared, width = length - 1, len(intervention.arms)
     attention_mask = kwargs.pop("attention_mask", None)  # (B, L)
     if attention_mask is not None and bool(attention_mask.all()):
         attention_mask = None  # as transformers >= 5.23 has it: without a mask the prefix takes the flash kernel
     valid = input_ids.new_ones(batch, length, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    image = _image_keys(input_ids, image_token_id(model.config), span=intervention.span)
+    token = image_token_id(model.config)
+    image = _image_keys(input_ids, token, span=intervention.span)
     if bool(image[:, -1].any()) or not bool(valid[:, -1].all()):
         raise ModelError("the last prompt position must be text: pad on the left and let the prompt follow the image")
     if not bool(image.any(dim=1).all()):
@@ -177,6 +181,8 @@ def _prefill(
             kwargs[name] = _fan(kwargs[name], width)
     depth, padded = model.config.get_text_config().num_hidden_layers, attention_mask is not None
     tail = Tail.of(intervention, image[:, :shared], padded=padded, depth=depth)
+    if intervention.capture != "none":
+        tail.watch = Watch(intervention.capture, input_ids[:, :shared] == token)
     with last_layer_trimmed(model, width):
         out = model(
             input_ids=_fan(input_ids, width),
@@ -189,7 +195,8 @@ def _prefill(
             **kwargs,
         )
     tail.check_fired()
-    return out.logits.float(), Branches.start(valid[:, :shared], position[..., -1:], width)
+    attended = None if tail.watch is None else tail.watch.attended(depth)
+    return out.logits.float(), Branches.start(valid[:, :shared], position[..., -1:], width), attended
 
 
 def _check_window(text: Any, *, length: int, steps: int, width: int) -> None:

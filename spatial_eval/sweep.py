@@ -12,8 +12,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import config, devices, estimate, fanout, html, plan, plugins, report, show, tracker, tracking
-from .errors import ConfigError
+from . import capturing, config, devices, estimate, fanout, html, plan, plugins, report, show, tracker, tracking
+from .errors import ConfigError, StoreError
 from .fanout import Order
 from .grid import Front, Grid, grid
 from .hf import HF
@@ -41,13 +41,17 @@ def launch(front: Front, *, home: Path, multirun: bool, own: Path | None = None)
         log.info("%s", note)
     found = placed(found)
     check(found.cells)
-    passes, planning = plan.fuse(found.cells), found.settings.action == "plan"
+    passes, planning = plan.fuse(found.cells, found.settings.capture), found.settings.action == "plan"
     places = replace(found.settings.places, remember=not planning)
     if planning:
-        sys.stdout.write(show.plan(found, estimate.outlooks(passes, places, retry=found.settings.retry)))
+        found_now = estimate.outlooks(passes, places, retry=found.settings.retry)
+        sizes = capturing.sizes([(one.work, one.uncaptured) for one in found_now], places)
+        sys.stdout.write(show.plan(found, found_now) + "".join(f"{line}\n" for line in sizes))
         return COMPLETE
     jobs = {work.trunk: look(work, places, retry=found.settings.retry) for work in passes}
     check_stored(found.cells, jobs, places)
+    for line in capturing.sizes([(job.work, job.uncaptured) for job in jobs.values()], places):
+        log.info("%s", line)
     return run(order(found, jobs, about(found, [*(["--config-dir", str(own)] if own else []), *front.arguments], home)))
 
 
@@ -139,17 +143,35 @@ def run(order: Order) -> int:
     results = report.results(order.cells, after, places)
     path = report.write(order.folder, results, {**order.publication.about, "complete": not results.missing})
     computed = sum(len(after[trunk].stored.generations) - len(job.stored.generations) for trunk, job in jobs.items())
+    captured = sum(job.uncaptured - after[trunk].uncaptured for trunk, job in jobs.items())
     asked = any(job.todo for job in jobs.values())
-    log.info("%s", f"computed {computed:,} answers that were not stored" if asked else "nothing to compute")
+    news = f"computed {computed:,} answers that were not stored" + f", captured {captured:,}" * bool(captured)
+    log.info("%s", news if asked else "nothing to compute")
     for line in [*map(str, outcome.faults), *_causes(results.failures)]:
         log.error("failed: %s", line)
     if results.missing:
         log.error("incomplete: %d answers are missing; the same command tries what is not stored", results.missing)
+    seen = _gathered(order.folder, list(after.values()), places)
     log.info("%s", html.attempt(path.parent))
     sys.stdout.write(f"{show.table(results.cells)}\n{path}\n")
     sys.stdout.flush()
     tracker.publish_sweep(order.folder, order.publication.settings)
-    return INCOMPLETE if results.missing or outcome.faults else COMPLETE
+    return INCOMPLETE if results.missing or not seen or outcome.faults else COMPLETE
+
+
+def _gathered(folder: Path, jobs: Sequence[Job], places: Places) -> bool:
+    """Puts what was captured beside the tables; whether that is all that was asked for."""
+    lacking = sum(job.uncaptured for job in jobs)
+    if lacking:
+        log.error("incomplete: %d answers lack their attention; the same command tries again", lacking)
+    for job in jobs:
+        if job.work.capture != "none":
+            try:
+                log.info("captured: %s", capturing.gather(folder, job, places))
+            except StoreError as error:  # the tables stand whatever became of the arrays
+                log.error("incomplete: %s", error)
+                lacking += 1
+    return not lacking
 
 
 def order(found: Grid, jobs: Mapping[Trunk, Job], about: Mapping[str, Any]) -> Order:
@@ -177,6 +199,7 @@ def about(found: Grid, arguments: Sequence[str], home: Path) -> dict[str, Any]:
         "config": {
             "data_dir": str(settings.places.data),
             "output_dir": str(settings.places.output),
+            "capture": settings.capture,
             "launcher": {"kind": type(settings.launcher).__name__.lower(), **asdict(settings.launcher)},
             "tracking": tracking.describe(settings.tracking),
         },

@@ -17,6 +17,7 @@ from .arms import SCALINGS, Arm
 from .decoding import Intervention
 from .errors import ModelError
 from .scalings import FORMULAS, Formula
+from .watch import Watch
 
 PER_ARM = "; model.decoding=per_arm may still do"
 
@@ -60,6 +61,7 @@ class Tail:
             says so, be it with a weight that leaves it untouched.
         padded: some question is left padded, so the model must hand over a mask.
         fired: layers of `layers` that were called, in order. masks: those that were checked.
+        watch: keeps what the rows attend to.
     """
 
     width: int
@@ -69,6 +71,7 @@ class Tail:
     padded: bool
     fired: list[int] = field(default_factory=list)
     masks: list[ref[Tensor]] = field(default_factory=list)
+    watch: Watch | None = None
 
     @classmethod
     def of(cls, intervention: Intervention, image: Tensor, *, padded: bool, depth: int) -> Tail:

@@ -20,9 +20,13 @@ class Thumbnails:
     roots: tuple[Path, ...]
     made: dict[Path, str] = field(default_factory=dict)
 
+    def find(self, image: str) -> Path | None:
+        """The file, if it is at hand."""
+        return next((p for p in (root / image for root in self.roots) if image and p.is_file()), None)
+
     def uri(self, image: str) -> str:
         """A `data:` address, or ""."""
-        path = next((p for p in (root / image for root in self.roots) if image and p.is_file()), None)
+        path = self.find(image)
         if path is None or (path not in self.made and len(self.made) >= MOST):
             return ""
         if path not in self.made:
@@ -43,8 +47,13 @@ def _encode(path: Path) -> str:
         with Image.open(path) as image:
             small = image.convert("RGB")
             small.thumbnail((SIZE, SIZE))
-            buffer = io.BytesIO()
-            small.save(buffer, "WEBP", quality=60)
+            return encode(small)
     except (OSError, UnidentifiedImageError, Image.DecompressionBombError):
         return ""
+
+
+def encode(picture: Any) -> str:
+    """A PIL picture as a `data:` address."""
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=60)
     return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"

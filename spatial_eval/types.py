@@ -22,6 +22,10 @@ if TYPE_CHECKING:  # numpy costs start-up time that --help should not pay
     from numpy.typing import NDArray
 
 
+# How much of the last prompt row's attention is kept beside an answer; each holds what the ones before it hold.
+CAPTURES = ("none", "mass", "map", "heads")
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One question about one image.
@@ -230,10 +234,11 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """The arms that each part of a trunk's dataset needs; parts may overlap."""
+    """The arms that each part of a trunk's dataset needs; parts may overlap. `capture`: one of CAPTURES."""
 
     trunk: Trunk
     needs: tuple[tuple[Part, tuple[Arm, ...]], ...]
+    capture: str = "none"
 
     @property
     def arms(self) -> tuple[Arm, ...]:

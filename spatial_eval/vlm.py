@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -15,9 +15,10 @@ import torch
 
 from . import engine, oracle
 from .batches import Inputs, Work, block_rows, buckets, collate, cut
+from .captures import Capture
 from .checkpoints import Encoder, keep_model
 from .contrast import noisy
-from .decoding import Decoded, Intervention, read_first_token
+from .decoding import Attended, Decoded, Intervention, read_first_token
 from .errors import ModelError, SpatialEvalError
 from .graphs import Graphs
 from .types import Arm, Failure, Generation, Record, Sample
@@ -58,10 +59,16 @@ class Loaded:
         self._device = _device_label(self._vlm.device)
         self._shared = model.decoding == "shared"
         self._graphs = Graphs() if model.graphs else None
+        self._capture = "none"
+        self._sink: Callable[[Capture], None] = lambda capture: None
         reason = engine.why_not(self._vlm)
         if reason and self._shared:
             log.warning("%s: %s; decoding one arm at a time (as model.decoding=per_arm)", model.name, reason)
             self._shared = False
+
+    def watch(self, level: str, sink: Callable[[Capture], None]) -> None:
+        """From now on `sink` gets every question's capture before its records are yielded."""
+        self._capture, self._sink = level, sink
 
     def answer(self, work: Sequence[Work]) -> Iterator[list[Record]]:
         """Batches of records in row order; a question that fails alone is a Failure."""
@@ -124,14 +131,23 @@ class Loaded:
         inputs = collate([one.inputs for one in items], self._encoder.pad_id)
         inputs = {name: _placed(tensor, self._vlm) for name, tensor in inputs.items()}
         cfg = self._cfg
-        intervention = Intervention(arms, cfg.layers, cfg.span, self._noised(items, inputs))
+        intervention = Intervention(arms, cfg.layers, cfg.span, self._noised(items, inputs), self._capture)
         decode = partial(engine.decode, graphs=self._graphs) if self._shared else oracle.decode
         with _kernel(cfg.attn):
             decoded = decode(self._vlm, inputs, intervention=intervention, max_new_tokens=self._max_new_tokens)
             if self._unchecked and self._shared:
                 self._compare(inputs, intervention, decoded)
                 self._unchecked = cfg.selfcheck == "always"
-        return self._records(items, decoded)
+        records = self._records(items, decoded)
+        self._keep(items, decoded.attended)
+        return records
+
+    def _keep(self, items: list[_Ready], attended: Attended | None) -> None:
+        if attended is not None:
+            for index, one in enumerate(items):
+                seen = None if attended.maps is None else attended.maps[index].numpy()
+                view = self._encoder.view(one.sample, one.inputs)
+                self._sink(Capture(one.sample.id, one.arms, attended.mass[index].numpy(), seen, view))
 
     def _noised(self, items: list[_Ready], inputs: Inputs) -> dict[int, torch.Tensor]:
         """The batch's image tensor with noise, by noise step, for the arms that contrast with it."""
@@ -148,7 +164,8 @@ class Loaded:
 
     def _compare(self, inputs: Inputs, intervention: Intervention, decoded: Decoded) -> None:
         """Raises ModelError where the oracle's first logits differ by more than rounding."""
-        judge = oracle.decode(self._vlm, inputs, intervention=intervention, max_new_tokens=1)
+        plain = replace(intervention, capture="none")
+        judge = oracle.decode(self._vlm, inputs, intervention=plain, max_new_tokens=1)
         unit = judge.logits.std(dim=-1)  # (B, W)
         # Near the edge of what is plausible rounding decides: a contrast is compared where both keep the token.
         both = decoded.scores.isfinite() & judge.scores.isfinite()

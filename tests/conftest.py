@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from trials.cluster import Cluster
@@ -149,6 +150,41 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = run("-m", *grid, "weight2=1.2,1.5,2.0", "threshold=range(0,1.01,0.1)", *given)
     assert done.returncode == 0, done.stderr
     return Path(done.stdout.splitlines()[-1]).parent
+
+
+def run_cells(cells: Sequence[Any], out: Path, capture: str = "none", launcher: Any = None) -> Path:
+    """launch.py's way from cells to a sweep's folder, in this process; fails where anything is missing."""
+    from spatial_eval import plan, sweep
+    from spatial_eval.config import Settings
+    from spatial_eval.grid import Grid
+    from spatial_eval.job import look
+    from spatial_eval.launchers import Inline
+    from spatial_eval.tracking import Files
+    from spatial_eval.types import Places
+
+    places = Places(out / "data", out)
+    found = Grid(tuple(cells), len(cells), (), Settings(places, "run", False, capture, launcher or Inline(), Files()))
+    order = sweep.order(
+        found,
+        {work.trunk: look(work, places) for work in plan.fuse(cells, capture)},
+        sweep.about(found, [f"capture={capture}"], ROOT),
+    )
+    assert sweep.run(order) == sweep.COMPLETE
+    return order.folder
+
+
+@pytest.fixture(scope="session")
+def gazed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a finished sweep with capture=map: 24 rendered scenes, the embedded model, six weights."""
+    from spatial_eval.hf import HF
+    from spatial_eval.methods import AdaptVis, Base, ScalingVis
+    from spatial_eval.rendered import Scenes
+    from spatial_eval.types import Cell, Part, Trunk
+
+    trunk = Trunk(Scenes("scenes_a", "scenes_a"), HF("package:tiny", name="tiny", batch_size=12, selfcheck="never"), 20)
+    methods = [Base(), *map(ScalingVis, (0.5, 0.8, 1.2, 2.0)), AdaptVis(0.5, 1.5, 0.4)]
+    cells = [Cell(trunk, method, Part("test", 24)) for method in methods]
+    return run_cells(cells, tmp_path_factory.mktemp("gazed"), "map")
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from spatial_eval.captures import Capture, Extent, View
 from spatial_eval.types import Arm, Benchmark, Failure, Generation, Places, Record, Sample, Vlm
 
+WHOLE = (0.0, 0.0, 1.0, 1.0)
 OPTIONS = ("left", "right", "on", "under")
 
 
@@ -89,3 +93,38 @@ class _Loaded:
             logit=20 * confidence,
             device="cpu",
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Gazing(Hashed):
+    """As Hashed, with attention to capture: 2 layers, 3 heads; question i has 4 + i % 2 image tokens."""
+
+    name: str = "gazing"
+
+    def extent(self, dataset: Benchmark, sample: Sample) -> Extent:
+        return Extent(2, 3, 4)
+
+    def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:
+        return _Watched(self)
+
+
+def gaze(sample: Sample, arms: Sequence[Arm], level: str) -> Capture:
+    """What Gazing attends to; the mass is the sum of the map over tokens."""
+    n = 4 + sample.row % 2
+    chance = np.random.default_rng(sample.row)
+    heads = (chance.random((1, 2, 3, n)) * [[[[0.1 * arm.weight]]] for arm in arms]).astype(np.float32)
+    seen = {"mass": None, "map": heads.mean(axis=2), "heads": heads}[level]
+    return Capture(sample.id, tuple(arms), heads.sum(axis=-1), seen, View((2, 2), WHOLE) if n == 4 else None)
+
+
+class _Watched(_Loaded):
+    level = "none"
+
+    def watch(self, level: str, sink: Callable[[Capture], None]) -> None:
+        self.level, self.sink = level, sink
+
+    def answer(self, work: Sequence[tuple[Sample, tuple[Arm, ...]]]) -> Iterator[list[Record]]:
+        for (sample, arms), records in zip(work, super().answer(work), strict=True):
+            if self.level != "none" and sample.id not in self.model.broken:
+                self.sink(gaze(sample, arms, self.level))
+            yield records

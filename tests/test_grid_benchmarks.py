@@ -54,6 +54,6 @@ def test_the_engine_needs_torch_and_transformers_only() -> None:
     out = subprocess.run([sys.executable, "-c", blocked + code], env=env, capture_output=True, text=True, check=True)
     modules = (
         *("arms", "attention", "branches", "cache", "contrast", "decoding", "engine", "errors", "graphs", "layers"),
-        *("oracle", "rereading", "scalings", "streams", "tail"),
+        *("oracle", "rereading", "scalings", "streams", "tail", "watch"),
     )
     assert out.stdout.split() == [f"spatial_eval.{name}" for name in modules]

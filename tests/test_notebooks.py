@@ -36,8 +36,10 @@ def run(notebook: Path, sweep: Path, place: Path) -> str:
     return done.stdout
 
 
-def test_there_are_three_and_their_outputs_are_stripped() -> None:
-    assert [path.stem for path in NOTEBOOKS] == ["sweep_at_a_glance", "where_adaptvis_helps", "your_own_questions"]
+def test_there_are_four_and_their_outputs_are_stripped() -> None:
+    assert [path.stem for path in NOTEBOOKS] == [
+        *("sweep_at_a_glance", "where_adaptvis_helps", "where_attention_goes", "your_own_questions")
+    ]
     for path in NOTEBOOKS:
         code = [cell for cell in json.loads(path.read_text("utf8"))["cells"] if cell["cell_type"] == "code"]
         assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
@@ -45,9 +47,13 @@ def test_there_are_three_and_their_outputs_are_stripped() -> None:
 
 @pytest.mark.notebooks
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_on_a_small_sweep(path: Path, swept: Path, tmp_path: Path) -> None:
-    shown = run(path, swept, tmp_path)
-    if path.stem == "your_own_questions":
+def test_on_a_small_sweep(path: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
+    sweep = "gazed" if path.stem == "where_attention_goes" else "swept"
+    shown = run(path, request.getfixturevalue(sweep), tmp_path)
+    if path.stem == "where_attention_goes":
+        assert "24 questions, mass (24, 6, 4, 4), weights [0.5, 0.8, 1.0, 1.2, 1.5, 2.0]" in shown
+        assert "in relation to" in shown  # the question whose maps are drawn
+    elif path.stem == "your_own_questions":
         assert "Left" in shown
         assert "accuracy" in shown
     else:
