@@ -7,12 +7,12 @@ import csv
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from . import folders
-from .datacard import LABELS, QUESTION, READERS, Export, card
+from .card import LABELS, QUESTION, READERS, card
 from .errors import ConfigError, DataError, StoreError
 from .origins import ARM, SAID
 from .store import refusals, replace
@@ -22,20 +22,28 @@ DEFAULTS = {f.name: f.default for f in fields(Generation) if f.name in SAID}
 COLUMNS = (*LABELS, *QUESTION, *ARM, *SAID)
 
 
-def _users(output: Path, trunk: str) -> list[Path]:
-    """The folders of the sweeps that used a trunk, the latest first."""
-    every = sorted((output / "sweeps").glob("*/results.csv"), key=lambda path: -path.stat().st_mtime_ns)
-    found = [one.parent for one in every if trunk in {row["generations"] for row in _csv(one.parent / "passes.csv")}]
-    if not found:
-        raise ConfigError(f"no sweep under {output} used {trunk}: run launch.py over it first")
-    return found
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What goes out. `trunks`: by the name of its folder in the store, labels, counts and identity."""
+
+    rows: Sequence[Mapping[str, Any]]
+    trunks: Mapping[str, Mapping[str, Any]]
+    versions: Sequence[Mapping[str, str]]
+    cells: Sequence[Mapping[str, str]]
 
 
 def gather(output: Path, name: str | None) -> Export:
     """A sweep's answers, or a trunk's in all the sweeps that used it; default: the latest sweep. Raises ConfigError."""
     root = output / "generations"
     trunk = Path(name).name if name and (root / Path(name).name / "trunk.json").is_file() else None
-    sweeps = [folders.find(output, name)] if trunk is None else _users(output, trunk)
+    if trunk is None:
+        sweeps = [folders.find(output, name)]
+    else:
+        sweeps = sorted((output / "sweeps").glob("*/results.csv"), key=lambda path: -path.stat().st_mtime_ns)
+        sweeps = [one.parent for one in sweeps]
+        sweeps = [one for one in sweeps if any(row["generations"] == trunk for row in _csv(one / "passes.csv"))]
+        if not sweeps:
+            raise ConfigError(f"no sweep under {output} used {trunk}: run launch.py over it first")
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     trunks: dict[str, dict[str, Any]] = {}
     versions: list[dict[str, str]] = []
@@ -136,7 +144,7 @@ def write(folder: Path, found: Export, form: str) -> Path:
     else:
         replace(path, _parquet(found.rows))
     replace(folder / "trunks.json", json.dumps(found.trunks, indent=1, sort_keys=True) + "\n")
-    replace(folder / "README.md", card(found, path.name))
+    replace(folder / "README.md", card(path.name, len(found.rows), found.trunks, found.versions, found.cells))
     return path
 
 

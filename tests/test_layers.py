@@ -70,12 +70,11 @@ LAYERS = [
     {"axes", "report", "cut", "standing", "estimate", "capturing"},
     {"grid"},
     {"show", "publish", "tracker"},
-    {"task"},
+    {"task", "card"},
     {"slurm"},
     {"fanout"},
-    {"sweep", "prepare", "status", "outside", "sizes", "datacard"},
-    {"operate", "doctor", "upkeep", "printing", "gallery", "importing"},
-    {"exporting"},
+    {"sweep", "prepare", "status", "outside", "sizes"},
+    {"operate", "doctor", "upkeep", "printing", "gallery", "importing", "exporting"},
     {"cli"},
 ]
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

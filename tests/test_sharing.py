@@ -18,7 +18,7 @@ from test_grid import Hydra
 
 from spatial_eval import cli, exporting, importing, origins, tables
 from spatial_eval.benchmarks import JsonLines
-from spatial_eval.errors import ConfigError, DataError
+from spatial_eval.errors import ConfigError, DataError, StoreError
 from spatial_eval.folders import find
 from spatial_eval.grid import grid
 from spatial_eval.imported import Imported
@@ -227,6 +227,56 @@ def test_the_printed_commands_mean_every_arm(quiz: Path, tmp_path: Path) -> None
             assert cell.trunk == trunk
             found |= cell.method.arms()
     assert found == set(arms)
+
+
+def exported(folder: Path, change: dict[str, object], **identity: object) -> Path:
+    """An export of one answer of two models, made by hand."""
+    asked = questions(1)[0]
+    row = {"dataset": "quiz", "model": "a", "max_new_tokens": 7, "row": 0, "sample_id": "0", "gold": "left"}
+    write_lines(folder / "generations.jsonl", [row | {"question": asked["question"], "text": "Left"} | change])
+    described = {"name": "quiz", "prompt": "auto"} | identity
+    about = {"dataset": "quiz", "max_new_tokens": 7, "identity": {"dataset": described}}
+    (folder / "trunks.json").write_text(json.dumps({"a": {**about, "model": "a"}, "b": {**about, "model": "b"}}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("change", "identity", "more", "message"),
+    [
+        ({}, {}, ["--name", "c"], "the export holds the models a, b: leave --name away, each keeps its own"),
+        ({}, {}, ["--max-new-tokens", "8"], "--max-new-tokens 8 contradicts the export, which says 7"),
+        ({}, {"prompt": "chat"}, [], "was exported with dataset.prompt=chat, here it is auto: add it to --dataset"),
+        ({}, {"template": "{question}!"}, [], "was exported with dataset.template={question}!, here it is None"),
+        ({"model": "c"}, {}, [], "generations.jsonl, line 1: ('quiz', 'c', 7) is not in trunks.json"),
+        ({"row": None}, {}, [], "generations.jsonl, line 1: needs row (a whole number), question and gold"),
+        ({"question": "Where?"}, {}, [], "generations.jsonl, line 1: its question is 'Where?', row 0 of quiz has"),
+        ({"scaling": "x"}, {}, [], "generations.jsonl, line 1: 1,scaling=x is no way to decode"),
+        ({"tokens": "x"}, {}, [], "generations.jsonl, line 1: answer.tokens=x is not valid"),
+    ],
+)
+def test_a_damaged_or_unlike_export_is_refused(
+    change: dict[str, object],
+    identity: dict[str, object],
+    more: list[str],
+    message: str,
+    quiz: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    given = ("--dataset", "jsonl", f"dataset.path={quiz}", "--output-dir", tmp_path / "out")
+    code, _, err = bring(capsys, exported(tmp_path / "e", change, **identity), *given, *more)
+    assert (code, err.count("\n"), (tmp_path / "out").exists()) == (1, 1, False)
+    assert message in err
+
+
+def test_an_answer_that_the_store_no_longer_holds_is_not_exported() -> None:
+    row = {"sample_id": "3", "text": "Left", "confidence": 0.5}
+    assert exporting._same([{"text": "On"}, {"text": "Left", "confidence": 0.5}], row, "t") == {
+        "text": "Left",
+        "confidence": 0.5,
+    }
+    with pytest.raises(StoreError, match="generations/t no longer holds the sweep's answer to question 3"):
+        exporting._same([{"text": "Left"}], row, "t")
 
 
 def result_file(folder: Path, name: str, rows: list[dict[str, object]], **change: object) -> Path:

@@ -1,10 +1,9 @@
-"""What an export holds, and the card that goes with it: README.md. Pure."""
+"""The data card of an export: what it is, of which models, how to read it, whose it is. No path of this machine."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from . import __version__, show
@@ -12,18 +11,6 @@ from .origins import ARM, SAID
 
 LABELS = ("dataset", "model", "max_new_tokens")
 QUESTION = ("row", "sample_id", "question", "gold", "split")
-
-
-@dataclass(frozen=True, slots=True)
-class Export:
-    """What goes out. `trunks`: by the name of its folder in the store, labels, counts and identity."""
-
-    rows: Sequence[Mapping[str, Any]]
-    trunks: Mapping[str, Mapping[str, Any]]
-    versions: Sequence[Mapping[str, str]]
-    cells: Sequence[Mapping[str, str]]
-
-
 READERS = {  # by format; pandas' own guesses lose digits and turn ids into numbers
     "jsonl": "read_json('{file}', lines=True, precise_float=True, dtype={{'sample_id': str}})",
     "parquet": "read_parquet('{file}')",
@@ -68,22 +55,28 @@ what its outputs can be used for.
 """
 
 
-def card(found: Export, file: str) -> str:
-    """README.md: what it is and how to use it; no path of this machine."""
+def card(
+    file: str,
+    rows: int,
+    trunks: Mapping[str, Mapping[str, Any]],
+    versions: Sequence[Mapping[str, str]],
+    cells: Sequence[Mapping[str, str]],
+) -> str:
+    """README.md of an export. `trunks` as in trunks.json; `cells`: rows of results.csv, or none."""
     names = (*LABELS, "questions", "answers", "failed")
-    counts = [{**{name: one[name] for name in names}, "arms": "; ".join(one["arms"])} for one in found.trunks.values()]
+    counts = [{**{name: one[name] for name in names}, "arms": "; ".join(one["arms"])} for one in trunks.values()]
     models = [
         f"* `{one['dataset']} x {one['model']}`: `{json.dumps(one['identity'], sort_keys=True)}`"
-        for one in found.trunks.values()
+        for one in trunks.values()
     ]
     return CARD.format(
         file=file,
-        rows=len(found.rows),
+        rows=rows,
         version=__version__,
         counts=_table(counts),
-        cells=f"\n## Accuracy, percent\n\n{show.markdown(found.cells)}\n" if found.cells else "",
+        cells=f"\n## Accuracy, percent\n\n{show.markdown(cells)}\n" if cells else "",
         models="\n".join(models),
-        versions=_table(found.versions),
+        versions=_table(versions),
         reader=READERS[file.rpartition(".")[2]].format(file=file),
         labels=", ".join(LABELS),
         question=", ".join(QUESTION),
