@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: demo test test-slurm test-faults test-browser lint docs format clean
+.PHONY: demo test test-long test-slurm test-faults test-browser lint docs format clean
 
 demo: .venv/installed
 	@$(BIN)/python launch.py sweep=demo
 
 test: .venv/installed-dev
-	$(BIN)/python -m pytest -n $(JOBS) -m "not slurm and not faults and not chromium and not notebooks"
+	$(BIN)/python -m pytest -n $(JOBS) -m "not slurm and not faults and not chromium and not notebooks and not long"
+
+# Pools of jobs that are killed, the paper's whole grid against plain generates; at most 6 minutes
+test-long: .venv/installed-dev
+	$(BIN)/python -m pytest -n $(JOBS) -m long
 
 # A real Slurm cluster of several nodes on this machine; at most 8 minutes
 test-slurm: .venv/installed-dev

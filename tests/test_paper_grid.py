@@ -17,6 +17,7 @@ GRID = (
     "threshold=0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1.0",
 )
 
+pytestmark = pytest.mark.long
 Launch = Callable[..., subprocess.CompletedProcess[str]]
 
 

@@ -29,6 +29,8 @@ from spatial_eval.methods import METHODS
 from spatial_eval.tracking import Files, Publication
 from spatial_eval.types import Cell, Places, Trunk
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def trial(tmp_path: Path) -> Iterator[Trial]:
