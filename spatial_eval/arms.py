@@ -45,6 +45,11 @@ class Arm:
         return self == Arm(self.weight)
 
     @property
+    def untouched(self) -> bool:
+        """Whether it decodes as BASE does, whatever its kind and layers."""
+        return not self.contrast and self.weight == SCALINGS[self.scaling]
+
+    @property
     def label(self) -> str:
         """Short text that names it: `0.5`, `0.5,scaling=mass,layers=0-15` or `dola,layers=high,cutoff=0.1`."""
         head = "weight" if not self.contrast else "contrast"
@@ -62,4 +67,5 @@ BASE = Arm()
 
 def scaled(weight: float, scaling: str = "multiply", layers: str = "") -> Arm:
     """The arm of a scaling; BASE where it leaves the model untouched."""
-    return BASE if weight == SCALINGS[scaling] else Arm(weight, scaling, layers)
+    arm = Arm(weight, scaling, layers)
+    return BASE if arm.untouched else arm

@@ -5,7 +5,7 @@ B questions, W arms, L prompt positions, V vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -79,6 +79,15 @@ class Decoded:
     logits: Tensor
     scores: Tensor
     attended: Attended | None = None
+
+    def spread(self, index: Sequence[int]) -> Decoded:
+        """The same answers for arms of which several may be alike: arm i of the new ones is arm index[i] of these."""
+        where = list(index)
+        seen = self.attended and Attended(
+            self.attended.mass[:, where], self.attended.maps and [one[where] for one in self.attended.maps]
+        )
+        tokens = [[question[i] for i in where] for question in self.tokens]
+        return Decoded(tokens, self.logits[:, where], self.scores[:, where], seen)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ encoded once, come from transformers. B questions, W arms, R rows still decoding
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -65,6 +66,13 @@ def decode(
 
     Raises ModelError where a guard fails, ValueError where this one batch cannot be answered.
     """
+
+    arms = [BASE if arm.untouched else arm for arm in intervention.arms]
+    distinct = list(dict.fromkeys(arms))
+    if len(distinct) < len(arms):  # arms that leave the model untouched are one
+        intervention = replace(intervention, arms=tuple(distinct))
+        once = decode(model, inputs, intervention=intervention, max_new_tokens=max_new_tokens, graphs=graphs)
+        return once.spread([distinct.index(arm) for arm in arms])
 
     def generate(given: Mapping[str, Tensor], way: Any) -> Any:
         return model.generate(**given, custom_generate=way, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)

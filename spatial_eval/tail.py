@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from .arms import SCALINGS, Arm
+from .arms import Arm
 from .decoding import Intervention
 from .errors import ModelError
 from .scalings import FORMULAS, Formula
@@ -82,7 +82,7 @@ class Tail:
         scaled = []
         for layer in range(depth):
             here = (i for i in range(len(arms)) if layer in touched[i])
-            active = tuple(i for i in here if arms[i].weight != SCALINGS[arms[i].scaling])
+            active = tuple(i for i in here if not arms[i].contrast and not arms[i].untouched)
             if active not in made:
                 made[active] = Rows.of(arms, active, image.device)
             scaled.append(made[active])

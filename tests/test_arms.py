@@ -201,3 +201,20 @@ def test_numbers_after_a_contrast() -> None:
     assert first.confidence == pytest.approx(0.75)
     assert first.margin == pytest.approx(0.5)
     assert first.option_probs == {"left": 0.0, "on": 0.0}
+
+
+def test_arms_that_leave_the_model_untouched_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    arms = (Arm(0.5), Arm(1.0, "mass"), BASE, Arm(2.0, "temperature"), Arm(0.0, "pai", "0"), Arm(1.0, "temperature"))
+    judge = run(oracle, "llava", arms, 2, rows=2)
+    widths: list[int] = []
+    of = engine.start
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        widths.append(len(kwargs["intervention"].arms))
+        return of(*args, **kwargs)
+
+    monkeypatch.setattr(engine, "start", counted)
+    ours = run(engine, "llava", arms, 2, rows=2)
+    assert widths == [3]
+    assert ours.tokens == judge.tokens
+    torch.testing.assert_close(ours.scores, judge.scores, atol=1e-4, rtol=0)
