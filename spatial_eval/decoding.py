@@ -44,6 +44,10 @@ class Intervention:
         left = [layer for layer in chosen if self.layers is None or layer < self.layers]
         if not left:
             raise ModelError(f"layers={arm.layers} leaves no layer to scale below model.layers={self.layers}")
+        if arm.layers and left != chosen:  # what was asked for by name is not cut in silence
+            raise ModelError(
+                f"layers={arm.layers} goes beyond model.layers={self.layers}, below which layers are scaled"
+            )
         return left
 
 

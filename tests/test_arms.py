@@ -158,6 +158,13 @@ def test_layers_beyond_the_model() -> None:
         )
 
 
+def test_layers_are_not_cut_in_silence() -> None:
+    named = Intervention((Arm(0.5, layers="1-2"), Arm(0.5)), layers=2)
+    with pytest.raises(ModelError, match="layers=1-2 goes beyond"):
+        named.scaled_layers(named.arms[0], 4)
+    assert named.scaled_layers(named.arms[1], 4) == [0, 1]
+
+
 @pytest.mark.parametrize(
     ("text", "depth", "tied", "layers"),
     [
