@@ -29,7 +29,7 @@ def fetch(remotes: Sequence[Remote], checksums: Checksums, *, name: str, beside:
     """After this call each file is there, and is what its publisher, or the first fetch, says.
 
     What is there and undamaged stays. A transfer that was cut off, at any moment, is continued. Tells the sizes
-    before it starts; `beside` bytes more must be free.
+    before it starts; `beside`: bytes that must be free beside theirs, for what is unpacked of them.
 
     Raises DataError (a server refuses, a checksum differs), StoreError (the disk refuses).
     """
@@ -37,7 +37,8 @@ def fetch(remotes: Sequence[Remote], checksums: Checksums, *, name: str, beside:
     if not missing:
         return
     need = sum(max(0, remote.size - size_on_disk(part_of(remote.path))) for remote in missing)
-    tell(checksums.folder, name, f"{len(missing):,} {'file' if len(missing) == 1 else 'files'}", need)
+    what = f"{len(missing):,} {'file' if len(missing) == 1 else 'files'}"
+    tell(checksums.folder, name, what, need, beside)
     stop = threading.Event()
     with _bar(name, need) as advance, ThreadPoolExecutor(WORKERS) as pool:
 
@@ -57,7 +58,10 @@ def fetch(remotes: Sequence[Remote], checksums: Checksums, *, name: str, beside:
 
 
 def tell(folder: Path, name: str, what: str, need: int, beside: int = 0) -> None:
-    """Says what is about to be written to `folder`. Raises StoreError where the disk has no room for it."""
+    """Says what is about to be written to `folder`.
+
+    Raises StoreError where the disk has no room for it, for `beside` bytes more, and for SPARE.
+    """
     free = shutil.disk_usage(_standing(folder)).free
     log.info("%s: %s, %s; %s free", name, what, megabytes(need) if need else "size not known", megabytes(free))
     if need + beside + SPARE > free:

@@ -159,7 +159,7 @@ def _coco(
     elif way.pictures == "archive":
         url = f"{way.coco}/zips/{archive}"
         packed = Remote(url, _downloads(data) / archive, size_of(url))
-        fetch([packed], checksums, name=archive)
+        fetch([packed], checksums, name=archive, beside=len(missing) * COCO_IMAGE)
         _unpack(packed.path, missing, checksums)
     else:
         remotes = [Remote(f"{way.coco}{links[path.name]}", path, COCO_IMAGE) for path in missing]

@@ -16,7 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from replicas import Server
 
-from spatial_eval import transfer
+from spatial_eval import fetching, transfer
 from spatial_eval.checksums import FILE, Checksums, git_blob, sha256
 from spatial_eval.errors import DataError, StoreError
 from spatial_eval.fetching import fetch
@@ -201,6 +201,25 @@ def test_a_full_disk_is_said_before(server: Server, data: Path, monkeypatch: pyt
     ):
         get(server, data, size=5 * 10**8)
     assert server.moods.asked == []
+
+
+@pytest.mark.parametrize(("more", "fits"), [(-1, False), (0, True)])
+@pytest.mark.parametrize("beside", [0, 3 * 10**8])
+def test_room_is_kept_for_what_is_unpacked_and_some_to_spare(
+    more: int, fits: bool, beside: int, server: Server, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    need = len(CONTENT) + beside
+    usage = namedtuple("usage", "total used free")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**9, 0, need + fetching.SPARE + more))
+    remote = Remote(f"{server.url}/file", data / "folder" / "file", len(CONTENT))
+    if fits:
+        fetch([remote], Checksums(data), name="x", beside=beside)
+        assert remote.path.read_bytes() == CONTENT
+    else:
+        with pytest.raises(StoreError, match=rf"^x needs {need / 1e6:.1f} MB, "):
+            fetch([remote], Checksums(data), name="x", beside=beside)
+        assert server.moods.asked == []
+    assert fetching.SPARE == 64 * 2**20
 
 
 def test_a_disk_that_fills_up_is_one_line_and_what_came_stays(server: Server, data: Path) -> None:

@@ -19,8 +19,8 @@ import replicas
 from conftest import ROOT, command
 from replicas import Server
 
-from spatial_eval import cli, gathering, transfer
-from spatial_eval.sources import IMAGES, TEXT
+from spatial_eval import cli, fetching, gathering, transfer
+from spatial_eval.sources import COCO_IMAGE, IMAGES, TEXT
 
 SEVEN = ("controlled_a", "controlled_b", "coco_one_obj", "coco_two_obj", "vg_one_obj", "vg_two_obj", "vsr")
 Prepare = Callable[..., int]
@@ -96,6 +96,20 @@ def test_all_from_the_hub_once(prepare: Prepare, server: Server, tmp_path: Path,
     assert {path: path.stat().st_mtime_ns for path in data.rglob("*") if path != data / "cache"} == {
         path: when for path, when in before.items() if path != data / "cache"
     }
+
+
+def test_a_disk_without_room_to_unpack_is_said_before_an_archive_comes(
+    prepare: Prepare, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    packed = (server.root / "coco" / "zips" / "val2017.zip").stat().st_size
+    free = packed + fetching.SPARE + 3 * COCO_IMAGE  # one of its four pictures lacks room
+    real = shutil.disk_usage
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=free))
+    assert prepare("dataset=coco_two_obj", "--coco-images", "archive") == 1
+    assert "val2017.zip needs " in capsys.readouterr().err
+    assert not list((tmp_path / "data").rglob("*val2017.zip*"))
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: real(path)._replace(free=free + COCO_IMAGE))
+    assert prepare("dataset=coco_two_obj", "--coco-images", "archive") == 0
 
 
 def test_the_fake_hub_answers_as_the_real_client_expects(server: Server) -> None:

@@ -87,7 +87,8 @@ def test_equal_content_has_an_equal_digest_and_only_that(sweep) -> None:
     table = Table({"a": int}, [(1,)])
     for change in ({"figures": {"accuracy": 1.0}}, {"tables": {"samples": table}}, {"group": "g"}, {"config": {}}):
         assert dataclasses.replace(run, **change).digest(Wandb()) != run.digest(Wandb())
-    assert run.digest(Wandb(project="other")) != run.digest(Wandb())
+    names = [Wandb(), Wandb(project="other"), Wandb(entity="me"), Wandb(tags=("a",)), Wandb(tags=("a", "b"))]
+    assert len({run.digest(settings) for settings in names}) == len(names)  # it is published under all of them
 
 
 def test_swept_keys_lie_flat_in_the_configuration(sweep) -> None:
