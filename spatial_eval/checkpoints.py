@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
 from PIL import Image
+from safetensors import SafetensorError, safe_open
 from transformers.utils.logging import disable_progress_bar
 
-from . import views
+from . import views, weights
 from .batches import Inputs, pad_prompt
 from .captures import View
 from .decoding import image_token_id
@@ -29,8 +32,36 @@ log = logging.getLogger(__name__)
 DISTORTED = (2300, 4096)  # width, height of VSR's images in the reference (SCIENCE.md section 2)
 
 
+_AUTO: Any = transformers.AutoModelForImageTextToText
+# What reading a config, a processor or weights raises where the files are to blame.
+UNREADABLE = (OSError, ValueError, ImportError, KeyError, TypeError, SafetensorError)
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """How the tensors in a checkpoint's files differ from those of the model that config.json describes.
+
+    Attributes:
+        missing: the model has them, the files do not, and no tensor is tied to them. mismatched: name -> shape in the
+            files, shape in the model. unexpected: the files hold them, the model has no place for them.
+    """
+
+    missing: frozenset[str] = frozenset()
+    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    unexpected: frozenset[str] = frozenset()
+
+    @classmethod
+    def read(cls, missing: Iterable[str], mismatched: Iterable[Any], unexpected: Iterable[str]) -> Difference:
+        """Read what transformers says after loading: mismatched as (name, shape in the files, shape in the model)."""
+        shapes = {name: (tuple(there), tuple(wanted)) for name, there, wanted in mismatched}
+        return cls(frozenset(missing) - frozenset(shapes), shapes, frozenset(unexpected))
+
+
 def load_model(model: HF) -> Any:
-    """The model in eval mode on its device. Raises ModelError with one line where it cannot be loaded."""
+    """The model in eval mode on its device, every weight as the checkpoint's files have it, finite.
+
+    Raises ModelError with one line where that cannot be.
+    """
     device = torch.device(model.run_device())
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"model.device={device} but this torch sees no GPU: use model.device=cpu")
@@ -38,38 +69,204 @@ def load_model(model: HF) -> Any:
     if device.type == "cuda" and dtype == torch.float32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = model.tf32
     source = _source(model)
-    disable_progress_bar()  # type: ignore[no-untyped-call]
-    vlm: Any
+    verify(model)
     try:
-        config = transformers.AutoConfig.from_pretrained(**source, trust_remote_code=False)
-        if model.rms_norm_eps is not None:
-            _set_rms_norm_eps(config.get_text_config(), model.rms_norm_eps)
-        vlm = transformers.AutoModelForImageTextToText.from_pretrained(
-            **source,
-            config=config,
-            dtype=dtype,
-            use_safetensors=True,
-            trust_remote_code=False,
-            device_map=model.device_map,
-        )
-    except (OSError, ValueError, ImportError, KeyError) as error:
+        with _quiet_loading():
+            vlm, loaded = _AUTO.from_pretrained(
+                **source,
+                config=_load_config(model),
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                device_map=model.device_map,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # else its error would name none of them
+            )
+    except UNREADABLE as error:
         raise ModelError(f"cannot load {model.path}: {_line(error)}") from error
+    except RuntimeError as error:
+        if "automatic conversion" not in str(error):
+            raise  # out of memory, a device that is lost
+        raise ModelError(f"cannot load {model.path}: tensors of its files cannot be converted") from error
+    found = Difference.read(loaded["missing_keys"], loaded["mismatched_keys"], loaded["unexpected_keys"])
+    _reject(model, found)
+    if found.unexpected:
+        names = weights.shorten(found.unexpected)
+        log.info(
+            "%s: its files hold %s that the model has no place for: %s", model.name, _tensors(found.unexpected), names
+        )
     for name in ("temperature", "top_p", "top_k"):
         setattr(vlm.generation_config, name, None)  # sampling settings: answers here are greedy
     if model.device_map is None:
         vlm = vlm.to(device)
     else:
         log.info("%s: %s", model.name, _spread(vlm))
+    _reject_not_finite(model, vlm)
     return vlm.eval()
+
+
+def verify(model: HF) -> None:
+    """Compare the checkpoint's files with config.json: names and shapes of tensors, without taking memory for them.
+
+    transformers itself loads the headers into a model on the meta device, so that tensors are renamed, fused and tied
+    as they are when their values are loaded. Raises ModelError.
+    """
+    folder = _source(model)["pretrained_model_name_or_path"]
+    weights.check(folder, model.path)
+    config = _load_config(model)
+    if getattr(config, "quantization_config", None) or getattr(type(config), "extra_files", ()):
+        return  # what is packed, or comes from further files, cannot be told from the headers; loading tells
+    headers = weights.read_headers(folder, model.path)
+    try:
+        with torch.device("meta"):
+            empty = _AUTO.from_config(config, trust_remote_code=False)
+    except UNREADABLE as error:
+        raise ModelError(f"cannot load {model.path}: {_line(error)}") from error
+    found = _load_headers(empty, headers)
+    if found is None:
+        _reject_fewer(model, empty, headers)
+    else:
+        _reject(model, found)
+
+
+def _load_headers(empty: Any, headers: Mapping[str, weights.Header]) -> Difference | None:
+    """None where this version of transformers loads in another way than those from 5.12 to 5.24."""
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.modeling_utils import LoadStateDictConfig
+
+        state = {name: torch.empty(header.shape, device="meta") for name, header in headers.items()}
+        mapping: Any = get_model_conversion_mapping(empty)
+        settings = LoadStateDictConfig(
+            device_map={"": "meta"},
+            dtype=torch.get_default_dtype(),
+            ignore_mismatched_sizes=True,
+            weight_mapping=mapping,
+        )
+        with _quiet_loading():
+            info, _ = type(empty)._load_pretrained_model(empty, state, None, settings)
+        if info.conversion_errors:  # it may be the meta device that cannot
+            raise ValueError(next(iter(info.conversion_errors.values())))
+        empty.tie_weights(missing_keys=info.missing_keys, recompute_mapping=False)
+        empty._adjust_missing_and_unexpected_keys(info)
+        return Difference.read(info.missing_keys, info.mismatched_keys, info.unexpected_keys)
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        log.warning("tensors cannot be compared by name before loading: %s: %s", type(error).__name__, _line(error))
+        return None
+
+
+def _reject_fewer(model: HF, empty: Any, headers: Mapping[str, weights.Header]) -> None:
+    """Raises ModelError where the files hold fewer numbers than the model has; tied ones count once."""
+    wanted, there = sum(one.numel() for one in empty.parameters()), weights.count_parameters(headers)
+    if there < wanted:
+        raise ModelError(
+            f"cannot load {model.path}: config.json describes {wanted:,} parameters, its files hold {there:,}: they do "
+            "not belong together"
+        )
+
+
+def _reject(model: HF, found: Difference) -> None:
+    """Raises ModelError, one line with the tensors, where a part of the model would be filled at random."""
+    parts = []
+    if found.missing:
+        names = weights.shorten(found.missing)
+        parts.append(f"its files lack {_tensors(found.missing)} of the model ({names})")
+    if found.mismatched:
+        first = min(found.mismatched)
+        there, wanted = found.mismatched[first]
+        names = f"{weights.shorten(found.mismatched)}; {first} is {list(there)}, the model's is {list(wanted)}"
+        parts.append(f"{_tensors(found.mismatched)} of another shape ({names})")
+    if not parts:
+        return
+    if found.unexpected:
+        names = weights.shorten(found.unexpected)
+        parts.append(f"they hold {_tensors(found.unexpected)} that the model has no place for ({names})")
+    raise ModelError(
+        f"cannot load {model.path}: {', '.join(parts)}: config.json and the files do not belong together, or this "
+        f"version of transformers ({transformers.__version__}) is not the checkpoint's"
+    )
+
+
+def _tensors(names: Collection[str]) -> str:
+    return "1 tensor" if len(names) == 1 else f"{len(names):,} tensors"
+
+
+def _reject_not_finite(model: HF, vlm: Any) -> None:
+    """Raises ModelError where a weight is nan or infinite, with the file that holds it.
+
+    One pass over the weights where they lie: a sum is finite where all are, but for an overflow, which is looked at
+    again. Those that accelerate keeps on the meta device (offloaded) are not seen.
+    """
+    tensors = {
+        name: tensor
+        for name, tensor in vlm.state_dict().items()
+        if tensor.is_floating_point() and tensor.element_size() > 1 and tensor.device.type != "meta"
+    }
+    sums = {name: tensor.sum(dtype=torch.float32) for name, tensor in tensors.items()}
+    by_device: dict[torch.device, list[str]] = {}
+    for name, total in sums.items():
+        by_device.setdefault(total.device, []).append(name)
+    suspects = []
+    for names in by_device.values():
+        finite = torch.stack([sums[name] for name in names]).isfinite().tolist()  # the one wait for the device
+        suspects += [name for name, good in zip(names, finite, strict=True) if not good]
+    wrong = [name for name in suspects if not bool(tensors[name].isfinite().all())]
+    if wrong:
+        raise ModelError(f"cannot load {model.path}: {_where_not_finite(model, wrong)}")
+
+
+def _where_not_finite(model: HF, wrong: Sequence[str]) -> str:
+    """Why weights are not finite: the file that says so, or the dtype that cannot hold them."""
+    folder = _source(model)["pretrained_model_name_or_path"]
+    found: dict[str, list[str]] = {}
+    for file in weights.find_files(folder, model.path):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  it is no mapping
+                tensor = tensors.get_tensor(name)
+                if tensor.is_floating_point() and tensor.element_size() > 1 and not bool(tensor.isfinite().all()):
+                    found.setdefault(str(file), []).append(name)
+    if not found:
+        return (
+            f"values of {weights.shorten(wrong)} are finite in its files and not in {model.run_dtype()}: use "
+            "model.dtype=bfloat16 or float32"
+        )
+    path, names = next(iter(found.items()))
+    return (
+        f"{path} holds values that are not finite, in {weights.shorten(names)}: it is damaged, or its training failed; "
+        "copy or fetch another one"
+    )
+
+
+def _load_config(model: HF) -> Any:
+    """config.json with what `model` replaces in it. Raises ModelError where there is none that transformers knows."""
+    try:
+        config = transformers.AutoConfig.from_pretrained(**_source(model), trust_remote_code=False)
+    except UNREADABLE as error:
+        raise ModelError(f"cannot load {model.path}: {_line(error)}") from error
+    if model.rms_norm_eps is not None:
+        _set_rms_norm_eps(config.get_text_config(), model.rms_norm_eps)
+    return config
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Without transformers' bars, and without its table of tensors: what counts in it is said in one line."""
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def is_no_report(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(is_no_report)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_no_report)
 
 
 def count_layers(model: HF) -> int:
     """Decoder layers, from config.json alone. Raises ModelError where there is none that transformers knows."""
-    try:
-        config = transformers.AutoConfig.from_pretrained(**_source(model), trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError) as error:
-        raise ModelError(f"cannot load {model.path}: {_line(error)}") from error
-    return int(config.get_text_config().num_hidden_layers)
+    return int(_load_config(model).get_text_config().num_hidden_layers)
 
 
 _kept: dict[HF, Any] = {}
@@ -91,7 +288,7 @@ def load_processor(model: HF, config: Any) -> Any:
     kind: Any = image_only(stock) if video else transformers.AutoProcessor
     try:
         processor = kind.from_pretrained(**source, backend="pil", trust_remote_code=False)
-    except (OSError, ValueError, ImportError, KeyError, TypeError) as error:
+    except UNREADABLE as error:
         raise ModelError(f"cannot load the processor of {model.path}: {_line(error)}") from error
     _complete(processor, config)
     return processor

@@ -15,6 +15,7 @@ import sys
 import tomllib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,16 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 
-from . import config, outside, prepare
-from .errors import ConfigError, MissingData, SpatialEvalError, unknown
+from . import config, outside, prepare, weights
+from .errors import ConfigError, MissingData, ModelError, SpatialEvalError, unknown
 from .hf import HF
 from .outside import FAILS, OK, UNKNOWN, Line
 from .sizes import available, parameters
 from .types import Benchmark, Model, Places
 
 TORCH_S = 7.0
+WEIGHTS_S = 60.0  # torch, transformers and a model without values, on a busy machine
+PACKAGE = Path(__file__).resolve().parents[1]  # where a child process finds this package
 GIB = 2**30
 BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
 SPARE = 1.2  # of the weights: activations and the cache of a batch
@@ -43,12 +46,24 @@ if torch.cuda.is_available():
         gpus.append([torch.cuda.get_device_name(i), free, total, torch.cuda.is_bf16_supported()])
 print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "gpus": gpus}))
 """
+WEIGHTS = """
+import json, sys
+from spatial_eval.errors import SpatialEvalError
+from spatial_eval.hf import HF
+error = ""
+try:
+    HF(**json.load(sys.stdin)).verify()
+except SpatialEvalError as caught:
+    error = str(caught)
+print(json.dumps(error))
+"""
 
 
 def examine(model: Model, dataset: Benchmark, data: Path, output: Path) -> Iterator[Line]:
     """Every line, in a fixed order."""
     with ThreadPoolExecutor() as pool:
         torch, hub = pool.submit(_torch), pool.submit(outside.hub, model)
+        files = pool.submit(_weights, model)
         wandb, slurm = pool.submit(outside.wandb), pool.submit(outside.slurm)
         held = pool.submit(lambda: list(_data(model, dataset, data)))
         yield from versions()
@@ -57,6 +72,7 @@ def examine(model: Model, dataset: Benchmark, data: Path, output: Path) -> Itera
         yield from _memory(model, found)
         yield _graphs(model, found)
         yield hub.result()
+        yield from files.result()
         yield _disk(output)
         yield from held.result()
         yield wandb.result()
@@ -128,19 +144,52 @@ def _memory(model: Model, torch: Mapping[str, Any]) -> Iterator[Line]:
             "memory", UNKNOWN, f"the size of {model.path} is not known here; {have / GIB:.0f} GiB of RAM are free"
         )
         return
-    weights = count * BYTES[model.run_dtype()]
+    size = count * BYTES[model.run_dtype()]
     what = f"{count / 1e9:.3g} G parameters{'' if exact else ' (by its name)'} in {model.run_dtype()}"
-    need = weights * (SPARE if model.run_device() == "cpu" else 1)
+    need = size * (SPARE if model.run_device() == "cpu" else 1)
     yield _fits("memory", f"{what} take", need, have, "RAM", "take a machine with more, or a smaller model")
     if model.run_device().startswith("cuda") and torch.get("gpus"):
         name, free, *_ = torch["gpus"][0]
         advice = "take a larger GPU, model.dtype=bfloat16, or model.device_map=auto over several"
-        yield _fits("GPU memory", f"{what} with a batch take", weights * SPARE, free, name, advice)
+        yield _fits("GPU memory", f"{what} with a batch take", size * SPARE, free, name, advice)
 
 
 def _fits(thing: str, what: str, need: float, have: float, where: str, advice: str) -> Line:
     said = f"{what} {need / GIB:.2g} GiB, {have / GIB:.0f} GiB are free ({where})"
     return Line(thing, OK, said) if need <= have else Line(thing, FAILS, f"{said}: {advice}")
+
+
+def _weights(model: Model) -> list[Line]:
+    """Whether the model's files hold what its config.json wants, asked in a process of its own: it imports torch."""
+    try:
+        folder = model.folder() if isinstance(model, HF) else None
+    except ModelError:  # said where the hub is
+        folder = None
+    if not isinstance(model, HF) or folder is None:
+        return []
+    try:
+        weights.check(folder, model.path)  # at once, without torch
+    except ModelError as error:
+        return [Line("weights", FAILS, str(error))]
+    found, count = "", parameters(model)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", WEIGHTS],
+            input=json.dumps(asdict(model)),
+            capture_output=True,
+            text=True,
+            timeout=WEIGHTS_S,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])},
+        )
+        found = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        said = f"the files of {model.path} were not compared with its config.json within {WEIGHTS_S:g} s"
+        return [Line("weights", UNKNOWN, f"{said}: loading compares them")]
+    except (OSError, ValueError, IndexError):
+        return [Line("weights", UNKNOWN, f"the files of {model.path} could not be compared with its config.json")]
+    if found:
+        return [Line("weights", FAILS, found)]
+    return [Line("weights", OK, f"{count or 0:,} parameters in the files of {model.path}, as its config.json has them")]
 
 
 def _graphs(model: Model, torch: Mapping[str, Any]) -> Line:
@@ -193,7 +242,8 @@ def _data(model: Model, dataset: Benchmark, data: Path) -> Iterator[Line]:
 def add(commands: Any) -> None:
     """The command, for the command line's parser."""
     said = "say what would fail here for a model and a dataset, and what to do"
-    command = commands.add_parser("doctor", help=said, description=f"{said.capitalize()}; needs under 15 seconds.")
+    about = f"{said.capitalize()}; needs some seconds, at most a minute."
+    command = commands.add_parser("doctor", help=said, description=about)
     command.add_argument(
         "what",
         nargs="*",

@@ -152,7 +152,7 @@ def _inline(launch: Launch, jobs: Mapping[str, Job], places: Places) -> list[Fau
             perform(task.slices, notes, lambda part: jobs[part.key], places)
             if len(jobs) > 1:  # of the only pass, the driver publishes all
                 publish(plan, task)
-        faults += [Fault(task.label, error, "") for error in notes.errors]
+        faults += [Fault(task.label, error, "", notes.needs_fix) for error in notes.errors]
     return faults
 
 

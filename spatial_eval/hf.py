@@ -13,6 +13,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+from . import weights
 from .captures import Extent
 from .digests import digest_files, digest_folder
 from .errors import ConfigError, MissingData, MissingModel, ModelError, unknown
@@ -29,7 +30,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "selfcheck": ("first", "never", "always"),
 }
 DEVICE_MAPS = ("auto", "balanced", "sequential")
-CONTENT = ("*.safetensors", "*.json", "*.model", "*.txt", "*.jinja")  # weights, config, tokenizer, processor
+CONTENT = ("*.safetensors", *weights.TEXTS)  # what a run may read of a model's folder
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -135,7 +136,10 @@ class HF:
         return "float32" if self.run_device() == "cpu" else "bfloat16"
 
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
-        """Opens no image and no weights. Raises ModelError on an absent file or layer, DataError on absent images."""
+        """Opens no image and reads no weights, only their files' headers.
+
+        Raises ModelError on an absent or damaged file or an absent layer, DataError on absent images.
+        """
         _check_images(dataset, [one for one in samples if not one.image_digest])
         if self.device_map is not None and find_spec("accelerate") is None:
             raise ModelError(
@@ -144,12 +148,7 @@ class HF:
         folder = self.folder()
         if folder is None:
             return
-        if not (folder / "config.json").is_file():
-            raise ModelError(f"model.path={self.path} has no config.json: it is not a model in transformers' format")
-        if not any(folder.glob("*.safetensors")):
-            raise ModelError(
-                f"model.path={self.path} has no *.safetensors file; other formats run code and are refused"
-            )
+        weights.check(folder, self.path)
         named = {arm.layers for arm in arms} - {"", *BUCKETS}
         if named:
             from .checkpoints import count_layers
@@ -157,6 +156,16 @@ class HF:
             depth = count_layers(self)
             for text in sorted(named):
                 indices(text, depth)
+
+    def verify(self) -> None:
+        """Raises ModelError where its files do not hold what config.json wants; takes no memory for weights.
+
+        Says nothing of a model of the hub that was not fetched yet.
+        """
+        if self.folder() is not None:
+            from .checkpoints import verify  # torch and transformers
+
+            verify(self)
 
     def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
         """Each image's content digest, unless the sample brings it."""
@@ -193,7 +202,7 @@ class HF:
         from huggingface_hub import try_to_load_from_cache
 
         found = try_to_load_from_cache(self.path, "config.json", revision=self.revision or None)
-        complete = isinstance(found, str) and any(Path(found).parent.glob("*.safetensors"))
+        complete = isinstance(found, str) and weights.is_complete(Path(found).parent)  # else the rest is fetched
         return Path(str(found)).parent if complete else None
 
     def fetch(self) -> Path:

@@ -82,7 +82,8 @@ class Run:
 
     Attributes:
         done, total: questions; what was stored before counts as done. computed: those that this start stored.
-        errors: one line each. again: whether another start may help. slurm: the job's id; restart: its requeues.
+        errors: one line each. again: whether another start may help. needs_fix: whether a model is to blame, so that
+            the same command would fail again. slurm: the job's id; restart: its requeues.
         started: seconds since the epoch, by the job's clock; beat: when this was written, by the file system's.
     """
 
@@ -96,6 +97,7 @@ class Run:
     computed: int = 0
     errors: tuple[str, ...] = ()
     again: bool = False
+    needs_fix: bool = False
     slurm: str = ""
     restart: int = 0
     devices: str = ""
@@ -111,11 +113,15 @@ class Run:
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """A job that did not do all it should: whose, why in one line, and where more stands."""
+    """A job that did not do all it should: whose, why in one line, and where more stands.
+
+    `needs_fix`: a model is to blame (ModelError), so that the same command would fail again.
+    """
 
     label: str
     cause: str
     log: str
+    needs_fix: bool = False
 
     def __str__(self) -> str:
         return f"{self.cause} ({self.log})" if self.log else self.cause

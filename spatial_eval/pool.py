@@ -151,7 +151,7 @@ class Pool:
         if outcome["again"] and deaths[child.task.name] <= self.retries and not self.launch.is_cancelled:
             log.warning("%s; starting it again, from what is stored", causes[0])
             return True
-        self.faults += [Fault(child.task.label, cause, str(child.log)) for cause in causes]
+        self.faults += [Fault(child.task.label, cause, str(child.log), outcome["needs_fix"]) for cause in causes]
         return False
 
 
@@ -198,8 +198,9 @@ def _outcome(said: bytes) -> dict[str, Any]:
     """The job's last words; without them it died, and may be tried again."""
     with contextlib.suppress(ValueError, IndexError, KeyError, TypeError):
         row = json.loads(said.splitlines()[-1])
-        return {"errors": [str(error) for error in row["errors"]], "again": bool(row["again"])}
-    return {"errors": [], "again": True}
+        flags = {name: bool(row[name]) for name in ("again", "needs_fix")}
+        return {"errors": [str(error) for error in row["errors"]], **flags}
+    return {"errors": [], "again": True, "needs_fix": False}
 
 
 def _lines(running: Mapping[int, Child], watch: Watch) -> list[Line]:

@@ -135,7 +135,10 @@ def benchmark(name: str, overrides: Sequence[str] = ()) -> Benchmark:
 
 
 def fetch_model(name: str, values: Mapping[str, Any]) -> Path:
-    """The folder that `model=name` will run from, fetched into the hub cache if need be. Raises ModelError."""
+    """The folder that `model=name` will run from, fetched into the hub cache if need be, and whole.
+
+    Raises ModelError, also where its files do not hold what its config.json wants.
+    """
     if name not in _options("model"):
         raise ConfigError(unknown("model", name, _options("model")))
     node = compose({"model": name}).model
@@ -144,7 +147,9 @@ def fetch_model(name: str, values: Mapping[str, Any]) -> Path:
     model = config.model(node)
     if not isinstance(model, HF):
         raise ModelError(f"model={name} has nothing to fetch")
-    return model.fetch()
+    folder = model.fetch()
+    model.verify()
+    return folder
 
 
 def compose(choices: Mapping[str, str], overrides: Sequence[str] = ()) -> DictConfig:

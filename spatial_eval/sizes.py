@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
-from math import prod
 from pathlib import Path
 
+from . import weights
+from .errors import ModelError
 from .hf import HF
 
 
 def parameters(model: HF) -> int | None:
-    """Counted from the headers of its files; guessed from `7b` in its name where they are not here."""
+    """Counted from the headers of the files that a run loads, guessed from `7b` in its name where they are not here.
+
+    None where neither tells.
+    """
     folder = model.folder()
     if folder is None:
         found = re.search(r"(\d+(?:\.\d+)?)b\b", model.path.lower())
         return int(float(found[1]) * 1e9) if found else None
-    count = 0
-    for path in folder.glob("*.safetensors"):
-        with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-        count += sum(prod(one["shape"]) for name, one in header.items() if name != "__metadata__")
-    return count or None
+    try:
+        return weights.count_parameters(weights.read_headers(folder, model.path)) or None
+    except ModelError:  # said where weights are looked at
+        return None
 
 
 def available() -> int:

@@ -190,7 +190,7 @@ def verdict(launch: Launch, task: Task, own: Sequence[Run], element: squeue.Elem
     job = element.id if element else own[-1].slurm if own else ""
     path = str(squeue.log_path(launch, job)) if job else ""
     if own and own[-1].state == "failed":
-        return Fault(task.label, "; ".join(own[-1].errors), path), own[-1].again
+        return Fault(task.label, "; ".join(own[-1].errors), path, own[-1].needs_fix), own[-1].again
     state = element.state if element else squeue.accounting(job) if job else ""
     if state == "CANCELLED":
         return Fault(task.label, f"{task.label}: job {job} was cancelled", path), False

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from . import capturing, config, devices, estimate, fanout, html, plan, plugins, report, show, tracker, tracking
-from .errors import ConfigError, StoreError
+from .errors import ConfigError, ModelError, StoreError
 from .fanout import Order
 from .grid import Front, Grid, grid
 from .hf import HF
 from .imported import Imported
 from .job import Job, look
+from .ledger import Fault
 from .methods import CRITERIA
 from .tracking import Publication
 from .types import BASE, Cell, Model, Places, Trunk
@@ -125,8 +126,15 @@ def check_stored(cells: Sequence[Cell], jobs: Mapping[Trunk, Job], places: Place
 
 
 def run(order: Order) -> int:
-    """Compute what is missing, then write and print the tables of what is stored."""
+    """Compute what is missing, then write and print the tables of what is stored.
+
+    Raises ModelError before anything starts where a model's files do not hold what its config.json wants, and
+    afterwards where a model was to blame and nothing of the sweep is stored.
+    """
     places, jobs = order.places, order.jobs
+    for model in {job.work.trunk.model: None for job in jobs.values() if job.todo}:
+        if isinstance(model, HF):
+            model.verify()
     for job in jobs.values():
         if job.skipped:
             log.warning("%s: %d recorded errors are left alone; retry=true computes them again", job.name, job.skipped)
@@ -140,6 +148,9 @@ def run(order: Order) -> int:
         sys.stdout.write(f"{order.folder.name}\n")
         return COMPLETE
     after = again()
+    faults, to_fix = _group(outcome.faults), any(fault.needs_fix for fault in outcome.faults)
+    if to_fix and not any(job.stored.generations for job in after.values()):
+        raise ModelError("; ".join(faults))
     results = report.results(order.cells, after, places)
     path = report.write(order.folder, results, {**order.publication.about, "complete": not results.missing})
     computed = sum(len(after[trunk].stored.generations) - len(job.stored.generations) for trunk, job in jobs.items())
@@ -147,15 +158,18 @@ def run(order: Order) -> int:
     asked = any(job.todo for job in jobs.values())
     news = f"computed {computed:,} answers that were not stored" + f", captured {captured:,}" * bool(captured)
     log.info("%s", news if asked else "nothing to compute")
-    for line in [*map(str, outcome.faults), *_causes(results.failures)]:
+    for line in [*faults, *_causes(results.failures)]:
         log.error("failed: %s", line)
     if results.missing:
-        log.error("incomplete: %d answers are missing; the same command tries what is not stored", results.missing)
+        then = "fix what failed, then run the same command" if to_fix else "the same command tries what is not stored"
+        log.error("incomplete: %d answers are missing; %s", results.missing, then)
     seen = _gathered(order.folder, list(after.values()), places)
     log.info("%s", html.attempt(path.parent))
     sys.stdout.write(f"{show.table(results.cells)}\n{path}\n")
     sys.stdout.flush()
     tracker.publish_sweep(order.folder, order.publication.settings)
+    if to_fix:
+        return USER_ERROR
     return INCOMPLETE if results.missing or not seen or outcome.faults else COMPLETE
 
 
@@ -206,6 +220,14 @@ def about(found: Grid, arguments: Sequence[str], home: Path) -> dict[str, Any]:
         "git": report.git_state(home),
         **({"plugins": plugins.loaded()} if plugins.loaded() else {}),
     }
+
+
+def _group(faults: Sequence[Fault]) -> list[str]:
+    """One line per cause, however many jobs met it: a model that cannot be loaded fails in each of its jobs."""
+    found: dict[str, list[Fault]] = {}
+    for fault in faults:
+        found.setdefault(fault.cause.partition(": ")[2] or fault.cause, []).append(fault)
+    return [f"{same[0]}" + f", and {len(same) - 1} more such" * (len(same) > 1) for same in found.values()]
 
 
 def _causes(failures: Sequence[Mapping[str, Any]]) -> list[str]:

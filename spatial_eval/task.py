@@ -43,7 +43,7 @@ class Notes:
         self.total = sum(part.questions for part in task.slices)
         self.computed = 0
         self.errors: list[str] = []
-        self.again = False
+        self.again = self.needs_fix = False
         self.state = "running"
         self._started = time.time()
         self._said: tuple[object, ...] = ()
@@ -95,6 +95,7 @@ class Notes:
             computed=self.computed,
             errors=tuple(self.errors),
             again=self.again,
+            needs_fix=self.needs_fix,
             slurm=f"{array}_{element}" if array else environ.get("SLURM_JOB_ID", ""),
             restart=int(environ.get("SLURM_RESTART_COUNT", "0")),
             devices=environ.get("CUDA_VISIBLE_DEVICES", ""),
@@ -123,6 +124,7 @@ def perform(slices: Sequence[Slice], notes: Notes, job: Callable[[Slice], Job], 
             execute(job(part), places, bar=notes.bar)
         except SpatialEvalError as error:
             notes.errors.append(f"{part.label}: {error}")
+            notes.needs_fix = notes.needs_fix or isinstance(error, ModelError)
         except Exception as error:  # noqa: BLE001  it is listed at the end, with its traceback in the log
             log.error("%s", traceback.format_exc())
             notes.errors.append(f"{part.label}: {type(error).__name__}: {' '.join(str(error).split())}")
@@ -151,7 +153,8 @@ def main(folder: str, name: str, parent: int = 0) -> int:
         publish(plan, task)
     for error in notes.errors:
         log.error("failed: %s", error)
-    os.write(out, (json.dumps({"errors": notes.errors, "again": notes.again}) + "\n").encode())
+    said = {"errors": notes.errors, "again": notes.again, "needs_fix": notes.needs_fix}
+    os.write(out, (json.dumps(said) + "\n").encode())
     return FAILED if notes.errors else DONE
 
 

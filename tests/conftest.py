@@ -154,6 +154,15 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_cells(cells: Sequence[Any], out: Path, capture: str = "none", launcher: Any = None) -> Path:
     """launch.py's way from cells to a sweep's folder, in this process; fails where anything is missing."""
+    from spatial_eval import sweep
+
+    order = ordered(cells, out, capture, launcher)
+    assert sweep.run(order) == sweep.COMPLETE
+    return order.folder
+
+
+def ordered(cells: Sequence[Any], out: Path, capture: str = "none", launcher: Any = None) -> Any:
+    """What `sweep.run` takes, of cells that were not looked at yet."""
     from spatial_eval import plan, sweep
     from spatial_eval.config import Settings
     from spatial_eval.grid import Grid
@@ -164,13 +173,11 @@ def run_cells(cells: Sequence[Any], out: Path, capture: str = "none", launcher: 
 
     places = Places(out / "data", out)
     found = Grid(tuple(cells), len(cells), (), Settings(places, "run", False, capture, launcher or Inline(), Files()))
-    order = sweep.order(
+    return sweep.order(
         found,
         {work.trunk: look(work, places) for work in plan.fuse(cells, capture)},
         sweep.about(found, [f"capture={capture}"], ROOT),
     )
-    assert sweep.run(order) == sweep.COMPLETE
-    return order.folder
 
 
 @pytest.fixture(scope="session")

@@ -126,6 +126,7 @@ def test_the_whole_command_on_this_machine(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert done.stdout.splitlines()[-1] == "scenes_a x tiny could run here"
     assert re.search(r"^packages +ok .*torch \d", done.stdout, re.M)
+    assert re.search(r"^weights +ok +1,219,392 parameters in the files of package:tiny, as its", done.stdout, re.M)
     done = doctoring("model=llava15_7b", "dataset=vsr", *places, env=env)
     assert done.returncode == 3
     lines = {line[:17].strip(): line[18:] for line in done.stdout.splitlines()[:-1]}

@@ -84,6 +84,16 @@ def test_identity_is_content_not_path(folder: Path, tmp_path: Path) -> None:
     assert HF(str(copy)).describe(places) != before
 
 
+def test_chat_templates_in_their_sub_folder_are_content(folder: Path, tmp_path: Path) -> None:
+    """transformers reads them, a file of that name in another folder it does not."""
+    places, copy = Places(tmp_path, tmp_path), shutil.copytree(folder, tmp_path / "copy")
+    before = HF(str(copy)).describe(places)
+    for name, same in (("elsewhere", True), ("additional_chat_templates", False)):
+        (copy / name).mkdir()
+        (copy / name / "default.jinja").write_text("{{ messages }}")
+        assert (HF(str(copy)).describe(places) == before) == same
+
+
 def test_everything_that_changes_bits_is_described(folder: Path, tmp_path: Path) -> None:
     places = Places(tmp_path, tmp_path)
     changed: dict[str, Any] = {
@@ -149,7 +159,7 @@ def test_incomplete_folders_are_refused(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"has no \*.safetensors file"):
         HF(str(tmp_path)).check(None, [], [], places)  # type: ignore[arg-type]
     HF(str(folder)).check(None, [], [], places)  # type: ignore[arg-type]
-    with pytest.raises(ModelError, match=r"^cannot load "):
+    with pytest.raises(ModelError, match=r"has no \*.safetensors file"):
         load(HF(str(tmp_path)), tmp_path)
 
 

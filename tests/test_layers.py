@@ -14,7 +14,7 @@ PACKAGE = ROOT / "spatial_eval"
 LAYERS = [
     {"errors", "arms"},
     {"types", "layers", "typed"},
-    {"launchers", "living", "element", "disk"},
+    {"launchers", "living", "element", "disk", "weights"},
     {"scenes", "drawing"},
     {"sketches", "furniture"},
     {"stage"},

@@ -69,7 +69,7 @@ def test_on_the_command_line(checkout: Path, tmp_path: Path) -> None:
 
 def test_a_model_is_fetched_from_a_folder_or_refused_without_network(tmp_path: Path) -> None:
     run = command("-m", "spatial_eval", "prepare")
-    assert run("model=hf", f"model.path={tmp_path}").stdout.strip() == str(tmp_path)
+    assert run("model=tiny").stdout.strip() == str(Path(prepare.__file__).parent / "tiny")
     done = run("model=llava15_7b", env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)})
     assert done.returncode == 1
     assert done.stderr.startswith("error: cannot fetch llava-hf/llava-1.5-7b-hf: ")

@@ -65,6 +65,7 @@ def test_what_a_job_asks_for() -> None:
     assert made["additional_parameters"]["mem"] == "8G"
     assert made["additional_parameters"]["chdir"] == "/code"
     assert made["setup"][0] == "module load cuda"
+    assert made["additional_parameters"]["requeue"] is True  # else a preempted job is gone, whatever the site says
     assert "--cpus-per-task=4" in made["srun_args"]  # srun forgets it from Slurm 22.05 on
     assert "qos" not in made
 
@@ -73,8 +74,8 @@ def task(name: str = "t00000") -> Task:
     return Task(name, (Slice("quiz x slow", "key", None, range(8), 8),), Resources(), 1)  # type: ignore[arg-type]
 
 
-def run(state: str, *errors: str, again: bool = False) -> Run:
-    return Run("t00000", state, "elsewhere", 1, "", errors=errors, again=again, slurm="7_0")
+def run(state: str, *errors: str, **flags: bool) -> Run:
+    return Run("t00000", state, "elsewhere", 1, "", errors=errors, slurm="7_0", **flags)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("state", ["FAILED", "NODE_FAIL", "OUT_OF_MEMORY", "TIMEOUT", "PREEMPTED", "BOOT_FAIL"])
@@ -95,6 +96,14 @@ def test_a_cancelled_or_vanished_job_is_not_tried_again(tmp_path, monkeypatch) -
     monkeypatch.setattr(squeue, "accounting", lambda job: "OUT_OF_MEMORY")  # forgotten by the controller, not by sacct
     fault, again = slurm.verdict(launch, task(), [run("running")], None)
     assert (fault.cause, again) == ("quiz x slow [0:8]: Slurm ended job 7_0 as OUT_OF_MEMORY", True)
+
+
+def test_a_job_that_cannot_load_its_model_is_not_tried_again(tmp_path) -> None:
+    said = run("failed", "quiz x slow: cannot load x", needs_fix=True)
+    fault, again = slurm.verdict(Launch(tmp_path), task(), [said], None)
+    assert (fault.cause, fault.needs_fix, again) == ("quiz x slow: cannot load x", True, False)
+    fault, again = slurm.verdict(Launch(tmp_path), task(), [run("failed", "no such kernel", again=True)], None)
+    assert (fault.needs_fix, again) == (False, True)
 
 
 class Controller:
