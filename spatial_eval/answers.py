@@ -16,16 +16,17 @@ import pandas as pd
 
 from .errors import ConfigError, DataError
 from .resampling import sums
-from .tables import BY_RELATION, IDENTITY, NAMED, ROW, Graded, Outcome, follow, rules, written
+from .tables import BY_RELATION, IDENTITY, NAMED, ROW, TRUNK, Graded, Outcome, follow, rules, written
 from .types import Arm, Method, Signals
 
 if TYPE_CHECKING:
     from numpy import bool_, intp
     from numpy.typing import NDArray
 
-TRUNK = ["dataset", "model", "max_new_tokens"]
 QUESTION = ("sample_id", "row", "split", "relation", "gold", "pair", "set", "question", "image")
 _TEXT = {"dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error"}
+_TEXT |= {"python", "spatial_eval", "torch", "transformers", "device"}  # a version or a commit may look like a number
+_TEXT |= {"dtype", "preset", "decoding", "revision"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Files:
     @cached_property
     def parts(self) -> Mapping[tuple[Any, ...], Part]:
         """By (dataset, model, max_new_tokens, split, limit), limit 0 = none; in the order of `cells`."""
-        trunks = {key: _part(frame) for key, frame in self.samples.groupby(TRUNK, sort=False)}
+        trunks = {key: _part(frame) for key, frame in self.samples.groupby(list(TRUNK), sort=False)}
         found: dict[tuple[Any, ...], Part] = {}
         for key in dict.fromkeys(self.keys):
             whole = trunks.get(key[:3])

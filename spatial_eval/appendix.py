@@ -10,6 +10,7 @@ from typing import Any
 from .answers import Files, plain
 from .layout import named
 from .statistics import Estimate
+from .tables import mixtures
 from .verdicts import figure
 
 
@@ -70,11 +71,12 @@ def again(files: Files) -> str:
         for name in passes
         if name not in ("dataset", "model")
     ]
+    mixed = "".join(f'<p class="note">{escape(line)}.</p>' for line in mixtures(passes.to_dict("records")).values())
     return (
         f'<section id="again" class="long"><h2>Reproduce</h2><pre>{escape(command)}</pre><p>spatial-eval '
         f"{escape(str(about.get('version', '')))}, {escape(state)}. The same command computes only what is not stored. "
         f"This page again: <code>python -m spatial_eval report {escape(files.folder.name)}</code>.</p>"
-        f"{table('What ran', ['', *names], len(names) + 1, rows)}</section>"
+        f"{table('What ran', ['', *names], len(names) + 1, rows)}{mixed}</section>"
     )
 
 

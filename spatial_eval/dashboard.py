@@ -15,7 +15,7 @@ from .charts import (
     threshold_curves,
 )
 from .readback import TEXT, WHOLE, Row, Sweep, identity
-from .tables import BY_RELATION, IDENTITY, ROW, others
+from .tables import ASKED, BY_RELATION, IDENTITY, ROW, others
 from .tracking import Run, Table, Wandb, run_id
 
 SAMPLES: dict[str, type] = {
@@ -94,7 +94,7 @@ def cell_run(sweep: Sweep, cell: Row, settings: Wandb) -> Run:
     figures = {name: cell[name] for name in _FIGURES if cell.get(name) is not None}
     figures |= {"fixed": flips.count("fixed"), "broken": flips.count("broken")} if flips else {}
     own = {name: list(v) if isinstance(v, tuple) else v for name, v in others(sweep.method(cell)).items()}
-    config = own | {name: cell[name] for name in IDENTITY if cell[name] is not None}
+    config = own | {name: cell[name] for name in IDENTITY if cell[name] is not None} | sweep.asked(cell)
     return Run(
         id=cell_id(sweep, cell),
         name=label(cell),
@@ -121,8 +121,9 @@ def sweep_run(sweep: Sweep, settings: Wandb) -> Run:
     routed = sorted((c for c in sweep.cells if all(c[name] is not None for name in ROUTED)), key=by_line)
     bins = calibration(sweep)
     config: dict[str, Any] = {"sweep": sweep.id}
-    for name in IDENTITY:
-        found = list(dict.fromkeys(cell[name] for cell in sweep.cells if cell[name] is not None))
+    shown = [{**cell, **sweep.asked(cell)} for cell in sweep.cells]
+    for name in (*IDENTITY, *ASKED):
+        found = list(dict.fromkeys(cell[name] for cell in shown if cell.get(name) is not None))
         config |= {name: found[0] if len(found) == 1 else found} if found and len(found) <= 200 else {}
     return Run(
         id=run_id(sweep.id, {"sweep": sweep.id}),

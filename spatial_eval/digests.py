@@ -1,4 +1,8 @@
-"""Identity of files by content, remembered by (path, size, modification time) so that each is read once."""
+"""Identity of files by content, remembered so that each is read once.
+
+What a note is found by: path, size, modification time, inode and change time. A program may give a file any
+modification time; the change time is the kernel's.
+"""
 
 from __future__ import annotations
 
@@ -20,31 +24,41 @@ def digest_files(paths: Sequence[Path], places: Places) -> list[str]:
     """Per file 32 hex digits of its content; "missing" where it does not exist.
 
     What was read is noted in digests.jsonl of the cache, if `places` may remember and the output folder
-    exists; a torn line there is skipped and its file read again.
+    exists; a truncated line there, or one of an earlier version, is skipped and its file read again.
     """
     notes = places.cache / "digests.jsonl"
     known = _known(notes)
     digests: list[str] = []
     fresh: dict[str, str] = {}
     for path in paths:
-        try:
-            facts = path.stat()
-        except OSError:
+        key = _key(path)
+        if not key:
             digests.append("missing")
             continue
-        key = f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}"
-        if key not in known:
-            known[key] = fresh[key] = _digest(path)
-        digests.append(known[key])
+        digest = known.get(key) or _digest(path)
+        digests.append(digest)
+        if key not in known and _key(path) == key:  # else it was written meanwhile
+            known[key] = fresh[key] = digest
     if fresh and places.remember and places.output.is_dir():
         _note(notes, fresh)
     return digests
 
 
 def digest_folder(folder: Path, patterns: Iterable[str], places: Places) -> str:
-    """One digest of the files whose names match; names count, the folder's place does not."""
+    """One digest of the files whose names match; names within the folder count, the folder's place does not."""
     paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
-    return combine(dict(zip((path.name for path in paths), digest_files(paths, places), strict=True)))
+    names = [path.relative_to(folder).as_posix() for path in paths]
+    return combine(dict(zip(names, digest_files(paths, places), strict=True)))
+
+
+def _key(path: Path) -> str:
+    """What changes with a file's content; "" where there is none."""
+    try:
+        facts = path.stat()
+    except OSError:
+        return ""
+    known = (facts.st_size, facts.st_mtime_ns, facts.st_ino, facts.st_ctime_ns)
+    return "|".join([str(path.resolve()), *map(str, known)])
 
 
 def _digest(path: Path) -> str:

@@ -18,6 +18,7 @@ from .layout import named, p_value
 from .selection import Selected, picks
 from .statistics import Estimate
 from .store import replace
+from .tables import TRUNK, mixtures
 from .thumbnails import thumbnails
 from .verdicts import sentence, verdict
 
@@ -192,19 +193,21 @@ def _grid() -> str:
 def _details(files: Files, chosen: Sequence[Selected], curves: list[dict[str, Any]]) -> str:
     overall = [s for s in chosen if not s.family]
     adapt = {files.keys[s.cell]: s.method for s in chosen if s.family == "adapt_vis"}
-    small = thumbnails(files.about)
+    small, mixed = thumbnails(files.about), mixtures(files.passes.to_dict("records"))
     examples = 6 if len(overall) <= 2 else 3
     parts = []
     for i, s in enumerate(overall[:SECTIONS]):
         inside = detail(files, s, adapt.get(files.keys[s.cell]), curves, small, examples)
         about = f"{escape(s.model)}, {escape(named(s.method))}"
+        note = mixed.get(files.keys[s.cell][: len(TRUNK)])
         title = f'{escape(s.dataset)}, {escape(s.split)} <span class="i">{about}</span>'
         body = (
             f"<details{' open' * (i < OPEN)}><summary>Figures</summary>{inside}</details>"
             if len(overall) > OPEN
             else inside
         )
-        parts.append(f'<section id="d{i}" class="long"><h2>{title}</h2>{body}</section>')
+        said = f'<p class="note">{escape(note)}.</p>' if note else ""
+        parts.append(f'<section id="d{i}" class="long"><h2>{title}</h2>{said}{body}</section>')
     if len(overall) > SECTIONS:
         rest = f"Figures of the first {SECTIONS} of {len(overall)} datasets and models; notebooks/ draws the others."
         parts.append(f'<p class="note">{rest}</p>')

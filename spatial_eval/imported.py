@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, DataError
-from .store import Key, Store, digests, key
+from .store import Key, Store, describe_dataset, digests, key
 from .types import Arm, Benchmark, Failure, Places, Record, Sample, Trunk, Vlm
 
 BLOCK = 256  # questions a batch
@@ -29,7 +29,7 @@ class Imported:
 
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
         held = list(self._held(places))
-        mine = [one for one in held if one.description["dataset"] == dataset.describe()]
+        mine = [one for one in held if one.description["dataset"] == describe_dataset(dataset)]
         answered = {where for one in mine for where in self._stored(one, samples, places)}
         if not answered:
             names = sorted({str(one.description["dataset"].get("name")) for one in held})
@@ -77,6 +77,8 @@ class Imported:
 
 class Absent:
     """What is asked of it is not in the store, so nobody can say it."""
+
+    device = ""
 
     def answer(self, work: Sequence[tuple[Sample, tuple[Arm, ...]]]) -> Iterator[list[Record]]:
         for start in range(0, len(work), BLOCK):

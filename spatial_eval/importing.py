@@ -17,7 +17,7 @@ from .errors import ConfigError, DataError
 from .imported import Imported
 from .origins import SAID, Answer, Block, Hints
 from .plan import SPLITS, indices
-from .store import Key, Store, digests, key
+from .store import Key, Store, describe_dataset, digests, key
 from .types import BASE, Arm, Benchmark, Generation, Part, Places, Sample, Trunk
 
 NAME = re.compile(r"[\w.+-]+")
@@ -228,7 +228,7 @@ def _benchmark(block: Block, given: str, overrides: Sequence[str]) -> tuple[Any,
             )
         known = prepare.called(block.dataset)
         return (benchmark, option) if {block.dataset, known} & names else (None, "")
-    here = benchmark.describe()
+    here = describe_dataset(benchmark)
     if given and block.described.get("name") != here["name"]:
         return None, ""
     for what in sorted({*here, *block.described}):

@@ -108,7 +108,7 @@ def execute(job: Job, places: Places, *, bar: Bar = progress.bar) -> None:
     seen: list[Capture] = []
     with (
         ExitStack() as stack,
-        store.writer(job.key, job.digests, environment()) as writer,
+        store.writer(job.key, job.digests, environment(vlm.device)) as writer,
         bar(job.name, len(job.todo), arms) as advance,
     ):
         if job.work.capture != "none":
@@ -131,9 +131,9 @@ def execute(job: Job, places: Places, *, bar: Bar = progress.bar) -> None:
             advance(len({record.sample_id for record in records}))
 
 
-def environment() -> dict[str, str]:
-    """The versions that made a generation."""
-    found = {"python": platform.python_version(), "spatial_eval": __version__}
+def environment(device: str) -> dict[str, str]:
+    """The versions and the device that made a generation: what a writer notes of itself."""
+    found = {"python": platform.python_version(), "spatial_eval": __version__, "device": device}
     for name in ("torch", "transformers"):
         try:
             found[name] = version(name)

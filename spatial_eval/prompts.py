@@ -9,6 +9,7 @@ import re
 from collections.abc import Callable, Sequence
 from string import Formatter
 
+from .errors import ConfigError, unknown
 from .types import Benchmark
 
 IMAGE = "<image>"
@@ -82,10 +83,16 @@ def fill(template: str, question: str, options: Sequence[str]) -> str:
 
 
 def prompt_mode(dataset: Benchmark) -> str:
-    """`dataset.prompt`: auto (default), raw or chat. The dataset describes it, because it changes answers."""
-    return str(getattr(dataset, "prompt", "auto"))
+    """`dataset.prompt`: auto (default), raw or chat. Part of the identity (store.describe_dataset).
+
+    Raises ConfigError where it is none of them.
+    """
+    mode = getattr(dataset, "prompt", "auto")
+    if mode not in MODES:
+        raise ConfigError(f"{dataset.name}: {unknown('dataset.prompt', mode, MODES)}")
+    return str(mode)
 
 
 def distorted(dataset: Benchmark) -> bool:
-    """`dataset.distort`: stretch images to the size the reference gives VSR's. Described by the dataset too."""
+    """`dataset.distort`: stretch images to the size the reference gives VSR's. Part of the identity too."""
     return bool(getattr(dataset, "distort", False))

@@ -17,15 +17,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import ConfigError, DataError
-from .tables import IDENTITY, Graded, follow, rules
+from .tables import ASKED, IDENTITY, TRUNK, Graded, follow, rules
 from .types import BASE, Arm, Method, Signals
 
 if TYPE_CHECKING:
     from numpy import bool_
     from numpy.typing import NDArray
 
-WHOLE = ("n", "missing", "limit", "max_new_tokens")
-TEXT = ("dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error")
+WHOLE = ("n", "missing", "limit", "max_new_tokens", "batch_size")
+TEXT = (
+    *("dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error"),
+    *("dtype", "preset", "decoding", "revision"),  # a commit may look like a number
+)
 _SIGNALS = ("confidence", "entropy", "margin", "logit")
 _NEEDED = ("row", "question", "split", "correct", "correct_strict", *_SIGNALS)
 
@@ -61,11 +64,12 @@ class Sweep:
     by_relation: Sequence[Row]
     failures: Sequence[Row]
     samples: Mapping[str, Sequence[Any]]  # samples.parquet by column
+    passes: Sequence[Row] = ()
 
     @cached_property
     def answers(self) -> Mapping[tuple[Any, ...], Answers]:
         """By (dataset, model, max_new_tokens)."""
-        keys = list(zip(*(self.samples[name] for name in ("dataset", "model", "max_new_tokens")), strict=True))
+        keys = list(zip(*(self.samples[name] for name in TRUNK), strict=True))
         rows: dict[tuple[Any, ...], list[int]] = {}
         for i, key in enumerate(keys):
             rows.setdefault(key, []).append(i)
@@ -93,6 +97,17 @@ class Sweep:
         if found is None:
             raise DataError(f"sweep.json holds no cell {identity(cell)}: run its launch.py command again")
         return found
+
+    def asked(self, cell: Row) -> dict[str, Any]:
+        """How the cell's model was asked to run, of ASKED what is known: nothing of files of earlier versions."""
+        return self._asked.get(tuple(cell[name] for name in TRUNK), {})
+
+    @cached_property
+    def _asked(self) -> Mapping[tuple[Any, ...], dict[str, Any]]:
+        return {
+            tuple(row[name] for name in TRUNK): {name: row[name] for name in ASKED if row.get(name) is not None}
+            for row in self.passes
+        }
 
     def of(self, cell: Row) -> Answers | None:
         return self.answers.get((cell["dataset"], cell["model"], cell["max_new_tokens"]))
@@ -152,13 +167,13 @@ def read(folder: Path) -> Sweep:
         with parquet.ParquetFile(folder / "samples.parquet") as file:
             samples = {name: list(map(known, column)) for name, column in file.read().to_pydict().items()}
         cells, relations = _csv(folder / "results.csv"), _csv(folder / "by_relation.csv")
-        failures = _csv(folder / "failures.csv")
+        failures, passes = _csv(folder / "failures.csv"), _csv(folder / "passes.csv")
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{folder} is not a whole sweep ({error}): run its launch.py command again") from None
     lacking = [name for name in _NEEDED if name not in samples]
     if lacking:
         raise DataError(f"{folder}/samples.parquet has no column {lacking[0]}: run its launch.py command again")
-    return Sweep(str(about.get("id", folder.name)), about, cells, relations, failures, samples)
+    return Sweep(str(about.get("id", folder.name)), about, cells, relations, failures, samples, passes)
 
 
 def identity(row: Row) -> tuple[Any, ...]:

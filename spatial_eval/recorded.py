@@ -85,6 +85,8 @@ class Recorded:
 class Player:
     """The loaded recording."""
 
+    device = "recorded"
+
     def __init__(self, model: Recorded, dataset: Benchmark) -> None:
         self.model, self.dataset = model, dataset
 
@@ -103,7 +105,7 @@ def _answer(sample: Sample, arm: Arm, row: dict[str, Any] | None) -> Record:
     probs = (row.get("option_probs") or {}).get(key)
     confidence = row["confidence"] if arm == Arm() else None
     lower = None if probs is None else {option.lower(): p for option, p in probs.items()}
-    return Generation(sample.id, arm, text, confidence=confidence, option_probs=lower, device="recorded")
+    return Generation(sample.id, arm, text, confidence=confidence, option_probs=lower, device=Player.device)
 
 
 def _digest(row: dict[str, Any]) -> str:

@@ -15,11 +15,12 @@ from typing import Any
 import pandas as pd
 
 from . import __version__, plan, tables
+from .hf import HF
 from .job import Job
 from .plugins import METHODS
 from .scoring import prediction, reference, strict
 from .store import Store, replace
-from .types import Arm, Cell, Failure, Part, Places, Trunk
+from .types import Arm, Cell, Failure, Model, Part, Places, Trunk
 
 SCHEMA = 1  # of sweep.json
 ARM = tuple(f.name for f in fields(Arm) if f.name != "weight")
@@ -31,7 +32,8 @@ SAMPLES = (
 )
 PASSES = (
     *("dataset", "model", "arms", "questions", "stored", "missing", "seconds", "questions_per_second", "device"),
-    *("python", "spatial_eval", "torch", "transformers", "max_new_tokens", "generations"),
+    *("python", *tables.VERSIONS, "max_new_tokens", "generations"),
+    *tables.ASKED,
 )
 FAILURES = ("dataset", "model", "sample_id", "weight", "error", "arm")
 
@@ -182,7 +184,8 @@ def _pass(job: Job, places: Places) -> dict[str, Any]:
     trunk = job.work.trunk
     effort = Store(places.output / "generations").effort(job.key)
     pairs = [(job.samples[row].id, arm) for row, arms in job.need.items() for arm in arms]
-    stored = [job.stored.generations[pair] for pair in pairs if pair in job.stored.generations]
+    stored = [pair for pair in pairs if pair in job.stored.generations]
+    written = [job.stored.environments.get(pair, {}) for pair in stored]
     return {
         "dataset": trunk.dataset.name,
         "model": trunk.model.name,
@@ -192,11 +195,21 @@ def _pass(job: Job, places: Places) -> dict[str, Any]:
         "missing": len(pairs) - len(stored),
         "seconds": effort.seconds,
         "questions_per_second": effort.questions / effort.seconds if effort.seconds else None,
-        "device": " ".join(sorted({answer.device for answer in stored})),
-        **effort.environment,
+        "device": tables.several(job.stored.generations[pair].device for pair in stored),
+        **{name: tables.several(one.get(name, "") for one in written) for name in ("python", *tables.VERSIONS)},
         "max_new_tokens": trunk.max_new_tokens,
         "generations": f"{job.key.label}--{job.key.hash}",
+        **_settings(trunk.model, job.key.description["model"]),
     }
+
+
+def _settings(model: Model, about: Mapping[str, Any]) -> dict[str, Any]:
+    """How a model was asked to run; nothing of one that answers from files. `about`: its identity."""
+    if not isinstance(model, HF):
+        return {}
+    revision = about.get("commit", model.revision)  # what a branch stood for; a folder has none
+    found = (model.run_dtype(), model.batch_size, model.preset, model.decoding, revision)
+    return dict(zip(tables.ASKED, found, strict=True))
 
 
 def _failure(job: Job, failure: Failure) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,8 @@ from .disk import refusals as refusals
 from .disk import replace as replace
 from .disk import writer_name
 from .errors import StoreError
-from .types import BASE, Arm, Failure, Generation, Places, Record, Sample, Trunk
+from .prompts import MODES, distorted, prompt_mode
+from .types import BASE, Arm, Benchmark, Failure, Generation, Places, Record, Sample, Trunk
 
 VERSION = 1  # bump when the meaning of a stored generation changes
 _GENERATION = {f.name for f in fields(Generation)} - {"sample_id", "arm"}
@@ -44,11 +45,24 @@ def key(trunk: Trunk, places: Places) -> Key:
     """The trunk's key. Where and how it runs, split and limit are not in it: a pilot is reused by the full run."""
     description = {
         "version": VERSION,
-        "dataset": trunk.dataset.describe(),
+        "dataset": describe_dataset(trunk.dataset),
         "model": trunk.model.describe(places),
         "max_new_tokens": trunk.max_new_tokens,
     }
     return Key(f"{_slug(trunk.dataset.name)}--{_slug(trunk.model.name)}", description)
+
+
+def describe_dataset(dataset: Benchmark) -> dict[str, Any]:
+    """What a dataset says its prompts depend on, and how they are sent to the model, whether it says so or not.
+
+    A prompt mode or a distortion that is the default and was not described is left out: earlier answers keep their key.
+    """
+    about = dict(dataset.describe())
+    for name, sent, values in (("prompt", prompt_mode(dataset), MODES), ("distort", distorted(dataset), (False, True))):
+        said = about.get(name, values[0])  # it may mean something else by the word
+        if said != sent and (sent != values[0] or said in values):
+            about[f"{name} sent" if name in about else name] = sent
+    return about
 
 
 def digests(samples: Sequence[Sample], fingerprints: Sequence[str]) -> dict[str, str]:
@@ -58,19 +72,23 @@ def digests(samples: Sequence[Sample], fingerprints: Sequence[str]) -> dict[str,
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What is stored of the questions asked for, by (sample id, arm)."""
+    """What is stored of the questions asked for, by (sample id, arm).
+
+    Attributes:
+        failures: those without a success. environments: what each generation's writer said of versions and device.
+    """
 
     generations: Mapping[tuple[str, Arm], Generation]
-    failures: Mapping[tuple[str, Arm], Failure]  # those without a success
+    failures: Mapping[tuple[str, Arm], Failure]
+    environments: Mapping[tuple[str, Arm], Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What computing cost, over every writer of a trunk. `environment` is the last writer's versions and device."""
+    """What computing cost, over every writer of a trunk."""
 
     seconds: float
     questions: int
-    environment: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,26 +99,27 @@ class Store:
         """Every record of the samples in `digests`; those of a changed question are passed over. Raises StoreError."""
         generations: dict[tuple[str, Arm], Generation] = {}
         failures: dict[tuple[str, Arm], Failure] = {}
-        for line in self._lines(key):
+        environments: dict[tuple[str, Arm], Mapping[str, Any]] = {}
+        for environment, line in self._lines(key):
             record = _parse(line, digests)
             if isinstance(record, Generation):
-                generations.setdefault((record.sample_id, record.arm), record)
+                where = record.sample_id, record.arm
+                if generations.setdefault(where, record) is record:
+                    environments[where] = environment
             elif record is not None:
                 failures.setdefault((record.sample_id, record.arm), record)
-        return Stored(generations, {where: f for where, f in failures.items() if where not in generations})
+        missing = {where: f for where, f in failures.items() if where not in generations}
+        return Stored(generations, missing, environments)
 
     def effort(self, key: Key) -> Effort:
         """Seconds and questions of all batches ever stored for the trunk."""
-        environment: Mapping[str, Any] = {}
         seconds, questions = 0.0, 0
-        for line in self._lines(key):
-            if line.startswith((b'{"seconds"', b'{"environment"')):
+        for _, line in self._lines(key):
+            if line.startswith(b'{"seconds"'):
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     row = json.loads(line)
-                    environment = row.get("environment", environment)
-                    if "seconds" in row:
-                        seconds, questions = seconds + float(row["seconds"]), questions + int(row["questions"])
-        return Effort(seconds, questions, environment)
+                    seconds, questions = seconds + float(row["seconds"]), questions + int(row["questions"])
+        return Effort(seconds, questions)
 
     def writer(self, key: Key, digests: Mapping[str, str], environment: Mapping[str, Any]) -> Writer:
         """A file of this process's own in the trunk's folder. Raises StoreError."""
@@ -128,13 +147,15 @@ class Store:
                     "move the folder away, nothing in it was touched"
                 )
 
-    def _lines(self, key: Key) -> Iterator[bytes]:
+    def _lines(self, key: Key) -> Iterator[tuple[Mapping[str, Any], bytes]]:
+        """Every line with its writer's environment: {} where the writer did not say, or its line is truncated."""
         self._check(key)
         for folder in self._folders(key):
             for path in sorted(folder.glob("*.jsonl")):
                 with refusals(path):
-                    data = path.read_bytes()
-                yield from data.split(b"\n")
+                    lines = path.read_bytes().split(b"\n")
+                environment = _environment(lines[0])
+                yield from ((environment, line) for line in lines)
 
 
 class Writer:
@@ -198,6 +219,14 @@ def _parse(line: bytes, digests: Mapping[str, str]) -> Record | None:
         return Generation(sample_id, arm, tokens=None if tokens is None else tuple(tokens), **values)
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _environment(line: bytes) -> Mapping[str, Any]:
+    """What a writer's first line says of versions and device."""
+    with contextlib.suppress(ValueError, LookupError, TypeError):
+        found = json.loads(line)["environment"]
+        return found if isinstance(found, dict) else {}
+    return {}
 
 
 def _manifest(path: Path) -> Any:

@@ -12,7 +12,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import capturing, config, devices, estimate, fanout, html, plan, plugins, report, show, tracker, tracking
+from . import capturing, config, devices, estimate, fanout, html, plan, plugins, report, show, tables, tracker, tracking
 from .errors import ConfigError, ModelError, StoreError
 from .fanout import Order
 from .grid import Front, Grid, grid
@@ -163,6 +163,8 @@ def run(order: Order) -> int:
     if results.missing:
         then = "fix what failed, then run the same command" if to_fix else "the same command tries what is not stored"
         log.error("incomplete: %d answers are missing; %s", results.missing, then)
+    for line in tables.mixtures(results.passes).values():
+        log.warning("%s", line)
     seen = _gathered(order.folder, list(after.values()), places)
     log.info("%s", html.attempt(path.parent))
     sys.stdout.write(f"{show.table(results.cells)}\n{path}\n")

@@ -36,6 +36,11 @@ BY_RELATION = (
     *("accuracy", "accuracy_low", "accuracy_high", "accuracy_strict", "criterion", "limit", "max_new_tokens"),
     "settings",
 )
+# Columns of passes.csv: what made the answers, several of each where they mix; and how the model was asked to run.
+VERSIONS = ("spatial_eval", "torch", "transformers")
+ASKED = ("dtype", "batch_size", "preset", "decoding", "revision")
+SEVERAL = "; "  # between several in a column
+TRUNK = ("dataset", "model", "max_new_tokens")
 PARTNERS = {"pair": 2, "set": 4}  # members of a complete group
 
 
@@ -252,3 +257,23 @@ def _yes_no(found: Outcome, samples: Sequence[Sample]) -> dict[str, float | None
 
 def _mean(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else 2 * a * b / (a + b) if a + b else 0.0
+
+
+def several(values: Iterable[Any]) -> str:
+    """Distinct values in alphabetical order as one column's text; those that are empty are not known."""
+    return SEVERAL.join(sorted({str(value) for value in values} - {""}))
+
+
+def mixtures(passes: Iterable[Mapping[Any, Any]]) -> dict[tuple[Any, ...], str]:
+    """One line per row of passes.csv, by TRUNK, whose answers come from several devices or versions of a library."""
+    lines = {}
+    for row in passes:
+        found = {name: str(row.get(name) or "").split(SEVERAL) for name in ("device", *VERSIONS)}
+        parts = [f"{name} {' and '.join(values)}" for name, values in found.items() if len(values) > 1]
+        if parts:
+            lines[tuple(row[name] for name in TRUNK)] = (
+                f"{row['dataset']} x {row['model']}: its answers were computed with {', '.join(parts)}, and may differ "
+                f"by rounding; to compute all anew: `python -m spatial_eval store rm {row['generations']}`, then the "
+                "same command"
+            )
+    return lines

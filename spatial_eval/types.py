@@ -154,7 +154,10 @@ class Benchmark(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What its questions' prompts depend on beyond each sample's own digest; JSON, no paths."""
+        """What its questions' prompts depend on beyond each sample's own digest; JSON, no paths.
+
+        Its attributes `prompt` and `distort`, where it has them, are part of the identity in any case.
+        """
         ...
 
     def read(self, places: Places) -> list[Sample]:
@@ -200,6 +203,11 @@ class Model(Protocol):
 
 class Vlm(Protocol):
     """A loaded model: the only door to torch."""
+
+    @property
+    def device(self) -> str:
+        """Where it computes, as its generations say too; "" where it computes nothing."""
+        ...
 
     def answer(self, work: Sequence[tuple[Sample, tuple[Arm, ...]]]) -> Iterator[list[Record]]:
         """Batches of records as they are done; every (sample, arm) of `work` appears exactly once.

@@ -56,7 +56,7 @@ class Loaded:
         self._encoder = Encoder(model, self._vlm.config, prompt=prompt, distort=distort)
         self._fits = block_rows(model.batch_size)
         self._unchecked = model.selfcheck != "never"
-        self._device = _device_label(self._vlm.device)
+        self.device = _device_label(self._vlm.device)
         self._shared = model.decoding == "shared"
         self._graphs = Graphs() if model.graphs else None
         self._capture = "none"
@@ -202,7 +202,7 @@ class Loaded:
                         option_probs=first.option_probs,
                         prompt=item.prompt,
                         batch=len(items),
-                        device=self._device,
+                        device=self.device,
                     )
                 )
         return records

@@ -68,6 +68,8 @@ ANSWERED: list[tuple[str, Arm]] = []  # everything that any Hashed answered in t
 
 
 class _Loaded:
+    device = "cpu"
+
     def __init__(self, model: Hashed) -> None:
         self.model = model
 

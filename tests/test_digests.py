@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from spatial_eval import digests
-from spatial_eval.digests import digest_files, digest_folder
+from spatial_eval.digests import combine, digest_files, digest_folder
 from spatial_eval.types import Places
 
 
@@ -40,6 +42,71 @@ def test_a_file_is_read_once_until_it_changes(tmp_path: Path, monkeypatch: pytes
     assert read == [file]
 
 
+def swap(file: Path, text: str) -> None:
+    """Another content of the same length, with the size and the modification time of the one before."""
+    before = file.stat()
+    file.write_text(text)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+def rename(file: Path, text: str) -> None:
+    other = file.with_name("other")
+    other.write_text(text)
+    os.utime(other, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
+    other.replace(file)
+
+
+def link(file: Path, text: str) -> None:
+    other = file.with_name("other")
+    other.write_text(text)
+    os.utime(other, ns=(file.stat().st_atime_ns, file.stat().st_mtime_ns))
+    file.unlink()
+    file.symlink_to(other)
+
+
+@pytest.mark.parametrize("change", [swap, rename, link])
+def test_other_content_of_equal_size_and_time_has_another_digest(
+    change: Callable[[Path, str], None], tmp_path: Path
+) -> None:
+    file, places = tmp_path / "a", Places(tmp_path, tmp_path)
+    file.write_text("one")
+    before, facts = digest_files([file], places), file.stat()
+    change(file, "two")
+    assert (file.stat().st_size, file.stat().st_mtime_ns) == (facts.st_size, facts.st_mtime_ns)
+    assert digest_files([file], places) != before
+    assert digest_files([file], places) == [digests._digest(file)]
+
+
+def test_notes_of_earlier_versions_are_passed_over(tmp_path: Path) -> None:
+    file, places = tmp_path / "a", Places(tmp_path, tmp_path)
+    file.write_text("one")
+    facts = file.stat()
+    notes = places.cache / "digests.jsonl"
+    notes.parent.mkdir()
+    old = json.dumps([f"{file}|{facts.st_size}|{facts.st_mtime_ns}", "0" * 32]) + "\n"
+    notes.write_text(old)
+    assert digest_files([file], places) == [digests._digest(file)]
+    assert notes.read_text().startswith(old)  # what another version may still read stays
+
+
+def test_a_file_that_is_written_while_it_is_read_is_not_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file, places = tmp_path / "a", Places(tmp_path, tmp_path)
+    file.write_text("one")
+    digest = digests._digest
+
+    def meanwhile(path: Path) -> str:
+        found = digest(path)
+        path.write_text("longer")
+        return found
+
+    monkeypatch.setattr(digests, "_digest", meanwhile)
+    digest_files([file], places)
+    monkeypatch.setattr(digests, "_digest", digest)
+    assert digest_files([file], places) == [digest(file)]
+
+
 def test_torn_and_foreign_lines_are_skipped(tmp_path: Path) -> None:
     file, places = tmp_path / "a", Places(tmp_path, tmp_path)
     file.write_text("one")
@@ -60,3 +127,19 @@ def test_folder_counts_names_and_ignores_the_rest(tmp_path: Path) -> None:
     assert one == two
     (tmp_path / "two" / "config.json").rename(tmp_path / "two" / "other.json")
     assert digest_folder(tmp_path / "two", ["*.json"], Places(tmp_path, tmp_path)) != one
+
+
+def test_sub_folders_count_by_their_names_and_a_flat_folder_keeps_its_digest(tmp_path: Path) -> None:
+    patterns, places = ["*.json", "more/*.jinja"], Places(tmp_path, tmp_path)
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text("{}")
+    flat = digest_folder(folder, patterns, places)
+    assert flat == combine({"config.json": digest_files([folder / "config.json"], places)[0]})
+    (folder / "more").mkdir()
+    (folder / "more" / "a.jinja").write_text("{{ x }}")
+    first = digest_folder(folder, patterns, places)
+    (folder / "more" / "a.jinja").write_text("{{ y }}")
+    second = digest_folder(folder, patterns, places)
+    (folder / "more" / "a.jinja").rename(folder / "more" / "b.jinja")
+    assert len({flat, first, second, digest_folder(folder, patterns, places)}) == 4

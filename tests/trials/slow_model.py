@@ -47,6 +47,8 @@ class Slow:
 
 
 class Loaded:
+    device = "slow"
+
     def __init__(self, model: Slow) -> None:
         self.model = model
 
