@@ -194,25 +194,25 @@ def _tensors(names: Collection[str]) -> str:
 def _reject_not_finite(model: HF, vlm: Any) -> None:
     """Raises ModelError where a weight is nan or infinite, with the file that holds it.
 
-    One pass over the weights where they lie: a sum is finite where all are, but for an overflow, which is looked at
-    again. Those that accelerate keeps on the meta device (offloaded) are not seen.
+    One pass over the weights where they lie, without a copy of them: nan is smallest and largest of what it stands in.
+    Those that accelerate keeps on the meta device (offloaded) are not seen.
     """
-    tensors = {
-        name: tensor
-        for name, tensor in vlm.state_dict().items()
-        if tensor.is_floating_point() and tensor.element_size() > 1 and tensor.device.type != "meta"
-    }
-    sums = {name: tensor.sum(dtype=torch.float32) for name, tensor in tensors.items()}
-    by_device: dict[torch.device, list[str]] = {}
-    for name, total in sums.items():
-        by_device.setdefault(total.device, []).append(name)
-    suspects = []
-    for names in by_device.values():
-        finite = torch.stack([sums[name] for name in names]).isfinite().tolist()  # the one wait for the device
-        suspects += [name for name, good in zip(names, finite, strict=True) if not good]
-    wrong = [name for name in suspects if not bool(tensors[name].isfinite().all())]
+    ends: dict[torch.device, dict[str, torch.Tensor]] = {}
+    for name, tensor in vlm.state_dict().items():
+        if _may_overflow(tensor) and tensor.device.type != "meta":
+            two = (tensor.amin(), tensor.amax()) if tensor.device.type == "mps" else torch.aminmax(tensor)
+            ends.setdefault(tensor.device, {})[name] = torch.stack(tuple(two)).float()
+    wrong = []
+    for found in ends.values():
+        finite = torch.stack(list(found.values())).isfinite().all(dim=-1).tolist()  # the one wait for the device
+        wrong += [name for name, good in zip(found, finite, strict=True) if not good]
     if wrong:
         raise ModelError(f"cannot load {model.path}: {_where_not_finite(model, wrong)}")
+
+
+def _may_overflow(tensor: torch.Tensor) -> bool:
+    """Whether nan and infinity can be looked for: integers hold none, torch has no kernels for 8-bit floats."""
+    return tensor.is_floating_point() and tensor.element_size() > 1 and tensor.numel() > 0
 
 
 def _where_not_finite(model: HF, wrong: Sequence[str]) -> str:
@@ -223,7 +223,7 @@ def _where_not_finite(model: HF, wrong: Sequence[str]) -> str:
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  it is no mapping
                 tensor = tensors.get_tensor(name)
-                if tensor.is_floating_point() and tensor.element_size() > 1 and not bool(tensor.isfinite().all()):
+                if _may_overflow(tensor) and not bool(torch.stack(torch.aminmax(tensor)).isfinite().all()):
                     found.setdefault(str(file), []).append(name)
     if not found:
         return (

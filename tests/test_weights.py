@@ -264,7 +264,7 @@ def test_a_weight_that_is_not_finite_is_refused_with_its_file(value: float, tmp_
 
 def test_a_weight_that_the_dtype_cannot_hold(tmp_path: Path) -> None:
     def enlarge(tensors: dict[str, torch.Tensor]) -> None:
-        tensors["language_model.model.norm.weight"][:] = 3e38  # their sum is beyond float32, they are not
+        tensors["language_model.model.norm.weight"][:] = 3e38  # their sum is beyond float32, none of them is
 
     model = changed(tmp_path, enlarge)
     checkpoints.load_model(model)
