@@ -35,10 +35,9 @@ def digest_files(paths: Sequence[Path], places: Places) -> list[str]:
         if not key:
             digests.append("missing")
             continue
-        digest = known.get(key) or _digest(path)
-        digests.append(digest)
-        if key not in known and _key(path) == key:  # else it was written meanwhile
-            known[key] = fresh[key] = digest
+        if key not in known:
+            known[key] = fresh[key] = _digest(path)
+        digests.append(known[key])
     if fresh and places.remember and places.output.is_dir():
         _note(notes, fresh)
     return digests

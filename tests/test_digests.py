@@ -89,24 +89,6 @@ def test_notes_of_earlier_versions_are_passed_over(tmp_path: Path) -> None:
     assert notes.read_text().startswith(old)  # what another version may still read stays
 
 
-def test_a_file_that_is_written_while_it_is_read_is_not_remembered(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file, places = tmp_path / "a", Places(tmp_path, tmp_path)
-    file.write_text("one")
-    digest = digests._digest
-
-    def meanwhile(path: Path) -> str:
-        found = digest(path)
-        path.write_text("longer")
-        return found
-
-    monkeypatch.setattr(digests, "_digest", meanwhile)
-    digest_files([file], places)
-    monkeypatch.setattr(digests, "_digest", digest)
-    assert digest_files([file], places) == [digest(file)]
-
-
 def test_torn_and_foreign_lines_are_skipped(tmp_path: Path) -> None:
     file, places = tmp_path / "a", Places(tmp_path, tmp_path)
     file.write_text("one")
@@ -141,5 +123,7 @@ def test_sub_folders_count_by_their_names_and_a_flat_folder_keeps_its_digest(tmp
     first = digest_folder(folder, patterns, places)
     (folder / "more" / "a.jinja").write_text("{{ y }}")
     second = digest_folder(folder, patterns, places)
-    (folder / "more" / "a.jinja").rename(folder / "more" / "b.jinja")
-    assert len({flat, first, second, digest_folder(folder, patterns, places)}) == 4
+    (folder / "more" / "a.jinja").rename(folder / "more" / "config.json")
+    third = digest_folder(folder, ["*.json", "more/*.json"], places)
+    (folder / "config.json").write_text("{ }")  # of two files of one name each counts
+    assert len({flat, first, second, third, digest_folder(folder, ["*.json", "more/*.json"], places)}) == 5
