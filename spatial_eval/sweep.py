@@ -134,7 +134,7 @@ def run(order: Order) -> int:
     places, jobs = order.places, order.jobs
     for model in {job.work.trunk.model: None for job in jobs.values() if job.todo}:
         if isinstance(model, HF):
-            model.verify()
+            _verify(model)
     for job in jobs.values():
         if job.skipped:
             log.warning("%s: %d recorded errors are left alone; retry=true computes them again", job.name, job.skipped)
@@ -173,6 +173,14 @@ def run(order: Order) -> int:
     if to_fix:
         return USER_ERROR
     return INCOMPLETE if results.missing or not seen or outcome.faults else COMPLETE
+
+
+def _verify(model: HF) -> None:
+    """Raises ModelError where its files do not hold what its config.json wants, before any job is started for it."""
+    try:
+        model.verify()
+    except (ImportError, OSError) as error:  # a login node where torch cannot be imported: the jobs will tell
+        log.warning("%s: its files are compared where it is loaded, not here: %s", model.name, error)
 
 
 def _gathered(folder: Path, jobs: Sequence[Job], places: Places) -> bool:

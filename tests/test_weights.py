@@ -326,6 +326,17 @@ def test_what_other_models_answered_is_shown(
     assert "incomplete: 4 answers are missing; fix what failed, then run the same command" in caplog.messages
 
 
+def test_where_torch_cannot_be_imported_the_jobs_tell(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(model: HF) -> None:
+        raise ImportError("libtorch.so: cannot allocate memory")
+
+    monkeypatch.setattr(HF, "verify", fail)
+    assert sweep.run(ordered(cells(HF("package:tiny")), tmp_path / "out")) == sweep.COMPLETE
+    assert "tiny: its files are compared where it is loaded, not here: libtorch.so: cannot allocate" in caplog.text
+
+
 def test_jobs_that_cannot_load_say_so_once(tmp_path: Path) -> None:
     model = infinite(tmp_path)
     chosen = ["model=hf", f"model.path={model.path}", "dataset=scenes_a,scenes_b", "limit=2"]
