@@ -7,13 +7,13 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from . import engine, oracle
+from . import engine, oracle, selfcheck
 from .batches import Inputs, Work, block_rows, buckets, collate, cut
 from .captures import Capture
 from .checkpoints import Encoder, keep_model
@@ -31,9 +31,6 @@ log = logging.getLogger(__name__)
 WORKERS = 2  # threads that decode and process images
 AHEAD = 2  # batches prepared while one is computed
 KERNELS = {"flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "math": "MATH"}
-# Largest difference of first-token logits, in their standard deviations, between engine and oracle: rounding
-# stays well below (1e-5 seen in float32), a wrong span, position or layer well above.
-TOLERANCE = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,20 +124,23 @@ class Loaded:
         return records
 
     def _decode(self, items: list[_Ready]) -> list[Record]:
-        arms = items[0].arms
-        inputs = collate([one.inputs for one in items], self._encoder.pad_id)
-        inputs = {name: _placed(tensor, self._vlm) for name, tensor in inputs.items()}
-        cfg = self._cfg
-        intervention = Intervention(arms, cfg.layers, cfg.span, self._noised(items, inputs), self._capture)
+        inputs, intervention = self._collated(items, self._capture)
         decode = partial(engine.decode, graphs=self._graphs) if self._shared else oracle.decode
-        with _kernel(cfg.attn):
+        with _kernel(self._cfg.attn):
             decoded = decode(self._vlm, inputs, intervention=intervention, max_new_tokens=self._max_new_tokens)
-            if self._unchecked and self._shared:
-                self._compare(inputs, intervention, decoded)
-                self._unchecked = cfg.selfcheck == "always"
+        if self._unchecked and self._shared:
+            self._compare(items, decoded)
+            self._unchecked = self._cfg.selfcheck == "always"
         records = self._records(items, decoded)
         self._keep(items, decoded.attended)
         return records
+
+    def _collated(self, items: Sequence[_Ready], capture: str) -> tuple[Inputs, Intervention]:
+        """The questions as one batch on the model's device, and what is done to it."""
+        inputs = collate([one.inputs for one in items], self._encoder.pad_id)
+        inputs = {name: _placed(tensor, self._vlm) for name, tensor in inputs.items()}
+        cfg = self._cfg
+        return inputs, Intervention(items[0].arms, cfg.layers, cfg.span, self._noised(items, inputs), capture)
 
     def _keep(self, items: list[_Ready], attended: Attended | None) -> None:
         if attended is not None:
@@ -149,7 +149,7 @@ class Loaded:
                 view = self._encoder.view(one.sample, one.inputs)
                 self._sink(Capture(one.sample.id, one.arms, attended.mass[index].numpy(), seen, view))
 
-    def _noised(self, items: list[_Ready], inputs: Inputs) -> dict[int, torch.Tensor]:
+    def _noised(self, items: Sequence[_Ready], inputs: Inputs) -> dict[int, torch.Tensor]:
         """The batch's image tensor with noise, by noise step, for the arms that contrast with it."""
         made = {}
         for step in {arm.noise for arm in items[0].arms if arm.contrast == "vcd"}:
@@ -162,22 +162,24 @@ class Loaded:
             made[step] = _placed(collate(parts, self._encoder.pad_id)["pixel_values"], self._vlm)
         return made
 
-    def _compare(self, inputs: Inputs, intervention: Intervention, decoded: Decoded) -> None:
-        """Raises ModelError where the oracle's first logits differ by more than rounding."""
-        plain = replace(intervention, capture="none")
-        judge = oracle.decode(self._vlm, inputs, intervention=plain, max_new_tokens=1)
-        unit = judge.logits.std(dim=-1)  # (B, W)
-        # Near the edge of what is plausible rounding decides: a contrast is compared where both keep the token.
-        both = decoded.scores.isfinite() & judge.scores.isfinite()
-        gaps = (decoded.logits - judge.logits).abs(), (decoded.scores - judge.scores).abs().where(both, 0)
-        gap = torch.stack(gaps).amax(dim=(0, -1)).div(unit).max().item()
-        limit = TOLERANCE[self._cfg.run_dtype()]
-        if not gap <= limit:  # nan fails too
-            raise ModelError(
-                f"{self._cfg.name}: the shared prefix is not exact on this model: first-token logits differ by "
-                f"{gap:.2g} standard deviations from plain generate (tolerance {limit:g}); use model.decoding=per_arm"
-            )
-        log.info("%s: first-token logits agree with plain generate (%.1e standard deviations)", self._cfg.name, gap)
+    def _compare(self, items: list[_Ready], decoded: Decoded) -> None:
+        """Raises ModelError where the engine's answers to the longest and the shortest question are not exact."""
+        lengths = [one.inputs["input_ids"].shape[1] for one in items]
+        longest, shortest = lengths.index(max(lengths)), lengths.index(min(lengths))
+        chosen = sorted({longest, shortest})
+        pair = selfcheck.Asked(*self._collated([items[i] for i in chosen], "none"), tuple(range(len(chosen))))
+        alone = selfcheck.Asked(*self._collated([items[longest]], "none"), (chosen.index(longest),))
+        given = Decoded([decoded.tokens[i] for i in chosen], decoded.logits[chosen], decoded.scores[chosen])
+        selfcheck.check(
+            self._vlm,
+            pair,
+            alone,
+            given,
+            name=self._cfg.name,
+            dtype=self._cfg.run_dtype(),
+            tf32=self._cfg.tf32,
+            max_new_tokens=self._max_new_tokens,
+        )
 
     def _records(self, items: list[_Ready], decoded: Decoded) -> list[Record]:
         records: list[Record] = []
