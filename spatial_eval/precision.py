@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
-from torch.utils._pytree import tree_map_only
 
 HALF = (torch.bfloat16, torch.float16)
 # What only reads a tensor's shape needs no copy of it in float32.
@@ -29,12 +28,18 @@ class _Float32(TorchFunctionMode):
         if func in _READERS:
             return func(*args, **given)
         if func is not torch.nn.functional.embedding:  # of a table only the rows that were looked up
-            args, given = tree_map_only(Tensor, _raised, (tuple(args), given))
-        return tree_map_only(Tensor, _raised, func(*args, **given))
+            args = [_raise(one) for one in args]
+            given = {name: _raise(one) for name, one in given.items()}
+        return _raise(func(*args, **given))
 
 
-def _raised(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in HALF else tensor
+def _raise(value: Any) -> Any:
+    """The same in float32, where it is a tensor in half precision or holds some."""
+    if isinstance(value, Tensor):
+        return value.float() if value.dtype in HALF else value
+    if type(value) in (list, tuple):
+        return type(value)(map(_raise, value))
+    return value
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from conftest import ROOT
 
 PACKAGE = ROOT / "spatial_eval"
 LAYERS = [
-    {"errors", "arms"},
+    {"errors", "arms", "requirements"},
     {"types", "layers", "typed"},
     {"launchers", "living", "element", "disk"},
     {"scenes", "drawing"},
@@ -105,7 +105,7 @@ HOMES = {
         "vlm",
         "watch",
     },
-    "transformers": {"attention", "cache", "checkpoints", "engine", "extents", "oracle"},
+    "transformers": {"attention", "cache", "checkpoints", "engine", "oracle"},
     "datasets": {"repositories"},
     "gdown": {"drive"},
     "huggingface_hub": {"hf", "repositories"},
