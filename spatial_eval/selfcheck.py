@@ -101,7 +101,7 @@ def _compare(model: Any, pair: Asked, alone: Asked, *, steps: int, limit: float)
     expected = replace(want, tokens=[[_cut(arm, ends) for arm in question] for question in want.tokens])
     gap = 0.0
     with _ending_at(model, ends):
-        for asked in (pair, _padded(pair), alone):
+        for asked in (pair, _padded(pair), alone)[: 1 + len(pair.rows)]:  # of one question, `alone` is `pair`
             try:
                 ours = engine.decode(
                     model, asked.inputs, intervention=asked.intervention, max_new_tokens=steps, trace=True

@@ -308,6 +308,20 @@ def test_the_model_is_as_it_was(tmp_path: Path) -> None:
     assert (inner.generation_config.eos_token_id, torch.backends.cudnn.allow_tf32) == (ends, tf32)
 
 
+def test_one_question_is_compared_as_it_is_and_padded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    widths: list[tuple[int, ...]] = []
+    decode = engine.decode
+
+    def noted(model: Any, inputs: Any, **more: Any) -> Any:
+        widths.append(tuple(inputs["input_ids"].shape))
+        return decode(model, inputs, **more)
+
+    monkeypatch.setattr(engine, "decode", noted)
+    first("llava", "float32", tmp_path)
+    length = widths[0][1]
+    assert widths == [(1, length), (1, length), (1, length + selfcheck.PADDING)]
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 @pytest.mark.parametrize("name", ["llava", "qwen25_vl", "gemma3"])
 def test_half_precision_computed_in_float32(name: str, dtype: torch.dtype) -> None:
