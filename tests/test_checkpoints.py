@@ -119,9 +119,10 @@ class Hidden:
 
 
 def hide(monkeypatch: pytest.MonkeyPatch, family: str, name: str) -> None:
-    for module in (transformers, importlib.import_module(f"transformers.models.{family}")):
+    for module in (checkpoints.transformers, importlib.import_module(f"transformers.models.{family}")):
         monkeypatch.setattr(module, name, Hidden, raising=False)
-    checkpoints.offer_pil.cache_clear()
+    monkeypatch.setattr(checkpoints, "offer_pil", checkpoints.offer_pil.__wrapped__)  # without its memory
+    assert getattr(checkpoints.transformers, name) is Hidden
 
 
 @pytest.mark.parametrize(
