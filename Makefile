@@ -3,13 +3,22 @@ PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
 
-.PHONY: demo test test-long test-slurm test-faults test-browser lint docs format clean
+.PHONY: demo test test-newest test-versions test-long test-slurm test-faults test-browser lint docs format clean
 
 demo: .venv/installed
 	@$(BIN)/python launch.py sweep=demo
 
 test: .venv/installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) -m "not slurm and not faults and not chromium and not notebooks and not long"
+
+# Engine, models and checkpoints on the newest transformers that pyproject.toml allows; at most 4 minutes
+test-newest: .venv/installed-dev
+	$(BIN)/python tests/versions.py newest
+
+# By hand: all that `make test` runs with every dependency at its lower bound, then what test-newest runs
+test-versions: .venv/installed-dev
+	$(BIN)/python tests/versions.py lowest
+	$(BIN)/python tests/versions.py newest
 
 # Pools of jobs that are killed, the paper's whole grid against plain generates; at most 6 minutes
 test-long: .venv/installed-dev

@@ -14,9 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from transformers import AttentionInterface, AutoModelForImageTextToText, AutoProcessor
+from transformers import AttentionInterface, AutoModelForImageTextToText, AutoProcessor, DynamicCache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
+from spatial_eval.decoding import cache_keyword
 from spatial_eval.pictures import draw
 from spatial_eval.scenes import FORMS, Scene, scenes
 
@@ -82,10 +83,12 @@ def first_words(
         tokens = batch["input_ids"]
         places = (tokens[0] == model.config.image_token_id).nonzero().flatten()
         SCALING.image = slice(int(places[0]), int(places[-1]) + 1)
-        cache = model(input_ids=tokens[:, :-1], pixel_values=batch["pixel_values"], use_cache=True).past_key_values
+        cache = DynamicCache()
+        cached = {cache_keyword(model): cache, "use_cache": True}
+        model(input_ids=tokens[:, :-1], pixel_values=batch["pixel_values"], **cached)
         for weight in weights:
             SCALING.weight = weight
-            logits = model(input_ids=tokens[:, -1:], past_key_values=cache, use_cache=True).logits[:, -1]
+            logits = model(input_ids=tokens[:, -1:], **cached).logits[:, -1]
             cache.crop(-1)  # the last token again for the next weight
             best = logits.float().softmax(-1).max(-1)
             sure[weight][rows] = best.values.numpy()

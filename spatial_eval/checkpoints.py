@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,9 @@ import torch
 import transformers
 from PIL import Image
 from safetensors import SafetensorError, safe_open
+from transformers.models.auto.auto_mappings import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.configuration_auto import model_type_to_module_name
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils.logging import disable_progress_bar
 
 from . import views, weights
@@ -74,7 +79,7 @@ def load_model(model: HF) -> Any:
         with _quiet_loading():
             vlm, loaded = _AUTO.from_pretrained(
                 **source,
-                config=_load_config(model),
+                config=load_config(model),
                 dtype=dtype,
                 use_safetensors=True,
                 trust_remote_code=False,
@@ -113,7 +118,7 @@ def verify(model: HF) -> None:
     """
     folder = _source(model)["pretrained_model_name_or_path"]
     weights.check(folder, model.path)
-    config = _load_config(model)
+    config = load_config(model)
     if getattr(config, "quantization_config", None) or getattr(type(config), "extra_files", ()):
         return  # what is packed, or comes from further files, cannot be told from the headers; loading tells
     headers = weights.read_headers(folder, model.path)
@@ -237,12 +242,16 @@ def _where_not_finite(model: HF, wrong: Sequence[str]) -> str:
     )
 
 
-def _load_config(model: HF) -> Any:
-    """config.json with what `model` replaces in it. Raises ModelError where there is none that transformers knows."""
+def load_config(model: HF) -> Any:
+    """config.json with what `model` replaces in it; reads no weights.
+
+    Raises ModelError where there is none that transformers knows, or where no position of the prompt is the image.
+    """
     try:
         config = transformers.AutoConfig.from_pretrained(**_source(model), trust_remote_code=False)
     except UNREADABLE as error:
         raise ModelError(f"cannot load {model.path}: {_line(error)}") from error
+    _reject_cross_attention(model, config)
     if model.rms_norm_eps is not None:
         _set_rms_norm_eps(config.get_text_config(), model.rms_norm_eps)
     return config
@@ -264,9 +273,21 @@ def _quiet_loading() -> Iterator[None]:
         logger.removeFilter(is_no_report)
 
 
+def _reject_cross_attention(model: HF, config: Any) -> None:
+    """Mllama, Idefics 1, Florence-2: the image is no part of the sequence that is scaled, in either decoding."""
+    text = config.get_text_config(decoder=True)
+    signs = ("cross_attention_layers", "cross_layer_interval", "add_cross_attention")
+    if getattr(config, "is_encoder_decoder", False) or any(getattr(text, sign, None) for sign in signs):
+        raise ModelError(
+            f"cannot load {model.path}: model type {config.model_type} reads the image through cross-attention, so no "
+            "position of the prompt is the image and there is nothing to scale; take a model with image tokens in its "
+            "prompt (LLaVA, Qwen-VL, InternVL, Gemma 3, SmolVLM)"
+        )
+
+
 def count_layers(model: HF) -> int:
-    """Decoder layers, from config.json alone. Raises ModelError where there is none that transformers knows."""
-    return int(_load_config(model).get_text_config().num_hidden_layers)
+    """Decoder layers, from config.json alone. Raises ModelError as load_config does."""
+    return int(load_config(model).get_text_config().num_hidden_layers)
 
 
 _kept: dict[HF, Any] = {}
@@ -287,11 +308,40 @@ def load_processor(model: HF, config: Any) -> Any:
     video = stock is not None and "video_processor" in stock.get_attributes()
     kind: Any = image_only(stock) if video else transformers.AutoProcessor
     try:
+        offer_pil(type(config))  # type: ignore[arg-type]
         processor = kind.from_pretrained(**source, backend="pil", trust_remote_code=False)
     except UNREADABLE as error:
-        raise ModelError(f"cannot load the processor of {model.path}: {_line(error)}") from error
+        said = _line(error)
+        if isinstance(error, ImportError) and "torchvision" in str(error).lower():
+            said = (
+                f"{said.split()[0]} of transformers {transformers.__version__} wants torchvision: install the release "
+                f"that belongs to torch {torch.__version__} (it must not bring another torch)"
+            )
+        raise ModelError(f"cannot load the processor of {model.path}: {said}") from error
     _complete(processor, config)
     return processor
+
+
+@cache
+def offer_pil(config: type) -> Any:
+    """The image processor of a family of models that works through PIL alone; None where there is none.
+
+    transformers 5.17 hides some of them (Idefics 3, SmolVLM) without torchvision, which they do not use: it looks for
+    a word that stands in their comments. After this call AutoProcessor finds them.
+    """
+    family = config.model_type  # type: ignore[attr-defined]
+    names = IMAGE_PROCESSOR_MAPPING_NAMES.get(family)
+    name = names.get("pil") if isinstance(names, dict) else None
+    if name is None:
+        return None
+    kind: Any = getattr(transformers, name, None)
+    if "torchvision" not in getattr(kind, "_backends", ()):  # what transformers shows instead lists what it lacks
+        return kind
+    module = model_type_to_module_name(family)
+    kind = getattr(importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}"), name)
+    stand_in = type(f"Visible{config.__name__}", (config,), {})  # what is registered for its own classes is passed over
+    AutoImageProcessor.register(stand_in, image_processor_classes={"pil": kind})
+    return kind
 
 
 def _complete(processor: Any, config: Any) -> None:
@@ -318,6 +368,10 @@ def image_only(stock: Any) -> Any:
     return type(stock.__name__, (stock,), body)
 
 
+class BadQuestion(Exception):
+    """What is wrong lies in one question's text or image; `__cause__` says what."""
+
+
 class Encoder:
     """From a sample to tensors and from tokens to text. Safe to call from several threads."""
 
@@ -333,7 +387,20 @@ class Encoder:
         self.pad_id: int = 0 if pad is None else pad  # padded positions are masked, any id will do
 
     def encode(self, sample: Sample) -> tuple[str, Inputs]:
-        """The prompt sent, and its tensors. Raises whatever is wrong with this one question."""
+        """The prompt sent, and its tensors. Raises BadQuestion, or whatever the processor fails with."""
+        try:
+            prompt, image = self._open(sample)
+        except Exception as error:
+            raise BadQuestion from error
+        started = self._tokenizer.bos_token is not None and prompt.startswith(self._tokenizer.bos_token)
+        out = self._processor(images=[image], text=[prompt], return_tensors="pt", add_special_tokens=not started)
+        inputs = {name: value for name, value in out.items() if isinstance(value, torch.Tensor)}
+        if self._pad_to is not None:
+            inputs = pad_prompt(inputs, pad_to=self._pad_to, image_token=self._image_token, pad_id=self.pad_id)
+        return prompt, inputs
+
+    def _open(self, sample: Sample) -> tuple[str, Image.Image]:
+        """The prompt, and the picture as the model is to see it."""
         prompt = write_prompt(
             sample.question,
             mode=self._prompt,
@@ -345,14 +412,7 @@ class Encoder:
             raise ValueError("the question has no image")
         with Image.open(sample.image) as file:
             image = file.convert("RGB")
-        if self._distort:
-            image = image.resize(DISTORTED)
-        started = self._tokenizer.bos_token is not None and prompt.startswith(self._tokenizer.bos_token)
-        out = self._processor(images=[image], text=[prompt], return_tensors="pt", add_special_tokens=not started)
-        inputs = {name: value for name, value in out.items() if isinstance(value, torch.Tensor)}
-        if self._pad_to is not None:
-            inputs = pad_prompt(inputs, pad_to=self._pad_to, image_token=self._image_token, pad_id=self.pad_id)
-        return prompt, inputs
+        return prompt, image.resize(DISTORTED) if self._distort else image
 
     def view(self, sample: Sample, inputs: Inputs) -> View | None:
         """Where the question's image tokens lie on its picture."""
@@ -394,4 +454,5 @@ def _spread(vlm: Any) -> str:
 
 
 def _line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
+    """The first line that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

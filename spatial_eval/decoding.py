@@ -5,8 +5,10 @@ B questions, W arms, L prompt positions, V vocabulary.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import torch
@@ -18,6 +20,20 @@ from .layers import indices
 
 Tokens = tuple[int, ...]
 PREFIX_LM = frozenset({"paligemma", "colpali"})  # model types whose prompt attends in both directions
+CACHE_NAMES = ("cache", "past_key_values")  # of a model's KV cache: since transformers 5.24, and before
+# What `generate` hands to a decoding loop of our own beside the model's inputs; the loop decides these itself.
+LOOP = frozenset(
+    {
+        *CACHE_NAMES,
+        "cache_position",
+        "generation_config",
+        "logits_processor",
+        "logits_to_keep",
+        "stopping_criteria",
+        "synced_gpus",
+        "use_cache",
+    }
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,12 +93,14 @@ class Decoded:
         logits: (B, W, V) float32 raw logits of each arm's first new token.
         scores: (B, W, V) what that token was chosen by: the same, or after a contrast, -inf where not plausible.
         attended: None unless it was asked for.
+        later: scores of tokens 2, 3, ..., nan where an answer had ended; empty unless they were asked for.
     """
 
     tokens: list[list[Tokens]]
     logits: Tensor
     scores: Tensor
     attended: Attended | None = None
+    later: tuple[Tensor, ...] = ()
 
     def spread(self, index: Sequence[int]) -> Decoded:
         """The same answers for arms of which several may be alike: arm i of the new ones is arm index[i] of these."""
@@ -91,7 +109,8 @@ class Decoded:
             self.attended.mass[:, where], self.attended.maps and [one[where] for one in self.attended.maps]
         )
         tokens = [[question[i] for i in where] for question in self.tokens]
-        return Decoded(tokens, self.logits[:, where], self.scores[:, where], seen)
+        later = tuple(scores[:, where] for scores in self.later)
+        return Decoded(tokens, self.logits[:, where], self.scores[:, where], seen, later)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +146,23 @@ def image_token_id(config: Any) -> int:
         if value is not None:
             return int(value)
     raise ModelError(f"config.json of model type {config.model_type!r} names no image token: it is not a supported VLM")
+
+
+def cache_keyword(model: Any) -> str:
+    """The name under which the model's forward takes its KV cache. Raises ModelError where it takes none.
+
+    Under another name the cache is ignored with a warning at best, and the model writes into one of its own.
+    """
+    return _cache_keyword(type(model))  # type: ignore[arg-type]
+
+
+@cache
+def _cache_keyword(kind: type) -> str:
+    parameters = inspect.signature(kind.forward).parameters  # type: ignore[attr-defined]
+    known = next((name for name in CACHE_NAMES if name in parameters), None)
+    if known is None:
+        raise ModelError(f"{kind.__name__} takes no KV cache called {' or '.join(CACHE_NAMES)}: model.decoding=per_arm")
+    return known
 
 
 def end_tokens(generation_config: Any) -> list[int]:

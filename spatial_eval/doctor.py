@@ -12,19 +12,15 @@ import platform
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import yaml
-from packaging.requirements import Requirement
-from packaging.specifiers import SpecifierSet
 
-from . import config, outside, prepare, weights
+from . import config, outside, prepare, requirements, weights
 from .errors import ConfigError, MissingData, ModelError, SpatialEvalError, unknown
 from .hf import HF
 from .outside import FAILS, OK, UNKNOWN, Line
@@ -48,11 +44,14 @@ print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "gpu
 """
 WEIGHTS = """
 import json, sys
+from spatial_eval.checkpoints import load_config, load_processor
 from spatial_eval.errors import SpatialEvalError
 from spatial_eval.hf import HF
 error = ""
 try:
-    HF(**json.load(sys.stdin)).verify()
+    model = HF(**json.load(sys.stdin))
+    model.verify()
+    load_processor(model, load_config(model))
 except SpatialEvalError as caught:
     error = str(caught)
 print(json.dumps(error))
@@ -80,31 +79,28 @@ def examine(model: Model, dataset: Benchmark, data: Path, output: Path) -> Itera
 
 
 def versions() -> Iterator[Line]:
-    """Python and each required package against pyproject.toml, or the installed metadata where that is not here."""
-    file = Path(__file__).resolve().parents[1] / "pyproject.toml"
-    if file.is_file():
-        about = tomllib.loads(file.read_text("utf8"))["project"]
-        wanted, python = about["dependencies"], about["requires-python"]
-    else:
-        wanted = [one for one in metadata.requires("spatial-eval") or [] if "extra ==" not in one]
-        python = str(metadata.metadata("spatial-eval")["Requires-Python"])
-    good = platform.python_version() in SpecifierSet(python, prereleases=True)
+    """Python and each required package against what pyproject.toml allows."""
+    python = requirements.read_python()
+    good = python.contains(platform.python_version(), prereleases=True)
     said = f"{platform.python_version()}, required {python}"
     yield Line("python", OK, said) if good else Line("python", FAILS, f"{said}: make an environment with such a one")
     wrong: list[str] = []
     right: list[str] = []
-    for one in map(Requirement, wanted):
-        try:
-            have = metadata.version(one.name)
-        except metadata.PackageNotFoundError:
+    for one in requirements.read_packages():
+        have = requirements.find_version(one.name)
+        if not have:
             wrong.append(f"{one.name} is not installed")
-            continue
-        fits = one.specifier.contains(have, prereleases=True)
-        (right if fits else wrong).append(f"{one.name} {have}" + ("" if fits else f" (required {one.specifier})"))
+        elif one.specifier.contains(have, prereleases=True):
+            right.append(f"{one.name} {have}")
+        elif not requirements.is_newer(one, have):
+            wrong.append(f"{one.name} {have} (required {one.specifier})")
+    newer = requirements.list_newer()
     if wrong:
         yield Line("packages", FAILS, f"{'; '.join(wrong)}: pip install -e . in the checkout")
     else:
         yield Line("packages", OK, ", ".join(right))
+    if newer:
+        yield Line("packages", UNKNOWN, "; ".join(newer))
 
 
 def _torch() -> Mapping[str, Any]:

@@ -58,11 +58,12 @@ def decode(
     intervention: Intervention,
     max_new_tokens: int,
     graphs: Graphs | None = None,
+    trace: bool = False,
 ) -> Decoded:
     """Greedy answers under every arm, exact up to rounding of a batched product.
 
     `inputs` is what the processor gives: left padded `input_ids` (B, L), `attention_mask` and the image's
-    tensors. With `graphs` every decode step has one shape and is replayed.
+    tensors. With `graphs` every decode step has one shape and is replayed. `trace` keeps the scores of every token.
 
     Raises ModelError where a guard fails, ValueError where this one batch cannot be answered.
     """
@@ -71,7 +72,9 @@ def decode(
     distinct = list(dict.fromkeys(arms))
     if len(distinct) < len(arms):  # arms that leave the model untouched are one
         intervention = replace(intervention, arms=tuple(distinct))
-        once = decode(model, inputs, intervention=intervention, max_new_tokens=max_new_tokens, graphs=graphs)
+        once = decode(
+            model, inputs, intervention=intervention, max_new_tokens=max_new_tokens, graphs=graphs, trace=trace
+        )
         return once.spread([distinct.index(arm) for arm in arms])
 
     def generate(given: Mapping[str, Tensor], way: Any) -> Any:
@@ -84,7 +87,7 @@ def decode(
             untouched = Intervention((BASE,) * len(where))
             stream = generate({**inputs, "pixel_values": pixels}, partial(start, intervention=untouched))
             ghosts[noise] = Ghost(stream, where)
-        way = partial(_generate, intervention=intervention, ghosts=ghosts, graphs=graphs)
+        way = partial(_generate, intervention=intervention, ghosts=ghosts, graphs=graphs, trace=trace)
         decoded: Decoded = generate(inputs, way)
     return decoded
 
@@ -99,6 +102,7 @@ def _generate(
     intervention: Intervention,
     ghosts: Mapping[int, Ghost],
     graphs: Graphs | None,
+    trace: bool,
     **kwargs: Any,
 ) -> Decoded:
     _check_stopping(stopping_criteria)
@@ -116,7 +120,7 @@ def _generate(
     ends = torch.tensor(end_tokens(generation_config), dtype=torch.long, device=input_ids.device)
     tokens = input_ids.new_full((len(input_ids), len(arms), steps), -1)  # (B, W, T); -1 = none
     first, scores = main.logits, _contrasted(main, ghosts, contrasts)
-    chosen_by = scores
+    chosen_by, later = scores, []
     for step in range(steps):
         branches = main.branches
         following = _choose(scores, logits_processor, input_ids, tokens[..., :step], branches)  # (n, R)
@@ -129,8 +133,18 @@ def _generate(
             ghost.follow(branches, tokens[..., step], step)
         main.advance(following, step)
         scores = _contrasted(main, ghosts, contrasts)
+        if trace:
+            later.append(_at_their_places(scores, main.branches, first))
     answers = [[tuple(one for one in row if one >= 0) for row in question] for question in tokens.tolist()]
-    return Decoded(answers, first, chosen_by, main.attended)
+    return Decoded(answers, first, chosen_by, main.attended, tuple(later))
+
+
+def _at_their_places(scores: Tensor, branches: Branches, like: Tensor) -> Tensor:
+    """(n, R, V) of the rows that still decode -> (B, W, V) as `like`, nan where there is none."""
+    question = branches.question[:, None].expand_as(branches.branch)[branches.alive]
+    whole = torch.full_like(like, float("nan"))
+    whole[question, branches.branch[branches.alive]] = scores[branches.alive]
+    return whole
 
 
 def _contrasted(main: Stream, ghosts: Mapping[int, Ghost], contrasts: Mapping[int, Arm]) -> Tensor:

@@ -7,11 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import transformers
 from PIL import Image
 
 from .captures import Extent
-from .checkpoints import Encoder
+from .checkpoints import Encoder, load_config
 from .decoding import image_token_id
 from .types import Sample
 
@@ -23,10 +22,9 @@ STAND_IN = (640, 480)  # width and height of a picture that is not at hand
 
 def extent(model: HF, sample: Sample, *, prompt: str, distort: bool) -> Extent | None:
     """`sample` stands for all questions. None before the model is fetched; ModelError where its files are not whole."""
-    folder = model.folder()
-    if folder is None:
+    if model.folder() is None:
         return None
-    config = transformers.AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = load_config(model)
     encoder = Encoder(model, config, prompt=prompt, distort=distort)
     with tempfile.TemporaryDirectory() as place:
         if sample.image is None or not sample.image.is_file():

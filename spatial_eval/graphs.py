@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from .cache import RoomyCache
+from .decoding import cache_keyword
 
 GRAIN = 64  # C is rounded up to a multiple of it, so that prompts of similar length share a graph
 WARM_UP = 2  # runs before the capture, for lazily created handles and workspaces
@@ -72,6 +73,7 @@ class Graphs:
 
     def _forward(self, model: Any) -> Tensor:
         width = self._given["input_ids"].shape[1]
-        out = model(**self._given, past_key_values=self._cache, use_cache=True, logits_to_keep=width)
+        given: dict[str, Any] = {**self._given, cache_keyword(model): self._cache}
+        out = model(**given, use_cache=True, logits_to_keep=width)
         logits: Tensor = out.logits
         return logits

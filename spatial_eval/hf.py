@@ -48,7 +48,7 @@ class HF:
         batch_size: rows of the dataset a forward pass may serve, or "auto": as many as fit.
         attn: kernel of the shared prefix's attention; sdpa lets torch choose.
         decoding: shared = one prefill for all arms; per_arm = one plain generate each.
-        selfcheck: when to compare the first token's logits with plain generates: first, never, always.
+        selfcheck: when to compare tokens and scores with plain generates, in float32: first, never, always.
         preset: the preset its other values came from, for the record. paper_model: its row in paper.csv.
         rms_norm_eps: replaces the checkpoint's value. pad_to: left padding in tokens before the image expands.
         layers: scale only layers of smaller index. span: scale all keys from first to last image token.

@@ -126,11 +126,13 @@ def _image_positions(input_ids: Tensor, token: int, *, span: bool) -> Tensor:
     return image
 
 
-def decode(model: Any, inputs: Mapping[str, Tensor], *, intervention: Intervention, max_new_tokens: int) -> Decoded:
+def decode(
+    model: Any, inputs: Mapping[str, Tensor], *, intervention: Intervention, max_new_tokens: int, trace: bool = False
+) -> Decoded:
     """Answers under every arm, one plain `generate` each; a contrast without any cache, all again at every step.
 
-    `inputs` is what the processor gives: left padded `input_ids` (B, L) and the rest. Raises ModelError
-    where the scaling did not fire once in every selected layer.
+    `inputs` is what the processor gives: left padded `input_ids` (B, L) and the rest. `trace` keeps the scores of
+    every token. Raises ModelError where the scaling did not fire once in every selected layer.
     """
     ids = inputs["input_ids"]
     image = _image_positions(ids, image_token_id(model.config), span=intervention.span)
@@ -138,15 +140,17 @@ def decode(model: Any, inputs: Mapping[str, Tensor], *, intervention: Interventi
     ends = end_tokens(model.generation_config)
     tokens: list[list[Tokens]] = [[] for _ in range(len(ids))]
     first: list[tuple[Tensor, Tensor]] = []  # logits and scores, (B, V) each
+    later: list[list[Tensor]] = []  # by arm, scores (B, V) of its tokens 2, 3, ...
     seen: list[list[Tensor]] = []  # by arm and layer (B, H, L)
     with _language_model_on_oracle(model), torch.no_grad():
         for arm in intervention.arms:
             if arm.contrast:
                 noised = {**inputs, "pixel_values": intervention.noised[arm.noise]} if arm.contrast == "vcd" else None
                 with _running(_Scaled(BASE, image, [], rows=[] if intervention.capture != "none" else None)) as job:
-                    said, *numbers = contrasted(model, inputs, arm, noised=noised, max_new_tokens=max_new_tokens)
+                    said, logits, scores = contrasted(model, inputs, arm, noised=noised, max_new_tokens=max_new_tokens)
                 seen.append((job.rows or [])[:depth])  # the first reading: the prompt with the real image
-                first.append((numbers[0], numbers[1]))
+                first.append((logits, scores[0]))
+                later.append(scores[1:])
                 _keep(tokens, said, ends)
                 continue
             layers = intervention.scaled_layers(arm, depth)
@@ -163,12 +167,24 @@ def decode(model: Any, inputs: Mapping[str, Tensor], *, intervention: Interventi
             if job.fired != list(layers):
                 raise ModelError(f"the intervention fired in layers {job.fired} instead of {layers}")
             first.append((out.logits[0].float(),) * 2)
+            later.append([step.float() for step in out.logits[1:]])
             _keep(tokens, out.sequences[:, ids.shape[1] :], ends)
-    logits, scores = (torch.stack(part, dim=1) for part in zip(*first, strict=True))
-    if intervention.capture == "none":
-        return Decoded(tokens, logits, scores)
-    tokens_of_image = _image_positions(ids, image_token_id(model.config), span=False).cpu()
-    return Decoded(tokens, logits, scores, _attended(seen, tokens_of_image, intervention.capture))
+    first_logits, first_scores = (torch.stack(part, dim=1) for part in zip(*first, strict=True))
+    attended = None
+    if intervention.capture != "none":
+        tokens_of_image = _image_positions(ids, image_token_id(model.config), span=False).cpu()
+        attended = _attended(seen, tokens_of_image, intervention.capture)
+    return Decoded(tokens, first_logits, first_scores, attended, _side_by_side(later) if trace else ())
+
+
+def _side_by_side(later: list[list[Tensor]]) -> tuple[Tensor, ...]:
+    """By arm and token (B, V) -> by token (B, W, V), nan where an arm's answers had all ended."""
+    tokens = []
+    for step in range(max(map(len, later))):
+        one = next(arm[step] for arm in later if step < len(arm))
+        ended = torch.full_like(one, float("nan"))
+        tokens.append(torch.stack([arm[step] if step < len(arm) else ended for arm in later], dim=1))
+    return tuple(tokens)
 
 
 def _attended(seen: list[list[Tensor]], image: Tensor, level: str) -> Attended:

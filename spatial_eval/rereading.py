@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from .arms import Arm
-from .decoding import PREFIX_LM
+from .decoding import LOOP, PREFIX_LM
 from .errors import ModelError
 from .layers import indices
 
@@ -22,8 +22,8 @@ Prepared = tuple[Tensor, Any, dict[str, Any]]  # ids (B, L), logits processors, 
 
 def contrasted(
     model: Any, inputs: Mapping[str, Tensor], arm: Arm, *, noised: Mapping[str, Tensor] | None, max_new_tokens: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """-> tokens (B, T) with no regard to the end, logits and scores (B, V) of the first one.
+) -> tuple[Tensor, Tensor, list[Tensor]]:
+    """-> tokens (B, T) with no regard to the end, logits (B, V) of the first one and scores (B, V) of each.
 
     `noised`: for vcd, the same inputs with the noised image. Raises ModelError where a text that is read again
     would not be the text that was written.
@@ -32,7 +32,8 @@ def contrasted(
         raise ModelError(f"{arm.contrast} is not available on {model.config.model_type}: its prompt sees its own end")
     ids, processors, given = _prepare(model, inputs)
     other = _prepare(model, noised)[2] if noised is not None else {}
-    first: list[Tensor] = []
+    first: Tensor | None = None
+    scored: list[Tensor] = []
     length = ids.shape[1]
     for _ in range(max_new_tokens):
         logits, hidden = _read(model, ids, given)
@@ -40,21 +41,19 @@ def contrasted(
             scores = _vcd(logits, _read(model, ids, other)[0], arm)
         else:
             scores = _dola(model, logits, hidden, arm)
-        first = first or [logits, scores]
+        first = logits if first is None else first
+        scored.append(scores)
         chosen = (processors(ids, scores.clone()) if processors else scores).argmax(dim=-1)
         ids = torch.cat([ids, chosen[:, None]], dim=1)
-    return ids[:, length:], first[0], first[1]
+    assert first is not None  # max_new_tokens is at least 1
+    return ids[:, length:], first, scored
 
 
 def _prepare(model: Any, inputs: Mapping[str, Tensor]) -> Prepared:
     """What `generate` makes of a processor's output: positions, processors, the encoded image."""
 
     def hand_over(model: Any, input_ids: Tensor, logits_processor: Any = None, **kwargs: Any) -> Prepared:
-        for name in ("stopping_criteria", "generation_config", "past_key_values", "use_cache", "logits_to_keep"):
-            kwargs.pop(name, None)
-        for name in ("synced_gpus", "cache_position"):
-            kwargs.pop(name, None)
-        return input_ids, logits_processor, kwargs
+        return input_ids, logits_processor, {name: value for name, value in kwargs.items() if name not in LOOP}
 
     prepared: Prepared = model.generate(
         **inputs, custom_generate=hand_over, max_new_tokens=1, do_sample=False, num_beams=1

@@ -19,7 +19,7 @@ from .attention import last_layer_trimmed
 from .branches import Branches
 from .cache import RoomyCache
 from .contrast import early_layers
-from .decoding import Attended, Intervention, image_token_id
+from .decoding import LOOP, Attended, Intervention, cache_keyword, image_token_id
 from .errors import ModelError
 from .graphs import Graphs
 from .tail import PER_ARM, Tail
@@ -57,7 +57,7 @@ class Stream:
             following = branches.shrink(following, self.cache)
         branches.append()
         rows = following.shape[1]
-        given = {
+        given: dict[str, Any] = {
             "input_ids": following,
             "attention_mask": branches.mask(),
             "position_ids": (branches.position + step + 1).expand(*branches.position.shape[:-1], rows),
@@ -66,7 +66,8 @@ class Stream:
             self.logits = self.graphs.step(self.model, given, first_column=branches.used - rows).float()
             return
         with _watching(self.model, self.watched, rows) as self.early:
-            out = self.model(**given, past_key_values=self.cache, use_cache=True, logits_to_keep=rows)
+            given[cache_keyword(self.model)] = self.cache
+            out = self.model(**given, use_cache=True, logits_to_keep=rows)
         self.logits = out.logits.float()
 
 
@@ -172,10 +173,7 @@ def _prefill(
     if position is None:
         position = (valid.long().cumsum(dim=-1) - 1).clamp(min=0)
     position = position.expand(*position.shape[:-2], batch, length)
-    for name in ("logits_processor", "stopping_criteria", "past_key_values", "use_cache", "logits_to_keep"):
-        kwargs.pop(name, None)
-    for name in ("synced_gpus", "cache_position"):
-        kwargs.pop(name, None)
+    kwargs = {name: value for name, value in kwargs.items() if name not in LOOP}
     for name in ("token_type_ids", "mm_token_type_ids"):
         if kwargs.get(name) is not None:
             kwargs[name] = _fan(kwargs[name], width)
@@ -188,13 +186,17 @@ def _prefill(
             input_ids=_fan(input_ids, width),
             attention_mask=_fan(attention_mask, width) if padded else None,
             position_ids=_fan(position, width),
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=width,
             tail=tail,
-            **kwargs,
+            **{**kwargs, cache_keyword(model): cache},
         )
     tail.check_fired()
+    if cache.get_seq_length() != shared + width:
+        raise ModelError(
+            f"the model wrote {cache.get_seq_length()} of {shared + width} positions into the KV cache that it was "
+            f"given{PER_ARM}"
+        )
     attended = None if tail.watch is None else tail.watch.attended(depth)
     return out.logits.float(), Branches.start(valid[:, :shared], position[..., -1:], width), attended
 

@@ -12,7 +12,22 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from . import capturing, config, devices, estimate, fanout, html, plan, plugins, report, show, tables, tracker, tracking
+from . import (
+    capturing,
+    config,
+    devices,
+    estimate,
+    fanout,
+    html,
+    plan,
+    plugins,
+    report,
+    requirements,
+    show,
+    tables,
+    tracker,
+    tracking,
+)
 from .errors import ConfigError, ModelError, StoreError
 from .fanout import Order
 from .grid import Front, Grid, grid
@@ -40,6 +55,8 @@ def launch(front: Front, *, home: Path, multirun: bool, own: Path | None = None)
     found = grid(front, home / "sweeps", own and own / "sweeps")
     for note in found.notes:
         log.info("%s", note)
+    for line in requirements.list_newer():
+        log.warning("%s", line)
     found = placed(found)
     check(found.cells)
     passes, planning = plan.fuse(found.cells, found.settings.capture), found.settings.action == "plan"

@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 
-from . import engine, oracle
+from . import engine, oracle, requirements, selfcheck
 from .batches import Inputs, Work, block_rows, buckets, collate, cut
 from .captures import Capture
-from .checkpoints import Encoder, keep_model
+from .checkpoints import BadQuestion, Encoder, keep_model, load_config
 from .contrast import noisy
 from .decoding import Attended, Decoded, Intervention, read_first_token
 from .errors import ModelError, SpatialEvalError
 from .graphs import Graphs
+from .tail import PER_ARM
 from .types import Arm, Failure, Generation, Record, Sample
 
 if TYPE_CHECKING:
@@ -30,10 +32,8 @@ log = logging.getLogger(__name__)
 
 WORKERS = 2  # threads that decode and process images
 AHEAD = 2  # batches prepared while one is computed
+EARLY = 8  # questions that must fail with one error before it is the model's or the installation's fault
 KERNELS = {"flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "math": "MATH"}
-# Largest difference of first-token logits, in their standard deviations, between engine and oracle: rounding
-# stays well below (1e-5 seen in float32), a wrong span, position or layer well above.
-TOLERANCE = {"float32": 1e-3, "float16": 0.1, "bfloat16": 0.5}
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,19 +46,30 @@ class _Ready:
     inputs: Inputs
 
 
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """One question's failures, kept until it is known whose fault they are; `cause` without numbers."""
+
+    cause: str
+    records: list[Record]
+
+
 class Loaded:
     """A model on its device with its processor. Not thread-safe."""
 
     def __init__(self, model: HF, prompt: str, distort: bool, max_new_tokens: int) -> None:
         self._cfg = model
         self._max_new_tokens = max_new_tokens
+        # Before the weights: what its processor lacks costs no minutes
+        self._encoder = Encoder(model, load_config(model), prompt=prompt, distort=distort)
         self._vlm = keep_model(model)
-        self._encoder = Encoder(model, self._vlm.config, prompt=prompt, distort=distort)
         self._fits = block_rows(model.batch_size)
         self._unchecked = model.selfcheck != "never"
         self.device = _device_label(self._vlm.device)
         self._shared = model.decoding == "shared"
         self._graphs = Graphs() if model.graphs else None
+        self._held: list[_Held] = []
+        self._works = False  # a question was answered, or questions fail for several reasons
         self._capture = "none"
         self._sink: Callable[[Capture], None] = lambda capture: None
         reason = engine.why_not(self._vlm)
@@ -71,16 +82,58 @@ class Loaded:
         self._capture, self._sink = level, sink
 
     def answer(self, work: Sequence[Work]) -> Iterator[list[Record]]:
-        """Batches of records in row order; a question that fails alone is a Failure."""
+        """Batches of records in row order; a question that fails alone is a Failure.
+
+        Raises ModelError where all questions fail with one error, before any of it is yielded: the first EARLY of
+        them, or all there are, if there are at least two. What is wrong with a question's own text or image, and out
+        of memory, is that question's failure however many they are.
+        """
         batches = cut(work, block_rows(self._cfg.batch_size))
         with ThreadPoolExecutor(WORKERS, thread_name_prefix="images") as pool:
             queue: deque[list[tuple[Work, Future[tuple[str, Inputs]]]]] = deque()
             for batch in batches:
                 queue.append([(item, pool.submit(self._encoder.encode, item[0])) for item in batch])
                 if len(queue) > AHEAD:
-                    yield self._answer(queue.popleft())
+                    yield from self._released(self._answer(queue.popleft()))
             while queue:
-                yield self._answer(queue.popleft())
+                yield from self._released(self._answer(queue.popleft()))
+        if len(self._held) > 1:
+            self._reject_model()
+        yield from self._released([], over=True)
+
+    def _released(self, records: list[Record], *, over: bool = False) -> Iterator[list[Record]]:
+        """What may be stored of a batch's records and of the failures that were held back."""
+        causes = {held.cause for held in self._held}
+        self._works = self._works or len(causes) > 1 or any(isinstance(one, Generation) for one in records)
+        if self._works or over:
+            records = [*(one for held in self._held for one in held.records), *records]
+            self._held.clear()
+        elif len(self._held) >= EARLY:
+            self._reject_model()
+        if records:
+            yield records
+
+    def _reject_model(self) -> NoReturn:
+        [failure, *_] = self._held[0].records
+        assert isinstance(failure, Failure)
+        said = [failure.error, *requirements.list_newer()]
+        if self._shared and PER_ARM not in failure.error:
+            said.append(
+                "`python -m spatial_eval doctor` looks at what is installed, model.decoding=per_arm may still do"
+            )
+        raise ModelError(
+            f"{self._cfg.name}: all of the first {len(self._held)} questions failed with one error, so it is no "
+            f"question's fault: {'; '.join(said)}"
+        )
+
+    def _fail(self, sample: Sample, arms: tuple[Arm, ...], error: BaseException) -> list[Record]:
+        """A question's failures, or nothing where they are held back."""
+        failures = _failures([(sample, arms)], error)
+        if self._works or _out_of_memory(error):
+            return failures
+        line = next(iter(str(error).splitlines()), "")
+        self._held.append(_Held(f"{type(error).__name__}: {re.sub(r'[0-9]+', '#', line)}", failures))
+        return []
 
     def _answer(self, batch: list[tuple[Work, Future[tuple[str, Inputs]]]]) -> list[Record]:
         records: list[Record] = []
@@ -89,10 +142,12 @@ class Loaded:
             error = future.exception()
             if error is None:
                 ready.append(_Ready(sample, arms, *future.result()))
-            elif isinstance(error, Exception) and not _stops_run(error):
-                records += _failures([(sample, arms)], error)
-            else:
+                continue
+            own = isinstance(error, BadQuestion)
+            error = (error.__cause__ or error) if own else error
+            if not isinstance(error, Exception) or _stops_run(error):
                 raise error
+            records += _failures([(sample, arms)], error) if own else self._fail(sample, arms, error)
         for bucket in buckets([one.inputs["input_ids"].shape[1] for one in ready]):
             members = [ready[index] for index in sorted(bucket)]
             records += self._decode_or_halve(members)
@@ -117,7 +172,7 @@ class Loaded:
             if _out_of_memory(error) and torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if len(items) == 1:
-                records += _failures([(items[0].sample, items[0].arms)], error)
+                records += self._fail(items[0].sample, items[0].arms, error)
                 continue
             middle = (len(items) + 1) // 2
             pending += [items[middle:], items[:middle]]
@@ -127,20 +182,23 @@ class Loaded:
         return records
 
     def _decode(self, items: list[_Ready]) -> list[Record]:
-        arms = items[0].arms
-        inputs = collate([one.inputs for one in items], self._encoder.pad_id)
-        inputs = {name: _placed(tensor, self._vlm) for name, tensor in inputs.items()}
-        cfg = self._cfg
-        intervention = Intervention(arms, cfg.layers, cfg.span, self._noised(items, inputs), self._capture)
+        inputs, intervention = self._collated(items, self._capture)
         decode = partial(engine.decode, graphs=self._graphs) if self._shared else oracle.decode
-        with _kernel(cfg.attn):
+        with _kernel(self._cfg.attn):
             decoded = decode(self._vlm, inputs, intervention=intervention, max_new_tokens=self._max_new_tokens)
-            if self._unchecked and self._shared:
-                self._compare(inputs, intervention, decoded)
-                self._unchecked = cfg.selfcheck == "always"
+        if self._unchecked and self._shared:
+            self._compare(items, decoded)
+            self._unchecked = self._cfg.selfcheck == "always"
         records = self._records(items, decoded)
         self._keep(items, decoded.attended)
         return records
+
+    def _collated(self, items: Sequence[_Ready], capture: str) -> tuple[Inputs, Intervention]:
+        """The questions as one batch on the model's device, and what is done to it."""
+        inputs = collate([one.inputs for one in items], self._encoder.pad_id)
+        inputs = {name: _placed(tensor, self._vlm) for name, tensor in inputs.items()}
+        cfg = self._cfg
+        return inputs, Intervention(items[0].arms, cfg.layers, cfg.span, self._noised(items, inputs), capture)
 
     def _keep(self, items: list[_Ready], attended: Attended | None) -> None:
         if attended is not None:
@@ -149,7 +207,7 @@ class Loaded:
                 view = self._encoder.view(one.sample, one.inputs)
                 self._sink(Capture(one.sample.id, one.arms, attended.mass[index].numpy(), seen, view))
 
-    def _noised(self, items: list[_Ready], inputs: Inputs) -> dict[int, torch.Tensor]:
+    def _noised(self, items: Sequence[_Ready], inputs: Inputs) -> dict[int, torch.Tensor]:
         """The batch's image tensor with noise, by noise step, for the arms that contrast with it."""
         made = {}
         for step in {arm.noise for arm in items[0].arms if arm.contrast == "vcd"}:
@@ -162,22 +220,24 @@ class Loaded:
             made[step] = _placed(collate(parts, self._encoder.pad_id)["pixel_values"], self._vlm)
         return made
 
-    def _compare(self, inputs: Inputs, intervention: Intervention, decoded: Decoded) -> None:
-        """Raises ModelError where the oracle's first logits differ by more than rounding."""
-        plain = replace(intervention, capture="none")
-        judge = oracle.decode(self._vlm, inputs, intervention=plain, max_new_tokens=1)
-        unit = judge.logits.std(dim=-1)  # (B, W)
-        # Near the edge of what is plausible rounding decides: a contrast is compared where both keep the token.
-        both = decoded.scores.isfinite() & judge.scores.isfinite()
-        gaps = (decoded.logits - judge.logits).abs(), (decoded.scores - judge.scores).abs().where(both, 0)
-        gap = torch.stack(gaps).amax(dim=(0, -1)).div(unit).max().item()
-        limit = TOLERANCE[self._cfg.run_dtype()]
-        if not gap <= limit:  # nan fails too
-            raise ModelError(
-                f"{self._cfg.name}: the shared prefix is not exact on this model: first-token logits differ by "
-                f"{gap:.2g} standard deviations from plain generate (tolerance {limit:g}); use model.decoding=per_arm"
-            )
-        log.info("%s: first-token logits agree with plain generate (%.1e standard deviations)", self._cfg.name, gap)
+    def _compare(self, items: list[_Ready], decoded: Decoded) -> None:
+        """Raises ModelError where the engine's answers to the longest and the shortest question are not exact."""
+        lengths = [one.inputs["input_ids"].shape[1] for one in items]
+        longest, shortest = lengths.index(max(lengths)), lengths.index(min(lengths))
+        chosen = sorted({longest, shortest})
+        pair = selfcheck.Asked(*self._collated([items[i] for i in chosen], "none"), tuple(range(len(chosen))))
+        alone = selfcheck.Asked(*self._collated([items[longest]], "none"), (chosen.index(longest),))
+        given = Decoded([decoded.tokens[i] for i in chosen], decoded.logits[chosen], decoded.scores[chosen])
+        selfcheck.check(
+            self._vlm,
+            pair,
+            alone,
+            given,
+            name=self._cfg.name,
+            dtype=self._cfg.run_dtype(),
+            tf32=self._cfg.tf32,
+            max_new_tokens=self._max_new_tokens,
+        )
 
     def _records(self, items: list[_Ready], decoded: Decoded) -> list[Record]:
         records: list[Record] = []

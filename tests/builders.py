@@ -12,7 +12,7 @@ from typing import Any
 import transformers as hf
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from spatial_eval.checkpoints import image_only
+from spatial_eval.checkpoints import image_only, offer_pil
 
 TEXT = {
     "hidden_size": 64,
@@ -217,7 +217,7 @@ def llava_onevision() -> tuple[Any, Any]:
     return hf.LlavaOnevisionForConditionalGeneration(config), processor
 
 
-def _idefics3(model: Any, config: Any, processor: Any, images: Any) -> tuple[Any, Any]:
+def _idefics3(model: Any, config: Any, processor: Any) -> tuple[Any, Any]:
     """Rows of tiles with text between them, so that the image's span holds more than image tokens."""
     places = [f"<row_{row}_col_{column}>" for row in range(1, 4) for column in range(1, 4)]
     special = ["<|im_start|>", "<|im_end|>", "<image>", "<fake_token_around_image>", "<end_of_utterance>"]
@@ -229,20 +229,18 @@ def _idefics3(model: Any, config: Any, processor: Any, images: Any) -> tuple[Any
         scale_factor=2,
         pad_token_id=tokenizer.pad_token_id,
     )
-    tiles = images(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
+    tiles = offer_pil(config)(size={"longest_edge": 112}, max_image_size={"longest_edge": 56})
     chat = TURN_CHAT.replace("IMAGE", "<image>")
     return model(made), processor(tiles, tokenizer, image_seq_len=4, chat_template=chat)
 
 
 def idefics3() -> tuple[Any, Any]:
-    return _idefics3(
-        hf.Idefics3ForConditionalGeneration, hf.Idefics3Config, hf.Idefics3Processor, hf.Idefics3ImageProcessorPil
-    )
+    return _idefics3(hf.Idefics3ForConditionalGeneration, hf.Idefics3Config, hf.Idefics3Processor)
 
 
 def smolvlm2() -> tuple[Any, Any]:
     processor = partial(image_only(hf.SmolVLMProcessor), video_processor=None)
-    return _idefics3(hf.SmolVLMForConditionalGeneration, hf.SmolVLMConfig, processor, hf.SmolVLMImageProcessorPil)
+    return _idefics3(hf.SmolVLMForConditionalGeneration, hf.SmolVLMConfig, processor)
 
 
 def gemma3(window: int = 512) -> tuple[Any, Any]:

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import settings
 from trials.cluster import Cluster
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch is imported later; test processes share the cores
+settings.register_profile("shared machines", deadline=None)
+settings.load_profile("shared machines")
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
 OPTIONS = ("Left", "Right", "On", "Under")

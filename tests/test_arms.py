@@ -181,7 +181,6 @@ def test_early_layers(text: str, depth: int, tied: bool, layers: Any) -> None:
     assert contrast.early_layers(text, depth, tied=tied) == list(layers)
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_a_prefix_lm_has_no_contrasts() -> None:
     intervention = Intervention((Arm(contrast="dola", layers="low"),))
     with pytest.raises(ModelError, match="dola is not available on paligemma: its prompt sees its own end"):

@@ -45,6 +45,22 @@ def test_buckets_waste_little(lengths: list[int]) -> None:
         assert min(lengths[i] for i in group) >= (1 - WASTE) * max(lengths[i] for i in group)
 
 
+@pytest.mark.parametrize(
+    ("lengths", "groups"),
+    [
+        ([100, 75], [[0, 1]]),  # a quarter may be padding
+        ([100, 74], [[0], [1]]),
+        ([1000, 750, 749], [[0, 1], [2]]),
+        ([749, 1000, 750], [[1, 2], [0]]),
+        ([4, 3, 2], [[0, 1], [2]]),
+        ([7], [[0]]),
+        ([], []),
+    ],
+)
+def test_a_quarter_of_a_row_may_be_padding(lengths: list[int], groups: list[list[int]]) -> None:
+    assert buckets(lengths) == groups
+
+
 @pytest.mark.parametrize("name", SUPPORTED)
 def test_collate_gives_the_processors_batch(name: str) -> None:
     processor = build(name).processor

@@ -172,9 +172,9 @@ def test_the_self_check_captures_nothing(tmp_path: Any, monkeypatch: pytest.Monk
     levels: list[str] = []
     decode = oracle.decode
 
-    def noted(model: Any, inputs: Any, *, intervention: Intervention, max_new_tokens: int) -> Any:
+    def noted(model: Any, inputs: Any, *, intervention: Intervention, **more: Any) -> Any:
         levels.append(intervention.capture)
-        return decode(model, inputs, intervention=intervention, max_new_tokens=max_new_tokens)
+        return decode(model, inputs, intervention=intervention, **more)
 
     monkeypatch.setattr(vlm.oracle, "decode", noted)
     look(HF(saved("llava")), tmp_path, "mass")
@@ -219,7 +219,6 @@ def view_of(name: str, index: int, *, distort: bool = False) -> View | None:
 
 
 # transformers' own PaliGemma processor trips over numpy 2
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_other_families() -> None:
     wide = view_of("qwen25_vl", 1)  # 120 x 60 pixels
     assert wide is not None

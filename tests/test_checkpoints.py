@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import random
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+import transformers
 from PIL import Image, ImageOps
 from questions import ARMS, Questions, ask, eight, load, saved
+from safetensors.torch import save_file
 from transformers.models.smolvlm import processing_smolvlm
 
-from spatial_eval import checkpoints
+from spatial_eval import checkpoints, vlm
 from spatial_eval.errors import ModelError
 from spatial_eval.hf import HF
-from spatial_eval.types import Sample
+from spatial_eval.types import Generation, Sample
 
 
 def strip(folder: Path, *, separate: bool) -> None:
@@ -61,6 +65,111 @@ def test_smolvlm_without_num2words_is_one_line(tmp_path: Path, monkeypatch: pyte
         match=r"^cannot load the processor of .*`num2words` is required .* Install it with `pip install num2words`.$",
     ):
         load(HF(path), tmp_path)
+
+
+def bare(config: Any, folder: Path) -> HF:
+    """A checkpoint of which there is a config.json only, beside a file without tensors."""
+    config.save_pretrained(folder)
+    save_file({}, folder / "model.safetensors")
+    return HF(str(folder))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.MllamaConfig(),
+        transformers.IdeficsConfig(),
+        transformers.Florence2Config(),
+        transformers.T5Gemma2Config(),
+    ],
+    ids=lambda config: config.model_type,
+)
+def test_cross_attention_is_refused_by_name(config: Any, tmp_path: Path) -> None:
+    """In either decoding, and before the weights: the prompt holds an image token that is no image."""
+    model = bare(config, tmp_path)
+    said = (
+        rf"^cannot load {tmp_path}: model type {config.model_type} reads the image through cross-attention, so no "
+        r"position of the prompt is the image and there is nothing to scale; take a model with image tokens in its "
+    )
+    for way in ("shared", "per_arm"):
+        with pytest.raises(ModelError, match=said):
+            load(replace(model, decoding=way), tmp_path)
+    for read in (checkpoints.load_model, checkpoints.count_layers):
+        with pytest.raises(ModelError, match=said):
+            read(model)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        transformers.LlavaConfig(),
+        transformers.Gemma3Config(),
+        transformers.Qwen3VLConfig(),
+        transformers.InternVLConfig(),
+    ],
+)
+def test_other_families_are_not_refused(config: Any, tmp_path: Path) -> None:
+    assert checkpoints.load_config(bare(config, tmp_path)).model_type == config.model_type
+
+
+class Hidden:
+    """What transformers shows of a class where something is not installed that it believes the class needs."""
+
+    is_dummy = True
+    _backends = ("torchvision",)
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, family: str, name: str) -> None:
+    for module in (checkpoints.transformers, importlib.import_module(f"transformers.models.{family}")):
+        monkeypatch.setattr(module, name, Hidden, raising=False)
+    monkeypatch.setattr(checkpoints, "offer_pil", checkpoints.offer_pil.__wrapped__)  # without its memory
+    assert getattr(checkpoints.transformers, name) is Hidden
+
+
+@pytest.mark.parametrize(
+    ("family", "name"), [("idefics3", "Idefics3ImageProcessorPil"), ("smolvlm", "SmolVLMImageProcessorPil")]
+)
+def test_processors_that_do_not_use_torchvision_work_without_it(
+    family: str, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As transformers 5.17 hides them."""
+    path = saved({"smolvlm": "smolvlm2"}.get(family, family))
+    hide(monkeypatch, family, name)
+    answers = ask(load(HF(path), tmp_path), eight()[:1], ARMS[:2])
+    assert all(isinstance(one, Generation) for one in answers.values())
+
+
+def test_a_processor_that_wants_torchvision_is_one_line_before_the_weights(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = saved("idefics3")
+    hide(monkeypatch, "idefics3", "Idefics3ImageProcessorPil")
+    message = "\nIdefics3ImageProcessorPil requires the Torchvision library but it was not found. Check out\nhttps:..."
+
+    load_module = importlib.import_module
+
+    def fail(name: str, package: str | None = None) -> Any:
+        if "image_processing_pil_" in name:
+            raise ImportError(message)
+        return load_module(name, package)
+
+    def load_weights(model: HF) -> Any:
+        raise AssertionError("the weights were loaded first")
+
+    monkeypatch.setattr(checkpoints.importlib, "import_module", fail)
+    monkeypatch.setattr(vlm, "keep_model", load_weights)
+    with pytest.raises(ModelError) as caught:
+        load(HF(path), tmp_path)
+    kind = f"Idefics3ImageProcessorPil of transformers {transformers.__version__}"
+    assert str(caught.value) == (
+        f"cannot load the processor of {path}: {kind} wants torchvision: install the release that belongs to torch "
+        f"{torch.__version__} (it must not bring another torch)"
+    )
+
+
+def test_an_error_that_begins_with_an_empty_line() -> None:
+    assert checkpoints._line(ImportError("\n  \nthis\nthat")) == "this"
+    assert checkpoints._line(ImportError("")) == "ImportError"
 
 
 def test_raw_prompts_hold_the_processors_image_token(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import textwrap
 from functools import wraps
 from pathlib import Path
@@ -15,10 +16,10 @@ from families import SUPPORTED, build, picture
 from questions import ARMS, QUESTIONS, SIZES, WEIGHTS
 from transformers import GenerationConfig
 
-from spatial_eval import attention, engine, oracle, streams
+from spatial_eval import attention, decoding, engine, oracle, streams
 from spatial_eval.batches import collate
 from spatial_eval.cache import RoomyCache
-from spatial_eval.decoding import Decoded, Intervention
+from spatial_eval.decoding import Decoded, Intervention, cache_keyword
 from spatial_eval.errors import ModelError
 from spatial_eval.graphs import Graphs
 from spatial_eval.types import Arm
@@ -177,15 +178,15 @@ def test_why_not_by_setting(monkeypatch: pytest.MonkeyPatch) -> None:
         engine.why_not(model)
 
 
-# transformers' own PaliGemma processor trips over numpy 2
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize("name", ["paligemma", "softcap", "gemma3_cut"])
 def test_what_the_engine_refuses_the_oracle_answers(name: str) -> None:
-    inputs = encode(name, slice(1))[0]
+    model, inputs = build(name).model, encode(name, slice(1))[0]
     with pytest.raises((ModelError, ValueError), match=r"model.decoding=per_arm may still do"):
-        engine.decode(build(name).model, inputs, intervention=ALL, max_new_tokens=3)
-    judge = oracle.decode(build(name).model, inputs, intervention=ALL, max_new_tokens=3)
-    stock = build(name).model.generate(**inputs, max_new_tokens=3, do_sample=False)
+        engine.decode(model, inputs, intervention=ALL, max_new_tokens=3)
+    judge = oracle.decode(model, inputs, intervention=ALL, max_new_tokens=3)
+    eager = copy.deepcopy(model)
+    eager.set_attn_implementation("eager")  # transformers 5.17's SDPA, its default, leaves a softcap out in silence
+    stock = eager.generate(**inputs, max_new_tokens=3, do_sample=False)
     assert list(judge.tokens[0][WEIGHTS.index(1.0)]) == stock[0, inputs["input_ids"].shape[1] :].tolist()
 
 
@@ -230,6 +231,63 @@ def test_guard_a_window_that_cuts_some_arms_only(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(streams, "_check_window", lambda *args, **kwargs: None)
     with pytest.raises(ModelError, match=r"layer 0 shows its arms different parts of the prompt; model.decoding=per"):
         engine.decode(model, inputs, intervention=ALL, max_new_tokens=3)
+
+
+def test_the_cache_goes_by_the_name_that_the_model_gives_it() -> None:
+    class Now:
+        def forward(self, input_ids: Any = None, cache: Any = None, **kwargs: Any) -> None: ...
+
+    class Before:
+        def forward(self, input_ids: Any = None, past_key_values: Any = None, **kwargs: Any) -> None: ...
+
+    class Between(Before):
+        def forward(self, input_ids: Any = None, past_key_values: Any = None, cache: Any = None) -> None: ...
+
+    class Wrapped(Now):
+        @wraps(Now.forward)
+        def forward(self, *args: Any, **kwargs: Any) -> None: ...
+
+    class Neither:
+        def forward(self, input_ids: Any = None, **kwargs: Any) -> None: ...
+
+    assert [cache_keyword(kind()) for kind in (Now, Before, Between, Wrapped)] == [
+        "cache",
+        "past_key_values",
+        "cache",
+        "cache",
+    ]
+    with pytest.raises(ModelError, match=r"^Neither takes no KV cache called cache or past_key_values: model.decoding"):
+        cache_keyword(Neither())
+
+
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_every_family_takes_a_cache(name: str) -> None:
+    """The name is the one that transformers' own decoding uses, so that nothing else arrives under the other one."""
+    model, seen = build(name).model, set()
+
+    def look(model: Any, input_ids: Any, **kwargs: Any) -> Any:
+        seen.update(kwargs)
+        return input_ids
+
+    model.generate(**encode(name, slice(1))[0], custom_generate=look, max_new_tokens=1, do_sample=False)
+    assert seen & set(decoding.CACHE_NAMES) == {cache_keyword(model)}
+
+
+def test_guard_a_model_that_ignores_the_cache_it_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As transformers 5.24 did with a cache under its former name: a warning, and the keys went elsewhere."""
+    model = build("llava").model
+    forward = model.forward
+
+    @wraps(forward)
+    def deaf(*args: Any, **kwargs: Any) -> Any:
+        kwargs.pop(cache_keyword(model))
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model, "forward", deaf)
+    inputs = encode("llava", slice(1))[0]
+    wide = inputs["input_ids"].shape[1] - 1 + len(ARMS)
+    with pytest.raises(ModelError, match=rf"^the model wrote 0 of {wide} positions into the KV cache that it was "):
+        engine.decode(model, inputs, intervention=ALL, max_new_tokens=2)
 
 
 # Planted faults. The first two are caught inside the prefill, the others by comparing with the oracle

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import re
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,9 @@ from questions import ARMS, Questions, ask, eight, load, saved
 from spatial_eval import batches, engine
 from spatial_eval.errors import ModelError
 from spatial_eval.hf import HF
-from spatial_eval.types import Arm, Failure, Generation
+from spatial_eval.job import execute, look
+from spatial_eval.rendered import Scenes
+from spatial_eval.types import Arm, Failure, Generation, Part, Pass, Places, Sample, Trunk
 
 STARTS = {
     "llava": "<image>\nUSER: ",
@@ -117,7 +121,7 @@ def test_out_of_memory_halves_the_batch(
     monkeypatch.setattr(engine, "decode", small)
     monkeypatch.setattr(batches, "WASTE", 1.0)  # one bucket
     with caplog.at_level(logging.WARNING):
-        found = ask(load(HF(path, batch_size="auto"), tmp_path), eight(), ARMS[:2])
+        found = ask(load(HF(path, batch_size="auto", selfcheck="never"), tmp_path), eight(), ARMS[:2])
     assert tokens(found) == tokens(good)
     assert sizes == [8, 4, 2, 2, 2, 2]
     assert {record.batch for record in found.values()} == {2}
@@ -156,6 +160,139 @@ def test_what_is_no_questions_fault_stops_the_run(
         ask(one, eight()[:1])
 
 
+def always(error: Callable[[int], Exception], monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Every decoding of one question alone fails, of several too; -> the sizes that were tried."""
+    sizes: list[int] = []
+
+    def fail(model: Any, inputs: Any, **kwargs: Any) -> Any:
+        sizes.append(len(inputs["input_ids"]))
+        raise error(len(sizes))
+
+    monkeypatch.setattr(engine, "decode", fail)
+    return sizes
+
+
+def many(count: int) -> list[Sample]:
+    """As the eight samples over and over."""
+    return [replace(eight()[i % 8], id=f"q{i}", row=i) for i in range(count)]
+
+
+@pytest.mark.parametrize(("size", "count"), [(1, 20), (3, 20), (32, 20), (1, 2), (4, 3), ("auto", 8)])
+def test_one_error_in_all_questions_stops_the_run(
+    size: int | str, count: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Numbers in its text may differ: lengths, shapes, addresses."""
+    one = load(HF(saved("llava"), name="llava", batch_size=size), tmp_path)
+    always(lambda number: TypeError(f"forward() got an unexpected argument at 0x{number}\nmore"), monkeypatch)
+    records = one.answer([(sample, ARMS[:2]) for sample in many(count)])
+    with pytest.raises(ModelError) as caught:
+        next(records)  # nothing was yielded, so nothing is stored
+    failed = r"llava: all of the first (\d+) questions failed with one error, so it is no question's fault: "
+    match = re.match(failed + r"TypeError: forward\(\) got an unexpected argument at 0x\d+; ", str(caught.value))
+    assert match is not None
+    assert "model.decoding=per_arm may still do" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert min(count, 8) <= int(match[1]) <= count
+    assert size != 1 or int(match[1]) == min(count, 8)
+
+
+def test_one_question_is_no_evidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    always(lambda number: RuntimeError("no such kernel"), monkeypatch)
+    found = ask(load(HF(saved("llava")), tmp_path), eight()[:1], ARMS[:2])
+    assert [one.error for one in found.values() if isinstance(one, Failure)] == ["RuntimeError: no such kernel"] * 2
+
+
+def test_several_errors_are_the_questions_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = (RuntimeError("no such kernel"), ValueError("no such kernel"))
+    always(lambda number: kinds[number > 5], monkeypatch)
+    found = ask(load(HF(saved("llava")), tmp_path), many(12), ARMS[:2])
+    assert len(found) == 24
+    assert all(isinstance(one, Failure) for one in found.values())
+
+
+@pytest.mark.parametrize("good", [3, 7])
+def test_failures_before_the_first_answer_are_kept(good: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, calls = engine.decode, [0]
+
+    def late(*args: Any, **kwargs: Any) -> Any:
+        calls[0] += 1
+        if calls[0] <= good or calls[0] > good + 1:
+            raise RuntimeError("no such kernel")
+        return decode(*args, **kwargs)
+
+    one = load(HF(saved("llava"), selfcheck="never"), tmp_path)
+    monkeypatch.setattr(engine, "decode", late)
+    batches = list(one.answer([(sample, ARMS[:1]) for sample in many(20)]))
+    assert all(batches)
+    records = [record for batch in batches for record in batch]
+    assert sorted(record.sample_id for record in records) == sorted(sample.id for sample in many(20))
+    assert [record.sample_id for record in records if isinstance(record, Generation)] == [f"q{good}"]
+    assert len(batches[0]) == good + 1
+
+
+def test_bad_pictures_never_stop_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many and however alike: absent, torn, none, or a question without words."""
+    torn = tmp_path / "torn.png"
+    torn.write_bytes((eight()[3].image or Path()).read_bytes()[:900])
+    for change in (
+        {"image": tmp_path / "absent.png"},
+        {"image": torn},
+        {"image": None},
+        {"question": "<image>\nUSER: \nASSISTANT:"},
+    ):
+        found = ask(load(HF(saved("llava")), tmp_path), [replace(one, **change) for one in many(12)], ARMS[:1])
+        assert len(found) == 12
+        assert all(isinstance(one, Failure) for one in found.values())
+
+
+def test_bad_pictures_do_not_hide_a_broken_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    work = [replace(one, image=None) if one.row % 2 else one for one in many(20)]
+    one = load(HF(saved("llava")), tmp_path)
+    always(lambda number: RuntimeError("no such kernel"), monkeypatch)
+    got: list[Any] = []
+
+    def go_on() -> None:
+        for records in one.answer([(sample, ARMS[:1]) for sample in work]):
+            got.extend(records)
+
+    with pytest.raises(ModelError, match="all of the first 8 questions failed with one error"):
+        go_on()
+    assert {record.error for record in got if isinstance(record, Failure)} == {"ValueError: the question has no image"}
+
+
+def test_out_of_memory_everywhere_is_as_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    always(lambda number: torch.OutOfMemoryError("CUDA out of memory"), monkeypatch)
+    found = ask(load(HF(saved("llava")), tmp_path), many(12), ARMS[:1])
+    assert {one.error for one in found.values() if isinstance(one, Failure)} == {"out of memory"}
+    assert len(found) == 12
+
+
+def test_a_processor_that_fails_on_all_questions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    one: Any = load(HF(saved("llava"), name="llava"), tmp_path)
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise TypeError("unexpected keyword 'text'")
+
+    monkeypatch.setattr(one._encoder, "_processor", fail, raising=False)
+    fail.chat_template = None  # type: ignore[attr-defined]
+    with pytest.raises(ModelError, match="all of the first 8 questions failed with one error, so it is no question's"):
+        ask(one, many(12), ARMS[:1])
+
+
+def test_nothing_of_a_broken_model_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trunk = Trunk(Scenes("scenes_a", "scenes_a"), HF("package:tiny", name="tiny", batch_size=4), 4)
+    work = Pass(trunk, ((Part("test", 12), (Arm(),)),))
+    places = Places(tmp_path, tmp_path)
+    with monkeypatch.context() as patch:
+        always(lambda number: TypeError("no past_key_values"), patch)
+        with pytest.raises(ModelError, match=r"tiny: all of the first \d+ questions failed with one error"):
+            execute(look(work, places), places)
+    again = look(work, places)
+    assert (len(again.stored.failures), len(again.todo)) == (0, 12)
+    execute(again, places)
+    assert len(look(work, places).stored.generations) == 12
+
+
 def test_arms_may_differ_between_questions(tmp_path: Path) -> None:
     one = load(HF(saved("llava"), batch_size=4), tmp_path)
     mixed = [(sample, ARMS[: 2 + sample.row % 2]) for sample in eight()]
@@ -165,7 +302,6 @@ def test_arms_may_differ_between_questions(tmp_path: Path) -> None:
     assert all(record.tokens == whole[key].tokens for key, record in found.items())
 
 
-@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(("name", "reason"), [("paligemma", "prefix LM"), ("softcap", "softcap")])
 def test_refused_models_take_the_slow_way_with_one_warning(
     name: str,
