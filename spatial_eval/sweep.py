@@ -152,8 +152,9 @@ def run(order: Order) -> int:
     if results.missing:
         log.error("incomplete: %d answers are missing; the same command tries what is not stored", results.missing)
     seen = _gathered(order.folder, list(after.values()), places)
-    log.info("%s", html.attempt(path.parent))
-    sys.stdout.write(f"{show.table(results.cells)}\n{path}\n")
+    said, chosen = html.attempt(path.parent)
+    log.info("%s", said)
+    sys.stdout.write(f"{show.table(results.cells, chosen)}\n{path}\n")
     sys.stdout.flush()
     tracker.publish_sweep(order.folder, order.publication.settings)
     return INCOMPLETE if results.missing or not seen or outcome.faults else COMPLETE

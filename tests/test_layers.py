@@ -57,7 +57,7 @@ LAYERS = [
         "checking",
     },
     {"attended", "extents"},
-    {"answers", "ballots", "readback", "vlm", "squeue", "sbatch", "pool", "archives", "repositories", "drive"},
+    {"answers", "readback", "vlm", "squeue", "sbatch", "pool", "archives", "repositories", "drive"},
     {"charts", "compare", "findings", "selection", "gathering", "preparing"},
     {"dashboard", "api", "figures", "heat", "layout"},
     {"details", "verdicts"},
