@@ -226,13 +226,19 @@ def _best_p(
     cell: int,
     draws: int,
 ) -> float:
-    """p of one of C distinct cells against base, for all of them; that of its own test where no other differs."""
+    """p of one of C distinct cells against base, for all of them; that of its own test where no other differs.
+
+    Where no draw comes as far as the cell, its own exact p times the number of cells (Bonferroni), if that is below
+    what the draws can tell apart. A p below 1 / (1 + draws) is then Bonferroni's alone, any other maxT's: both hold.
+    """
     change = (right.astype(np.int8) - base) * both  # (C, N)
     mine = both[cell]
     own = paired(right[cell][mine], base[mine], cluster[mine]).p
-    if len(np.unique(change[change.any(axis=1)], axis=0)) <= 1:
+    differ = len(np.unique(change[change.any(axis=1)], axis=0))
+    if differ <= 1:
         return own
-    return max(own, _max_t(sums(change, cluster), cell, draws))
+    p = _max_t(sums(change, cluster), cell, draws)
+    return max(own, p if p > 1 / (1 + draws) else min(p, differ * own))
 
 
 def unlike(right: NDArray[bool_], answered: NDArray[bool_]) -> tuple[NDArray[intp], NDArray[intp]]:

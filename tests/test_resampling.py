@@ -183,6 +183,18 @@ def test_the_p_of_the_best_of_many_is_never_below_its_own(seed: int) -> None:
     assert found.p >= resampling.paired(right[right.mean(axis=1).argmax()], base, cluster).p
 
 
+def test_a_p_below_what_draws_can_tell_is_bonferronis() -> None:
+    base = np.zeros(60, dtype=bool)
+    right = np.zeros((4, 60), dtype=bool)
+    for i, n in enumerate((30, 29, 2, 30)):
+        right[i, :n] = True
+    found = resampling.best_of(right, np.ones_like(right), np.arange(60), base, draws=200)
+    assert found.p == pytest.approx(3 * 2 / 2**30)  # three of the four are distinct
+    near = resampling.best_of(right[[2, 1]], np.ones((2, 60), dtype=bool), np.arange(60), base, chosen=0, draws=200)
+    assert near.p is not None
+    assert near.p > 1 / 201
+
+
 def test_below_few_clusters_the_corrected_value_has_no_interval() -> None:
     coins = np.random.default_rng(5).random((12, 40)) < 0.5
     found = resampling.best_of(coins, np.ones_like(coins), np.arange(40) // 5)
