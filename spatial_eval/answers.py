@@ -6,7 +6,7 @@ import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,23 @@ import numpy as np
 import pandas as pd
 
 from .errors import ConfigError, DataError
-from .resampling import sums
-from .tables import BY_RELATION, IDENTITY, NAMED, ROW, TRUNK, Graded, Outcome, follow, rules, written
-from .types import Arm, Method, Signals
+from .methods import Base
+from .resampling import linked, sums
+from .tables import (
+    AGAINST,
+    BY_RELATION,
+    IDENTITY,
+    NAMED,
+    ROW,
+    TRUNK,
+    Graded,
+    Outcome,
+    against_base,
+    follow,
+    rules,
+    written,
+)
+from .types import BASE, Arm, Method, Signals
 
 if TYPE_CHECKING:
     from numpy import bool_, intp
@@ -34,8 +48,8 @@ class Part:
     """The stored answers to the questions of one split of one trunk; N questions in row order.
 
     Attributes:
-        questions: (N, QUESTION) as text. arms: graded columns (N,) by arm. cluster: (N,) code of the set, else
-            of the image, else of the question: what is drawn together when questions are drawn again.
+        questions: (N, QUESTION) as text. arms: graded columns (N,) by arm. cluster: (N,) code of what shares a set,
+            a pair or an image: drawn together when questions are drawn again, and tested together.
     """
 
     questions: pd.DataFrame
@@ -44,7 +58,9 @@ class Part:
     cluster: NDArray[intp]
 
     def follow(self, method: Method) -> Outcome:
-        return follow(method, self.arms)
+        """What the method makes of the stored arms; of an arm that is not stored no question is answered."""
+        absent = method.arms() - self.arms.keys()
+        return follow(method, {**self.arms, **dict.fromkeys(absent, _unanswered(len(self.questions)))})
 
     def within(self, mask: NDArray[bool_]) -> Part:
         """The questions where `mask` (N,) is True."""
@@ -57,9 +73,9 @@ class Part:
             )
             for arm, g in self.arms.items()
         }
-        cluster = np.unique(self.cluster[mask], return_inverse=True)[1]
         texts = {arm: text[mask] for arm, text in self.texts.items()}
-        return Part(self.questions[mask].reset_index(drop=True), arms, texts, cluster)
+        questions = self.questions[mask].reset_index(drop=True)
+        return Part(questions, arms, texts, _cluster(questions))
 
     @property
     def clusters(self) -> int:
@@ -140,7 +156,23 @@ def read(folder: Path) -> Files:
     lacking = [name for name in ("row", "set", "question") if name not in samples]
     if lacking:
         raise DataError(f"{folder}/samples.parquet is of an older version (no {lacking[0]}): run its command again")
-    return Files(folder, about, cells, relations, samples, passes, failures, methods)
+    files = Files(folder, about, cells, relations, samples, passes, failures, methods)
+    return files if set(AGAINST) <= set(cells) else replace(files, cells=cells.assign(**_against(files)))
+
+
+def _against(files: Files) -> dict[str, Any]:
+    """AGAINST of every cell, for tables of a version that did not write it."""
+    found = pd.DataFrame(math.nan, files.cells.index, list(AGAINST))
+    for key in dict.fromkeys(files.keys):
+        cells = [i for i, m in enumerate(files.methods) if files.keys[i] == key and m.kind != "base"]
+        part = files.parts.get(key)
+        if part is not None and cells:
+            outcomes = [part.follow(files.methods[cell]) for cell in cells]
+            right, answered = np.stack([o.right for o in outcomes]), np.stack([o.answered for o in outcomes])
+            base = part.follow(Base()) if BASE in part.arms else None
+            for cell, gain in zip(cells, against_base(right, answered, base, part.cluster), strict=True):
+                found.loc[cell] = [math.nan if value is None else value for value in gain.values()]
+    return {name: found[name] for name in AGAINST}
 
 
 def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
@@ -148,12 +180,15 @@ def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     with path.open(encoding="utf8", newline="") as file:
         names, *rows = csv.reader(file)
     absent = [name for name in columns if name not in names]
-    lacking = [name for name in absent if name != "settings"]  # earlier versions had no method that needs it
+    # Earlier versions had no method that needs settings; what a cell gains on base can be computed again.
+    lacking = [name for name in absent if name != "settings" and name not in AGAINST]
     if lacking:
         raise ValueError(f"{path.name} has no column {lacking[0]}")
     values = zip(*rows, strict=True) if rows else ([] for _ in names)
     frame = pd.DataFrame({name: _typed(name, column) for name, column in zip(names, values, strict=True)})
-    return frame.assign(**{name: pd.Series("", frame.index, dtype="str") for name in absent})
+    if "settings" in absent:
+        frame = frame.assign(settings=pd.Series("", frame.index, dtype="str"))
+    return frame
 
 
 def _typed(name: str, column: Sequence[str]) -> pd.Series[Any]:
@@ -197,9 +232,16 @@ def _part(frame: pd.DataFrame) -> Part:
         arm = Arm(**named)
         at = place[rows["row"]].to_numpy()
         arms[arm], texts[arm] = _graded(rows, at, len(questions))
-    group = questions["set"].where(questions["set"] != "", questions["image"])
-    group = group.where(group != "", "row " + questions["row"].astype(str))
-    return Part(questions, arms, texts, pd.factorize(group)[0].astype(np.intp))
+    return Part(questions, arms, texts, _cluster(questions))
+
+
+def _unanswered(n: int) -> Graded:
+    unknown, never = np.full(n, math.nan), np.zeros(n, dtype=bool)
+    return Graded(Signals(unknown, unknown, unknown, unknown, never), never, never, never)
+
+
+def _cluster(questions: pd.DataFrame) -> NDArray[intp]:
+    return linked(*(list(questions[name]) for name in ("set", "pair", "image")))
 
 
 def _graded(rows: pd.DataFrame, at: NDArray[intp], n: int) -> tuple[Graded, NDArray[Any]]:

@@ -73,7 +73,10 @@ class WhatsUp:
         if len(rows) != self.rows:
             raise DataError(f"{path} has {len(rows)} rows, {self.name} has {self.rows}: fetch the file again")
         notes = self._annotation(places, path, rows)
-        return [self._sample(i, row, notes[i] if notes else None, path) for i, row in enumerate(rows)]
+        folder = self._folder(places)
+        images: list[Path | None] = [image for image, _ in notes]
+        images = images or [self._named(i, row, folder, path) for i, row in enumerate(rows)]
+        return [self._sample(i, row, image, path) for i, (row, image) in enumerate(zip(rows, images, strict=True))]
 
     def ready(self, samples: Sequence[Sample], places: Places) -> None:
         """Its images are files that a person put there."""
@@ -85,8 +88,7 @@ class WhatsUp:
             return []
         try:
             entries = json.loads(found.read_text("utf8"))
-            folder = first(places.data, self.images, f"images/{self.images}", f"images/{self.name}")
-            folder = folder or places.data / self.images
+            folder = self._folder(places)
             notes = [self._note(entry, folder) for entry in entries]
         except (ValueError, LookupError, TypeError, OSError) as error:
             raise DataError(f"{found} is not an annotation of {self.name}: {error}; fetch the file again") from None
@@ -98,18 +100,38 @@ class WhatsUp:
                 raise DataError(f"row {i}: {path} says {gold!r}, {found} says {caption!r}: they must belong together")
         return notes
 
+    def _folder(self, places: Places) -> Path:
+        names = (self.images, f"images/{self.images}", f"images/{self.name}")
+        return first(places.data, *names) or places.data / self.images
+
     def _note(self, entry: Any, folder: Path) -> tuple[Path, str]:
         if isinstance(entry, dict):
             return folder / Path(entry["image_path"]).name, str(entry["caption_options"][0])
-        key = int(entry[0]) if "d" in self.image_file else entry[0]
-        return folder / self.image_file.format(key), str(entry[1])
+        return folder / self._file(entry[0]), str(entry[1])
 
-    def _sample(self, i: int, row: dict[str, Any], note: tuple[Path, str] | None, path: Path) -> Sample:
+    def _file(self, key: Any) -> str:
+        """Of the image that an annotation calls `key`."""
+        return self.image_file.format(int(key) if "d" in self.image_file else key)
+
+    def _named(self, i: int, row: dict[str, Any], folder: Path, path: Path) -> Path | None:
+        """The image that a prompt names, where there is no annotation; None where it names none. Raises DataError.
+
+        The prompt files of the paper's authors hold id (a row number), question and answer: no image, so without an
+        annotation their questions count as independent. The same rows on the hub have image_id or image_path too.
+        """
+        key = row.get("image_id" if self.image_file else "image_path")
+        if key is None:
+            return None
+        try:
+            return folder / (self._file(key) if self.image_file else Path(key).name)
+        except (TypeError, ValueError):
+            raise DataError(f"{path}, row {i}: {key!r} names no image of {self.name}") from None
+
+    def _sample(self, i: int, row: dict[str, Any], image: Path | None, path: Path) -> Sample:
         gold = answers(row, path, i)
         objects = _OBJECTS.search(row["question"]) if self.sets else None
         group = " / ".join(objects.groups()) if objects else ""
         pair = f"{group} / {'h' if gold[0] in _HORIZONTAL else 'v'}" if group else ""
-        image = note[0] if note else None
         return Sample(text_id(row, i), i, row["question"], gold, self.options, image, "", gold[0], pair, group)
 
 

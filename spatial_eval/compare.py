@@ -14,14 +14,14 @@ import pandas as pd
 from .answers import Files, plain, read
 from .errors import ConfigError, unknown
 from .folders import find
-from .resampling import paired_difference
-from .statistics import holm, mcnemar
+from .resampling import paired
+from .statistics import holm
 from .tables import IDENTITY, NAMED, percent
 
 HOW = "a sweep's id or folder, a cell's columns (method=base,split=test), or both (ID:method=adapt_vis,threshold=0.4)"
 FIELDS = (
     *("a", "b", "dataset", "model", "method", "split", "n", "unmatched", "accuracy_a", "accuracy_b"),
-    *("difference", "difference_low", "difference_high", "fixed", "broken", "p", "p_holm"),
+    *("difference", "difference_low", "difference_high", "fixed", "broken", "p", "p_holm", "test"),
 )
 
 
@@ -79,7 +79,7 @@ def compare(a: Side, b: Side) -> list[dict[str, Any]]:
 
     A side that fixes nothing is narrowed to what the other fixes.
 
-    Paired over the questions that both answered: an interval by clustered bootstrap, exact McNemar's p, and that
+    Paired over the questions that both answered: an interval by clustered bootstrap, the exact p of `test`, and that
     p adjusted for the number of rows (Holm). Raises ConfigError where cells have no or several partners.
     """
     if not a.given or not b.given:  # a whole sweep beside some cells: the same cells of it
@@ -122,9 +122,8 @@ def _row(a: Side, one: int, b: Side, other: int) -> dict[str, Any]:
     both = frames[0].merge(frames[1], on=["sample_id", "question"], suffixes=("_a", "_b"))
     cell_a, cell_b = a.files.cells.loc[one], b.files.cells.loc[other]
     old, new = both["right_a"].to_numpy(dtype=bool), both["right_b"].to_numpy(dtype=bool)
-    cluster = np.unique(both["cluster_a"], return_inverse=True)[1]
-    gain = paired_difference(new, old, cluster)
-    fixed, broken = int((new & ~old).sum()), int((old & ~new).sum())
+    found = paired(new, old, both["cluster_a"].to_numpy(dtype=np.intp))
+    gain = found.gain
     names = {name: _both(cell_a[name], cell_b[name]) for name in ("dataset", "model", "method", "split")}
     return names | {
         "a": label(a.files.folder.name, cell_a),
@@ -133,12 +132,13 @@ def _row(a: Side, one: int, b: Side, other: int) -> dict[str, Any]:
         "unmatched": len(frames[0]) + len(frames[1]) - 2 * len(both),
         "accuracy_a": percent(int(old.sum()), len(both)),
         "accuracy_b": percent(int(new.sum()), len(both)),
-        "difference": gain.value,
-        "difference_low": gain.low,
-        "difference_high": gain.high,
-        "fixed": fixed,
-        "broken": broken,
-        "p": mcnemar(fixed, broken),
+        "difference": plain(gain.value),
+        "difference_low": plain(gain.low),
+        "difference_high": plain(gain.high),
+        "fixed": found.fixed,
+        "broken": found.broken,
+        "p": found.p,
+        "test": found.test,
     }
 
 

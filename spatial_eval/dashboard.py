@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
+from . import answers
 from .charts import (
     SETTING,
     by_grid,
@@ -15,6 +16,8 @@ from .charts import (
     threshold_curves,
 )
 from .readback import TEXT, WHOLE, Row, Sweep, identity
+from .selection import FIELDS, Selected, picks
+from .selection import rows as flat
 from .tables import ASKED, BY_RELATION, IDENTITY, ROW, others
 from .tracking import Run, Table, Wandb, run_id
 
@@ -40,7 +43,6 @@ CALIBRATION = (
     *("confidence", "accuracy", "accuracy_low", "accuracy_high", "arm"),
 )
 FAILURES = ("dataset", "model", "sample_id", "weight", "error", "arm")
-BEST = (*IDENTITY, "n", "missing", "accuracy", "accuracy_low", "accuracy_high", "accuracy_strict", "share_weight1")
 ROUTED = ("weight1", "weight2", "threshold")  # what a method of grids and curves over the threshold has
 THRESHOLDS = (*SETTING, "criterion", *ROUTED)
 _FIGURES = [name for name in ROW if name not in IDENTITY]
@@ -49,37 +51,33 @@ _SHORT = {"weight": "w", "weight1": "w1", "weight2": "w2", "threshold": "t"}
 
 def runs(sweep: Sweep, settings: Wandb, cells: Iterable[Row] | None = None) -> Iterator[Run]:
     """The runs of the cells in their order, then the sweep's own; with `cells`, the runs of these only."""
-    for cell in own_runs(sweep, settings.max_cell_runs) if cells is None else cells:
-        yield cell_run(sweep, cell, settings)
-    if cells is None:
-        yield sweep_run(sweep, settings)
+    if cells is not None:
+        yield from (cell_run(sweep, cell, settings) for cell in cells)
+        return
+    chosen = best(sweep)
+    own = own_runs(sweep, settings.max_cell_runs, chosen)
+    yield from (cell_run(sweep, cell, settings) for cell in own)
+    yield sweep_run(sweep, settings, chosen, own)
 
 
-def own_runs(sweep: Sweep, most: int) -> list[Row]:
-    """The cells that get a run of their own: all; of more than `most`, base and the best ones, at most `most`."""
-    if len(sweep.cells) <= most:
+def best(sweep: Sweep) -> list[Selected]:
+    """The best cell of each dataset and model, of all methods and of each, as everywhere: see `selection`."""
+    return picks(answers.read(sweep.folder))
+
+
+def own_runs(sweep: Sweep, most: int, chosen: Sequence[Selected]) -> list[Row]:
+    """The cells that get a run of their own: all; of more than `most`, base and the best ones, at most `most`.
+
+    A best cell brings its twin on the split that it was chosen on. Base that nobody asked for does not count.
+    """
+    asked = sum(cell.get("asked", True) for cell in sweep.about["cells"])
+    if asked <= most:
         return list(sweep.cells)
+    leading = {identity(sweep.cells[s.cell]) for s in chosen}
+    leading |= {identity({**sweep.cells[s.cell], "split": s.on}) for s in chosen}
     base = [cell for cell in sweep.cells if cell["method"] == "base"]
-    leading = {identity(row) for row in best(sweep.cells)}
     rest = [cell for cell in sweep.cells if identity(cell) in leading and cell["method"] != "base"]
     return [*base, *rest][:most]
-
-
-def best(cells: Sequence[Row]) -> list[dict[str, Any]]:
-    """The cell with the highest accuracy for each setting and method, then the highest strict accuracy, then the first.
-
-    `cells` says how many it was chosen from, `tied` how many reach the same accuracy.
-    """
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for cell in cells:
-        if cell["accuracy"] is not None:
-            groups.setdefault((*(cell[name] for name in SETTING), cell["method"]), []).append(cell)
-    rows = []
-    for group in groups.values():
-        top = max(group, key=lambda cell: (cell["accuracy"], cell["accuracy_strict"] or 0.0))
-        tied = sum(cell["accuracy"] == top["accuracy"] for cell in group)
-        rows.append({**top, "cells": len(group), "tied": tied})
-    return rows
 
 
 def cell_id(sweep: Sweep, cell: Row) -> str:
@@ -92,7 +90,8 @@ def cell_run(sweep: Sweep, cell: Row, settings: Wandb) -> Run:
     questions = sweep.questions(cell)
     flips = [row["flip"] for row in questions if row["flip"]]
     figures = {name: cell[name] for name in _FIGURES if cell.get(name) is not None}
-    figures |= {"fixed": flips.count("fixed"), "broken": flips.count("broken")} if flips else {}
+    if flips and cell["method"] != "base":  # tables of earlier versions do not count them
+        figures |= {"fixed": flips.count("fixed"), "broken": flips.count("broken")}
     own = {name: list(v) if isinstance(v, tuple) else v for name, v in others(sweep.method(cell)).items()}
     config = own | {name: cell[name] for name in IDENTITY if cell[name] is not None} | sweep.asked(cell)
     return Run(
@@ -109,21 +108,23 @@ def cell_run(sweep: Sweep, cell: Row, settings: Wandb) -> Run:
     )
 
 
-def sweep_run(sweep: Sweep, settings: Wandb) -> Run:
-    """All cells in one table, and what a person looks at first."""
-    own = {identity(cell) for cell in own_runs(sweep, settings.max_cell_runs)}
-    named = [{**cell, "run": cell_id(sweep, cell) if identity(cell) in own else None} for cell in sweep.cells]
-    top = best(sweep.cells)
-    figures = {"cells": len(sweep.cells), "missing": sum(cell["missing"] for cell in sweep.cells)}
+def sweep_run(sweep: Sweep, settings: Wandb, chosen: Sequence[Selected], own: Iterable[Row]) -> Run:
+    """All cells in one table, those in `own` with their runs, and what a person looks at first."""
+    shown = {identity(cell) for cell in own}
+    named = [{**cell, "run": cell_id(sweep, cell) if identity(cell) in shown else None} for cell in sweep.cells]
+    top = max((s for s in chosen if not s.family), key=lambda s: s.test.now.value, default=None)
+    figures: dict[str, Any] = {"cells": len(sweep.cells), "missing": sum(cell["missing"] for cell in sweep.cells)}
     figures |= {"failures": len(sweep.failures)}
     if top:
-        figures["best_accuracy"] = max(row["accuracy"] for row in top)
+        figures["best_accuracy"] = top.test.now.value
+        if top.corrected:
+            figures["best_corrected"] = top.corrected.value
     routed = sorted((c for c in sweep.cells if all(c[name] is not None for name in ROUTED)), key=by_line)
     bins = calibration(sweep)
     config: dict[str, Any] = {"sweep": sweep.id}
-    shown = [{**cell, **sweep.asked(cell)} for cell in sweep.cells]
+    asked = [{**cell, **sweep.asked(cell)} for cell in sweep.cells]
     for name in (*IDENTITY, *ASKED):
-        found = list(dict.fromkeys(cell[name] for cell in shown if cell.get(name) is not None))
+        found = list(dict.fromkeys(cell[name] for cell in asked if cell.get(name) is not None))
         config |= {name: found[0] if len(found) == 1 else found} if found and len(found) <= 200 else {}
     return Run(
         id=run_id(sweep.id, {"sweep": sweep.id}),
@@ -134,7 +135,7 @@ def sweep_run(sweep: Sweep, settings: Wandb) -> Run:
         figures=figures,
         tables={
             "cells": table((*ROW, "run"), named),
-            "best": table((*BEST, "cells", "tied"), top),
+            "best": table(FIELDS, flat(chosen)),
             "by_relation": table(BY_RELATION, sweep.by_relation).cut(),
             "failures": table(FAILURES, sweep.failures).cut(),
             "heat": table((*THRESHOLDS, "n", "accuracy", "share_weight1", "settings"), sorted(routed, key=by_grid)),
@@ -154,8 +155,8 @@ def sweep_run(sweep: Sweep, settings: Wandb) -> Run:
 
 def table(names: Sequence[str], rows: Iterable[Row]) -> Table:
     """Rows of a CSV file with the types of its columns."""
-    whole = {*WHOLE, "cells", "tied"}
-    types = {n: str if n in TEXT or n == "run" else int if n in whole else float for n in names}
+    text, whole = {*TEXT, "run", "family", "chosen_on", "mark", "test"}, {*WHOLE, "candidates", "tied", "chosen_n"}
+    types = {n: str if n in text else int if n in whole else float for n in names}
     return Table(types, [tuple(row.get(name) for name in names) for row in rows])
 
 

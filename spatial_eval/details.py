@@ -14,6 +14,7 @@ from .answers import Files
 from .findings import Curve
 from .layout import named
 from .methods import AdaptVis
+from .resampling import NO_INTERVAL
 from .selection import Selected
 from .statistics import Estimate
 from .thumbnails import Thumbnails
@@ -160,10 +161,11 @@ def _confidence(found: findings.Confidence | None) -> str:
     if found is None:
         return "<h3>Confidence</h3><p class='soft'>The untouched model's confidence is not stored.</p>"
     a, e = found.auroc, found.ece
+    ends = NO_INTERVAL if math.isnan(e.low) else f"{e.low:.1f} to {e.high:.1f}"
     text = (
         f"<p>How much the untouched model's confidence knows about being right: AUROC <b>{a.value:.3f}</b> "
         f"<span class='i'>({a.low:.3f} to {a.high:.3f}, n = {a.n:,}; .5 = nothing, 1 = all)</span>; calibration error "
-        f"<b>{e.value:.1f}</b> points <span class='i'>({e.low:.1f} to {e.high:.1f}, n = {e.n:,})</span>.</p>"
+        f"<b>{e.value:.1f}</b> points <span class='i'>({ends}, n = {e.n:,})</span>.</p>"
     )
     bars = figures.figure(
         figures.histogram(found),

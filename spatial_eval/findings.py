@@ -16,7 +16,7 @@ import pandas as pd
 from .answers import Files, Part
 from .arms import SCALINGS
 from .methods import CRITERIA, AdaptVis, Base
-from .resampling import interval
+from .resampling import compact, interval
 from .statistics import Bin, Estimate, auroc, calibration_error, reliability, share
 from .tables import Graded, Outcome
 from .types import BASE, Method
@@ -105,7 +105,7 @@ def confidence(part: Part) -> Confidence | None:
     if not here.any():
         return None
     score, right = graded.signals.max_prob[here], graded.right[here]
-    cluster = np.unique(part.cluster[here], return_inverse=True)[1]
+    cluster = compact(part.cluster[here])
     low, high = interval(lambda drawn: calibration_error(score[drawn], right[drawn]), cluster)
     ece = Estimate(calibration_error(score, right), low, high, len(score))
     bars = [(b.low, b.high, b.right, b.n - b.right) for b in reliability(score, right, bins=20)]

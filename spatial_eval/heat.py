@@ -39,7 +39,8 @@ def grid_data(files: Files, chosen: Sequence[Selected]) -> dict[str, Any]:
             codes = [-1 if v is None else values.index(v) for v in column]
             shown = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
             dims.append({"name": name, "values": shown} | ({"codes": codes} if any(codes) else {}))
-    difference = _against_base(files)
+    kinds = [method.kind for method in files.methods]
+    difference = [0.0 if kind == "base" else v for kind, v in zip(kinds, cells["vs_base"], strict=True)]
     figures: dict[str, list[Any]] = {}
     for name, digits in {**dict.fromkeys(FIGURES, 1), "accuracy": 5, "difference": 5}.items():
         source = difference if name == "difference" else cells[name]
@@ -70,9 +71,3 @@ def _place(files: Files, cell: int) -> tuple[Any, ...]:
     """Its part but for the split."""
     dataset, model, tokens, _, limit = files.keys[cell]
     return dataset, model, tokens, limit
-
-
-def _against_base(files: Files) -> list[float]:
-    accuracy = [float(value) for value in files.cells["accuracy"]]
-    base = {key: a for key, a, m in zip(files.keys, accuracy, files.methods, strict=True) if m.kind == "base"}
-    return [a - base.get(key, math.nan) for key, a in zip(files.keys, accuracy, strict=True)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from importlib.resources import files as resources
@@ -14,8 +15,9 @@ from .appendix import again, failures, paper, share, table
 from .details import detail
 from .gazes import section
 from .heat import grid_data
-from .layout import named, p_value
-from .selection import Selected, picks
+from .layout import equal_cells, named, p_value, tests
+from .resampling import NO_INTERVAL
+from .selection import RULE, Selected, by_settings, picks
 from .statistics import Estimate
 from .store import replace
 from .tables import TRUNK, mixtures
@@ -34,17 +36,25 @@ def write(folder: Path) -> Path:
     return path
 
 
-def attempt(folder: Path) -> str:
-    """`write` at the end of a run, in one line for the log: a page that cannot be made must not cost the results."""
+def attempt(folder: Path) -> tuple[str, list[Selected]]:
+    """`write` at the end of a run, in one line for the log, and the best cells for the table on stdout.
+
+    A page or a choice that cannot be made must not cost the results.
+    """
+    shown: list[Selected] = []
     try:
-        return f"report: {write(folder)}"
+        files = read(folder)
+        chosen = picks(files)
+        shown = by_settings(files, chosen)
+        replace(folder / "report.html", page(files, chosen))
+        return f"report: {folder / 'report.html'}", shown
     except Exception as error:  # noqa: BLE001  whatever it is, the results stand
-        return f"no report.html: {type(error).__name__}: {error}".splitlines()[0]
+        return f"no report.html: {type(error).__name__}: {error}".splitlines()[0], shown
 
 
-def page(files: Files) -> str:
-    """The whole document."""
-    chosen = picks(files)
+def page(files: Files, chosen: Sequence[Selected] | None = None) -> str:
+    """The whole document. `chosen`: its best cells, where they are at hand."""
+    chosen = picks(files) if chosen is None else chosen
     overall = [s for s in chosen if not s.family]
     curves: list[dict[str, Any]] = []
     details = _details(files, chosen, curves)
@@ -114,10 +124,16 @@ def _answer(files: Files, overall: Sequence[Selected]) -> str:
     note = (
         "scaling_vis multiplies the last prompt token's attention to the image by one weight; adapt_vis takes weight1 "
         "where the untouched model's confidence is below the threshold, else weight2. In brackets: 95 % intervals "
-        "(Wilson; of differences: bootstrap over sets of questions). p: exact McNemar test"
+        "(Wilson; of differences: bootstrap of whole sets or images)"
     )
-    tests = sum(s.p_holm is not None for s in overall)
-    note += f", here adjusted for {tests} datasets and models (Holm)." if tests > 1 else "."
+    tested = sum(s.p_holm is not None for s in overall)
+    note += f". p: {tests(s.test.test for s in overall)}, against base" if tested else ""
+    note += (
+        ", with all cells counted that it was chosen from"
+        if any(s.p_holm is not None and s.best for s in overall)
+        else ""
+    )
+    note += f", adjusted for {tested} datasets and models (Holm)." if tested > 1 else "."
     return (
         f'<section id="answer"><h2>What helped where</h2><ul class="said">{"".join(items)}</ul>'
         f'<p class="note">{note}</p></section>'
@@ -133,13 +149,13 @@ def _choices(files: Files, chosen: Sequence[Selected]) -> str:
     left = ["dataset", *(["model"] if models else []), "best cell of its method"]
     apart = any(s.on != s.split for s in families)
     columns: dict[str, Callable[[Selected], str]] = {
-        "of cells": lambda s: f"{s.candidates:,}",
+        "chosen": lambda s: s.mark or "the only cell",
         "on val": lambda s: _stack(s.choice.accuracy) if s.on != s.split else "",
         "again": lambda s: f"{100 * s.choice.again:.0f} %" if s.candidates > 1 else "",
         "reported": lambda s: _stack(s.test.now, s.split),
-        "corrected": lambda s: _stack(s.best.corrected) if s.best else "",
+        "corrected": lambda s: _stack(s.corrected) if s.corrected else "",
         "against base": lambda s: _gain(s.test.gain),
-        "p": lambda s: escape(p_value(s.test.p)),
+        "p (Holm)": lambda s: escape(p_value(s.p_holm)),
         "to weight1": lambda s: share(files, s.cell),
         "paper": lambda s: "" if s.paper is None else f"{s.paper:.1f}",
     }
@@ -154,26 +170,40 @@ def _choices(files: Files, chosen: Sequence[Selected]) -> str:
         for s in families
     ]
     note = (
-        "Of equal cells: the simplest method, then the weights nearest to 1, then the middle threshold. Again: how "
+        f"{RULE[0].upper()}{RULE[1:]}. Again: how "
         "many other draws of the questions that it was chosen on choose the same cell. Bold: the choice of all methods."
         + " Corrected: for being the best of so many on the same questions."
         * any(s.best for s in families)
     )
+    if any(s.p_holm is not None for s in families):
+        note += (
+            f" p: {tests(s.test.test for s in families)}, adjusted for the datasets, models and methods here (Holm), "
+            "and for the cells that a choice was made from on the same questions."
+        )
+    gains = [s.test.gain for s in families if s.test.gain]
+    note += f" {NO_INTERVAL[0].upper()}{NO_INTERVAL[1:]}." * any(math.isnan(gain.low) for gain in gains)
+    note += "".join(f" {escape(line)}." for line in equal_cells(_records(files)))
     return (
         f'<section class="long"><h3>Best cells</h3>{table("", [*left, *shown], len(left), rows, "choices")}'
         f'<p class="note">{note}</p></section>'
     )
 
 
+def _records(files: Files) -> list[dict[str, Any]]:
+    return [{str(name): value for name, value in row.items()} for row in files.cells.to_dict("records")]
+
+
 def _stack(found: Estimate, split: str = "") -> str:
     """A figure over its interval and n."""
-    return (
-        f'{found.value:.1f} %<br><span class="i">{found.low:.1f} to {found.high:.1f}<br>{split} n = {found.n:,}</span>'
-    )
+    return f'{found.value:.1f} %<br><span class="i">{_ends(found)}<br>{split} n = {found.n:,}</span>'
 
 
 def _gain(found: Estimate | None) -> str:
-    return f'{found.value:+.1f}<br><span class="i">{found.low:+.1f} to {found.high:+.1f}</span>' if found else ""
+    return f'{found.value:+.1f}<br><span class="i">{_ends(found, "+")}</span>' if found else ""
+
+
+def _ends(found: Estimate, sign: str = "") -> str:
+    return "no interval" if math.isnan(found.low) else f"{found.low:{sign}.1f} to {found.high:{sign}.1f}"
 
 
 def _grid() -> str:

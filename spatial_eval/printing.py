@@ -64,7 +64,8 @@ def results(parsed: argparse.Namespace) -> int:
         files = read(folder)
         chosen = selection.picks(files)
         sheets = (layout.relation_sheets if parsed.by == "relation" else layout.paper_sheets)(files, chosen)
-        head = [show.table(rows)] if parsed.format == "table" and parsed.by is None else []
+        table = parsed.format == "table" and parsed.by is None
+        head = [show.table(rows, selection.by_settings(files, chosen))] if table else []
         _print("\n\n".join([*head, *map(RENDER[parsed.format], sheets)]))
     return INCOMPLETE if any(int(row["missing"]) for row in rows) else COMPLETE
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from numpy import bool_
     from numpy.typing import NDArray
 
-WHOLE = ("n", "missing", "limit", "max_new_tokens", "batch_size")
+WHOLE = ("n", "missing", "limit", "max_new_tokens", "batch_size", "fixed", "broken")
 TEXT = (
     *("dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error"),
     *("dtype", "preset", "decoding", "revision"),  # a commit may look like a number
@@ -59,6 +59,7 @@ class Sweep:
     """The folder's tables; text as text, numbers as numbers, None where a figure does not apply."""
 
     id: str
+    folder: Path
     about: Row
     cells: Sequence[Row]
     by_relation: Sequence[Row]
@@ -173,7 +174,7 @@ def read(folder: Path) -> Sweep:
     lacking = [name for name in _NEEDED if name not in samples]
     if lacking:
         raise DataError(f"{folder}/samples.parquet has no column {lacking[0]}: run its launch.py command again")
-    return Sweep(str(about.get("id", folder.name)), about, cells, relations, failures, samples, passes)
+    return Sweep(str(about.get("id", folder.name)), folder, about, cells, relations, failures, samples, passes)
 
 
 def identity(row: Row) -> tuple[Any, ...]:

@@ -12,15 +12,17 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from . import __version__, plan, tables
 from .hf import HF
 from .job import Job
+from .methods import Base
 from .plugins import METHODS
 from .scoring import prediction, reference, strict
 from .store import Store, replace
-from .types import Arm, Cell, Failure, Model, Part, Places, Trunk
+from .types import BASE, Arm, Cell, Failure, Model, Part, Places, Trunk
 
 SCHEMA = 1  # of sweep.json
 ARM = tuple(f.name for f in fields(Arm) if f.name != "weight")
@@ -69,38 +71,73 @@ def _plain(value: Any) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The tables of a sweep, as rows of plain values in a canonical order."""
+    """The tables of a sweep, as rows of plain values in a canonical order.
+
+    Attributes:
+        shown: cells of base that stand in `cells` and `by_relation` although the sweep did not ask for them.
+        missing: questions without an answer, over the cells that it asked for.
+    """
 
     cells: Sequence[Mapping[str, Any]]
     by_relation: Sequence[Mapping[str, Any]]
     samples: Sequence[Mapping[str, Any]]
     passes: Sequence[Mapping[str, Any]]
     failures: Sequence[Mapping[str, Any]]
-
-    @property
-    def missing(self) -> int:
-        """Questions without an answer, over all cells."""
-        return sum(int(row["missing"]) for row in self.cells)
+    shown: Sequence[Cell] = ()
+    missing: int = 0
 
 
 def results(cells: Sequence[Cell], jobs: Mapping[Trunk, Job], places: Places) -> Results:
-    """Of what is stored; absent answers are missing."""
+    """Of what is stored; absent answers are missing.
+
+    Base stands beside the cells of a part also where nobody asked for it: where they look at its answers, or the
+    store holds all of them.
+    """
     columns: dict[tuple[Trunk, Part], tables.Columns] = {}
+    bases: set[Cell] = set()
     for trunk, job in jobs.items():
         for part, arms in job.work.needs:
             chosen = plan.select(job.samples, part)
+            stored = sum((sample.id, BASE) in job.stored.generations for sample in chosen)
+            if stored and (BASE in arms or stored == len(chosen)):
+                bases.add(Cell(trunk, Base(), part))
+                arms = tuple({*arms, BASE})
             columns[trunk, part] = tables.columns(chosen, job.stored.generations, arms)
-    ordered = sorted(cells, key=_order)
-    rows = [tables.row(cell, columns[cell.trunk, cell.part]) for cell in ordered]
-    relations = [row for cell in ordered for row in tables.by_relation(cell, columns[cell.trunk, cell.part])]
+    shown = sorted(bases.difference(cells), key=_order)
+    groups: dict[tuple[Trunk, Part], list[Cell]] = {}
+    for cell in (*cells, *shown):
+        groups.setdefault((cell.trunk, cell.part), []).append(cell)
+    made = [one for group, members in groups.items() for one in _rows(members, columns[group])]
+    made.sort(key=lambda one: _order(one[0]))
+    rows = [row for _, row, _ in made]
+    missing = sum(int(row["missing"]) for cell, row, _ in made if cell not in shown)
+    relations = [row for _, _, some in made for row in some]
     works = sorted(jobs.values(), key=lambda job: (job.name, job.work.trunk.max_new_tokens))
-    samples = [row for job in works for row in _samples(job, places)]
+    samples = [row for job in works for row in _samples(job, shown, places)]
     failures = [_failure(job, failure) for job in works for failure in job.missing]
-    return Results(rows, relations, samples, [_pass(job, places) for job in works], failures)
+    return Results(rows, relations, samples, [_pass(job, places) for job in works], failures, shown, missing)
+
+
+def _rows(cells: Sequence[Cell], data: tables.Columns) -> list[tuple[Cell, dict[str, Any], list[dict[str, Any]]]]:
+    """Each cell of one part with its row of results.csv and its rows of by_relation.csv."""
+    right, answered = (np.zeros((len(cells), len(data.samples)), dtype=bool) for _ in range(2))
+    made = []
+    for i, cell in enumerate(cells):
+        found = tables.outcome(cell, data)
+        right[i], answered[i] = found.right, found.answered
+        made.append((cell, tables.row(cell, data, found), tables.by_relation(cell, data, found)))
+    others = [i for i, cell in enumerate(cells) if not isinstance(cell.method, Base)]
+    base = tables.follow(Base(), data.arms) if BASE in data.arms else None
+    gains = tables.against_base(right[others], answered[others], base, data.cluster)
+    for i, gain in zip(others, gains, strict=True):
+        made[i][1].update(gain)
+    return made
 
 
 def write(folder: Path, found: Results, about: Mapping[str, Any]) -> Path:
     """After this call the folder holds the sweep's files; returns the path of results.csv."""
+    if found.shown:
+        about = {**about, "cells": [*about["cells"], *_shown(found.shown, about["trunks"])]}
     replace(folder / "by_relation.csv", _csv(tables.BY_RELATION, found.by_relation))
     replace(folder / "passes.csv", _csv(PASSES, found.passes))
     replace(folder / "failures.csv", _csv(FAILURES, found.failures))
@@ -108,6 +145,14 @@ def write(folder: Path, found: Results, about: Mapping[str, Any]) -> Path:
     replace(folder / "sweep.json", json.dumps({"schema": SCHEMA, "version": __version__, **about}, indent=1) + "\n")
     replace(folder / "results.csv", _csv(tables.ROW, found.cells))
     return folder / "results.csv"
+
+
+def _shown(cells: Sequence[Cell], trunks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """As sweep.json lists cells, marked as not asked for: readers must know the method of every row."""
+    place = {json.dumps(trunk): i for i, trunk in enumerate(trunks)}
+    tree = describe(cells)
+    where = [place[json.dumps(trunk)] for trunk in tree["trunks"]]
+    return [{**cell, "trunk": where[cell["trunk"]], "asked": False} for cell in tree["cells"]]
 
 
 def git_state(folder: Path) -> dict[str, Any] | None:
@@ -136,12 +181,13 @@ def _order(cell: Cell) -> tuple[Any, ...]:
     return (*names, *knobs, row.get("criterion", ""), others, *place)
 
 
-def _samples(job: Job, places: Places) -> Iterable[dict[str, Any]]:
-    trunk = job.work.trunk
-    val = set(plan.indices(len(job.samples), Part("val")))
+def _samples(job: Job, shown: Iterable[Cell], places: Places) -> Iterable[dict[str, Any]]:
+    trunk, n = job.work.trunk, len(job.samples)
+    val = set(plan.indices(n, Part("val")))
+    base = {row for cell in shown if cell.trunk == trunk for row in plan.indices(n, cell.part)}
     for row in sorted(job.need):
         sample = job.samples[row]
-        for arm in sorted(job.need[row]):
+        for arm in sorted(job.need[row] | ({BASE} if row in base else set())):
             answer = job.stored.generations.get((sample.id, arm))
             if answer is not None:
                 yield {

@@ -1,20 +1,22 @@
 """Intervals and corrections by drawing questions again. Pure: the seed is a constant, equal input gives equal output.
 
 Questions about one object pair or one image are not independent, so whole clusters are drawn (Field, Welsh,
-J R Stat Soc B 69 (2007) 369-390). `cluster` is (N,) with codes 0 .. K-1.
+J R Stat Soc B 69 (2007) 369-390), and tests turn the signs of whole clusters. `cluster` is (N,) with codes 0 .. K-1.
+Of fewer than FEW clusters there is no bootstrap interval: draws of so few repeat each other and the interval comes
+out too short (Cameron, Gelbach, Miller, Rev Econ Stat 90 (2008) 414-427).
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .statistics import Estimate
+from .statistics import Estimate, mcnemar, sign_flips
 
 if TYPE_CHECKING:
     from numpy import bool_, float64, intp
@@ -22,23 +24,75 @@ if TYPE_CHECKING:
 
 DRAWS = 2000
 SEED = 0
+FEW = 10  # clusters, below which there is no bootstrap interval
+BLOCK = 256  # cells whose draws are in memory at a time
+MCNEMAR = "exact McNemar test"
+FLIPS = "exact test by sign flips of whole sets or images"
+NO_INTERVAL = f"no interval: fewer than {FEW} sets or images, too few to draw again"
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """What one cell's answers gain on another's to the same questions.
+
+    Attributes:
+        gain: in points, with a percentile interval; its ends are nan below FEW clusters. fixed, broken: questions that
+            only the one, only the other answered rightly. p: two-sided and exact, by `test`: MCNEMAR where each
+            question is a cluster of its own, else FLIPS.
+    """
+
+    gain: Estimate
+    fixed: int
+    broken: int
+    p: float
+    test: str
 
 
 @dataclass(frozen=True, slots=True)
 class BestOf:
-    """What the highest of many accuracies is worth, in percent.
+    """What the accuracy of a cell that was chosen from many on the same questions is worth, in percent.
 
     Attributes:
-        cells: how many it is the highest of. distinct: how many of them differ in any answer.
-        accuracy: as it reads, with no correction. corrected: chosen on drawn questions, read off on the others.
-        p: that one of so many cells comes to differ so much from base by chance; None without a base.
+        cells: how many it was chosen from. distinct: how many of them differ in any answer.
+        accuracy: as it reads, with no correction. corrected: chosen on drawn questions, read off on the others, never
+            above `accuracy`; None where nothing was chosen (one distinct cell) or nothing is left to read off.
+        p: that one of so many cells comes to differ so much from base by chance; of one distinct cell its own p; None
+            without a base.
     """
 
     cells: int
     distinct: int
     accuracy: float
-    corrected: Estimate
+    corrected: Estimate | None
     p: float | None
+
+
+def linked(*labels: Sequence[str]) -> NDArray[intp]:
+    """(N,) codes, by first appearance, of questions that share a label, directly or through others.
+
+    `labels`: columns (N,), as the set, the pair and the image of each question; "" is no label.
+    """
+    root = list(range(len(labels[0])))
+
+    def find(i: int) -> int:
+        while root[i] != i:
+            root[i] = i = root[root[i]]
+        return i
+
+    for column in labels:
+        first: dict[str, int] = {}
+        for i, label in enumerate(column):
+            if label:
+                root[find(i)] = find(first.setdefault(label, i))
+    return compact(np.array([find(i) for i in range(len(root))], dtype=np.intp))
+
+
+def compact(code: NDArray[intp]) -> NDArray[intp]:
+    """The same clusters as 0 .. K-1 in order of first appearance, so that equal questions give equal draws."""
+    _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
+    place = np.empty(len(first), dtype=np.intp)
+    place[np.argsort(first)] = np.arange(len(first))
+    return place[inverse.ravel()]
 
 
 @lru_cache(maxsize=8)
@@ -49,39 +103,64 @@ def counts(clusters: int, draws: int = DRAWS) -> NDArray[intp]:
     return np.bincount(picked.ravel(), minlength=draws * clusters).reshape(draws, clusters)
 
 
+@lru_cache(maxsize=2)
+def _weights(clusters: int, draws: int) -> NDArray[float64]:
+    return counts(clusters, draws).astype(np.float64)
+
+
 def sums(values: NDArray[Any], cluster: NDArray[intp]) -> NDArray[float64]:
     """(..., N) values added up within clusters: (..., K)."""
     size = int(cluster.max()) + 1 if len(cluster) else 0
-    flat = np.reshape(values, (-1, len(cluster)))
+    flat = np.reshape(values, (math.prod(np.shape(values)[:-1]), len(cluster)))
     added = np.stack([np.bincount(cluster, weights=row, minlength=size) for row in flat]) if len(flat) else flat
     return np.reshape(added, (*np.shape(values)[:-1], size)).astype(np.float64)
 
 
-def paired_difference(
-    new: NDArray[bool_], old: NDArray[bool_], cluster: NDArray[intp], *, draws: int = DRAWS
-) -> Estimate:
-    """Accuracy of `new` minus that of `old` on the same questions, in points, with a percentile interval.
+def paired(new: NDArray[bool_], old: NDArray[bool_], cluster: NDArray[intp], *, draws: int = DRAWS) -> Paired:
+    """`new` against `old`, (N,) each, on the questions that both answered."""
+    return paired_each(new[None], old, cluster, draws=draws)[0]
 
-    Efron, Tibshirani, An Introduction to the Bootstrap (1993), chapters 8 and 13; clusters are drawn whole.
+
+def paired_each(
+    new: NDArray[bool_], old: NDArray[bool_], cluster: NDArray[intp], *, draws: int = DRAWS
+) -> list[Paired]:
+    """Each of C cells (C, N) against `old` (N,) on the same questions, with the same draws.
+
+    The interval is the percentile bootstrap of clusters drawn whole (Efron, Tibshirani, An Introduction to the
+    Bootstrap (1993), chapters 8 and 13).
     """
-    if not len(new):
-        return Estimate(math.nan, math.nan, math.nan, 0)
-    gain = sums(new.astype(np.int8) - old.astype(np.int8), cluster)
-    size = sums(np.ones(len(new)), cluster)
-    drawn = counts(len(size), draws)
-    low, high = np.percentile(100 * (drawn @ gain) / (drawn @ size), [2.5, 97.5])
-    return Estimate(100 * float(gain.sum()) / len(new), float(low), float(high), len(new))
+    n, cluster = len(old), compact(cluster)
+    size = np.bincount(cluster)
+    test = MCNEMAR if len(size) == n else FLIPS
+    found = []
+    for block in (new[start : start + BLOCK] for start in range(0, len(new), BLOCK)):
+        gain = sums(block.astype(np.int8) - old.astype(np.int8), cluster)  # (block, K)
+        low = high = np.full(len(block), math.nan)
+        if len(size) >= FEW:
+            weights = _weights(len(size), draws)
+            drawn = 100 * (weights @ gain.T) / (weights @ size)[:, None]
+            low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+        for i, right in enumerate(block):
+            fixed, broken = int((right & ~old).sum()), int((old & ~right).sum())
+            value = 100 * (fixed - broken) / n if n else math.nan
+            p = mcnemar(fixed, broken) if test == MCNEMAR else sign_flips(gain[i].astype(int))
+            found.append(Paired(Estimate(value, float(low[i]), float(high[i]), n), fixed, broken, p, test))
+    return found
 
 
 def interval(
     figure: Callable[[NDArray[intp]], float], cluster: NDArray[intp], *, draws: int = 200
 ) -> tuple[float, float]:
-    """Percentile interval of any figure of questions, given as a function of the indices drawn (with repeats)."""
-    if not len(cluster):
+    """Percentile interval of any figure of questions, given as a function of the indices drawn (with repeats).
+
+    (nan, nan) below FEW clusters.
+    """
+    clusters = int(cluster.max()) + 1 if len(cluster) else 0
+    if clusters < FEW:
         return math.nan, math.nan
     order = np.argsort(cluster, kind="stable")
     sorted_codes = cluster[order]
-    values = [figure(np.repeat(order, drawn[sorted_codes])) for drawn in counts(int(cluster.max()) + 1, draws)]
+    values = [figure(np.repeat(order, drawn[sorted_codes])) for drawn in counts(clusters, draws)]
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
 
@@ -92,31 +171,74 @@ def best_of(
     cluster: NDArray[intp],
     base: NDArray[bool_] | None = None,
     *,
+    base_answered: NDArray[bool_] | None = None,
+    chosen: int | None = None,
     draws: int = 1000,
 ) -> BestOf:
-    """The highest accuracy of C cells on N questions, and what choosing it on these questions is worth.
+    """What choosing one of C cells on these N questions is worth; `chosen`: its index (None = the first of the best).
 
     `right`, `answered`: (C, N). The corrected accuracy is the bootstrap bias correction of Tsamardinos,
     Greasidou, Borboudakis (Machine Learning 107 (2018) 1895-1922): each draw chooses on the clusters in it
-    and reads the choice off on those left out. p against `base` (N,) is the single-step maxT of Westfall,
-    Young (Resampling-Based Multiple Testing, 1993, section 2.3), signs turned by cluster.
+    and reads the choice off on those left out. p against `base` (N,), on the questions that it answered too (None =
+    all), is the single-step maxT of Westfall, Young (Resampling-Based Multiple Testing, 1993, section 2.3), signs
+    turned by cluster.
     """
-    cells = len(right)
-    first, _ = unlike(right, answered)
-    right, answered = right[np.sort(first)], answered[np.sort(first)]
-    hits, sizes = sums(right & answered, cluster), sums(answered, cluster)  # (C, K) each
+    first, pattern = unlike(right, answered)
+    accuracy = ratio((right & answered).sum(axis=1), answered.sum(axis=1))
+    chosen = int(accuracy.argmax()) if chosen is None else chosen
+    value = 100 * float(accuracy[chosen])
+    distinct = np.sort(first)
+    corrected = None
+    if len(distinct) > 1:
+        corrected = _left_out(right[distinct] & answered[distinct], answered[distinct], cluster, value, draws)
+    p = None
+    if base is not None:
+        both = answered if base_answered is None else answered & base_answered
+        here = int(np.flatnonzero(distinct == first[pattern[chosen]])[0])
+        p = _best_p((right & both)[distinct], both[distinct], base, cluster, here, draws)
+    return BestOf(len(right), len(distinct), value, corrected, p)
+
+
+def _left_out(
+    right: NDArray[bool_], answered: NDArray[bool_], cluster: NDArray[intp], most: float, draws: int
+) -> Estimate | None:
+    """Accuracy, at most `most`, of the best on drawn clusters on those left out; None where none ever are."""
+    hits, sizes = sums(right, cluster), sums(answered, cluster)  # (C, K) each
     inside = counts(hits.shape[1], draws)
     outside = (inside == 0).astype(np.float64)
     choice = accuracies(inside, hits, sizes).argmax(axis=1)
-    left_out = ratio((outside * hits[choice]).sum(axis=1), (outside * sizes[choice]).sum(axis=1))
-    left_out = 100 * left_out[left_out >= 0]
-    low, high = np.percentile(left_out, [2.5, 97.5]) if len(left_out) else (math.nan, math.nan)
-    corrected = Estimate(float(left_out.mean()) if len(left_out) else math.nan, float(low), float(high), len(cluster))
-    accuracy = ratio(hits.sum(axis=1), sizes.sum(axis=1))
-    p = None
-    if base is not None:
-        p = _max_t(sums((right.astype(np.int8) - base) * answered, cluster), int(accuracy.argmax()), draws)
-    return BestOf(cells, len(right), 100 * float(accuracy.max()), corrected, p)
+    found = ratio((outside * hits[choice]).sum(axis=1), (outside * sizes[choice]).sum(axis=1))
+    found = 100 * found[found >= 0]
+    if not len(found):
+        return None
+    value = min(float(found.mean()), most)
+    if hits.shape[1] < FEW:
+        return Estimate(value, math.nan, math.nan, len(cluster))
+    low, high = np.percentile(found, [2.5, 97.5])
+    return Estimate(value, min(float(low), value), max(float(high), value), len(cluster))
+
+
+def _best_p(
+    right: NDArray[bool_],
+    both: NDArray[bool_],
+    base: NDArray[bool_],
+    cluster: NDArray[intp],
+    cell: int,
+    draws: int,
+) -> float:
+    """p of one of C distinct cells against base, for all of them; that of its own test where no other differs.
+
+    Where no draw comes as far as the cell, its own exact p times the number of cells (Bonferroni), if that is below
+    what the draws can tell apart. A p below 1 / (1 + draws) is then Bonferroni's alone, any other maxT's: both hold.
+    """
+    change = (right.astype(np.int8) - base) * both  # (C, N)
+    mine = both[cell]
+    own = paired(right[cell][mine], base[mine], cluster[mine]).p
+    differ = len(np.unique(change[change.any(axis=1)], axis=0))
+    if differ <= 1:
+        return own
+    p = _max_t(sums(change, cluster), cell, draws)
+    return max(own, p if p > 1 / (1 + draws) else min(p, differ * own))
 
 
 def unlike(right: NDArray[bool_], answered: NDArray[bool_]) -> tuple[NDArray[intp], NDArray[intp]]:

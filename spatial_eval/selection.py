@@ -1,43 +1,88 @@
-"""Choose on one split, report on another: best cells and what they are worth. Pure.
+"""THE rule for the best cell, and what a best cell is worth. Pure.
 
-The reported split cannot leak into a choice: ballots.choose is given the answers of the other one, nothing else.
+Every table that shows a best cell (stdout, `results`, `select`, report.html, W&B, `load().best()`) takes it from
+`picks` or `select`. The rule: the highest accuracy on val where the sweep has val cells with answers, reported on test;
+else the highest on the very questions that are reported, marked "best of N on these questions" with the value that is
+corrected for the choice (resampling.best_of) beside it.
+
+Of cells with equal accuracies the simplest is taken, which means, in this order:
+1. the method that stands first in METHODS (base, scaling_vis, adapt_vis, vcd, dola, then those of other packages);
+2. the least intervention: the smallest sum, over the arms whose answers the method may give, of the distance of the
+   weight from the one that leaves the model untouched, plus a contrast's strength (alpha);
+3. the middle one of the thresholds left (the lower of two);
+4. the first in results.csv.
+
+The reported split cannot leak into a choice: select_best is given the answers of the other one, nothing else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .answers import Files
-from .ballots import Ballot, Choice, choose
+from .answers import Files, plain
+from .arms import SCALINGS
 from .errors import ConfigError
 from .methods import Base
-from .paper import DATASETS, TABLE
 from .plugins import METHODS
-from .resampling import BestOf, best_of, paired_difference
-from .statistics import Estimate, holm, mcnemar, share
+from .resampling import BestOf, accuracies, best_of, counts, paired, ratio, sums, unlike
+from .statistics import Estimate, holm, share
 from .tables import NAMED, Outcome, settings
-from .types import BASE, Method
+from .types import Method
+
+if TYPE_CHECKING:
+    from numpy import bool_, float64, intp
+    from numpy.typing import NDArray
 
 METRICS = {"accuracy": "right", "accuracy_strict": "strict"}  # name -> column of an Outcome
+DRAWS = 1000
+RULE = "of equal accuracies: the simplest method, then the weights nearest to 1, then the middle threshold"
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """All that a choice may look at: C methods' answers to the N questions of one split."""
+
+    methods: Sequence[Method]
+    right: NDArray[bool_]  # (C, N), False where unanswered
+    answered: NDArray[bool_]  # (C, N)
+    cluster: NDArray[intp]  # (N,)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """Index of the chosen method, its accuracy, how many share it, and the share of new draws that choose it again.
+
+    Attributes:
+        again: in [0, 1], over draws of clusters with replacement. rivals: (index, share), the most frequent first.
+    """
+
+    index: int
+    accuracy: Estimate
+    tied: int
+    again: float
+    rivals: Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True, slots=True)
 class Against:
     """A cell's accuracy (`now`) beside the untouched model's on the same questions; `gain` in points.
 
-    `gain` and exact McNemar's `p` are None where the untouched arm is not stored or the cell is base itself.
+    `base`, `gain` and the exact `p` of `test` are None where the untouched model's answers are not stored; `gain` and
+    `p` also where the cell is base itself.
     """
 
     now: Estimate
-    base: Estimate | None
-    gain: Estimate | None
-    fixed: int
-    broken: int
-    p: float | None
+    base: Estimate | None = None
+    gain: Estimate | None = None
+    fixed: int = 0
+    broken: int = 0
+    p: float | None = None
+    test: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,12 +90,14 @@ class Selected:
     """A chosen cell and what it gives on the split it is reported on.
 
     Attributes:
-        cell: its row of results.csv on the reporting split. family: a method's name where only its cells stood for
-            election, "" where all did. on, split: where it was chosen and is reported; equal where the sweep has no
-            other split, and then `best` says what such a choice is worth.
-        candidates: how many cells stood for election. rivals: what other draws of the questions choose, and how often.
-        p_holm: test.p adjusted for the number of datasets and models, in the rows with family "".
-        paper: the paper's accuracy for this method, dataset and model, at its own setting.
+        cell: its row of results.csv on the reporting split. family: a method's name where only its cells were
+            candidates, "" where all were. on, split: where it was chosen and is reported; equal where it could not
+            be chosen elsewhere, and then `best` says what such a choice is worth (None of a single candidate).
+        candidates: how many cells it was chosen from. rivals: what other draws of the questions choose, and how often.
+        p_holm: p against base, adjusted for all that was looked at: for the candidates where the choice was made on
+            the reported questions (best.p), and by Holm: overall choices for the number of datasets and models, those
+            of the methods for the number of datasets, models and methods.
+        paper: the paper's accuracy where the cell is exactly a published setting.
     """
 
     dataset: str
@@ -68,6 +115,21 @@ class Selected:
     best: BestOf | None
     p_holm: float | None = None
 
+    @property
+    def corrected(self) -> Estimate | None:
+        """What such a choice gives on questions it was not made on; None where it was made on others, or on none."""
+        return self.best.corrected if self.best else None
+
+    @property
+    def mark(self) -> str:
+        """How it came to stand for its method: to be read beside its accuracy; "" where there was nothing to choose."""
+        if self.candidates == 1:
+            return ""
+        if self.on != self.split:
+            return f"chosen on {self.on} from {self.candidates:,} cells"
+        equal = ", all equal" if self.best is not None and self.best.distinct == 1 else ""
+        return f"best of {self.candidates:,} on these questions{equal}"
+
 
 def select(files: Files, *, on: str = "val", report: str = "test", metric: str = "accuracy") -> list[Selected]:
     """Per dataset and model the best cell of all and the best of each method, chosen on `on`, reported on `report`.
@@ -81,26 +143,46 @@ def select(files: Files, *, on: str = "val", report: str = "test", metric: str =
             f"the sweep has cells on split {have}, not on both {on} and {report}: "
             f"launch it with split={on},{report}, or sweep=val_then_test"
         )
-    found = [s for group in _groups(files) for s in _elect(files, group, on, report, metric) if on in group]
+    found = []
+    for group in _groups(files):
+        families = _families(files, _partners(files, group, on, report))
+        found += [_elect(files, family, pairs, metric) for family, pairs in families.items()]
     if not found:
-        raise ConfigError(f"no dataset of the sweep has the same cells on {on} and on {report}")
+        raise ConfigError(f"no dataset of the sweep has the same cells, with answers, on {on} and on {report}")
     return adjust(found)
 
 
 def picks(files: Files) -> list[Selected]:
-    """As `select`, for any sweep: on val where val and test are there, else on the reported split itself."""
-    found: list[Selected] = []
+    """As `select`, for any sweep: chosen on val where a method has cells with answers there, else where reported."""
+    found = []
     for group in _groups(files):
         report = next(split for split in ("test", "all", "val") if split in group)
-        on = "val" if report == "test" and "val" in group else report
-        found += _elect(files, group, on, report, "accuracy")
+        val = _families(files, _partners(files, group, "val", report)) if report == "test" else {}
+        here = _families(files, _partners(files, group, report, report))
+        found += [_elect(files, family, val.get(family, pairs), "accuracy") for family, pairs in here.items()]
     return adjust(found)
 
 
+def by_settings(files: Files, chosen: Sequence[Selected]) -> list[Selected]:
+    """The choice of each method, or of each of its other settings (kinds of scaling, layers) where it has several."""
+    found = []
+    for group in _groups(files):
+        for s in (s for s in chosen if s.family and any(s.cell in cells for cells in group.values())):
+            pairs = _families(files, _partners(files, group, s.on, s.split))[s.family]
+            kinds: dict[str, dict[int, int]] = {}
+            for cell, there in pairs.items():
+                kinds.setdefault(settings(files.methods[cell]), {})[cell] = there
+            found += [s] if len(kinds) == 1 else [_elect(files, s.family, some, "accuracy") for some in kinds.values()]
+    return found
+
+
 def adjust(found: Sequence[Selected]) -> list[Selected]:
-    """With the p of the overall choices adjusted for how many there are."""
-    tested = [i for i, s in enumerate(found) if not s.family and s.test.p is not None]
-    adjusted = dict(zip(tested, holm([found[i].test.p or 0.0 for i in tested]), strict=True))
+    """With `p_holm` filled in: overall choices are adjusted for each other, and the methods' choices for each other."""
+    adjusted: dict[int, float] = {}
+    for overall in (True, False):
+        looked = {i: s.test.p if s.best is None else s.best.p for i, s in enumerate(found) if (not s.family) == overall}
+        tested = {i: p for i, p in looked.items() if p is not None and found[i].test.p is not None}
+        adjusted |= zip(tested, holm(list(tested.values())), strict=True)
     return [replace(s, p_holm=adjusted.get(i)) for i, s in enumerate(found)]
 
 
@@ -115,82 +197,130 @@ def _groups(files: Files) -> list[Group]:
     return list(found.values())
 
 
-def _elect(files: Files, group: Group, on: str, report: str, metric: str) -> list[Selected]:
-    """Of one group: the overall choice, then each method's; empty where no cell is on both splits."""
-    there = {files.methods[cell]: cell for cell in group.get(report, [])}
-    cells = [cell for cell in group.get(on, []) if files.methods[cell] in there]
-    kinds = [kind for kind in METHODS if any(files.methods[cell].kind == kind for cell in cells)]
-    found = []
-    for family in ["", *kinds] if cells else []:
-        standing = [cell for cell in cells if family in ("", files.methods[cell].kind)]
-        votes = ballot(files, standing, metric)
-        choice = choose(votes)
-        method = files.methods[standing[choice.index]]
-        best = _best(files, standing[0], votes, metric) if on == report and len(standing) > 1 else None
-        cell = there[method]
-        rivals = [(files.methods[standing[i]], times) for i, times in choice.rivals]
-        test, paper = against_base(files, cell, metric), _paper(files, cell)
-        dataset, model = files.keys[cell][:2]
-        names = (dataset, model, family, method, cell, on, report)
-        found.append(Selected(*names, len(standing), choice, rivals, test, paper, best))
+def _partners(files: Files, group: Group, on: str, report: str) -> dict[int, int]:
+    """Cell on `on` -> the cell of the same method on `report`, where both have answers."""
+    answered = [n > 0 for n in files.cells["n"]]
+    there = {files.methods[cell]: cell for cell in group.get(report, []) if answered[cell]}
+    cells = [cell for cell in group.get(on, []) if files.methods[cell] in there and answered[cell]]
+    return {cell: there[files.methods[cell]] for cell in cells}
+
+
+def _families(files: Files, pairs: Mapping[int, int]) -> dict[str, dict[int, int]]:
+    """ "" -> all of them, then each method's own, in the order of METHODS; empty where there are none."""
+    found: dict[str, dict[int, int]] = {"": dict(pairs)} if pairs else {}
+    for kind in METHODS:
+        own = {cell: there for cell, there in pairs.items() if files.methods[cell].kind == kind}
+        found |= {kind: own} if own else {}
     return found
 
 
-def ballot(files: Files, cells: Sequence[int], metric: str) -> Ballot:
+def _elect(files: Files, family: str, pairs: Mapping[int, int], metric: str) -> Selected:
+    """The best of the cells in `pairs`, reported at its partner."""
+    cells = list(pairs)
+    standing = candidates(files, cells, metric)
+    choice = select_best(standing)
+    method, cell = files.methods[cells[choice.index]], pairs[cells[choice.index]]
+    on, report = files.keys[cells[0]][3], files.keys[cell][3]
+    best = _worth(files, cells[0], standing, choice.index, metric) if on == report and len(cells) > 1 else None
+    rivals = [(files.methods[cells[i]], times) for i, times in choice.rivals]
+    paper = plain(files.cells["paper"].iloc[cell])
+    dataset, model = files.keys[cell][:2]
+    return Selected(
+        dataset,
+        model,
+        family,
+        method,
+        cell,
+        on,
+        report,
+        len(cells),
+        choice,
+        rivals,
+        against_base(files, cell, metric),
+        None if paper is None else float(paper),
+        best,
+    )
+
+
+def candidates(files: Files, cells: Sequence[int], metric: str) -> Candidates:
     """Of cells that share one part; reads that part only."""
     outcomes = [files.outcome(cell) for cell in cells]
     right = np.stack([getattr(o, METRICS[metric]) for o in outcomes])
     part = files.parts[files.keys[cells[0]]]
-    return Ballot([files.methods[c] for c in cells], right, np.stack([o.answered for o in outcomes]), part.cluster)
+    return Candidates(
+        [files.methods[cell] for cell in cells], right, np.stack([o.answered for o in outcomes]), part.cluster
+    )
 
 
-def _best(files: Files, cell: int, found: Ballot, metric: str) -> BestOf:
-    part = files.parts[files.keys[cell]]
-    if BASE not in part.arms:
-        return best_of(found.right, found.answered, found.cluster)
-    base = part.follow(Base())
-    keep = base.answered
-    cluster = np.unique(found.cluster[keep], return_inverse=True)[1]
-    right = getattr(base, METRICS[metric])[keep]
-    return best_of(found.right[:, keep], found.answered[:, keep], cluster, right)
+def select_best(given: Candidates, *, draws: int = DRAWS) -> Choice:
+    """The best of the candidates, ties by this module's rule. There must be one at least."""
+    order = _Order(given.methods)
+    hits, sizes = sums(given.right, given.cluster), sums(given.answered, given.cluster)
+    accuracy = ratio(hits.sum(axis=1), sizes.sum(axis=1))
+    index = order.first(accuracy)
+    first, pattern = unlike(given.right, given.answered)
+    chosen = Counter[int]()
+    for block in np.array_split(counts(hits.shape[1], draws), max(1, draws // 100)):
+        drawn = accuracies(block, hits[first], sizes[first])[:, pattern]  # (draws of the block, C)
+        chosen.update(order.first(row) for row in drawn)
+    found = share(int(given.right[index].sum()), int(given.answered[index].sum()))
+    tied = int((accuracy >= accuracy[index] - 1e-9).sum())
+    rivals = [(i, times / draws) for i, times in chosen.most_common(5)]
+    return Choice(index, found, tied, chosen[index] / draws, rivals)
+
+
+class _Order:
+    """The tie rule, with what it looks at computed once."""
+
+    def __init__(self, methods: Sequence[Method]) -> None:
+        kinds = list(METHODS)
+        force = [
+            sum(abs(arm.weight - SCALINGS[arm.scaling]) + arm.alpha for arm in m.branches().values()) for m in methods
+        ]
+        simple = [(kinds.index(m.kind), round(f, 9)) for m, f in zip(methods, force, strict=True)]
+        rank = {key: i for i, key in enumerate(sorted(set(simple)))}
+        self.rank = np.array([rank[key] for key in simple])
+        self.threshold = np.array([getattr(m, "threshold", 0.0) for m in methods])
+
+    def first(self, accuracy: NDArray[float64]) -> int:
+        tied = np.flatnonzero(accuracy >= accuracy.max() - 1e-9)
+        tied = tied[self.rank[tied] == self.rank[tied].min()]
+        left = np.unique(self.threshold[tied])
+        return int(tied[self.threshold[tied] == left[(len(left) - 1) // 2]][0])
+
+
+def _worth(files: Files, cell: int, given: Candidates, chosen: int, metric: str) -> BestOf:
+    """What choosing one of `given` on its own questions is worth, against base too where its answers are stored."""
+    base = files.parts[files.keys[cell]].follow(Base())
+    if not base.answered.any():
+        return best_of(given.right, given.answered, given.cluster, chosen=chosen)
+    right = getattr(base, METRICS[metric])
+    return best_of(given.right, given.answered, given.cluster, right, base_answered=base.answered, chosen=chosen)
 
 
 def against_base(files: Files, cell: int, metric: str = "accuracy") -> Against:
     part, column = files.parts[files.keys[cell]], METRICS[metric]
     new = files.outcome(cell)
     now = _share(new, column)
-    if BASE not in part.arms:
-        return Against(now, None, None, 0, 0, None)
+    if files.methods[cell].kind == "base":
+        return Against(now, now)
     old = part.follow(Base())
     both = new.answered & old.answered
-    after, before = getattr(new, column)[both], getattr(old, column)[both]
-    fixed, broken = int((after & ~before).sum()), int((before & ~after).sum())
-    if files.methods[cell].kind == "base":
-        return Against(now, now, None, 0, 0, None)
-    cluster = np.unique(part.cluster[both], return_inverse=True)[1]
-    gain = paired_difference(after, before, cluster)
-    return Against(now, _share(old, column), gain, fixed, broken, mcnemar(fixed, broken))
+    if not both.any():
+        return Against(now)
+    found = paired(getattr(new, column)[both], getattr(old, column)[both], part.cluster[both])
+    return Against(now, _share(old, column), found.gain, found.fixed, found.broken, found.p, found.test)
 
 
 def _share(found: Outcome, column: str) -> Estimate:
     return share(int((getattr(found, column) & found.answered).sum()), int(found.answered.sum()))
 
 
-def _paper(files: Files, cell: int) -> float | None:
-    dataset, model, _, split, limit = files.keys[cell]
-    if split != "test" or limit:
-        return None
-    names = {t["model"]["name"]: t["model"].get("paper_model", "") for t in files.about["trunks"]}
-    rows = TABLE.get(names.get(model, ""), {})
-    values = rows.get(files.methods[cell].kind)
-    return values[DATASETS.index(dataset)] if values and dataset in DATASETS else None
-
-
 FIELDS = (
     *("dataset", "model", "family", "method", *NAMED, "chosen_on", "candidates", "tied", "chosen_again"),
     *("chosen_n", "chosen_accuracy", "chosen_low", "chosen_high", "split", "n", "accuracy", "accuracy_low"),
     *("accuracy_high", "base", "difference", "difference_low", "difference_high", "fixed", "broken", "p", "p_holm"),
-    *("paper", "corrected", "corrected_low", "corrected_high", "settings"),
+    *("paper", "corrected", "corrected_low", "corrected_high", "settings", "mark", "test"),
 )
 
 
@@ -202,15 +332,17 @@ def rows(found: Iterable[Selected]) -> list[dict[str, Any]]:
 def _row(s: Selected) -> dict[str, Any]:
     knobs = {name: getattr(s.method, name, None) for name in NAMED} | {"settings": settings(s.method)}
     names = {"dataset": s.dataset, "model": s.model, "family": s.family or "all", "method": s.method.kind, **knobs}
-    names |= {"chosen_on": s.on, "split": s.split, "paper": s.paper, "p": s.test.p, "p_holm": s.p_holm}
+    names |= {"chosen_on": s.on, "split": s.split, "paper": s.paper, "p": s.test.p, "p_holm": s.p_holm, "mark": s.mark}
     choice = {"candidates": s.candidates, "tied": s.choice.tied, "chosen_again": 100 * s.choice.again}
     chosen = _flat(s.choice.accuracy, "chosen_accuracy", "chosen") | {"chosen_n": s.choice.accuracy.n}
     now = _flat(s.test.now, "accuracy", "accuracy") | {"n": s.test.now.n}
     now |= {"base": s.test.base.value if s.test.base else None}
     if s.test.gain:
-        now |= _flat(s.test.gain, "difference", "difference") | {"fixed": s.test.fixed, "broken": s.test.broken}
-    return names | choice | chosen | now | (_flat(s.best.corrected, "corrected", "corrected") if s.best else {})
+        now |= _flat(s.test.gain, "difference", "difference")
+        now |= {"fixed": s.test.fixed, "broken": s.test.broken, "test": s.test.test}
+    return names | choice | chosen | now | (_flat(s.corrected, "corrected", "corrected") if s.corrected else {})
 
 
 def _flat(found: Estimate, name: str, bounds: str) -> dict[str, Any]:
-    return {name: found.value, f"{bounds}_low": found.low, f"{bounds}_high": found.high}
+    """nan, as of an interval that there is none of, becomes None."""
+    return {name: plain(found.value), f"{bounds}_low": plain(found.low), f"{bounds}_high": plain(found.high)}

@@ -10,7 +10,9 @@ from typing import Any
 
 from .estimate import Outlook
 from .grid import Grid
+from .layout import equal_cells
 from .plan import indices
+from .selection import Selected
 
 Rows = Sequence[Mapping[str, Any]]
 MOST = 20  # rows of a terminal table; all of them are in the file
@@ -31,15 +33,25 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "set": lambda row: _number(row["set_accuracy"]),
     "f1": lambda row: _number(row["f1_paper"]),
     "to weight1": lambda row: _number(row["share_weight1"], 1),
+    "vs base": lambda row: _number(row.get("vs_base"), sign=True),  # files of earlier versions have no such column
     "paper": lambda row: _number(row["paper"], 1),
     "diff": lambda row: _number(row["difference"], sign=True),
+    "chosen": lambda row: row.get("mark") or "",
+    "corrected": lambda row: _number(row.get("corrected")),
 }
 _LEFT = ("dataset", "model", "method", "setting", "split")
 
 
-def table(rows: Rows, most: int = MOST) -> str:
-    """A plain table of `rows`; of more than `most`, the best of each method in each experiment, and says so."""
-    shown = list(rows) if len(rows) <= most else best(rows)
+def table(rows: Rows, chosen: Sequence[Selected] | None = None) -> str:
+    """A plain table of `rows`. Of more than MOST the cells in `chosen`, if there is one, each with its mark."""
+    most = len(rows) if chosen is None else MOST
+    shown, notes = rows, equal_cells(rows)
+    if len(rows) > most:
+        values = [s.corrected.value if s.corrected else None for s in chosen or ()]
+        shown = [
+            {**rows[s.cell], "mark": s.mark, "corrected": value} for s, value in zip(chosen or (), values, strict=True)
+        ]
+        notes = [f"{len(rows):,} cells; the best of each method is shown", *notes]
     header, lines = _cells(shown)
     width = [max(map(len, column)) for column in zip(header, *lines, strict=True)]
     text = [
@@ -48,20 +60,7 @@ def table(rows: Rows, most: int = MOST) -> str:
         ).rstrip()
         for line in [header, *lines]
     ]
-    more = [f"{len(rows):,} cells; the best of each method is shown"] if len(rows) > len(shown) else []
-    return "\n".join([*text, *more])
-
-
-def best(rows: Rows) -> list[Mapping[str, Any]]:
-    """For each dataset, model and part, the most accurate cell of each method, with each of its other settings (kind
-    of scaling, layers); the first where several are."""
-    found: dict[tuple[Any, ...], Mapping[str, Any]] = {}
-    for row in rows:
-        names = ("dataset", "model", "method", "settings", "split", "limit", "max_new_tokens")
-        key = tuple(row.get(name) or "" for name in names)
-        if key not in found or float(row["accuracy"] or -1) > float(found[key]["accuracy"] or -1):
-            found[key] = row
-    return list(found.values())
+    return "\n".join([*text, *notes])
 
 
 def markdown(rows: Rows) -> str:
@@ -102,7 +101,7 @@ def as_csv(rows: Rows) -> str:
 
 
 FORMATS: dict[str, Callable[[Rows], str]] = {
-    "table": lambda rows: table(rows, most=len(rows)),
+    "table": table,
     "csv": as_csv,
     "json": as_json,
     "md": markdown,

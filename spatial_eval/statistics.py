@@ -6,8 +6,10 @@ Shares are in percent. Arrays are columns over questions, (N,). What is drawn at
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -62,11 +64,42 @@ def mcnemar(fixed: int, broken: int) -> float:
     """Two-sided exact p of McNemar's test (Psychometrika 12 (1947) 153-157) that `fixed` and `broken` are one rate.
 
     The conditional binomial form (Fagerland, Lydersen, Laake, BMC Med Res Methodol 13 (2013) 91, eq. 3).
-    Pairs are taken as independent; where questions come in sets, the clustered interval says more.
+    Pairs are taken as independent; questions that come in sets or share an image are not: see `sign_flips`.
     """
     n, least = fixed + broken, min(fixed, broken)
     halves: int = 2**n  # whole numbers divide exactly, however large
     return min(1.0, 2 * sum(math.comb(n, k) for k in range(least + 1)) / halves)
+
+
+def sign_flips(gains: Iterable[int]) -> float:
+    """Two-sided exact p that each cluster's gain (right answers more, or fewer) might as well have the other sign.
+
+    The share of all 2**K ways to turn the signs of K clusters that give a sum at least as far from 0 (Fisher's
+    randomization test, The Design of Experiments (1935), section 21). With gains of -1, 0 and 1 it is `mcnemar`.
+    """
+    import numpy as np
+
+    known = [int(gain) for gain in gains if gain]
+    distance = abs(sum(known))
+    if not distance:
+        return 1.0
+    # The distribution of the sum at -S, -S + 1, ..., S: clusters of one size give size * (2 Binomial(n, 1/2) - n).
+    chance = np.ones(1)
+    for size, n in sorted(Counter(map(abs, known)).items()):
+        step = np.zeros(2 * size * n + 1)
+        step[:: 2 * size] = _coins(n)
+        chance = np.convolve(chance, step)
+    return min(1.0, 2 * float(chance[: len(chance) // 2 - distance + 1].sum()))
+
+
+@lru_cache(maxsize=256)
+def _coins(n: int) -> tuple[float, ...]:
+    """Binomial(n, 1/2) at 0 .. n."""
+    ways, halves, found = 1, 2**n, []
+    for k in range(n + 1):
+        found.append(ways / halves)
+        ways = ways * (n - k) // (k + 1)
+    return tuple(found)
 
 
 def holm(p: Sequence[float]) -> list[float]:

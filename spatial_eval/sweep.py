@@ -183,8 +183,9 @@ def run(order: Order) -> int:
     for line in tables.mixtures(results.passes).values():
         log.warning("%s", line)
     seen = _gathered(order.folder, list(after.values()), places)
-    log.info("%s", html.attempt(path.parent))
-    sys.stdout.write(f"{show.table(results.cells)}\n{path}\n")
+    said, chosen = html.attempt(path.parent)
+    log.info("%s", said)
+    sys.stdout.write(f"{show.table(results.cells, chosen)}\n{path}\n")
     sys.stdout.flush()
     tracker.publish_sweep(order.folder, order.publication.settings)
     if to_fix:

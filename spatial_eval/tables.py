@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +13,9 @@ import numpy as np
 from .errors import ConfigError, unknown
 from .paper import published
 from .plugins import METHODS
+from .resampling import Paired, linked, paired_each, unlike
 from .scoring import reference, strict
-from .statistics import wilson
+from .statistics import holm, wilson
 from .typed import build, show
 from .types import Arm, Cell, Generation, Method, Sample, Signals
 
@@ -24,12 +26,15 @@ if TYPE_CHECKING:
 KNOBS = ("weight", "weight1", "weight2", "threshold")
 NAMED = (*KNOBS, "criterion")  # fields of a method that have a column of their own; the others share `settings`
 IDENTITY = ("dataset", "model", "method", *NAMED, "split", "limit", "max_new_tokens", "settings")
+# What a cell gains on base on the questions that both answered.
+AGAINST = ("vs_base", "vs_base_low", "vs_base_high", "fixed", "broken", "p", "p_holm")
 ROW = (
     *("dataset", "model", "method", *KNOBS, "split", "n", "missing"),
     *("accuracy", "accuracy_low", "accuracy_high", "accuracy_strict"),
     *("pair_accuracy", "set_accuracy", "pair_accuracy_complete", "set_accuracy_complete"),
     *("precision", "recall", "f1", "f1_paper", "share_weight1", "paper", "difference"),
     *("criterion", "limit", "max_new_tokens", "settings"),
+    *AGAINST,
 )
 BY_RELATION = (
     *("dataset", "model", "method", *KNOBS, "split", "relation", "n", "missing"),
@@ -54,7 +59,7 @@ class Graded:
     says_yes: NDArray[bool_]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Columns:
     """A part of a dataset with every stored arm: what all its cells are computed from."""
 
@@ -62,6 +67,12 @@ class Columns:
     arms: Mapping[Arm, Graded]
     groups: Mapping[str, NDArray[intp]]  # relation, pair, set -> (N,) code; -1 = in none
     names: Mapping[str, Sequence[str]]  # relation, pair, set -> name of each code
+
+    @cached_property
+    def cluster(self) -> NDArray[intp]:
+        """(N,) code of questions of one set, pair or image, which are drawn together and tested together."""
+        images = [str(sample.image or "") for sample in self.samples]
+        return linked([s.set for s in self.samples], [s.pair for s in self.samples], images)
 
 
 def columns(samples: Sequence[Sample], stored: Mapping[tuple[str, Arm], Generation], arms: Iterable[Arm]) -> Columns:
@@ -130,9 +141,12 @@ def follow(method: Method, arms: Mapping[Arm, Graded]) -> Outcome:
     return Outcome(branch, answered, **{name: column & answered for name, column in pick.items()})
 
 
-def row(cell: Cell, data: Columns) -> dict[str, Any]:
-    """One row of results.csv: what the cell is and how it did, in percent; None where a figure does not apply."""
-    found = outcome(cell, data)
+def row(cell: Cell, data: Columns, found: Outcome | None = None) -> dict[str, Any]:
+    """One row of results.csv: what the cell is and how it did, in percent; None where a figure does not apply.
+
+    `found`: its outcome, where it is at hand. What it gains on base depends on the other cells: see `against_base`.
+    """
+    found = outcome(cell, data) if found is None else found
     n, right = int(found.answered.sum()), int(found.right.sum())
     values = identity(cell) | _accuracy(found, np.ones(len(data.samples), dtype=bool))
     for group, members in PARTNERS.items():
@@ -147,9 +161,41 @@ def row(cell: Cell, data: Columns) -> dict[str, Any]:
     return {name: values.get(name) for name in ROW}
 
 
-def by_relation(cell: Cell, data: Columns) -> list[dict[str, Any]]:
+def against_base(
+    right: NDArray[bool_], answered: NDArray[bool_], base: Outcome | None, cluster: NDArray[intp]
+) -> list[dict[str, float | int | None]]:
+    """AGAINST of each of C cells other than base, (C, N) over one part; None where base answered none of a cell's
+    questions.
+
+    p_holm is adjusted (Holm) for the number of these cells that differ in any answer; equal ones share one p.
+    """
+    nothing: dict[str, float | int | None] = dict.fromkeys(AGAINST)
+    if base is None or not len(right):
+        return [nothing for _ in right]
+    first, pattern = unlike(right, answered)
+    both = answered[first] & base.answered
+    groups: dict[bytes, list[int]] = {}  # cells of one set of questions share their draws
+    for i, mask in enumerate(both):
+        groups.setdefault(mask.tobytes(), []).append(i)
+    found: dict[int, Paired] = {}
+    for members in groups.values():
+        mask = both[members[0]]
+        if mask.any():
+            pairs = paired_each(right[first[members]][:, mask], base.right[mask], cluster[mask])
+            found |= zip(members, pairs, strict=True)
+    adjusted = dict(zip(found, holm([one.p for one in found.values()]), strict=True))
+    rows = {i: dict(zip(AGAINST, _gain(one, adjusted[i]), strict=True)) for i, one in found.items()}
+    return [rows.get(int(i), nothing) for i in pattern]
+
+
+def _gain(found: Paired, p_holm: float) -> tuple[float | int | None, ...]:
+    low, high = (None if math.isnan(end) else end for end in (found.gain.low, found.gain.high))
+    return found.gain.value, low, high, found.fixed, found.broken, found.p, p_holm
+
+
+def by_relation(cell: Cell, data: Columns, found: Outcome | None = None) -> list[dict[str, Any]]:
     """The cell's accuracy on each relation, in alphabetical order; none where the dataset has no relations."""
-    found = outcome(cell, data)
+    found = outcome(cell, data) if found is None else found
     rows = []
     for code, name in enumerate(data.names["relation"]):
         values = identity(cell) | {"relation": name} | _accuracy(found, data.groups["relation"] == code)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from html import escape
 
 from .answers import Files, plain
 from .findings import by_relation
 from .layout import p_value, spelled
 from .methods import AdaptVis, Base
+from .resampling import NO_INTERVAL
 from .selection import Selected
 from .statistics import Estimate
 
@@ -20,11 +22,14 @@ RARE = 1.0  # percent routed to weight1 below which adapt_vis is scaling_vis in 
 def verdict(chosen: Selected) -> str:
     """helps, hurts or same: by the 95 % interval of the difference from base; same too where there is no base.
 
-    A best of many cells on the same questions must also stand out from base with all of them counted.
+    A best of many cells on the same questions must also stand out from base with all of them counted. Of too few
+    questions for an interval the exact test decides.
     """
-    gain, best = chosen.test.gain, chosen.best
-    if gain is None or (best is not None and best.p is not None and best.p >= LEVEL):
+    gain, best, p = chosen.test.gain, chosen.best, chosen.test.p
+    if gain is None or p is None or (best is not None and best.p is not None and best.p >= LEVEL):
         return "same"
+    if math.isnan(gain.low):
+        return "same" if p >= LEVEL else "helps" if gain.value > 0 else "hurts"
     return "helps" if gain.low > 0 else "hurts" if gain.high < 0 else "same"
 
 
@@ -33,15 +38,21 @@ def sentence(files: Files, chosen: Selected) -> str:
     test, where = chosen.test, f"{chosen.test.now.n:,} {chosen.split} questions"
     if chosen.method.kind == "base":
         rest = f"; {chosen.candidates - 1:,} other cells do no better on {chosen.on}" if chosen.candidates > 1 else ""
-        return f"The untouched model answers {figure(test.now)} of {where}{rest}."
+        return f"The untouched model answers {figure(test.now)} of {where}{rest}." + (
+            f" {choice(chosen)}" if rest else ""
+        )
     text = f"{escape(spelled(chosen.method))} answers <b>{test.now.value:.1f} %</b> of {where} {between(test.now)}"
     if test.gain and test.base:
         more = "more" if test.gain.value >= 0 else "fewer"
-        sure = _p(chosen.p_holm if chosen.p_holm is not None else test.p)
+        sure = f"{_p(chosen.p_holm)}, {test.test}"
+        if math.isnan(test.gain.low):
+            interval = NO_INTERVAL
+        else:
+            interval = f"difference {test.gain.low:+.1f} to {test.gain.high:+.1f}"
         text += (
             f", <b>{abs(test.gain.value):.1f} points {more}</b> than the untouched model's {figure(test.base)}: "
             f"{test.fixed} fixed, {test.broken} broken "
-            f'<span class="i">(difference {test.gain.low:+.1f} to {test.gain.high:+.1f}, {sure})</span>'
+            f'<span class="i">({interval}; {sure})</span>'
         )
     return f"{text}. {_relations(files, chosen)}{_routing(files, chosen)}{choice(chosen)}"
 
@@ -52,16 +63,16 @@ def choice(chosen: Selected) -> str:
         return "It is the only cell."
     if chosen.best is None:
         return (
-            f"Chosen on {chosen.on} from {chosen.candidates:,} cells ({figure(chosen.choice.accuracy)}, "
+            f"It was {chosen.mark} ({figure(chosen.choice.accuracy)}, "
             f"n = {chosen.choice.accuracy.n}); {100 * chosen.choice.again:.0f} % of other {chosen.on} draws choose it "
             "too."
         )
-    best = chosen.best
-    chance = "" if best.p is None else f", {_p(best.p)} against base with all of them counted"
-    return (
-        f"It is the best of {best.cells:,} cells ({best.distinct:,} of them differ) on these same questions: "
-        f"corrected for that choice {figure(best.corrected)}{chance}."
-    )
+    best, text = chosen.best, f"It is the {chosen.mark}"
+    if best.distinct > 1:
+        text += f" ({best.distinct:,} of them differ)"
+    if chosen.corrected:
+        text += f": corrected for that choice {figure(chosen.corrected)}"
+    return f"{text}."
 
 
 def _p(p: float | None) -> str:
@@ -74,7 +85,8 @@ def figure(found: Estimate) -> str:
 
 
 def between(found: Estimate) -> str:
-    return f'<span class="i">({found.low:.1f} to {found.high:.1f})</span>'
+    ends = "no interval" if math.isnan(found.low) else f"{found.low:.1f} to {found.high:.1f}"
+    return f'<span class="i">({ends})</span>'
 
 
 def changes(files: Files, chosen: Selected) -> dict[str, float]:

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from conftest import questions, write_lines
 
+from spatial_eval import tables
 from spatial_eval.benchmarks import JsonLines, Vsr, WhatsUp
 from spatial_eval.errors import DataError
+from spatial_eval.lines import json_lines
 from spatial_eval.types import Places
 
 RELATIONS = ("left_of", "right_of", "on", "under")
@@ -83,6 +85,37 @@ def test_image_ids_become_file_names(places: Places) -> None:
     assert {s.set for s in coco.read(places)} == {""}
     named = whatsup(annotation="coco.json", images="vg_images", image_file="{}.jpg", sets=False)
     assert named.read(places)[1].image == places.data / "vg_images" / "10.jpg"
+
+
+FORMS = [
+    ({"images": "val2017", "image_file": "{:012d}.jpg"}, "image_id", [7, 7, "8", 8], ["000000000007", "000000000008"]),
+    ({"images": "vg_images", "image_file": "{}.jpg"}, "image_id", ["10", "10", 11, "11"], ["10", "11"]),
+    ({}, "image_path", ["data/x/a.jpg", "data/x/a.jpg", "b.jpg", "b.jpg"], ["a", "b"]),
+]
+
+
+@pytest.mark.parametrize(("changes", "key", "given", "names"), FORMS)
+def test_without_an_annotation_a_prompt_may_name_its_image(places: Places, changes, key, given, names) -> None:
+    rows = [{"id": i, "question": "Where is it?", "answer": ["On"], key: name} for i, name in enumerate(given)]
+    write_lines(places.data / "prompts" / "A.jsonl", rows)
+    dataset = whatsup(annotation="absent.json", sets=False, rows=4, **changes)
+    samples = dataset.read(places)
+    folder = places.data / dataset.images
+    assert [s.image for s in samples] == [folder / f"{name}.jpg" for name in names for _ in range(2)]
+    assert list(tables.columns(samples, {}, []).cluster) == [0, 0, 1, 1]
+
+
+def test_a_prompt_that_names_no_image_is_refused_in_one_line(places: Places) -> None:
+    rows = [{"id": 0, "question": "Where is it?", "answer": ["On"], "image_id": "cat"}]
+    write_lines(places.data / "prompts" / "A.jsonl", rows)
+    dataset = whatsup(annotation="absent.json", rows=1, image_file="{:012d}.jpg")
+    with pytest.raises(DataError, match=r"A\.jsonl, row 0: 'cat' names no image of controlled_a$"):
+        dataset.read(places)
+
+
+def test_the_papers_prompt_files_name_no_image(data: Path) -> None:
+    for path in (data / "prompts").glob("*_with_answer_*_options.jsonl"):
+        assert {key for row in json_lines(path) for key in row} == {"id", "question", "answer"}, path
 
 
 def test_a_row_too_few_is_refused(places: Places) -> None:

@@ -6,11 +6,18 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
 import scipy.stats
 
+import spatial_eval
 from spatial_eval.compare import compare, side
 from spatial_eval.errors import ConfigError
+
+
+def cells(folder) -> list[int]:
+    found = spatial_eval.load(folder)
+    return [found.find(method="base", split="test"), found.find(method="scaling_vis", weight=0.5, split="test")]
 
 
 @pytest.fixture
@@ -32,7 +39,16 @@ def test_two_cells_are_paired_by_question(ids, tmp_path) -> None:
     assert row["difference"] == pytest.approx(row["accuracy_b"] - row["accuracy_a"])
     assert row["difference"] == pytest.approx(100 * (row["fixed"] - row["broken"]) / 32)
     assert row["difference_low"] <= row["difference"] <= row["difference_high"]
-    assert row["p"] == pytest.approx(scipy.stats.binomtest(row["fixed"], row["fixed"] + row["broken"]).pvalue)
+    sets = [i // 4 for i in range(40)]
+    right = [spatial_eval.load(out / "sweeps" / ids[0]).answers(cell) for cell in cells(out / "sweeps" / ids[0])]
+    gains: dict[int, int] = {}
+    for old, new, number in zip(right[0]["correct"], right[1]["correct"], right[0]["row"], strict=True):
+        gains[sets[number]] = gains.get(sets[number], 0) + int(new) - int(old)
+    expected = scipy.stats.permutation_test(
+        (list(gains.values()),), np.sum, permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
+    )
+    assert row["p"] == pytest.approx(expected.pvalue)
+    assert row["test"] == "exact test by sign flips of whole sets or images"
 
 
 def test_what_neither_side_fixes_must_agree(ids, tmp_path) -> None:

@@ -79,6 +79,16 @@ def test_the_text_of_others_is_escaped(tmp_path) -> None:
     assert page.count("</script>") == 2
 
 
+@pytest.mark.parametrize("limit", [8, 36, 40])
+def test_few_sets_have_no_interval_and_the_page_says_why(launch, experiment, limit: int) -> None:
+    done = launch("-m", "method=base,scaling_vis", "weight=0.5,0.8", "split=all", f"limit={limit}", *experiment)
+    page = text_of((Path(done.stdout.splitlines()[-1]).parent / "report.html").read_text("utf8"))
+    assert "nan" not in page
+    few = limit < 40  # sets of four
+    assert ("no interval: fewer than 10 sets or images, too few to draw again" in page) == few
+    assert bool(re.search(r"difference [+-]\d+\.\d to [+-]", page)) == (not few)
+
+
 def test_images_at_hand_are_shown_small(tmp_path) -> None:
     rows = questions(40)
     for i, row in enumerate(rows):
@@ -113,9 +123,18 @@ def test_no_more_pictures_than_promised(tmp_path) -> None:
 
 
 def test_a_report_that_fails_is_one_line_and_costs_nothing(tmp_path) -> None:
-    said = html.attempt(tmp_path)
+    said, chosen = html.attempt(tmp_path)
     assert said.startswith("no report.html: DataError: ")
     assert "\n" not in said
+    assert chosen == []
+
+
+def test_a_page_that_fails_leaves_the_best_cells_to_stdout(swept, tmp_path, monkeypatch) -> None:
+    folder = Path(shutil.copytree(swept, tmp_path / swept.name))
+    monkeypatch.setattr(html, "page", lambda *_: 1 / 0)
+    said, chosen = html.attempt(folder)
+    assert said == "no report.html: ZeroDivisionError: division by zero"
+    assert [s.family for s in chosen] == ["base", "scaling_vis", "adapt_vis"]
 
 
 def test_a_sweep_without_base_or_confidence_or_answers_has_a_report(launch, experiment, tmp_path) -> None:
@@ -150,7 +169,13 @@ def test_the_recorded_model_shows_what_science_says(recorded_sweep) -> None:
     assert "AUROC 0.546" in text
     assert "would reach 94.85 % (91.9 to 96.8, n = 330)" in text
     assert "would reach 50.00 % (46.8 to 53.2, n = 928)" in text
-    assert "Chosen on val from 312 cells" in text
+    assert "It was chosen on val from 312 cells" in text
+    assert "It is the best of 312 on these questions (" in text
+    assert "p &lt; .001, exact test by sign flips of whole sets or images" in text
+    assert "exact McNemar test" in text
+    assert re.search(
+        r"vg_one_obj test, recorded: \d+ cells are equal to their weight2 alone: the threshold never", text
+    )
     files = answers.read(recorded_sweep)
     cells = files.cells
     vg = cells[(cells["dataset"] == "vg_one_obj") & (cells["paper"].notna()) & (cells["method"] == "adapt_vis")]
@@ -199,3 +224,20 @@ def test_a_sweep_in_which_everything_failed_can_still_be_looked_at(swept, tmp_pa
     ]
     done = cli("select")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+
+
+def test_base_as_the_best_of_many_is_marked_too(launch, tmp_path) -> None:
+    rows = questions(80)
+    given = recordings(rows, "quiz")
+    for record, row in zip(given, rows, strict=True):
+        record["generation"] |= {"1.0": row["answer"][0], "0.5": "nothing", "0.8": "nothing"}  # type: ignore[operator]
+    quiz, recorded = tmp_path / "quiz.jsonl", tmp_path / "recorded.jsonl"
+    write_lines(quiz, rows)
+    write_lines(recorded, given)
+    model = ["dataset=jsonl", f"dataset.path={quiz}", "model=recorded", f"model.path={recorded}"]
+    done = launch("-m", "method=base,scaling_vis", "weight=0.5,0.8", "split=all", *model)
+    text = text_of((Path(done.stdout.splitlines()[-1]).parent / "report.html").read_text("utf8"))
+    assert (
+        "2 other cells do no better on all. It is the best of 3 on these questions (2 of them differ): corrected"
+        in text
+    )

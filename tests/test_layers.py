@@ -58,7 +58,7 @@ LAYERS = [
         "checking",
     },
     {"attended", "extents", "selfcheck"},
-    {"answers", "ballots", "readback", "vlm", "squeue", "sbatch", "pool", "archives", "repositories", "drive"},
+    {"answers", "readback", "vlm", "squeue", "sbatch", "pool", "archives", "repositories", "drive"},
     {"charts", "compare", "findings", "selection", "gathering", "preparing"},
     {"dashboard", "api", "figures", "heat", "layout"},
     {"details", "verdicts"},

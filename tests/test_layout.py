@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import csv
+import dataclasses
 import shutil
+from pathlib import Path
 
 import pytest
 
 from spatial_eval import answers, layout, selection, sheets
+from spatial_eval.statistics import Estimate
 
 
 @pytest.fixture
@@ -23,6 +27,7 @@ def test_the_papers_layout_has_a_line_a_method_and_a_column_a_benchmark(here, cl
     assert sum("**" in line for line in lines[4:7]) >= 1
     assert "* quiz: adapt_vis" in lines[9]
     assert "chosen on val from 66 cells" in lines[9]
+    assert [line.partition(":")[0] for line in lines[10:]] == ["* marked for quiz", "* of equal accuracies"]
 
 
 def test_latex_is_booktabs_with_escapes(here, cli) -> None:
@@ -42,6 +47,8 @@ def test_by_relation(here, cli) -> None:
 def test_the_terminal_shows_cells_and_the_layout(here, cli) -> None:
     text = cli("results", here).stdout
     assert "144 cells; " in text
+    (line,) = [line for line in text.splitlines() if "chosen on val from 66 cells" in line and line.startswith("quiz ")]
+    assert line.split()[2] == "adapt_vis"
     assert "recorded: accuracy in percent" in text
 
 
@@ -65,4 +72,114 @@ def test_published_numbers_stand_beside_ours(recorded_sweep) -> None:
     lines = {row[0]: row for row in sheet.rows}
     assert lines["base"][1:4] == ["60.30 (54.93-65.43)", "40.61", "0.00"]
     assert lines["adapt_vis, paper"] == ["adapt_vis, paper", "84.9", "", "", "42.7"]
-    assert any("best of 306 cells on these same questions, corrected for that" in note for note in sheet.notes)
+    assert lines["adapt_vis, published setting"][1:5] == [
+        "84.85 (80.58-88.31)",
+        "61.21",
+        "30.30",
+        "42.67 (39.53-45.88)",
+    ]
+    assert lines["adapt_vis, difference"][1:5] == ["-0.05", "", "", "-0.03"]
+    assert any("best of 306 on these questions, corrected for that choice 4" in note for note in sheet.notes)
+    assert any(note.startswith("marked for controlled_a: adapt_vis w1=0.5") for note in sheet.notes)
+    (mark,) = [cell for cell in sheet.best if cell[1] == 1]
+    assert sheet.rows[mark[0]][0] == "adapt_vis"
+
+
+def test_the_paper_stands_beside_published_settings_only(recorded_sweep) -> None:
+    files = answers.read(recorded_sweep)
+    published = files.cells["paper"].notna()
+    beside = ~published.to_numpy()
+    fewer = dataclasses.replace(
+        files,
+        cells=files.cells[beside].reset_index(drop=True),
+        methods=[m for m, kept in zip(files.methods, beside, strict=True) if kept],
+    )
+    (sheet,) = layout.paper_sheets(fewer, selection.picks(fewer))
+    assert not any("paper" in row[0] or "difference" in row[0] for row in sheet.rows)
+    assert {s.paper for s in selection.picks(fewer)} == {None}
+    assert {s.paper for s in selection.picks(files) if s.family == "base"} == {60.3, 35.9}
+    flat = selection.rows(selection.picks(files))
+    known = {
+        (row["dataset"], row["method"], row["weight"], row["weight2"], row["threshold"]) for row in flat if row["paper"]
+    }
+    wanted = files.cells[published & (files.cells["split"] == "test")]
+    names = ["dataset", "method", "weight", "weight2", "threshold"]
+    assert known <= {tuple(map(answers.plain, row)) for row in wanted[names].itertuples(index=False, name=None)}
+
+
+def test_parts_of_one_dataset_are_columns_of_their_own(launch, experiment) -> None:
+    done = launch("-m", "method=base,scaling_vis", "weight=0.5", "limit=10,null", *experiment)
+    files = answers.read(Path(done.stdout.splitlines()[-1]).parent)
+    (sheet,) = layout.paper_sheets(files, selection.picks(files))
+    assert [name for name in sheet.header if "quiz" in name] == ["quiz test (n=32)", "quiz test limit=10 (n=10)"]
+    assert sheet.rows[0][1] != sheet.rows[0][4]
+    assert len(sheet.best) == 2
+
+
+def test_a_choice_on_the_reported_questions_says_so_in_select(here, cli) -> None:
+    text = cli("select", here, "--on", "test", "--report", "test").stdout
+    assert "quiz: adapt_vis" in text
+    assert "best of 66 on these questions, corrected for that choice" in text
+    flat = list(csv.DictReader(cli("select", here, "--on", "test", "--format", "csv").stdout.splitlines()))
+    assert [row["mark"] for row in flat][1:] == ["", "best of 5 on these questions", "best of 66 on these questions"]
+    assert all(float(row["corrected"]) <= float(row["accuracy"]) for row in flat if row["corrected"])
+
+
+def cell(**values: object) -> dict[str, object]:
+    row = {
+        "dataset": "quiz",
+        "model": "m",
+        "method": "adapt_vis",
+        "split": "test",
+        "criterion": "max_prob",
+        "weight": "",
+    }
+    row |= {"weight1": "0.5", "weight2": "1.5", "share_weight1": "0.0", "limit": "", "max_new_tokens": "100"}
+    return row | {"settings": ""} | values
+
+
+SAYS = [
+    ([cell(threshold="0.1"), cell(threshold="0.2")], ["quiz test, m: 2 cells are equal to weight2 alone: {} 0.2"]),
+    ([cell(threshold="0.1"), cell(threshold="0.2", share_weight1="3.0")], []),
+    (
+        [
+            cell(threshold=0.1, weight2=w, weight1=v, limit=8, criterion="margin")
+            for w in (1.2, 2.0)
+            for v in (0.5, 0.8)
+        ],
+        ["quiz test limit=8 by margin, m: 4 cells are equal to their weight2 alone: {} 0.1"],
+    ),
+    (
+        [cell(threshold="0.1"), cell(method="scaling_vis", weight="1.5", weight1="", weight2="", share_weight1="")],
+        ["quiz test, m: 2 cells are equal to weight2 alone: {} 0.1"],
+    ),
+    ([cell(threshold="0.1"), cell(method="scaling_vis", weight="1.5", settings="scaling=mass", share_weight1="")], []),
+    ([cell(threshold="0.1"), cell(threshold="0.1", split="val"), cell(threshold="0.1", weight2="2")], []),
+    ([cell(method="base", weight1="", weight2="", share_weight1=None)], []),
+]
+
+
+@pytest.mark.parametrize(("rows", "lines"), SAYS)
+def test_cells_are_equal_where_a_threshold_never_fires(rows, lines) -> None:
+    assert layout.equal_cells(rows) == [line.format("the threshold never fires up to") for line in lines]
+
+
+def test_equal_cells_are_equal_in_truth(swept) -> None:
+    files = answers.read(swept)
+    (line,) = layout.equal_cells(files.cells.to_dict("records"))[:1]
+    never = files.cells[(files.cells["share_weight1"] == 0) & (files.cells["split"] == "test")]
+    alike = {w: {files.outcome(i).right.tobytes() for i in rows.index} for w, rows in never.groupby("weight2")}
+    assert {len(marks) for marks in alike.values()} == {1}
+    assert f"quiz test, recorded: {len(never) + 3} cells are equal" in line  # and scaling_vis at each weight2
+
+
+def test_no_interval_is_said_not_shown() -> None:
+    nan = float("nan")
+    assert layout.number(Estimate(12.5, nan, nan, 8), 1, sign=True) == "+12.5 (no interval)"
+    assert layout.number(Estimate(nan, nan, nan, 0)) == ""
+    names = dict.fromkeys(("dataset", "model", "split", "a", "b"), "x") | {"unmatched": 0, "test": "exact McNemar test"}
+    row = names | {"n": 8, "accuracy_a": 50.0, "accuracy_b": 62.5, "difference": 12.5, "difference_low": None}
+    sheet = layout.comparison_sheet([row | {"difference_high": None, "fixed": 1, "broken": 0, "p": 1.0, "p_holm": 1.0}])
+    assert sheet.rows[0][8] == "+12.5 (no interval)"
+    assert "no interval: fewer than 10 sets or images, too few to draw again." in sheet.notes
+    assert sheet.notes[0].endswith("p: exact McNemar test.")

@@ -91,7 +91,7 @@ def test_a_package_brings_a_method_a_dataset_and_a_sweep(launcher, own, sheet, l
     # The readers find the method by its name too: from Python, compare, select and the dashboard.
     monkeypatch.syspath_prepend(str(own))
     fresh = plugins.Table("spatial_eval.methods", methods.METHODS, plugins.METHODS.members)
-    for module in ("tables", "selection", "ballots", "layout"):
+    for module in ("tables", "selection", "layout"):
         monkeypatch.setattr(f"spatial_eval.{module}.METHODS", fresh)
     found = spatial_eval.load(output_dir=tmp_path / "out")
     cell = found.find(method="band", weight=0.5, low=0.4)

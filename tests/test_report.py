@@ -118,7 +118,7 @@ def test_how_a_model_was_run_stands_in_passes_and_in_the_dashboard(tiny: Path) -
     assert {name: config[name] for name in tables.ASKED if name in config} == asked
     (other,) = [cell for cell in found.cells if cell["method"] == "scaling_vis"]
     assert not set(tables.ASKED) & set(dashboard.cell_run(found, other, Wandb()).config)
-    whole = dashboard.sweep_run(found, Wandb()).config
+    whole = dashboard.sweep_run(found, Wandb(), [], []).config
     assert {name: whole[name] for name in asked} == asked
 
 
@@ -141,7 +141,7 @@ def test_files_without_these_columns_are_read(tiny: Path, tmp_path: Path) -> Non
             (tmp_path / path.name).write_bytes(path.read_bytes())
     (tmp_path / "passes.csv").write_text("".join(f"{','.join(line)}\n" for line in lines), "utf8")
     found = readback.read(tmp_path)
-    assert not set(tables.ASKED) & set(dashboard.sweep_run(found, Wandb()).config)
+    assert not set(tables.ASKED) & set(dashboard.sweep_run(found, Wandb(), [], []).config)
     assert "What ran" in html.page(answers.read(tmp_path))
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import warnings
+from itertools import product
+from operator import mul
 
 import numpy as np
 import pytest
@@ -47,6 +49,32 @@ def test_mcnemar_is_exact(fixed: int, broken: int) -> None:
 
 def test_mcnemar_of_thousands_neither_overflows_nor_vanishes() -> None:
     assert statistics.mcnemar(1500, 1400) == pytest.approx(scipy.stats.binomtest(1500, 2900).pvalue)
+
+
+@given(st.lists(st.integers(-4, 4), max_size=10))
+def test_sign_flips_count_every_way_to_turn_the_signs(gains: list[int]) -> None:
+    ways = [abs(sum(map(mul, signs, gains))) for signs in product((1, -1), repeat=len(gains))]
+    assert statistics.sign_flips(gains) == pytest.approx(sum(way >= abs(sum(gains)) for way in ways) / len(ways))
+
+
+@pytest.mark.parametrize("gains", [[3, -1, 2, 2, 4, -2, 1], [1, 1, 1, 1], [-4, 0, 0, 3, -2, -1, 5, -18]])
+def test_sign_flips_are_scipys_permutation_test(gains: list[int]) -> None:
+    found = scipy.stats.permutation_test(
+        (np.array(gains),), np.sum, permutation_type="samples", n_resamples=np.inf, alternative="two-sided"
+    )
+    assert statistics.sign_flips(gains) == pytest.approx(found.pvalue)
+
+
+@given(fixed=small, broken=small)
+def test_sign_flips_of_single_questions_are_mcnemar(fixed: int, broken: int) -> None:
+    gains = [1] * fixed + [0] * 7 + [-1] * broken
+    assert statistics.sign_flips(gains) == pytest.approx(statistics.mcnemar(fixed, broken), rel=1e-9)
+
+
+def test_sign_flips_of_thousands_neither_overflow_nor_vanish() -> None:
+    assert statistics.sign_flips([1] * 1500 + [-1] * 1400) == pytest.approx(statistics.mcnemar(1500, 1400), rel=1e-9)
+    assert statistics.sign_flips([2] * 100) == pytest.approx(2 * 0.5**100)
+    assert statistics.sign_flips(iter([])) == 1.0
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=20))

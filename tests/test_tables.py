@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,9 @@ from doubles import Drill, Hashed
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from test_statistics import multipletests
 
-from spatial_eval import tables
+from spatial_eval import resampling, tables
 from spatial_eval.methods import AdaptVis, Base, ScalingVis
 from spatial_eval.statistics import wilson
 from spatial_eval.types import BASE, Arm, Cell, Generation, Part, Places, Sample, Trunk
@@ -137,3 +139,72 @@ def test_the_paper_stands_only_beside_its_own_setting() -> None:
     assert value(AdaptVis(0.5, 1.5, 0.4, "margin")) is None
     assert value(Base(), "val") is None
     assert value(Base(), "test", 10) is None
+
+
+def outcome(right: np.ndarray, answered: np.ndarray) -> tables.Outcome:
+    right = right & answered
+    return tables.Outcome(np.zeros(len(right), dtype=np.intp), answered, right, right, right)
+
+
+def test_each_distinct_cell_is_compared_with_base_and_counted_once() -> None:
+    chance = np.random.default_rng(4)
+    base = outcome(chance.random(80) < 0.5, chance.random(80) < 0.9)
+    right, answered = chance.random((5, 80)) < 0.6, chance.random((5, 80)) < 0.95
+    right[:2] = base.right ^ (chance.random((2, 80)) < 0.05)
+    right &= answered
+    order = [0, 1, 1, 2, 3, 3, 3, 4]  # three of the eight cells are equal to another
+    cluster = np.arange(80) // 4
+    found = tables.against_base(right[order], answered[order], base, cluster)
+    p = []
+    for i, row in enumerate(right):
+        both = answered[i] & base.answered
+        alone = resampling.paired(row[both], base.right[both], cluster[both])
+        p.append(alone.p)
+        gains = found[order.index(i)]
+        assert gains["vs_base"] == pytest.approx(100 * (row[both].mean() - base.right[both].mean()))
+        assert (gains["vs_base_low"], gains["vs_base_high"]) == (alone.gain.low, alone.gain.high)
+        assert gains["fixed"] == int((row & ~base.right & both).sum())
+        assert gains["broken"] == int((~row & base.right & both).sum())
+        assert gains["p"] == alone.p
+    adjusted = multipletests(p, method="holm")[1]
+    assert [row["p_holm"] for row in found] == pytest.approx([adjusted[i] for i in order])
+    assert any(row["p_holm"] > row["p"] for row in found)
+    assert list(found[0]) == list(tables.AGAINST)
+
+
+def test_what_base_did_not_answer_is_not_compared() -> None:
+    right, answered = np.ones((2, 8), dtype=bool), np.ones((2, 8), dtype=bool)
+    nothing = dict.fromkeys(tables.AGAINST)
+    assert tables.against_base(right, answered, None, np.arange(8)) == [nothing] * 2
+    silent = outcome(right[0], ~answered[0])
+    assert tables.against_base(right, answered, silent, np.arange(8)) == [nothing] * 2
+    answered[1, 4:] = False
+    half = outcome(right[0], np.arange(8) >= 4)
+    assert [row["vs_base"] for row in tables.against_base(right, answered, half, np.arange(8))] == [0.0, None]
+    assert tables.against_base(right[:0], answered[:0], half, np.arange(8)) == []
+
+
+def test_of_few_sets_there_is_a_p_and_no_interval() -> None:
+    right, answered = np.ones((1, 36), dtype=bool), np.ones((1, 36), dtype=bool)
+    base = outcome(np.zeros(36, dtype=bool), answered[0])
+    (few,) = tables.against_base(right, answered, base, np.arange(36) // 4)
+    assert (few["vs_base"], few["vs_base_low"], few["vs_base_high"]) == (100.0, None, None)
+    assert (few["fixed"], few["p"]) == (36, pytest.approx(2 / 2**9))
+    (many,) = tables.against_base(right, answered, base, np.arange(36))
+    assert (many["vs_base_low"], many["p"]) == (100.0, pytest.approx(2 / 2**36))
+
+
+@pytest.mark.parametrize(
+    ("given", "clusters"),
+    [
+        ([{}, {}, {}], 3),
+        ([{"set": "a"}, {"set": "a"}, {}], 2),
+        ([{"pair": "a"}, {"pair": "a"}, {"pair": "b"}], 2),
+        ([{"image": Path("a.jpg")}, {"image": Path("b.jpg")}, {"image": Path("a.jpg")}], 2),
+        ([{"set": "a", "image": Path("x.jpg")}, {"set": "a"}, {"image": Path("x.jpg")}], 1),
+        ([{"set": "a"}, {"pair": "a"}, {"image": Path("a")}], 3),
+    ],
+)
+def test_questions_of_a_set_a_pair_or_an_image_are_one_cluster(given: list[dict], clusters: int) -> None:
+    samples = [Sample(str(i), i, "?", ("left",), **one) for i, one in enumerate(given)]
+    assert len(set(tables.columns(samples, {}, []).cluster)) == clusters

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import command, questions, recordings, write_lines
 
-from spatial_eval import charts, config, dashboard, plots, readback
+from spatial_eval import answers, charts, config, dashboard, plots, readback, selection
 from spatial_eval.errors import ConfigError
+from spatial_eval.tables import AGAINST
 from spatial_eval.tracking import TRACKERS, Grid, Table, Wandb, describe, run_id
 
 GRID = (
@@ -114,7 +115,7 @@ def test_swept_keys_lie_flat_in_the_configuration(sweep) -> None:
 
 
 def test_the_sweep_run_holds_everything(sweep) -> None:
-    run = dashboard.sweep_run(sweep, Wandb())
+    *_, run = dashboard.runs(sweep, Wandb())
     assert set(run.tables) == {
         *("cells", "best", "by_relation", "failures", "heat", "accuracy_by_threshold", "calibration"),
     }
@@ -128,24 +129,47 @@ def test_the_sweep_run_holds_everything(sweep) -> None:
 
 
 def test_of_many_cells_base_and_the_best_get_runs_and_all_stay_in_the_table(sweep) -> None:
-    few = dashboard.own_runs(sweep, 6)
+    chosen = dashboard.best(sweep)
+    few = dashboard.own_runs(sweep, 6, chosen)
     assert [cell["method"] for cell in few] == ["base", "scaling_vis", "adapt_vis"]
     assert few[2]["accuracy"] == max(c["accuracy"] for c in sweep.cells if c["method"] == "adapt_vis")
-    assert [cell["method"] for cell in dashboard.own_runs(sweep, 2)] == ["base", "scaling_vis"]
-    cells = dashboard.sweep_run(sweep, Wandb(max_cell_runs=6)).tables["cells"]
+    assert [cell["method"] for cell in dashboard.own_runs(sweep, 2, chosen)] == ["base", "scaling_vis"]
+    *_, run = dashboard.runs(sweep, Wandb(max_cell_runs=6))
+    cells = run.tables["cells"]
     own = [row for row in cells.rows if row[-1]]
     assert (len(cells.rows), len(own)) == (7, 3)
     assert own[0][-1] == dashboard.cell_id(sweep, few[0])
 
 
-def test_the_best_of_tied_cells_is_the_strictest_then_the_first() -> None:
-    def cell(threshold: float, accuracy: float | None, strict: float) -> dict[str, object]:
-        row = dict.fromkeys(readback.IDENTITY)
-        return row | {"method": "m", "threshold": threshold, "accuracy": accuracy, "accuracy_strict": strict}
+def test_the_best_cells_are_those_of_every_other_table(sweep) -> None:
+    *_, run = dashboard.runs(sweep, Wandb())
+    best = run.tables["best"]
+    chosen = selection.picks(answers.read(sweep.folder))
+    assert list(best.columns) == list(selection.FIELDS)
+    assert [dict(zip(best.columns, row, strict=True)) for row in best.rows] == selection.rows(chosen)
+    for row in best.rows:
+        given = zip(best.columns.values(), row, strict=True)
+        assert all(value is None or isinstance(value, kind) for kind, value in given)
+    (overall,) = [s for s in chosen if not s.family]
+    assert run.figures["best_accuracy"] == overall.test.now.value
+    assert overall.best is not None
+    assert overall.best.corrected is not None
+    assert run.figures["best_corrected"] == overall.best.corrected.value < run.figures["best_accuracy"]
 
-    cells = [cell(0.1, 80.0, 70.0), cell(0.2, 80.0, 75.0), cell(0.3, 80.0, 75.0), cell(0.4, None, 0.0)]
-    (row,) = dashboard.best(cells)
-    assert (row["threshold"], row["tied"], row["cells"]) == (0.2, 3, 3)
+
+def test_base_that_nobody_asked_for_takes_no_run_from_the_others(sweep) -> None:
+    about = {**sweep.about, "cells": [*sweep.about["cells"][:-1], {**sweep.about["cells"][-1], "asked": False}]}
+    assert len(dashboard.own_runs(dataclasses.replace(sweep, about=about), 6, [])) == 7
+
+
+def test_a_cell_brings_what_it_gains_on_base(sweep) -> None:
+    *_, run = dashboard.runs(sweep, Wandb())
+    cells = [dict(zip(run.tables["cells"].columns, row, strict=True)) for row in run.tables["cells"].rows]
+    for cell, row in zip(sweep.cells, cells, strict=True):
+        assert {name: row[name] for name in AGAINST} == {name: cell[name] for name in AGAINST}
+        figures = dashboard.cell_run(sweep, cell, Wandb()).figures
+        assert (figures.get("fixed"), figures.get("vs_base")) == (cell["fixed"], cell["vs_base"])
+    assert [type(cells[-1][name]) for name in ("vs_base", "fixed", "p")] == [float, int, float]
 
 
 def test_calibration_bins_hold_every_answer_with_a_confidence(sweep) -> None:
