@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import ConfigError, DataError
+from .folders import read_files
 from .resampling import sums
 from .tables import BY_RELATION, IDENTITY, NAMED, ROW, Graded, Outcome, follow, rules, written
 from .types import Arm, Method, Signals
@@ -127,12 +128,13 @@ class Files:
 
 def read(folder: Path) -> Files:
     """The files of a sweep's folder. Raises DataError."""
+    found = read_files(folder)
+    about, tables = found.about, found.tables
     try:
-        about = json.loads((folder / "sweep.json").read_text("utf8"))
-        cells = _csv(folder / "results.csv", ROW)
-        samples = pd.read_parquet(folder / "samples.parquet")
-        passes, failures = (_csv(folder / name, ()) for name in ("passes.csv", "failures.csv"))
-        relations = _csv(folder / "by_relation.csv", BY_RELATION)
+        cells = _csv("results.csv", tables, ROW)
+        samples = pd.read_parquet(io.BytesIO(tables["samples.parquet"]))
+        passes, failures = (_csv(name, tables, ()) for name in ("passes.csv", "failures.csv"))
+        relations = _csv("by_relation.csv", tables, BY_RELATION)
         methods = _methods(about, cells)
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise DataError(f"{folder} is not a whole sweep: {error}; run its launch.py command again") from None
@@ -142,17 +144,16 @@ def read(folder: Path) -> Files:
     return Files(folder, about, cells, relations, samples, passes, failures, methods)
 
 
-def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+def _csv(name: str, tables: Mapping[str, bytes], columns: Sequence[str]) -> pd.DataFrame:
     """Numbers as they were written, to the last digit; text stays text, `NA` and `None` too."""
-    with path.open(encoding="utf8", newline="") as file:
-        names, *rows = csv.reader(file)
-    absent = [name for name in columns if name not in names]
-    lacking = [name for name in absent if name != "settings"]  # earlier versions had no method that needs it
+    names, *rows = csv.reader(io.StringIO(tables[name].decode(), newline=""))
+    absent = [key for key in columns if key not in names]
+    lacking = [key for key in absent if key != "settings"]  # earlier versions had no method that needs it
     if lacking:
-        raise ValueError(f"{path.name} has no column {lacking[0]}")
+        raise ValueError(f"{name} has no column {lacking[0]}")
     values = zip(*rows, strict=True) if rows else ([] for _ in names)
-    frame = pd.DataFrame({name: _typed(name, column) for name, column in zip(names, values, strict=True)})
-    return frame.assign(**{name: pd.Series("", frame.index, dtype="str") for name in absent})
+    frame = pd.DataFrame({key: _typed(key, column) for key, column in zip(names, values, strict=True)})
+    return frame.assign(**{key: pd.Series("", frame.index, dtype="str") for key in absent})
 
 
 def _typed(name: str, column: Sequence[str]) -> pd.Series[Any]:

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from conftest import reseal
 
 from spatial_eval import answers, ballots, selection
 from spatial_eval.errors import ConfigError
@@ -60,6 +61,7 @@ def test_permuting_the_test_labels_leaves_the_choice_unchanged(folder) -> None:
         column[test] = np.random.default_rng(1).permutation(column[test])
         samples[name] = column
     samples.to_parquet(folder / "samples.parquet", index=False)
+    reseal(folder)
     after = selection.select(answers.read(folder))
     assert [s.method for s in after] == [s.method for s in before]
     assert [s.choice for s in after] == [s.choice for s in before]

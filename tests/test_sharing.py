@@ -87,6 +87,33 @@ def test_what_is_exported_and_imported_elsewhere_gives_the_same_tables(
         assert cells(again(out, there)) == rows
 
 
+def test_export_after_the_same_weights_ran_under_two_names(
+    quiz: Path, tmp_path: Path, launch: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The key is the weights': the answers lie in the folder of the first name."""
+    recorded = write_lines(tmp_path / "a.jsonl", recordings(questions(40), "quiz"))
+    given = ["dataset=jsonl", f"dataset.path={quiz}", "model=recorded", f"model.path={recorded}", "split=all"]
+    assert launch(*given, "model.name=first", "model.paper_model=''").returncode == 0
+    assert launch("-m", *given, "model.name=second", "weight=0.5,1.2", "method=base,scaling_vis").returncode == 0
+    places = sorted(path.name for path in (tmp_path / "out" / "generations").iterdir())
+    assert [place.split("--")[1] for place in places] == ["first", "second"]  # the second computed the other weights
+    out, sizes = ("--output-dir", str(tmp_path / "out")), []
+    for i, name in enumerate(([], [places[0]], [places[1]])):
+        assert cli.main(["export", *name, "--out", str(tmp_path / f"e{i}"), *out]) == 0
+        rows = [json.loads(line) for line in (tmp_path / f"e{i}" / "generations.jsonl").read_text().splitlines()]
+        sizes.append((len(rows), {row["model"] for row in rows}))
+    assert sizes == [(120, {"second"}), (40, {"first"}), (120, {"second"})]
+    sweeps = [path.parent for path in (tmp_path / "out" / "sweeps").glob("*/results.csv")]
+    (first,) = [sweep for sweep in sweeps if places[1] not in (sweep / "passes.csv").read_text()]
+    first.rename(tmp_path / "gone")  # only the second name's sweep is left to say what the first folder's answers are
+    assert cli.main(["export", places[0], "--out", str(tmp_path / "e3"), *out]) == 0
+    assert "120 answers of 1 trunks, 0 failed" in capsys.readouterr().out
+    assert launch(*given, "model.name=third").returncode == 0  # nothing to compute: no folder has its name
+    assert cli.main(["export", "--out", str(tmp_path / "e4"), *out]) == 0
+    assert "40 answers of 1 trunks, 0 failed" in capsys.readouterr().out
+    assert list(json.loads((tmp_path / "e4" / "trunks.json").read_text())) == [places[0].replace("first", "third")]
+
+
 def test_the_export_says_what_it_is_and_no_path(swept: Path, tmp_path: Path) -> None:
     output, folder = swept.parents[1], tmp_path / "shared"
     found = exporting.gather(output, None)
@@ -271,12 +298,10 @@ def test_a_damaged_or_unlike_export_is_refused(
 
 def test_an_answer_that_the_store_no_longer_holds_is_not_exported() -> None:
     row = {"sample_id": "3", "text": "Left", "confidence": 0.5}
-    assert exporting._same([{"text": "On"}, {"text": "Left", "confidence": 0.5}], row, "t") == {
-        "text": "Left",
-        "confidence": 0.5,
-    }
+    stored = [Generation("3", BASE, "On"), Generation("3", BASE, "Left", confidence=0.5)]
+    assert exporting._same(stored, row, "t") == {"text": "Left", "confidence": 0.5}
     with pytest.raises(StoreError, match="generations/t no longer holds the sweep's answer to question 3"):
-        exporting._same([{"text": "Left"}], row, "t")
+        exporting._same([Generation("3", BASE, "Left")], row, "t")
 
 
 def result_file(folder: Path, name: str, rows: list[dict[str, object]], **change: object) -> Path:
