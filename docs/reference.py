@@ -60,7 +60,7 @@ FILES = {
     "passes.csv": "one row a pass: what it cost",
     "failures.csv": "one row a question and arm that could not be answered",
     "attention/": "of `capture=mass`, `map` or `heads`: arrays, one .npz a pass (docs/attention.md)",
-    "sweep.json": "the cells, the command, the configuration, the commit, versions",
+    "sweep.json": "the cells, the command, the configuration, the commit, versions, digests of the tables",
     "report.html": "all of it to look at, in one file without a server",
     "wandb/": "the runs of `tracking=wandb`, before and after they are uploaded",
     "jobs/": "of `launcher=local` and `slurm`: what was launched, the code, a log a job",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-import json
+import io
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import ConfigError, DataError
+from .folders import read_files
 from .methods import Base
 from .resampling import linked, sums
 from .tables import (
@@ -144,12 +145,13 @@ class Files:
 
 def read(folder: Path) -> Files:
     """The files of a sweep's folder. Raises DataError."""
+    found = read_files(folder)
+    about, tables = found.about, found.tables
     try:
-        about = json.loads((folder / "sweep.json").read_text("utf8"))
-        cells = _csv(folder / "results.csv", ROW)
-        samples = pd.read_parquet(folder / "samples.parquet")
-        passes, failures = (_csv(folder / name, ()) for name in ("passes.csv", "failures.csv"))
-        relations = _csv(folder / "by_relation.csv", BY_RELATION)
+        cells = _csv("results.csv", tables, ROW)
+        samples = pd.read_parquet(io.BytesIO(tables["samples.parquet"]))
+        passes, failures = (_csv(name, tables, ()) for name in ("passes.csv", "failures.csv"))
+        relations = _csv("by_relation.csv", tables, BY_RELATION)
         methods = _methods(about, cells)
     except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
         raise DataError(f"{folder} is not a whole sweep: {error}; run its launch.py command again") from None
@@ -175,17 +177,16 @@ def _against(files: Files) -> dict[str, Any]:
     return {name: found[name] for name in AGAINST}
 
 
-def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
+def _csv(name: str, tables: Mapping[str, bytes], columns: Sequence[str]) -> pd.DataFrame:
     """Numbers as they were written, to the last digit; text stays text, `NA` and `None` too."""
-    with path.open(encoding="utf8", newline="") as file:
-        names, *rows = csv.reader(file)
-    absent = [name for name in columns if name not in names]
+    names, *rows = csv.reader(io.StringIO(tables[name].decode(), newline=""))
+    absent = [key for key in columns if key not in names]
     # Earlier versions had no method that needs settings; what a cell gains on base can be computed again.
-    lacking = [name for name in absent if name != "settings" and name not in AGAINST]
+    lacking = [key for key in absent if key != "settings" and key not in AGAINST]
     if lacking:
-        raise ValueError(f"{path.name} has no column {lacking[0]}")
+        raise ValueError(f"{name} has no column {lacking[0]}")
     values = zip(*rows, strict=True) if rows else ([] for _ in names)
-    frame = pd.DataFrame({name: _typed(name, column) for name, column in zip(names, values, strict=True)})
+    frame = pd.DataFrame({key: _typed(key, column) for key, column in zip(names, values, strict=True)})
     if "settings" in absent:
         frame = frame.assign(settings=pd.Series("", frame.index, dtype="str"))
     return frame

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 
 from .captures import Capture, Frame, View
 from .disk import replacing
-from .errors import ConfigError, DataError, unknown
+from .errors import ConfigError, DataError, StoreError, unknown
 from .types import Arm, Sample
 
 FOLDER = "attention"
@@ -105,24 +105,29 @@ class Members(Sequence[NDArray[np.float32]]):
 
 
 def write(folder: Path, label: str, facts: Mapping[str, Any], samples: Sequence[Sample], found: Found) -> Path:
-    """Gathers captures into a sweep's folder and returns the file's path. Raises StoreError.
+    """Gathers captures into a sweep's folder and returns the file's path.
+
+    Raises StoreError; where captures are damaged, after the file with all others is there.
 
     `facts`: dataset, model, max_new_tokens, level. `samples`: the questions, in row order.
     """
     arms = sorted({arm for _, arm in found})
-    with_any = {sample_id for sample_id, _ in found}
-    chosen = [sample for sample in samples if sample.id in with_any]
     path = folder / FOLDER / f"{label}--{facts['max_new_tokens']}.npz"
+    chosen: list[Sample] = []
     masses, tokens, grids, boxes = [], [], [], []
+    damaged: list[StoreError] = []
     with replacing(path) as file, zipfile.ZipFile(file, "w") as archive:
-        for index, sample in enumerate(chosen):
-            one = _merge([found.get((sample.id, arm)) for arm in arms], facts["level"])
+        for sample in samples:
+            one = _merge([found.get((sample.id, arm)) for arm in arms], facts["level"], damaged)
+            if one is None:
+                continue
             masses.append(one.mass)
             tokens.append(0 if one.map is None else one.map.shape[-1])
             grids.append((0, 0) if one.view is None else one.view.grid)
             boxes.append((0.0,) * 4 if one.view is None else one.view.box)
             if one.map is not None:
-                _put(archive, f"{facts['level']}/{index:05d}", one.map)
+                _put(archive, f"{facts['level']}/{len(chosen):05d}", one.map)
+            chosen.append(sample)
         _put(archive, "mass", np.stack(masses) if masses else np.zeros((0, len(arms), 0, 0), np.float32))
         _put(archive, "ids", np.array([sample.id for sample in chosen], dtype=str))
         _put(archive, "rows", np.array([sample.row for sample in chosen], dtype=np.int64))
@@ -132,6 +137,8 @@ def write(folder: Path, label: str, facts: Mapping[str, Any], samples: Sequence[
         _put(archive, "boxes", np.array(boxes, dtype=np.float64).reshape(-1, 4))
         for name, value in facts.items():
             _put(archive, name, np.array(value))
+    if damaged:
+        raise StoreError(f"{path.name} lacks {len(damaged):,} captures; the first: {damaged[0]}")
     return path
 
 
@@ -213,10 +220,17 @@ def _about(samples: Any, found: Attention) -> Any:
     return same & (samples["model"] == found.model) & (samples["max_new_tokens"] == found.max_new_tokens)
 
 
-def _merge(places: Sequence[tuple[Frame, int] | None], level: str) -> Capture:
-    """One question's arms at a level, from the frames that hold them; nan where there is none."""
-    frames = {(frame.path, frame.offset): frame for frame, _ in filter(None, places)}
-    captures = {where: frame.read() for where, frame in frames.items()}
+def _merge(places: Sequence[tuple[Frame, int] | None], level: str, damaged: list[StoreError]) -> Capture | None:
+    """One question's arms at a level, from the frames that hold them; nan where there is none, None without any."""
+    captures: dict[tuple[Path, int], Capture] = {}
+    for where, frame in {(frame.path, frame.offset): frame for frame, _ in filter(None, places)}.items():
+        try:
+            captures[where] = frame.read()
+        except StoreError as error:
+            damaged.append(error)
+    places = [place if place and (place[0].path, place[0].offset) in captures else None for place in places]
+    if not captures:
+        return None
     rows = [place and (captures[place[0].path, place[0].offset], place[1]) for place in places]
     some = next(iter(captures.values()))
     mass = np.stack([_nan(some.mass[0]) if row is None else row[0].mass[row[1]] for row in rows])

@@ -3,7 +3,9 @@
     <root>/<dataset>--<model>--<key>/<writer>.frames
 
 A frame is one question: a JSON line that says what it is, the arrays' bytes (float32, little endian) and a newline.
-One that is torn is passed over with all after it, and its question captured again; nothing is ever rewritten.
+One that is truncated or damaged costs only itself: it is passed over and its question captured again. A damaged
+header shows when frames are listed; damaged numbers, which are not read then, when a frame is read: it is noted in
+`<writer>.frames.damaged`, a line per frame. Nothing is ever rewritten.
 Capturing is no part of an answer's identity: the key is the generations' own.
 """
 
@@ -20,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Protocol, runtime_checkable
 
 from .disk import refusals, writer_name
-from .errors import StoreError
-from .store import Key
+from .errors import ConfigError, StoreError
+from .store import Key, parse_arm
 from .types import BASE, CAPTURES, Arm, Benchmark, Sample
 
 if TYPE_CHECKING:  # numpy costs start-up time that --help should not pay
@@ -105,14 +107,17 @@ class Frame:
         return "mass" if shape is None else CAPTURES[len(shape) - 1]
 
     def read(self) -> Capture:
-        """Raises StoreError where the bytes are not those that were written."""
+        """Raises StoreError where the bytes are not those that were written; they are not listed again."""
         import numpy as np
 
         with refusals(self.path), self.path.open("rb") as file:
             file.seek(self.offset)
             data = file.read(self.head["bytes"])
         if zlib.crc32(data) != self.head["crc"]:
-            raise StoreError(f"{self.path} is damaged: delete it and run the same command again to capture anew")
+            _note(self)
+            raise StoreError(
+                f"{self.path}: the capture of question {self.head['id']} is damaged; the same command captures it again"
+            )
         numbers = np.frombuffer(data, "<f4")
         first = math.prod(self.head["mass"])
         shape = self.head["map"]
@@ -204,15 +209,74 @@ def _format(capture: Capture, digest: str) -> Sequence[bytes]:
 
 
 def _scan(path: Path, file: BinaryIO) -> Iterator[Frame]:
-    """The whole frames from the file's beginning, by their headers alone."""
-    while line := file.readline():
-        try:
-            head = json.loads(line)
-            arms = tuple(Arm(**values) for values in head["arms"])
-            offset, size = file.tell(), int(head["bytes"])
-            file.seek(offset + size)
-        except (ValueError, KeyError, TypeError):
+    """The whole frames of a file, by their headers alone; after a damaged one the next header is looked for."""
+    damaged, start = _noted(path), 0
+    arms_before: dict[str, Arm] = {}
+    while True:
+        file.seek(start)
+        line = file.readline()
+        if not line:
             return
-        if file.read(1) != b"\n":
+        found = _header(line, arms_before)
+        if found is not None:
+            head, arms = found
+            offset = start + len(line)
+            file.seek(offset + head["bytes"])
+            if file.read(1) == b"\n":
+                if offset not in damaged:
+                    yield Frame(path, offset, head, arms)
+                start = offset + head["bytes"] + 1
+                continue
+        start = _next_header(file, start + 1)
+        if not start:
             return
-        yield Frame(path, offset, head, arms)
+
+
+def _header(line: bytes, known: dict[str, Arm]) -> tuple[dict[str, Any], tuple[Arm, ...]] | None:
+    """A frame's header and arms; None where the line is none: a field is absent, or of a wrong type or size."""
+    try:
+        head = json.loads(line)
+        arms = tuple(parse_arm(values, known) for values in head["arms"])
+        mass, seen, view = head["mass"], head["map"], head["view"]
+        sizes = [mass, *([] if seen is None else [seen])]
+        good = all(type(head[name]) is str for name in ("id", "digest")) and type(head["crc"]) is int
+        good = good and len(mass) == 3 and (seen is None or len(seen) in (3, 4))
+        good = good and all(type(n) is int and n >= 0 for size in sizes for n in size)
+        good = good and all(size[:2] == [len(arms), mass[1]] for size in sizes)
+        good = good and head["bytes"] == ITEM * sum(map(math.prod, sizes))
+        if view is not None:
+            grid, box = view["grid"], view["box"]
+            good = good and len(grid) == 2 and all(type(n) is int and n > 0 for n in grid)
+            good = good and len(box) == 4 and all(type(n) in (int, float) and math.isfinite(n) for n in box)
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError, ConfigError):
+        return None
+    return (head, arms) if good else None
+
+
+def _next_header(file: BinaryIO, start: int) -> int:
+    """Where the next line begins that could be a header; 0 where there is none."""
+    mark, block = b'\n{"id": ', 1 << 20
+    while True:
+        file.seek(start - 1)
+        data = file.read(block)
+        place = data.find(mark)
+        if place >= 0:
+            return start + place
+        if len(data) < block:
+            return 0
+        start += block - len(mark)
+
+
+def _noted(path: Path) -> set[int]:
+    """Offsets of a file's damaged frames."""
+    notes = path.with_name(f"{path.name}.damaged")
+    with refusals(notes):
+        lines = notes.read_bytes().split() if notes.exists() else []
+    return {int(line) for line in lines if line.isdigit()}
+
+
+def _note(frame: Frame) -> None:
+    with refusals(frame.path), frame.path.with_name(f"{frame.path.name}.damaged").open("a") as file:
+        file.write(f"{frame.offset}\n")
+        file.flush()
+        os.fsync(file.fileno())

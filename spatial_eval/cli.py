@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from . import doctor, exporting, folders, gallery, importing, operate, printing, tracker, upkeep
-from .errors import ConfigError, SpatialEvalError
+from .errors import ConfigError, DataError, SpatialEvalError
 from .scenes import DIFFICULTIES
 from .sources import COCO, COCO_WAYS, DRIVE, WAYS, Way
 
@@ -96,7 +96,10 @@ def write_scenes(parsed: argparse.Namespace) -> int:
 
 
 def make_ready(parsed: argparse.Namespace) -> int:
-    """Adopts, fetches, and ends with what each benchmark has; exit code 3 where one is incomplete."""
+    """Adopts, fetches, and ends with what each benchmark has; exit code 3 where one is incomplete.
+
+    Raises ConfigError, and DataError where nothing was prepared.
+    """
     from . import prepare
 
     wanted = dict(item.partition("=")[::2] for item in parsed.what)
@@ -127,13 +130,16 @@ def make_ready(parsed: argparse.Namespace) -> int:
         found = prepare.fetch_data(name, overrides, data, way)
     else:
         found = prepare.verify(name, overrides, data) if parsed.check else prepare.findings(data)
-    complete = True
+    complete, prepared = True, 0
     with _speaking():
         for one in found:
-            complete = complete and not one.problem
+            complete, prepared = complete and not one.problem, prepared + one.questions
             counts = f"{one.questions:>5} questions {one.images:>5} images"
             sys.stdout.write(f"{one.name:<17} {counts}  {one.problem or 'ready'}\n")
             sys.stdout.flush()
+    if (wanted or folder) and not parsed.check and not prepared:
+        what = " ".join(parsed.what) if wanted else f"--from {folder}"
+        raise DataError(f"nothing was prepared: {what} gives no question; the lines above say why")
     return 0 if complete else 3
 
 

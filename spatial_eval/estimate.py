@@ -5,9 +5,8 @@ A plan is made before the data is fetched: where a benchmark's files are absent,
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,8 @@ from . import plan
 from .errors import MissingData, MissingModel
 from .hf import HF
 from .job import look
-from .store import Key, Store
-from .types import Model, Pass, Places
+from .store import Effort, Store, StoredRecord, read_lines
+from .types import Generation, Model, Pass, Places
 
 # By arithmetic, LLaVA-1.5-7B on one H200: 8.6 TFLOP and 11 to 17 ms a prefill of 620 tokens in bfloat16, at about
 # 50 TFLOP/s 170 ms in float32; an eager decode step is bound by kernel launches, 20 to 30 ms whatever the batch.
@@ -35,6 +34,9 @@ class Rate:
     seconds: float
     device: str
     source: str
+
+
+Efforts = dict[str, dict[str, list[tuple[Effort, str]]]]  # by model's description, dataset's name: with the device
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,24 +100,26 @@ def outlooks(works: Sequence[Pass], places: Places, *, retry: bool = False) -> l
             models[model] = model.describe(places)
         except MissingModel as error:
             models[model] = error
-    return [_outlook(work, places, models[work.trunk.model], retry=retry) for work in works]
+    known = _efforts(places, [model for model in models.values() if not isinstance(model, MissingModel)])
+    return [_outlook(work, places, models[work.trunk.model], known, retry=retry) for work in works]
 
 
-def _outlook(work: Pass, places: Places, model: Mapping[str, Any] | MissingModel, *, retry: bool) -> Outlook:
+def _outlook(
+    work: Pass, places: Places, model: Mapping[str, Any] | MissingModel, known: Efforts, *, retry: bool
+) -> Outlook:
     if isinstance(model, MissingModel):
-        return _counted(work, places, {}, model)
+        return _counted(work, places, _rate(work, {}, known), model)
     try:
         job = look(work, places, retry=retry)
     except (MissingData, MissingModel) as error:
-        return _counted(work, places, model, error)
+        return _counted(work, places, _rate(work, model, known), error)
     answers, pairs = sum(map(len, job.need.values())), sum(len(arms) for _, arms in job.todo)
     todo = tuple(sample.row for sample, _ in job.todo)
-    found = _rate(work, places, model)
-    stored = answers - pairs
-    return Outlook(work, len(job.samples), len(job.need), answers, stored, todo, pairs, found, "", job.uncaptured)
+    rate, stored = _rate(work, model, known), answers - pairs
+    return Outlook(work, len(job.samples), len(job.need), answers, stored, todo, pairs, rate, "", job.uncaptured)
 
 
-def _counted(work: Pass, places: Places, model: Mapping[str, Any], error: MissingData | MissingModel) -> Outlook:
+def _counted(work: Pass, places: Places, rate: Rate | None, error: MissingData | MissingModel) -> Outlook:
     """Of a pass whose data, images or model are not here: all of it is to do."""
     dataset = work.trunk.dataset
     try:
@@ -130,24 +134,30 @@ def _counted(work: Pass, places: Places, model: Mapping[str, Any], error: Missin
     need = plan.wanted(work, range(total))
     pairs = sum(map(len, need.values()))
     note = f"{how}: {str(error).partition('; ')[0]}"
-    rate = _rate(work, places, model)
     return Outlook(work, total, len(need), pairs, 0, tuple(sorted(need)), pairs, rate, note, pairs)
 
 
-def _rate(work: Pass, places: Places, model: Mapping[str, Any]) -> Rate | None:
+def _efforts(places: Places, models: Iterable[Mapping[str, Any]]) -> Efforts:
+    """What the store holds of these models; each trunk's files are read once."""
+    known = {json.dumps(model, sort_keys=True) for model in models}
+    found: Efforts = {}
+    store = Store(places.output / "generations")
+    for folder, key in store.trunks():
+        model = json.dumps(key.description.get("model"), sort_keys=True)
+        if model in known:
+            efforts = found.setdefault(model, {}).setdefault(key.description["dataset"]["name"], [])
+            efforts.append((store.effort(key), _device(folder)))
+    return found
+
+
+def _rate(work: Pass, model: Mapping[str, Any], known: Efforts) -> Rate | None:
     """As recorded of this very model: on this dataset, else on the others; else the default, for models of the hub."""
-    found: dict[str, list[tuple[float, int, str]]] = {}
-    for path in sorted((places.output / "generations").glob("*/trunk.json")):
-        with contextlib.suppress(OSError, ValueError, LookupError, TypeError):
-            about = json.loads(path.read_text("utf8"))
-            if about["model"] == json.loads(json.dumps(model)):
-                effort = Store(places.output / "generations").effort(Key("", about))
-                found.setdefault(about["dataset"]["name"], []).append((effort.seconds, effort.questions, _device(path)))
+    found = known.get(json.dumps(model, sort_keys=True), {})
     trunk = work.trunk
     efforts = found.get(trunk.dataset.name) or [one for some in found.values() for one in some]
-    seconds, questions = sum(s for s, _, _ in efforts), sum(n for _, n, _ in efforts)
+    seconds, questions = sum(one.seconds for one, _ in efforts), sum(one.questions for one, _ in efforts)
     if seconds and questions:
-        device = " and ".join(sorted({device for *_, device in efforts if device})) or "an unknown device"
+        device = " and ".join(sorted({device for _, device in efforts if device})) or "an unknown device"
         name = trunk.dataset.name if trunk.dataset.name in found else ", ".join(found)
         return Rate(seconds / questions, device, f"recorded of {name}: {questions:,} questions in {seconds:,.0f} s")
     if isinstance(trunk.model, HF) and not trunk.model.local().is_dir():
@@ -158,14 +168,11 @@ def _rate(work: Pass, places: Places, model: Mapping[str, Any]) -> Rate | None:
     return None
 
 
-def _device(manifest: Path) -> str:
+def _device(folder: Path) -> str:
     """What the trunk's answers say they were computed on; of several, the first."""
-    for path in sorted(manifest.parent.glob("*.jsonl")):
-        for line in path.read_bytes().split(b"\n"):
-            if line.startswith(b'{"id"') and b'"device"' in line:
-                with contextlib.suppress(ValueError):
-                    return str(json.loads(line)["device"])
-    return ""
+    lines = (line for path in sorted(folder.glob("*.jsonl")) for _, line in read_lines(path))
+    records = (line.record for line in lines if isinstance(line, StoredRecord))
+    return next((one.device for one in records if isinstance(one, Generation) and one.device), "")
 
 
 def _batch(model: HF) -> int:

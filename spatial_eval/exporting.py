@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,8 +16,9 @@ from typing import Any
 from . import folders
 from .card import LABELS, QUESTION, READERS, card
 from .errors import ConfigError, DataError, StoreError
+from .folders import SweepFiles, read_files
 from .origins import ARM, SAID
-from .store import refusals, replace
+from .store import StoredRecord, read_lines, replace
 from .types import Arm, Generation
 
 DEFAULTS = {f.name: f.default for f in fields(Generation) if f.name in SAID}
@@ -37,30 +40,26 @@ def gather(output: Path, name: str | None) -> Export:
     root = output / "generations"
     trunk = Path(name).name if name and (root / Path(name).name / "trunk.json").is_file() else None
     if trunk is None:
-        sweeps = [folders.find(output, name)]
+        sweeps, names = [read_files(folders.find(output, name))], None
     else:
-        sweeps = sorted((output / "sweeps").glob("*/results.csv"), key=lambda path: -path.stat().st_mtime_ns)
-        sweeps = [one.parent for one in sweeps]
-        sweeps = [one for one in sweeps if any(row["generations"] == trunk for row in _csv(one / "passes.csv"))]
-        if not sweeps:
-            raise ConfigError(f"no sweep under {output} used {trunk}: run launch.py over it first")
+        sweeps, names = _users(output, trunk)
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     trunks: dict[str, dict[str, Any]] = {}
     versions: list[dict[str, str]] = []
     cells: list[dict[str, str]] = []
     errors: set[tuple[str, str, str, str]] = set()
     for sweep in sweeps:
-        passes = [row for row in _csv(sweep / "passes.csv") if trunk in (None, row["generations"])]
+        passes = [row for row in _rows(sweep.tables["passes.csv"]) if names is None or row["generations"] in names]
         labels = {_labels(row): row["generations"] for row in passes}
         for row in passes:
             about = trunks.setdefault(row["generations"], dict(zip(LABELS, _labels(row), strict=True)))
-            about.setdefault("identity", _identity(root / row["generations"]))
+            about.setdefault("identity", _identity(_folders(root, row["generations"])))
             kept = {n: row[n] for n in ("dataset", "model", "spatial_eval", "torch", "transformers", "device")}
             versions += [kept] if kept not in versions else []
-        errors |= {(r["dataset"], r["model"], r["sample_id"], r["arm"]) for r in _csv(sweep / "failures.csv")}
-        cells += [] if trunk else _csv(sweep / "results.csv")
-        stored = {name: _stored(root / name) for name in labels.values()}
-        for row in _samples(sweep / "samples.parquet"):
+        errors |= {(r["dataset"], r["model"], r["sample_id"], r["arm"]) for r in _rows(sweep.tables["failures.csv"])}
+        cells += [] if trunk else _rows(sweep.tables["results.csv"])
+        stored = {name: _stored(_folders(root, name)) for name in labels.values()}
+        for row in _samples(sweep):
             place = labels.get(_labels(row))
             if place is not None:
                 values: dict[str, Any] = {name: row[name] for name in ARM if name in row}
@@ -83,51 +82,69 @@ def _labels(row: Mapping[str, Any]) -> tuple[str, str, int]:
     return row["dataset"], row["model"], int(row["max_new_tokens"])
 
 
-def _csv(path: Path) -> list[dict[str, str]]:
-    try:
-        with path.open(encoding="utf8", newline="") as file:
-            return list(csv.DictReader(file))
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; run the sweep's command again") from None
+def _users(output: Path, trunk: str) -> tuple[list[SweepFiles], set[str]]:
+    """The sweeps that used a trunk's folder, the latest first, and what their passes.csv calls it.
+
+    That is its own name; else those that another model.name of the same weights gave it, under the same key.
+    """
+    used: dict[Path, set[str]] = {}
+    for path in sorted((output / "sweeps").glob("*/results.csv"), key=lambda path: -path.stat().st_mtime_ns):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            used[path.parent] = {row["generations"] for row in _rows((path.parent / "passes.csv").read_bytes())}
+    names = {name for found in used.values() for name in found if _key(name) == _key(trunk)}
+    names = names & {trunk} or names
+    if not names:
+        raise ConfigError(f"no sweep under {output} used {trunk}: run launch.py over it first")
+    return [read_files(folder) for folder, found in used.items() if found & names], names
 
 
-def _samples(path: Path) -> Iterator[dict[str, Any]]:
+def _rows(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+
+
+def _samples(sweep: SweepFiles) -> Iterator[dict[str, Any]]:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        yield from pq.read_table(path).to_pylist()
+        yield from pq.read_table(pa.BufferReader(sweep.tables["samples.parquet"])).to_pylist()
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}; run the sweep's command again") from None
+        reason = str(error).splitlines()[0]
+        raise DataError(f"samples.parquet cannot be read: {reason}; run the sweep's command again") from None
 
 
-def _identity(folder: Path) -> Any:
-    try:
-        return json.loads((folder / "trunk.json").read_text("utf8"))
-    except (OSError, ValueError):
-        raise StoreError(f"{folder}/trunk.json cannot be read: run the sweep's command again, it writes it") from None
+def _key(place: str) -> str:
+    """The key in the name of a trunk's folder."""
+    return place.rpartition("--")[2]
 
 
-def _stored(folder: Path) -> dict[tuple[str, Arm], list[dict[str, Any]]]:
-    """Every answer of a trunk's folder, those to earlier versions of a question too."""
-    found: dict[tuple[str, Arm], list[dict[str, Any]]] = {}
-    for path in sorted(folder.glob("*.jsonl")):
-        with refusals(path):
-            lines = path.read_bytes().split(b"\n")
-        for line in lines:
-            try:
-                row = json.loads(line) if line.startswith(b'{"id"') else {}
-                if "text" in row:
-                    found.setdefault((row["id"], Arm(**row["arm"])), []).append(row)
-            except (ValueError, LookupError, TypeError):
-                continue  # torn: computed again
+def _folders(root: Path, place: str) -> list[Path]:
+    """Where the answers of a trunk lie: under the name of passes.csv, and what else the same weights were called."""
+    return sorted(root.glob(f"*--{_key(place)}"))
+
+
+def _identity(places: Sequence[Path]) -> Any:
+    for folder in places:
+        with contextlib.suppress(OSError, ValueError):
+            return json.loads((folder / "trunk.json").read_text("utf8"))
+    raise StoreError("no trunk.json of its answers can be read: run the sweep's command again, it writes it")
+
+
+def _stored(folders: Sequence[Path]) -> dict[tuple[str, Arm], list[Generation]]:
+    """Every answer of a trunk's folders, those to earlier versions of a question too."""
+    found: dict[tuple[str, Arm], list[Generation]] = {}
+    for path in (path for folder in folders for path in sorted(folder.glob("*.jsonl"))):
+        for _, line in read_lines(path):
+            if isinstance(line, StoredRecord) and isinstance(line.record, Generation):
+                found.setdefault((line.record.sample_id, line.record.arm), []).append(line.record)
     return found
 
 
-def _same(stored: Sequence[Mapping[str, Any]], row: Mapping[str, Any], place: str) -> dict[str, Any]:
+def _same(stored: Sequence[Generation], row: Mapping[str, Any], place: str) -> dict[str, Any]:
     """The stored answer that the sweep's table shows, without what is at its default. Raises StoreError."""
     for one in stored:
-        if one["text"] == row["text"] and one.get("confidence") == row["confidence"]:
-            return {name: one[name] for name in SAID if name in one and one[name] != DEFAULTS[name]}
+        if one.text == row["text"] and one.confidence == row["confidence"]:
+            return {name: getattr(one, name) for name in SAID if getattr(one, name) != DEFAULTS[name]}
     raise StoreError(
         f"generations/{place} no longer holds the sweep's answer to question {row['sample_id']}: "
         "run the sweep's command again, then export"

@@ -1,10 +1,53 @@
-"""Where finished sweeps lie."""
+"""Where finished sweeps lie, and their tables as one run wrote them."""
 
 from __future__ import annotations
 
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from .errors import ConfigError, unknown
+from .errors import ConfigError, DataError, unknown
+
+TABLES = ("by_relation.csv", "passes.csv", "failures.csv", "samples.parquet", "results.csv")
+
+
+@dataclass(frozen=True, slots=True)
+class SweepFiles:
+    """sweep.json, and the bytes of TABLES by name."""
+
+    about: Mapping[str, Any]
+    tables: Mapping[str, bytes]
+
+
+def digest(content: bytes) -> str:
+    """Return what sweep.json holds of a table: 32 hex digits of BLAKE2b."""
+    return hashlib.blake2b(content, digest_size=16).hexdigest()
+
+
+def read_files(folder: Path) -> SweepFiles:
+    """Read a sweep's folder whole, so that no two of its files are of different runs.
+
+    Files of versions before 0.2, whose sweep.json has no digests, are read as they are.
+
+    Raises DataError naming the file that is absent, or is not the one that sweep.json describes.
+    """
+    way_out = "run its launch.py command again"
+    try:
+        about = json.loads((folder / "sweep.json").read_text("utf8"))
+        tables = {name: (folder / name).read_bytes() for name in TABLES}
+        digests = about.get("digests")
+        wrong = [] if digests is None else [name for name in TABLES if digests[name] != digest(tables[name])]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise DataError(f"{folder} is not a whole sweep ({error}): {way_out}") from None
+    if wrong:
+        raise DataError(
+            f"{folder / wrong[0]} is not the file that sweep.json describes: it was changed, or a run was cut off "
+            f"while it wrote the folder, or is writing it now; {way_out}"
+        )
+    return SweepFiles(about, tables)
 
 
 def find(output: Path, name: str | None, mark: str = "results.csv") -> Path:

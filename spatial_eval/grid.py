@@ -19,7 +19,7 @@ from .axes import SCALARS, Axes, select
 from .config import GROUPS, ONCE, Settings
 from .errors import ConfigError, unknown
 from .launchers import Resources
-from .sweepfile import read_sweep
+from .sweepfile import parse_axis, read_sweep
 from .tables import KNOBS
 from .templates import templated
 from .typed import show
@@ -68,7 +68,7 @@ def grid(front: Front, sweeps: Path, own: Path | None = None) -> Grid:
     `sweeps`, `own`: folders of sweep files, ours and the user's.
     """
     named_in = {path.stem: path for folder in (sweeps, own) if folder for path in sorted(folder.glob("*.yaml"))}
-    given: dict[str, list[Any]] = dict(front.parse(argument) for argument in front.arguments)
+    given: dict[str, list[Any]] = dict(parse_axis(argument, front.parse) for argument in front.arguments)
     named = given.pop("sweep", [])
     _check_keys(given, front.options)
     grids = [axes for name in named for axes in select(read_sweep(named_in, name, front.parse), given, name)]

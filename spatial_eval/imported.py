@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from .errors import ConfigError, DataError
@@ -65,10 +62,9 @@ class Imported:
 
     def _held(self, places: Places) -> Iterator[Key]:
         """Keys of the store's trunks that were imported under this name."""
-        for path in sorted((places.output / "generations").glob("*--*/trunk.json")):
-            found = _description(path)
-            if found.get("model") == self.describe(places) and "dataset" in found:
-                yield Key("", found)
+        for _, found in Store(places.output / "generations").trunks():
+            if found.description.get("model") == self.describe(places):
+                yield found
 
     def _stored(self, one: Key, samples: Sequence[Sample], places: Places) -> Iterator[tuple[str, Arm]]:
         known = digests(samples, ["" for _ in samples])
@@ -84,10 +80,3 @@ class Absent:
         for start in range(0, len(work), BLOCK):
             block = work[start : start + BLOCK]
             yield [Failure(sample.id, arm, "not imported") for sample, arms in block for arm in arms]
-
-
-def _description(path: Path) -> dict[str, Any]:
-    with contextlib.suppress(OSError, ValueError):
-        found = json.loads(path.read_text("utf8"))
-        return found if isinstance(found, dict) else {}
-    return {}

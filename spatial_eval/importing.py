@@ -7,7 +7,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,17 @@ def gather(blocks: Iterable[tuple[Block, Benchmark, str]], places: Places, lengt
             found[trunk] = Incoming(trunk, where, samples, known, stored.generations)
         one = found[trunk]
         rows = indices(len(one.samples), Part(block.split or "all"))
+        by_id = {sample.id: sample for sample in one.samples}
         for answer in block.answers:
+            if isinstance(answer.row, str):
+                if answer.row not in by_id:
+                    first = ", ".join(list(by_id)[:3])
+                    raise DataError(
+                        f"{answer.where}: {benchmark.name} has no question with the id {answer.row!r} (it has {first}, "
+                        "...): not its answers, or its ids are in another column"
+                    )
+                _take(one, answer, by_id[answer.row])
+                continue
             if answer.row >= len(rows):
                 split = f"{block.split} split of " if block.split else ""
                 raise DataError(
@@ -67,15 +77,11 @@ def gather(blocks: Iterable[tuple[Block, Benchmark, str]], places: Places, lengt
 
 def _take(one: Incoming, answer: Answer, sample: Sample) -> None:
     dataset = one.trunk.dataset.name
-    for what, said, true in (
-        ("gold", None if answer.gold is None else answer.gold.strip().lower(), sample.answers),
-        ("question", answer.question, _questions(sample)),
-    ):
-        if said is not None and said not in true:
-            raise DataError(
-                f"{answer.where}: its {what} is {said!r}, row {sample.row} of {dataset} has {true[0]!r}: "
-                "not the same questions"
-            )
+    for what, said, true in _differences(answer, sample):
+        raise DataError(
+            f"{answer.where}: its {what} is {said!r}, row {sample.row} of {dataset} has {true!r}: "
+            "not the same questions"
+        )
     generation = replace(answer.said, sample_id=sample.id)
     where = sample.id, generation.arm
     before = one.stored.get(where) or one.new.get(where)
@@ -91,6 +97,40 @@ def _take(one: Incoming, answer: Answer, sample: Sample) -> None:
                 f"{answer.where}: question {sample.id} of {dataset} under {generation.arm.label} has {name} {said!r}, "
                 f"stored as {one.trunk.model.name!r} is {stored!r}: nothing was written; import it under another --name"
             )
+
+
+def _differences(answer: Answer, sample: Sample) -> Iterator[tuple[str, str, str]]:
+    """What of an answer is not its row's: gold or question, as the source says it and as the benchmark does."""
+    if answer.exact:
+        gold = None if answer.gold is None else answer.gold.strip().lower()
+        if gold is not None and gold not in sample.answers:
+            yield "gold", gold, sample.answers[0]
+        if answer.question is not None and answer.question not in _questions(sample):
+            yield "question", answer.question, sample.question
+        return
+    # Another program's words: `(A)` for a, a line of instructions before or behind the question.
+    known = [_bare(option) for option in (*sample.options, *sample.answers)]
+    known += ["yes", "no"] * (not sample.options)
+    if answer.gold is not None:
+        gold = _bare(answer.gold)
+        if gold in known and gold not in map(_bare, sample.answers):
+            yield "gold", answer.gold, sample.answers[0]
+        if gold not in known and answer.question is None:  # the index of an option, say
+            yield "gold", answer.gold, sample.answers[0]
+    if answer.question is not None and not _asks(answer.question, sample.question):
+        yield "question", answer.question, sample.question
+
+
+def _bare(gold: str) -> str:
+    return gold.strip().lower().strip("()[]'\". ")
+
+
+def _asks(prompt: str, question: str) -> bool:
+    """Whether one of two texts holds the other, or they begin with the same line, images and white space aside."""
+    texts = [re.sub(r"<image>|<\|image_pad\|>", " ", text) for text in (prompt, question)]
+    flat = [" ".join(text.split()).lower() for text in texts]
+    lines = [" ".join(text.strip().split("\n")[0].split()).lower() for text in texts]
+    return flat[0] in flat[1] or flat[1] in flat[0] or lines[0] == lines[1]
 
 
 def _questions(sample: Sample) -> tuple[str, ...]:
@@ -137,7 +177,10 @@ def _method(arm: Arm) -> list[str]:
 
 def add(commands: Any) -> None:
     """The command, for the command line's parser."""
-    said = "others' answers into the store: recordings, what export wrote, the reference code's result files"
+    said = (
+        "others' answers into the store: recordings, what export wrote, result files of the reference code, of LLaVA "
+        "and of lmms-eval"
+    )
     parser = commands.add_parser("import", help=said, description=f"Put {said}. Nothing stored is ever changed.")
     parser.add_argument("source", metavar="SOURCE", type=Path, help="a JSON lines file or folder, or a result file")
     parser.add_argument("--name", default="", help="what the model is called (default for an export: as it was)")
@@ -149,8 +192,15 @@ def add(commands: Any) -> None:
         help="which benchmark, with keys as launch.py takes them (default: what SOURCE says of each answer)",
     )
     parser.add_argument("--max-new-tokens", type=int, help="longest answer (default: 100, or what an export says)")
-    parser.add_argument("--weight", type=float, help="of a result file, where its name does not say it")
+    parser.add_argument("--weight", type=float, help="of a result file's answers, where its name does not say it")
     parser.add_argument("--split", choices=SPLITS, default="", help="likewise; VSR's result files never say it")
+    parser.add_argument(
+        "--method",
+        choices=origins.METHODS,
+        default="",
+        help="what gave a result file's answers, where its name or keys leave it open: base (weight 1) or scaling_vis; "
+        "adapt_vis mixes two weights and is refused",
+    )
     parser.add_argument(
         "--data-dir",
         type=Path,
@@ -170,7 +220,7 @@ def run(parsed: argparse.Namespace) -> int:
     odd = [item for item in overrides if not re.match(r"dataset\.\w+=", item)]
     if odd:
         raise ConfigError(f"--dataset {dataset} {odd[0]} is not valid; expected a NAME and any dataset.KEY=VALUE")
-    blocks = origins.read(parsed.source, Hints(dataset, parsed.weight, parsed.split))
+    blocks = origins.read(parsed.source, Hints(dataset, parsed.weight, parsed.split, parsed.method))
     placed = [(block, *_benchmark(block, dataset, overrides), _name(block, blocks, parsed.name)) for block in blocks]
     placed = [one for one in placed if one[1] is not None]
     if not placed:
@@ -204,7 +254,7 @@ def _name(block: Block, blocks: Sequence[Block], given: str) -> str:
     """What the block's model is to be called. Raises ConfigError."""
     models = sorted({one.model for one in blocks})
     if given and len(models) > 1:
-        raise ConfigError(f"the export holds the models {', '.join(models)}: leave --name away, each keeps its own")
+        raise ConfigError(f"the source holds the models {', '.join(models)}: leave --name away, each keeps its own")
     name = given or block.model
     if not name:
         raise ConfigError("the answers need a name: add --name NAME, the model's label in tables")

@@ -65,6 +65,12 @@ def look(work: Pass, places: Places, *, retry: bool = False, rows: range | None 
     need = plan.wanted(work, samples)
     if rows is not None:
         need = {row: arms for row, arms in need.items() if row in rows}
+    empty = [part for part, _ in work.needs if rows is None and not plan.indices(len(samples), part)]
+    if empty:
+        raise ConfigError(
+            f"split={empty[0].split} of {dataset.name} has no question: the dataset has {len(samples)} "
+            "(val is a fifth of it, rounded down); take split=all, or another dataset"
+        )
     needed = [samples[row] for row in sorted(need)]
     if work.capture != "none" and not isinstance(model, Attentive):
         raise ConfigError(

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import csv
+import io
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from . import show
-from .folders import find
+from .folders import find, read_files
 
 COMPLETE, INCOMPLETE = 0, 3
 
@@ -50,12 +51,13 @@ def _command(commands: Any, name: str, what: str, run: Any, *, sweep: bool = Fal
 def results(parsed: argparse.Namespace) -> int:
     """A sweep's tables; exit code 3 where answers are missing. csv and json are its rows as they stand."""
     folder = find(parsed.output_dir, parsed.sweep)
-    rows = _rows(folder / "results.csv")
+    tables = read_files(folder).tables
+    rows = _rows(tables["results.csv"])
     name = "by_relation.csv" if parsed.by == "relation" else "results.csv"
     if parsed.format == "csv":
-        _print((folder / name).read_text("utf8").rstrip("\n"))
+        _print(tables[name].decode().rstrip("\n"))
     elif parsed.format == "json" or parsed.cells:
-        _print(show.FORMATS[parsed.format](rows if parsed.by is None else _rows(folder / name)))
+        _print(show.FORMATS[parsed.format](rows if parsed.by is None else _rows(tables[name])))
     else:
         from . import layout, selection
         from .answers import read
@@ -111,9 +113,8 @@ def _flat_or_sheet(form: str, fields: Sequence[str], rows: Sequence[Mapping[str,
         _print(show.FORMATS[form](blank))
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    with path.open(encoding="utf8", newline="") as file:
-        return list(csv.DictReader(file))
+def _rows(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
 
 
 def _print(text: str) -> None:

@@ -6,7 +6,7 @@ Needs the sweep's folder and nothing else: neither the store nor the data, so it
 from __future__ import annotations
 
 import csv
-import json
+import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import ConfigError, DataError
+from .folders import read_files
 from .tables import ASKED, IDENTITY, TRUNK, Graded, follow, rules
 from .types import BASE, Arm, Method, Signals
 
@@ -159,16 +160,18 @@ class Sweep:
 
 
 def read(folder: Path) -> Sweep:
-    """The sweep in `folder`. Raises DataError where a file is absent, torn, or of an older version."""
+    """The sweep in `folder`. Raises DataError where a file is absent, truncated, of another run or an older version."""
     import pyarrow as pa
     from pyarrow import parquet
 
+    found = read_files(folder)
+    about, tables = found.about, found.tables
     try:
-        about = json.loads((folder / "sweep.json").read_text("utf8"))
-        with parquet.ParquetFile(folder / "samples.parquet") as file:
+        with parquet.ParquetFile(pa.BufferReader(tables["samples.parquet"])) as file:
             samples = {name: list(map(known, column)) for name, column in file.read().to_pydict().items()}
-        cells, relations = _csv(folder / "results.csv"), _csv(folder / "by_relation.csv")
-        failures, passes = _csv(folder / "failures.csv"), _csv(folder / "passes.csv")
+        cells, relations, failures, passes = (
+            _csv(tables[f"{name}.csv"]) for name in ("results", "by_relation", "failures", "passes")
+        )
     except (OSError, ValueError, pa.ArrowException) as error:
         raise DataError(f"{folder} is not a whole sweep ({error}): run its launch.py command again") from None
     lacking = [name for name in _NEEDED if name not in samples]
@@ -199,12 +202,10 @@ def known(found: Any) -> Any:
     return None if isinstance(found, float) and not math.isfinite(found) else found
 
 
-def _csv(path: Path) -> list[Row]:
-    with path.open(encoding="utf8", newline="") as file:
-        # Files of earlier versions have no settings, and no method that needs them.
-        return [
-            {"settings": None} | {name: value(name, text) for name, text in row.items()} for row in csv.DictReader(file)
-        ]
+def _csv(content: bytes) -> list[Row]:
+    rows = csv.DictReader(io.StringIO(content.decode(), newline=""))
+    # Files of earlier versions have no settings, and no method that needs them.
+    return [{"settings": None} | {name: value(name, text) for name, text in row.items()} for row in rows]
 
 
 def _answers(samples: Mapping[str, Sequence[Any]], where: Iterable[int]) -> Answers:

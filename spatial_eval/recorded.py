@@ -13,6 +13,7 @@ from typing import Any
 
 from .errors import ConfigError, DataError
 from .lines import json_lines
+from .store import check_answer
 from .types import Arm, Benchmark, Failure, Generation, Places, Record, Sample, Vlm
 
 BLOCK = 256  # questions a batch
@@ -22,9 +23,9 @@ BLOCK = 256  # questions a batch
 class Recorded:
     """Recordings in one JSON lines file or a folder of them.
 
-    One line a question: `dataset` (the benchmark's upstream name, or its own), `split`, `row`, `gold`,
-    `confidence` (largest first-token probability at weight 1.0), `generation` {weight: text}, and
-    optional `option_probs` {weight: {option: probability}}.
+    One line per question: `dataset` (the benchmark's upstream name, or its own), `row`, `generation` {weight: text};
+    optional `split`, `gold`, `confidence` (largest first-token probability at weight 1.0, in [0, 1]), `option_probs`
+    {weight: {option: probability}}.
     """
 
     path: Path
@@ -57,7 +58,8 @@ class Recorded:
         return ["" if row is None else _digest(row) for row in self._find(dataset, samples)]
 
     def signals(self) -> frozenset[str]:
-        return frozenset({"max_prob"})
+        """max_prob where any line holds a confidence. Raises DataError."""
+        return frozenset({"max_prob"} if any(row.get("confidence") is not None for row in _load(self.path)) else ())
 
     def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:
         return Player(self, dataset)
@@ -103,7 +105,7 @@ def _answer(sample: Sample, arm: Arm, row: dict[str, Any] | None) -> Record:
         return Failure(sample.id, arm, "not recorded")
     key, text = texts[arm.weight]
     probs = (row.get("option_probs") or {}).get(key)
-    confidence = row["confidence"] if arm == Arm() else None
+    confidence = row.get("confidence") if arm == Arm() else None
     lower = None if probs is None else {option.lower(): p for option, p in probs.items()}
     return Generation(sample.id, arm, text, confidence=confidence, option_probs=lower, device=Player.device)
 
@@ -126,8 +128,12 @@ def _load(path: Path) -> tuple[dict[str, Any], ...]:
             good = isinstance(row.get("dataset"), str) and isinstance(row.get("row"), int) and isinstance(texts, dict)
             if not good or not all(_is_weight(w) and isinstance(t, str) for w, t in (texts or {}).items()):
                 raise DataError(
-                    f"{file}, record {number}: needs dataset, row, confidence and generation {{weight: text}}"
+                    f"{file}, record {number}: needs dataset, row and generation {{weight: text}}; "
+                    "confidence is optional"
                 )
+            problem = check_answer({"text": "", "confidence": row.get("confidence")})
+            if problem:
+                raise DataError(f"{file}, record {number}: {problem}, or leave it away")
             rows.append(row)
     return tuple(rows)
 

@@ -1,20 +1,26 @@
-"""The scenes as a benchmark, and as files in the layout of the real benchmarks."""
+"""The scenes as a benchmark, and as files in the layout of the real benchmarks.
+
+A picture's file verifies itself: a JPEG comment says which scene it shows and the digest of all its other bytes.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
-import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .errors import ConfigError, DataError, unknown
+from .disk import refusals, replace
+from .errors import ConfigError, unknown
 from .scenes import DIFFICULTIES, FORMS, VERSION, Scene, scenes
 from .types import Places, Sample
 
 log = logging.getLogger(__name__)
+
+HEAD = 20  # bytes of a JPEG's start and its JFIF segment; comments follow
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +77,13 @@ class Scenes:
         ]
 
     def ready(self, samples: Sequence[Sample], places: Places) -> None:
-        """Their pictures exist after this call; a file appears whole or not at all, so processes may race."""
+        """After this call their pictures are whole: one that is damaged, or shows another scene, is drawn again.
+
+        A file appears whole or not at all, so processes may race. Raises StoreError.
+        """
         folder, rows = self._folder(places), {sample.row for sample in samples}
-        missing = [s for s in self._scenes() if s.row in rows and not (folder / s.file).exists()]
+        asked = [scene for scene in self._scenes() if scene.row in rows]
+        missing = [scene for scene in asked if not _shows(folder / scene.file, scene)]
         if missing:
             log.info("drawing %d scenes into %s", len(missing), folder)
             _render(missing, folder)
@@ -89,7 +99,7 @@ def write(folder: Path, *, difficulty: str = "medium", seed: int = 0) -> list[Pa
     """Writes all four forms as a checkout's data folder has the real ones; returns the prompts files.
 
     Layout: prompts/<upstream>_with_answer_four_options.jsonl; annotations, row i belongs to question i; images.
-    Raises ConfigError on an unknown difficulty, DataError where it cannot write.
+    Raises ConfigError on an unknown difficulty, StoreError where it cannot write.
     """
     prompts = []
     for form in FORMS.values():
@@ -97,8 +107,8 @@ def write(folder: Path, *, difficulty: str = "medium", seed: int = 0) -> list[Pa
         _render(rows, folder / form.folder)
         lines = [{"id": scene.row, "question": scene.question, "answer": [scene.answer]} for scene in rows]
         prompts.append(folder / "prompts" / f"{form.upstream}_with_answer_four_options.jsonl")
-        _replace(prompts[-1], "".join(json.dumps(line) + "\n" for line in lines).encode())
-        _replace(folder / form.annotation, json.dumps([_note(scene) for scene in rows], indent=0).encode())
+        replace(prompts[-1], "".join(json.dumps(line) + "\n" for line in lines))
+        replace(folder / form.annotation, json.dumps([_note(scene) for scene in rows], indent=0))
     return prompts
 
 
@@ -117,15 +127,21 @@ def _render(rows: Iterable[Scene], folder: Path) -> None:
     from .pictures import draw  # numpy and Pillow cost start-up time that planning should not pay
 
     for scene in rows:
-        _replace(folder / scene.file, draw(scene))
+        content = draw(scene)
+        replace(folder / scene.file, content[:HEAD] + _comment(scene, content) + content[HEAD:])
 
 
-def _replace(path: Path, content: bytes) -> None:
-    """Writes by rename. Raises DataError where the folder does not take it."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
-    except OSError as error:
-        raise DataError(f"{path} cannot be written: {error.strerror}; check the folder's rights and space") from None
+def _shows(path: Path, scene: Scene) -> bool:
+    """Whether the file is the scene's picture as it was drawn. Raises StoreError where it cannot be read."""
+    if not path.exists():
+        return False
+    with refusals(path):
+        data = path.read_bytes()
+    end = HEAD + len(_comment(scene, b""))
+    return data[HEAD:end] == _comment(scene, data[:HEAD] + data[end:])
+
+
+def _comment(scene: Scene, content: bytes) -> bytes:
+    """The JPEG segment: its mark, its length with these two bytes, its text. One length for every picture."""
+    text = f"scene {scene.digest()} {hashlib.blake2b(content, digest_size=16).hexdigest()}".encode()
+    return b"\xff\xfe" + (len(text) + 2).to_bytes(2, "big") + text

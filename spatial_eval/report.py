@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from . import __version__, plan, tables
+from . import __version__, folders, plan, tables
 from .hf import HF
 from .job import Job
 from .methods import Base
 from .plugins import METHODS
 from .scoring import prediction, reference, strict
-from .store import Store, replace
+from .store import refusals, replace
 from .types import BASE, Arm, Cell, Failure, Model, Part, Places, Trunk
 
 SCHEMA = 1  # of sweep.json
@@ -115,7 +115,7 @@ def results(cells: Sequence[Cell], jobs: Mapping[Trunk, Job], places: Places) ->
     works = sorted(jobs.values(), key=lambda job: (job.name, job.work.trunk.max_new_tokens))
     samples = [row for job in works for row in _samples(job, shown, places)]
     failures = [_failure(job, failure) for job in works for failure in job.missing]
-    return Results(rows, relations, samples, [_pass(job, places) for job in works], failures, shown, missing)
+    return Results(rows, relations, samples, [_pass(job) for job in works], failures, shown, missing)
 
 
 def _rows(cells: Sequence[Cell], data: tables.Columns) -> list[tuple[Cell, dict[str, Any], list[dict[str, Any]]]]:
@@ -135,15 +135,30 @@ def _rows(cells: Sequence[Cell], data: tables.Columns) -> list[tuple[Cell, dict[
 
 
 def write(folder: Path, found: Results, about: Mapping[str, Any]) -> Path:
-    """After this call the folder holds the sweep's files; returns the path of results.csv."""
+    """After this call the folder holds the sweep's files; returns the path of results.csv.
+
+    sweep.json holds a digest of each table: killed between two files, every reader (`folders.read_files`) says so until
+    the same command is run again. results.csv, the mark of a finished sweep, is the last. An earlier report.html goes
+    first: it shows other tables.
+    """
     if found.shown:
         about = {**about, "cells": [*about["cells"], *_shown(found.shown, about["trunks"])]}
-    replace(folder / "by_relation.csv", _csv(tables.BY_RELATION, found.by_relation))
-    replace(folder / "passes.csv", _csv(PASSES, found.passes))
-    replace(folder / "failures.csv", _csv(FAILURES, found.failures))
-    replace(folder / "samples.parquet", _parquet(found.samples))
-    replace(folder / "sweep.json", json.dumps({"schema": SCHEMA, "version": __version__, **about}, indent=1) + "\n")
-    replace(folder / "results.csv", _csv(tables.ROW, found.cells))
+    tables_of = {
+        "by_relation.csv": _csv(tables.BY_RELATION, found.by_relation),
+        "passes.csv": _csv(PASSES, found.passes),
+        "failures.csv": _csv(FAILURES, found.failures),
+        "samples.parquet": _parquet(found.samples),
+        "results.csv": _csv(tables.ROW, found.cells),
+    }
+    digests = {name: folders.digest(content) for name, content in tables_of.items()}
+    head = {"schema": SCHEMA, "version": __version__, **about, "digests": digests}
+    with refusals(folder):
+        (folder / "report.html").unlink(missing_ok=True)
+    results_csv = tables_of.pop("results.csv")
+    for name, content in tables_of.items():
+        replace(folder / name, content)
+    replace(folder / "sweep.json", json.dumps(head, indent=1) + "\n")
+    replace(folder / "results.csv", results_csv)
     return folder / "results.csv"
 
 
@@ -226,9 +241,9 @@ def _image(path: Path | None, places: Places) -> str:
     return str(path or "")
 
 
-def _pass(job: Job, places: Places) -> dict[str, Any]:
+def _pass(job: Job) -> dict[str, Any]:
     trunk = job.work.trunk
-    effort = Store(places.output / "generations").effort(job.key)
+    effort = job.stored.effort
     pairs = [(job.samples[row].id, arm) for row, arms in job.need.items() for arm in arms]
     stored = [pair for pair in pairs if pair in job.stored.generations]
     written = [job.stored.environments.get(pair, {}) for pair in stored]
@@ -265,13 +280,13 @@ def _failure(job: Job, failure: Failure) -> dict[str, Any]:
     return names | {"sample_id": failure.sample_id, "error": failure.error, **arm}
 
 
-def _csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
+def _csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)
     # str() of a float is its shortest exact form: full precision.
     writer.writerows(["" if row.get(name) is None else row[name] for name in names] for row in rows)
-    return text.getvalue()
+    return text.getvalue().encode()
 
 
 def _parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:

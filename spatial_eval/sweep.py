@@ -113,10 +113,11 @@ def check(cells: Sequence[Cell]) -> None:
             raise ConfigError(
                 f"two different experiments are both called {names[0]} x {names[1]}: set dataset.name or model.name"
             )
-        criterion = getattr(cell.method, "criterion", "max_prob")
-        if criterion not in trunk.model.signals():
+        criterion = getattr(cell.method, "criterion", "max_prob")  # a user's own method may not say what it looks at
+        if len(cell.method.branches()) > 1 and criterion not in trunk.model.signals():
             have = [name for name in CRITERIA if name in trunk.model.signals()]
-            raise ConfigError(f"model {names[1]} does not give criterion {criterion}; it gives {', '.join(have)}")
+            gives = ", ".join(have) or "none: its answers carry no confidence"
+            raise ConfigError(f"model {names[1]} does not give criterion {criterion}; it gives {gives}")
 
 
 def check_stored(cells: Sequence[Cell], jobs: Mapping[Trunk, Job], places: Places) -> None:

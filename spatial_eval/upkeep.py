@@ -18,9 +18,8 @@ from typing import Any
 
 from . import standing
 from .errors import ConfigError, StoreError, unknown
-from .store import Key, refusals
-
-WHOLE = (b'{"environment"', b'{"seconds"')  # lines beside the records
+from .store import Damaged, Key, StoredRecord, read_lines, refusals
+from .types import Arm, Failure
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,28 +47,21 @@ class Count:
 
 
 def count(folder: Path) -> Count:
-    """Reads every line of a trunk's folder; a torn one is a problem with its file and line. Writes nothing."""
+    """Reads every line of a trunk's folder; a damaged one is a problem with its file and line. Writes nothing."""
     problems = list(_manifest(folder))
-    answers: Counter[str] = Counter()
-    failed: set[str] = set()
+    answers: Counter[tuple[str, str, Arm]] = Counter()
+    failed: set[tuple[str, str, Arm]] = set()
     files = sorted(folder.glob("*.jsonl"))
     for path in files:
-        with refusals(path):
-            data = path.read_bytes()
-        lines = data.split(b"\n")
-        for number, line in enumerate(lines, 1):
-            if not line and number == len(lines):
-                continue
-            try:
-                row = json.loads(line)
-                if not line.startswith(WHOLE):
-                    about = json.dumps([row["id"], row["digest"], row["arm"]], sort_keys=True)
-                    if "error" in row:
-                        failed.add(about)
-                    elif isinstance(row["text"], str):
-                        answers[about] += 1
-            except (ValueError, LookupError, TypeError):
-                problems.append(f"{path}, line {number} is torn: its question is computed again")
+        for number, line in read_lines(path):
+            if isinstance(line, Damaged):
+                problems.append(f"{path}, line {number} is damaged: {line.reason}; its question is computed again")
+            elif isinstance(line, StoredRecord):
+                about = (line.record.sample_id, line.digest, line.record.arm)
+                if isinstance(line.record, Failure):
+                    failed.add(about)
+                else:
+                    answers[about] += 1
     size = sum(path.stat().st_size for path in folder.iterdir() if path.is_file())
     repeats = answers.total() - len(answers)
     return Count(folder.name, len(files), size, len(answers), repeats, len(failed - answers.keys()), tuple(problems))
@@ -83,7 +75,7 @@ def _manifest(folder: Path) -> Iterable[str]:
         yield f"{path} is not there: the next run that uses the folder writes it"
         return
     except ValueError:
-        yield f"{path} is torn: the next run that uses the folder writes it again"
+        yield f"{path} is truncated: the next run that uses the folder writes it again"
         return
     if Key("", found).hash != folder.name.rpartition("--")[2]:
         yield f"{path} describes another experiment than the folder's name: move the folder away"

@@ -15,6 +15,8 @@ import pytest
 from hypothesis import settings
 from trials.cluster import Cluster
 
+from spatial_eval import folders
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch is imported later; test processes share the cores
 settings.register_profile("shared machines", deadline=None)
 settings.load_profile("shared machines")
@@ -101,6 +103,14 @@ def recordings(rows: Sequence[dict[str, object]], name: str, seed: int = 0) -> l
             {"dataset": name, "split": "all", "row": i, "gold": gold, "confidence": confidence, "generation": texts}
         )
     return out
+
+
+def reseal(folder: Path) -> Path:
+    """The sweep's folder as if a run had written the tables that a test put there."""
+    about = json.loads((folder / "sweep.json").read_text("utf8"))
+    about["digests"] = {name: folders.digest((folder / name).read_bytes()) for name in folders.TABLES}
+    (folder / "sweep.json").write_text(json.dumps(about), "utf8")
+    return folder
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ROOT
+from conftest import ROOT, reseal
 
 import spatial_eval
 from spatial_eval import findings
@@ -76,10 +77,16 @@ def test_the_curve_is_the_method_at_every_threshold(swept) -> None:
 def test_a_broken_sweep_is_one_line(swept, tmp_path) -> None:
     with pytest.raises(ConfigError, match="no sweep under"):
         spatial_eval.load(output_dir=tmp_path)
-    (tmp_path / "results.csv").write_text("dataset,model\n")
-    (tmp_path / "sweep.json").write_text("{}")
+    folder = Path(shutil.copytree(swept, tmp_path / "sweep"))
+    (folder / "results.csv").write_text("dataset,model\n")
+    with pytest.raises(DataError, match=r"results.csv is not the file that sweep.json describes: .*; run its"):
+        spatial_eval.load(folder)
+    reseal(folder)
     with pytest.raises(DataError, match=r"is not a whole sweep: results.csv has no column method; run its launch.py"):
-        spatial_eval.load(tmp_path)
+        spatial_eval.load(folder)
+    (folder / "passes.csv").unlink()
+    with pytest.raises(DataError, match=r"is not a whole sweep \(.*passes.csv.*\): run its launch.py command again"):
+        spatial_eval.load(folder)
 
 
 def test_a_limit_and_missing_answers_are_kept_apart(launch, experiment, tmp_path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -92,21 +93,65 @@ def test_cut_anywhere_whole_questions_stay(data: st.DataObject) -> None:
             same(frame.read(), gaze(SAMPLES[int(name)], ARMS, "map"))
 
 
-def test_a_torn_file_costs_no_other_file(tmp_path: Path) -> None:
-    first = written(tmp_path, "mass")
-    first.write_bytes(b'{"id": "0", "arms": [{"no": 1}]' + first.read_bytes()[20:])
-    written(tmp_path, "mass", n=2)
-    assert {name for name, _ in Captures(tmp_path).find(KEY, DIGESTS, "mass")} == {"0", "1"}
+def held(folder: Path, level: str = "mass") -> set[str]:
+    return {name for name, _ in Captures(folder).find(KEY, DIGESTS, level)}
 
 
-def test_a_damaged_frame_is_not_read(tmp_path: Path) -> None:
-    path = written(tmp_path, "mass", n=1)
+def frames(path: Path) -> list[int]:
+    """Where each frame of a file begins."""
+    found = Captures(path.parents[1]).find(KEY, DIGESTS, "mass").values()
+    starts = sorted({frame.offset for frame, _ in found})
+    whole = path.read_bytes()
+    return [whole.rindex(b'{"id": ', 0, offset) for offset in starts]
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (b'"bytes": ', b'"bytes":x'),  # no JSON
+        (b'"arms": [{', b'"arms": [{"no": 1, '),  # an unknown field
+        (b'"mass": [2,', b'"mass": [3,'),  # more arms than are named
+        (b'"mass": [2,', b'"mass": [-2,'),
+        (b'"map": null', b'"map": [2]'),
+        (b'"crc": ', b'"crc": 0.'),
+        (b'"id": "1"', b'"id": 1'),
+        (b'"bytes": 48', b'"bytes": 52'),
+        (b'"grid": [2', b'"grid": [0'),
+        (b'"view": ', b'"view": 7, "was": '),
+    ],
+)
+def test_a_damaged_header_costs_only_its_own_frame(before: bytes, after: bytes, tmp_path: Path) -> None:
+    path = written(tmp_path, "mass")
+    whole, (first, second, third) = path.read_bytes(), frames(path)
+    for start, end in ((first, second), (second, third), (third, len(whole))):
+        name = json.loads(whole[start:].split(b"\n")[0])["id"]
+        part = whole[start:end]
+        changed = part.replace(before.replace(b'"1"', f'"{name}"'.encode()), after)
+        if changed == part:  # sample 1 has no view
+            continue
+        path.write_bytes(whole[:start] + changed + whole[end:])
+        assert held(tmp_path) == {"0", "1", "2"} - {name}
+
+
+def test_frames_after_a_damaged_header_are_found_however_far_they_are(tmp_path: Path) -> None:
+    path = written(tmp_path, "mass")
+    whole, (_, second, _) = path.read_bytes(), frames(path)
+    for size in (1, 2**20 - 9, 2**20 - 8, 2**20 - 7, 2**20 - 1, 2**20, 3 * 2**20):
+        path.write_bytes(b"x" * size + b"\n" + whole[second:])
+        assert held(tmp_path) == {"1", "2"}
+
+
+def test_damaged_numbers_are_not_read_and_not_listed_again(tmp_path: Path) -> None:
+    path = written(tmp_path, "mass")
     data = bytearray(path.read_bytes())
     data[-9] ^= 1
     path.write_bytes(data)
-    ((frame, _), *_) = Captures(tmp_path).find(KEY, DIGESTS, "mass").values()
-    with pytest.raises(StoreError, match=f"{path} is damaged: delete it and run the same command again"):
+    frame, _ = Captures(tmp_path).find(KEY, DIGESTS, "mass")["2", ARMS[0]]
+    assert held(tmp_path) == {"0", "1", "2"}
+    with pytest.raises(StoreError, match="the capture of question 2 is damaged; the same command captures it again"):
         frame.read()
+    assert held(tmp_path) == {"0", "1"}
+    assert path.read_bytes() == data
 
 
 # A pass
@@ -290,19 +335,25 @@ def test_a_sweep_whose_attention_is_missing_is_incomplete(tmp_path: Path, caplog
     assert (now.passes[0].questions, now.passes[0].total) == (11, 12)
 
 
-def test_a_damaged_capture_costs_no_table(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    folder = run_cells(CELLS, tmp_path, "mass")
+def test_a_damaged_capture_costs_no_table_and_is_captured_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = run_cells(CELLS, tmp_path, "map")
     (path,) = tmp_path.glob("captures/*/*.frames")
     data = bytearray(path.read_bytes())
-    data[-9] ^= 1
+    data[-9] ^= 1  # of the last question
     path.write_bytes(data)
     (folder / "results.csv").unlink()
-    with pytest.raises(AssertionError):
-        run_cells(CELLS, tmp_path, "mass")
+    with pytest.raises(AssertionError):  # incomplete, exit code 3
+        run_cells(CELLS, tmp_path, "map")
     assert (folder / "results.csv").is_file()
-    assert f"incomplete: {path} is damaged: delete it and run the same command again" in caplog.text
-    path.unlink()
-    run_cells(CELLS, tmp_path, "mass")
+    said = f"lacks 1 captures; the first: {path}: the capture of question 11 is damaged; the same command captures it"
+    assert said in caplog.text
+    assert load(folder).attention().ids == tuple(sample.id for sample in SAMPLES[:-1])
+    ANSWERED.clear()
+    run_cells(CELLS, tmp_path, "map")
+    assert {name for name, _ in ANSWERED} == {"11"}
+    assert load(folder).attention().ids == tuple(sample.id for sample in SAMPLES)
     assert len(lines(tmp_path)) == 24
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -130,7 +131,7 @@ def test_a_sweep_file_is_a_union_and_the_command_line_overrides_its_axes(tmp_pat
     ("text", "message"),
     [
         ("[1, 2]", "expected keys with values"),
-        ("weight: []", "weight: expected a value or a list"),
+        ("weight: []", "weight: an empty list gives no value; leave the key away, or give a value"),
         ("weight: {a: 1}", "weight: expected a value or a list"),
         ("grids: 3", "expected keys with values"),
         ("wieght: 0.5", "unknown key 'wieght'; did you mean weight?"),
@@ -144,6 +145,45 @@ def test_a_wrong_sweep_file_gets_one_line(text: str, message: str, tmp_path: Pat
         made(tmp_path, "sweep=wrong")
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+EMPTY = ["weight: range(2, 1, 0.5)", "weight: [0.5, 'range(2, 1)', 'heavy']", "weight: sort(range(1, 1))", "{}", ""]
+EMPTY += ["grids: [{weight: 'range(1, 1)'}, {weight: 0.5}]", "grids: []", "grids: [{}]", "grids: [{limit: []}]"]
+
+
+@pytest.mark.parametrize("text", EMPTY)
+def test_an_axis_of_a_sweep_file_without_values_is_an_error(text: str, tmp_path: Path) -> None:
+    (tmp_path / "empty.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"empty.yaml.* gives no value"):
+        made(tmp_path, "sweep=empty")
+
+
+@pytest.mark.parametrize("argument", ["weight=range(2,1,0.5)", "threshold=shuffle(range(1,1))", "limit=range(3,3)"])
+def test_an_axis_of_the_command_line_without_values_is_an_error(argument: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^{re.escape(argument)} gives no value; look at its range or pattern$"):
+        made(tmp_path, "method=scaling_vis", argument)
+
+
+@pytest.mark.parametrize(
+    ("text", "weights"),
+    [
+        ('[1e-1, "0.5", .5]', [0.1, 0.5]),
+        ("1e-1", [0.1]),
+        ("[1E-1, 5e-1, 1.5e0, 2.e0, +1e+0]", [0.1, 0.5, 1.5, 2.0, 1.0]),
+        ("['0.5,0.8', 1.2]", [0.5, 0.8, 1.2]),
+        ("[.5e1, 0]", [5.0, 0.0]),
+    ],
+)
+def test_numbers_of_a_sweep_file_are_those_of_the_command_line(text: str, weights: list[float], tmp_path: Path) -> None:
+    (tmp_path / "sci.yaml").write_text(f"method: scaling_vis\nweight: {text}\n")
+    cells = made(tmp_path, "sweep=sci").cells
+    assert [cell.method.weight for cell in cells] == weights  # type: ignore[attr-defined]
+
+
+def test_texts_of_a_sweep_file_stay_texts(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("dataset.name: ['1e1', '0.5', 1e1x, e1]\n")
+    found = read_sweep({"a": tmp_path / "a.yaml"}, "a", Hydra().parse)
+    assert found == [{"dataset.name": ["1e1", "0.5", "1e1x", "e1"]}]
 
 
 def test_a_misspelt_sweep_names_the_others(tmp_path: Path) -> None:

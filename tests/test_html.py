@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import command, questions, recordings, write_lines
+from conftest import command, questions, recordings, reseal, write_lines
 from PIL import Image
 
 from spatial_eval import answers, html, thumbnails
@@ -216,6 +216,7 @@ def test_a_sweep_in_which_everything_failed_can_still_be_looked_at(swept, tmp_pa
     figures = [name for name in cells if name.startswith(("accuracy", "pair", "set_", "share"))]
     cells[figures] = ""
     cells.to_csv(folder / "results.csv", index=False)
+    reseal(folder)
     assert "No answers are stored." in text_of(html.page(answers.read(folder)))
     assert [cli(*command).returncode for command in (["report"], ["results"], ["results", "--by", "relation"])] == [
         0,

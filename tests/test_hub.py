@@ -188,3 +188,21 @@ def test_on_the_command_line(places: Places, tmp_path: Path, capsys: pytest.Capt
     assert not list(places.data.iterdir())
     assert cli.main([*arguments, "--data-dir", str(places.data)]) == 0
     assert capsys.readouterr().out.endswith("hub                   3 questions     3 images  ready\n")
+
+
+@pytest.mark.parametrize(
+    "more",
+    ['dataset.where=["id=77"]', "dataset.rows=7", "dataset.columns.answer=nothing"],
+)
+def test_a_preparation_that_gives_no_question_is_an_error(
+    more: str, places: Places, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """It said `incomplete`, as if trying again could help."""
+    columns = [f"dataset.columns.{key}={value}" for key, value in COLUMNS.items()]
+    given = ["prepare", "dataset=hub", f"dataset.repo={build(tmp_path / 'mine')}", *columns, more]
+    given += ["--data-dir", str(places.data)]
+    assert cli.main(given) == 1
+    out, err = capsys.readouterr()
+    assert out.startswith("hub                   0 questions")
+    assert err.splitlines()[-1].startswith("error: nothing was prepared: dataset=hub ")
+    assert cli.main([*given, "--check"]) == 3

@@ -6,6 +6,7 @@ import csv
 from pathlib import Path
 
 import pytest
+from conftest import questions, recordings, write_lines
 
 from spatial_eval.sweep import _causes
 
@@ -48,6 +49,33 @@ def test_a_second_run_computes_nothing(launch, experiment) -> None:
     again = launch("-m", "method=scaling_vis", "weight=0.5,0.8", *experiment)
     assert "nothing to compute" in again.stderr
     assert again.stdout == first.stdout
+
+
+@pytest.mark.parametrize("plan", [[], ["action=plan"]])
+def test_a_part_without_questions_is_an_error(launch, tmp_path, plan) -> None:
+    """It ended with an empty row and exit code 0."""
+    rows_of = questions(4)
+    quiz = write_lines(tmp_path / "quiz.jsonl", rows_of)
+    recorded = write_lines(tmp_path / "recorded.jsonl", recordings(rows_of, "quiz"))
+    given = ["dataset=jsonl", f"dataset.path={quiz}", "model=recorded", f"model.path={recorded}", *plan]
+    for split in ("val", "val,test"):
+        done = launch("-m", *given, f"split={split}")
+        assert done.returncode == 1
+        assert done.stderr == (
+            "error: split=val of quiz has no question: the dataset has 4 (val is a fifth of it, rounded down); "
+            "take split=all, or another dataset\n"
+        )
+    assert launch(*given, "split=test").returncode == 0
+
+
+@pytest.mark.parametrize(
+    "argument",
+    ["weight=range(2,1,0.5)", "weight=glob(*)", "method=glob(nothing*)", "model.path=glob(*)", "sweep=glob(x*)"],
+)
+def test_an_axis_without_values_is_an_error(launch, experiment, argument) -> None:
+    done = launch("-m", "method=scaling_vis", *experiment, argument)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == f"error: {argument} gives no value; look at its range or pattern\n"
 
 
 def test_plan_writes_nothing(launch, experiment, tmp_path) -> None:

@@ -20,7 +20,6 @@ LAYERS = [
     {"stage"},
     {"pictures"},
     {"rendered"},
-    {"sweepfile"},
     {
         "methods",
         "plan",
@@ -68,7 +67,7 @@ LAYERS = [
     {"hf"},
     {"models"},
     {"config", "job"},
-    {"axes", "report", "cut", "standing", "estimate", "capturing"},
+    {"axes", "sweepfile", "report", "cut", "standing", "estimate", "capturing"},
     {"grid"},
     {"show", "publish", "tracker"},
     {"task", "card"},

@@ -53,6 +53,14 @@ def test_what_is_there_is_never_replaced(checkout: Path, tmp_path: Path) -> None
         prepare.adopt(tmp_path / "nowhere", tmp_path / "data")
 
 
+def test_a_checkout_without_questions_prepares_nothing(checkout: Path, tmp_path: Path) -> None:
+    (checkout / "prompts").rename(tmp_path / "elsewhere")
+    done = command("-m", "spatial_eval", "prepare", "--data-dir", str(tmp_path / "data"))("--from", str(checkout))
+    assert done.returncode == 1
+    said = f"error: nothing was prepared: --from {checkout} gives no question; the lines above say why\n"
+    assert done.stderr.endswith(said)
+
+
 def test_on_the_command_line(checkout: Path, tmp_path: Path) -> None:
     run = command("-m", "spatial_eval", "prepare", "--data-dir", str(tmp_path / "data"))
     done = run("--from", str(checkout))

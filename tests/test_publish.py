@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, command, questions, recordings, write_lines
+from conftest import ROOT, command, questions, recordings, reseal, write_lines
 from pyarrow import parquet
 
 from spatial_eval.published import Ledger
@@ -209,7 +209,7 @@ def test_more_rows_than_the_client_keeps_by_default(tables, home) -> None:
     lines = (tables / "by_relation.csv").read_text().splitlines()
     (tables / "by_relation.csv").write_text("\n".join([lines[0], *([lines[1]] * 10_500), ""]))
     (tables / "results.csv").write_text("\n".join((tables / "results.csv").read_text().splitlines()[:2]) + "\n")
-    assert run(tables, home=home).returncode == 0
+    assert run(reseal(tables), home=home).returncode == 0
     (entry,) = [e for e in Ledger(tables).written().values() if "cells" in e.artifacts[0]]
     where = tables / "wandb" / entry.run
     assert len(table(where, json.loads(inspect(where, home, "--summary")), "by_relation")) == 10_500
@@ -222,7 +222,7 @@ def test_changed_results_replace_only_their_runs(tables, home) -> None:
     fields = text[2].split(",")
     fields[10] = "12.5"  # accuracy of one cell
     (tables / "results.csv").write_text("\n".join([*text[:2], ",".join(fields), *text[3:], ""]))
-    done = run(tables, home=home)
+    done = run(reseal(tables), home=home)
     assert "7 runs, 2 written now" in done.stderr  # the cell and the sweep
     after = {entry.id: entry.run for entry in Ledger(tables).written().values()}
     assert sorted(after) == sorted(before)

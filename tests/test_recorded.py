@@ -66,9 +66,36 @@ def test_contradictions_are_refused(launch, tmp_path) -> None:
     done = launch(*setup(tmp_path, rows, [record | {"dataset": "other"} for record in records]))
     assert "holds no recording of these quiz questions; it holds other all" in done.stderr
     done = launch(*setup(tmp_path, rows, [{"dataset": "quiz"}]))
-    assert "record 1: needs dataset, row, confidence and generation {weight: text}" in done.stderr
+    assert "record 1: needs dataset, row and generation {weight: text}; confidence is optional" in done.stderr
     path = tmp_path / "rec" / "quiz.jsonl"
     path.write_text(json.dumps(records[0])[:-5])
     done = launch("dataset=jsonl", f"dataset.path={tmp_path / 'quiz.jsonl'}", "model=recorded", f"model.path={path}")
     assert "quiz.jsonl, line 1 is not JSON: the file is damaged or was cut off" in done.stderr
     assert not (tmp_path / "out").exists()
+
+
+def test_confidence_is_optional_where_no_method_routes_on_it(launch, tmp_path) -> None:
+    rows = questions(8)
+    records = recordings(rows, "quiz")
+    whole = launch("-m", "method=base,scaling_vis", "weight=0.5", *setup(tmp_path / "a", rows, records))
+    for record in records:
+        del record["confidence"]
+    args = setup(tmp_path / "b", rows, records)
+    done = launch("-m", "method=base,scaling_vis", "weight=0.5", *args)
+    assert done.returncode == 0, done.stderr
+    assert [cell["accuracy"] for cell in cells(done)] == [cell["accuracy"] for cell in cells(whole)]
+    done = launch("-m", "method=adapt_vis", *args)
+    assert done.returncode == 1
+    assert done.stderr == (
+        "error: model recorded does not give criterion max_prob; it gives none: its answers carry no confidence\n"
+    )
+
+
+def test_a_confidence_of_a_wrong_type_or_range_is_refused(launch, tmp_path) -> None:
+    rows = questions(4)
+    for i, value in enumerate((1.5, -1, "0.5", True)):
+        records = recordings(rows, "quiz")
+        records[1]["confidence"] = value
+        done = launch(*setup(tmp_path / str(i), rows, records))
+        assert done.returncode == 1
+        assert f"record 2: confidence={value!r} is not valid; expected a number in [0, 1], or leave it" in done.stderr

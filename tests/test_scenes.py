@@ -5,12 +5,15 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -18,7 +21,7 @@ from PIL import Image
 
 from spatial_eval import pictures, rendered
 from spatial_eval.drawing import SIDE
-from spatial_eval.errors import ConfigError, DataError
+from spatial_eval.errors import ConfigError, StoreError
 from spatial_eval.furniture import FURNITURE
 from spatial_eval.pictures import draw, picture
 from spatial_eval.rendered import Scenes, write
@@ -220,6 +223,49 @@ def test_ready_draws_what_is_missing_and_nothing_else(tmp_path: Path, monkeypatc
     assert len(drawn) == 1
 
 
+def resaved(content: bytes, other: bytes) -> bytes:
+    """The same picture without its comment, as a viewer might write it."""
+    out = io.BytesIO()
+    Image.open(io.BytesIO(content)).save(out, "JPEG", quality=90, comment=b"")
+    return out.getvalue()
+
+
+@pytest.mark.usefixtures("few")
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda content, other: content[:400] + bytes([content[400] ^ 1]) + content[401:],
+        lambda content, other: content[:-1],
+        lambda content, other: content[:700],
+        lambda content, other: b"",
+        lambda content, other: bytes(len(content)),  # a file that power failure left as zeros
+        lambda content, other: other,  # whole, of another scene
+        lambda content, other: content[: rendered.HEAD] + other[rendered.HEAD :],
+        resaved,
+    ],
+    ids=["bit", "byte", "cut", "empty", "zeros", "other", "mixed", "resaved"],
+)
+def test_a_picture_that_is_not_the_one_drawn_is_drawn_again(
+    damage: Callable[[bytes, bytes], bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    benchmark = Scenes("scenes_a", "scenes_a")
+    samples = benchmark.read(places(tmp_path))
+    benchmark.ready(samples, places(tmp_path))
+    files = [sample.image for sample in samples if sample.image]
+    content = [file.read_bytes() for file in files]
+    with Image.open(files[2]) as image:
+        assert image.info["comment"].startswith(f"scene {samples[2].image_digest} ".encode())
+        np.testing.assert_array_equal(image, Image.open(io.BytesIO(draw(benchmark._scenes()[2]))))
+    files[2].write_bytes(damage(content[2], content[3]))
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    benchmark.ready(samples[3:], places(tmp_path))
+    assert synced == []  # only what is asked for
+    benchmark.ready(samples, places(tmp_path))
+    assert len(synced) == 1  # the one file, on disk before it has its name
+    assert [file.read_bytes() for file in files] == content
+
+
 def test_processes_may_draw_at_once(tmp_path: Path) -> None:
     code = (
         "from pathlib import Path; from spatial_eval import rendered; from spatial_eval.types import Places\n"
@@ -266,5 +312,5 @@ def test_write_gives_the_upstream_layout(tmp_path: Path) -> None:
 def test_a_folder_that_takes_nothing_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "output").write_text("a file where a folder should be")
     benchmark = Scenes("scenes_a", "scenes_a")
-    with pytest.raises(DataError, match=r"cannot be written: .*; check the folder's rights and space"):
+    with pytest.raises(StoreError, match=r"output.*; what was stored before stays: mend it and run the same command"):
         benchmark.ready(benchmark.read(places(tmp_path)), places(tmp_path))

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import questions, recordings, run_cells, write_lines
+from conftest import questions, recordings, reseal, run_cells, write_lines
 from test_statistics import multipletests
 
 from spatial_eval import answers, selection
@@ -71,6 +71,7 @@ def test_permuting_the_test_labels_leaves_the_choice_unchanged(folder) -> None:
         column[test] = np.random.default_rng(1).permutation(column[test])
         samples[name] = column
     samples.to_parquet(folder / "samples.parquet", index=False)
+    reseal(folder)
     after = selection.select(answers.read(folder))
     assert [s.method for s in after] == [s.method for s in before]
     assert [s.choice for s in after] == [s.choice for s in before]

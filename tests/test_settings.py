@@ -177,6 +177,7 @@ def test_files_without_the_column_are_read(sweep, tmp_path) -> None:
     sweep = Path(shutil.copytree(sweep, tmp_path / "old"))
     about = json.loads((sweep / "sweep.json").read_text())
     about["cells"] = [cell for cell in about["cells"] if cell["method"]["kind"] == "Base"]
+    del about["digests"]
     (sweep / "sweep.json").write_text(json.dumps(about))
     for name in ("results.csv", "by_relation.csv"):
         with (sweep / name).open(newline="") as file:

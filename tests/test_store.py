@@ -1,4 +1,6 @@
-"""Nothing stored is lost, nothing torn is believed: truncation at every byte, two writers, SIGKILL, a full disk."""
+"""Nothing stored is lost, nothing damaged is believed: truncation at every byte, wrong bits and types, two writers,
+SIGKILL, a full disk.
+"""
 
 from __future__ import annotations
 
@@ -9,17 +11,31 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
 from doubles import Drill, Hashed
 
-from spatial_eval import plan, report
+from spatial_eval import plan, report, upkeep
 from spatial_eval.errors import StoreError
 from spatial_eval.job import execute, look
 from spatial_eval.methods import AdaptVis, Base
-from spatial_eval.store import Store, digests, key
+from spatial_eval.store import (
+    EXPECTED,
+    Cost,
+    Damaged,
+    Environment,
+    Store,
+    StoredRecord,
+    check_answer,
+    digests,
+    key,
+    parse_arm,
+    read_lines,
+)
 from spatial_eval.types import BASE, Arm, Cell, Failure, Generation, Part, Pass, Places, Trunk
 
 TRUNK = Trunk(Drill(size=4), Hashed())
@@ -93,6 +109,143 @@ def test_damage_in_the_middle_costs_only_its_own_lines(where: Places, stored: Pa
     lines[5] = lines[5][:30] + lines[6]  # one torn line glued to a whole one
     stored.write_bytes(b"\n".join(lines))
     assert sum(len(arms) for _, arms in look(WORK, where).todo) == 2
+
+
+def test_a_flipped_bit_anywhere_costs_its_line_and_is_never_believed(where: Places, stored: Path) -> None:
+    whole, answers = stored.read_bytes(), look(WORK, where).stored.generations
+    first = [line.record for _, line in read_lines(stored) if isinstance(line, StoredRecord)]
+    assert len(first) == len(answers) == 12
+    for place in range(0, len(whole), 7):  # every seventh byte, each bit in turn
+        data = bytearray(whole)
+        data[place] ^= 1 << place % 8
+        stored.write_bytes(data)
+        lines = [line for _, line in read_lines(stored)]
+        assert any(isinstance(line, Damaged) for line in lines), place
+        assert {line.record for line in lines if isinstance(line, StoredRecord)} <= set(first)
+
+
+RECORD = {"id": "0", "digest": "d", "arm": {"weight": 1.0}, "text": "Left", "tokens": [5, 1], "confidence": 0.25}
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"confidence": 1.7}, "confidence=1.7 is not valid; expected a number in [0, 1]"),
+        ({"confidence": -0.1}, "confidence=-0.1 is not valid; expected a number in [0, 1]"),
+        ({"confidence": float("nan")}, "confidence=nan is not valid; expected a number in [0, 1]"),
+        ({"confidence": "0.5"}, "confidence='0.5' is not valid; expected a number in [0, 1]"),
+        ({"confidence": True}, "confidence=True is not valid; expected a number in [0, 1]"),
+        ({"margin": [0.5]}, "margin=[0.5] is not valid; expected a number in [0, 1]"),
+        ({"entropy": -1.0}, "entropy=-1.0 is not valid; expected a finite number >= 0"),
+        ({"logit": float("inf")}, "logit=inf is not valid; expected a finite number"),
+        ({"logit": 10**400}, f"logit={str(10**400)[:37]}... is not valid; expected a finite number"),
+        ({"text": None}, "text=None is not valid; expected text"),
+        ({"text": 7}, "text=7 is not valid; expected text"),
+        ({"tokens": "51"}, "tokens='51' is not valid; expected a list of whole numbers >= 0"),
+        ({"tokens": [5, -1]}, "tokens=[5, -1] is not valid; expected a list of whole numbers >= 0"),
+        ({"tokens": [5, True]}, "tokens=[5, True] is not valid; expected a list of whole numbers >= 0"),
+        ({"tokens": {"5": 1}}, "tokens={'5': 1} is not valid; expected a list of whole numbers >= 0"),
+        ({"option_probs": {"left": 2}}, "option_probs={'left': 2} is not valid; expected numbers in [0, 1] by option"),
+        ({"option_probs": [0.5]}, "option_probs=[0.5] is not valid; expected numbers in [0, 1] by option"),
+        ({"batch": 0}, "batch=0 is not valid; expected a whole number >= 1"),
+        ({"batch": 1.0}, "batch=1.0 is not valid; expected a whole number >= 1"),
+        ({"prompt": None}, "prompt=None is not valid; expected text"),
+        ({"id": 0}, "its id or digest is no text"),
+        ({"digest": None}, "its id or digest is no text"),
+        ({"error": "x"}, "error is no text"),  # beside a text
+        ({"confidense": 0.5}, "it has the unknown field 'confidense'"),
+        ({"arm": {"wieght": 0.5}}, "unknown key 'arm.wieght'"),
+        ({"arm": {"weight": "0.5"}}, "arm.weight=0.5 is not valid; expected float"),
+        ({"arm": {"weight": -1}}, "-1 is no way to decode: its numbers must be finite and >= 0"),
+        ({"arm": {"weight": 10**400}}, "is not valid; expected float"),
+        ({"arm": {"noise": 1000}}, "1,noise=1000 is no way to decode"),
+        ({"arm": {"cutoff": 1.0}}, "1,cutoff=1 is no way to decode"),
+        ({"arm": {"scaling": "add"}}, "1,scaling=add is no way to decode: there are scalings multiply"),
+        ({"arm": [0.5]}, "arm=[0.5] is not valid; expected its fields"),
+        ({"arm": None}, "arm=None is not valid; expected its fields"),
+    ],
+)
+def test_a_field_of_a_wrong_type_or_range_is_damage(change: dict[str, object], reason: str, tmp_path: Path) -> None:
+    """In lines of earlier versions, which have no checksum."""
+    path = tmp_path / "a.jsonl"
+    path.write_text("\n".join(json.dumps(row) for row in (RECORD, RECORD | change, RECORD)) + "\n")
+    (_, first), (number, line), (_, last) = read_lines(path)
+    assert first == last == StoredRecord("d", Generation("0", BASE, "Left", (5, 1), 0.25))
+    assert isinstance(line, Damaged)
+    assert number == 2
+    assert line.reason.startswith(reason) or (reason.startswith("is ") and line.reason.endswith(reason)), line.reason
+
+
+NO_LINES = ["7", "[]", '"id"', "{}", "", "\0" * 40, "[" * 100_000, '{"id": "0"', '{"id": "0"}}', "\ufeff{}"]
+NO_LINES += ['{"seconds": -1, "questions": 1}', '{"seconds": 1, "questions": 0.5}', '{"seconds": "1", "questions": 1}']
+NO_LINES += ['{"seconds": 1e999, "questions": 1}', '{"environment": [1]}', '{"environment": {"torch": {}}}']
+NO_LINES += ['{"seconds": 1, "questions": 1, "csc": 1}', '{"crc": 1}', '{"id": "0", "crc": "1"}']
+
+
+@pytest.mark.parametrize("text", NO_LINES, ids=lambda text: text[:20])
+def test_what_is_no_line_of_ours_is_damage_and_never_a_traceback(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text(f"{text}\n" + json.dumps(RECORD), "utf8")
+    (_, line), (_, after) = read_lines(path)
+    assert isinstance(line, Damaged)
+    assert isinstance(after, StoredRecord)
+
+
+def test_lines_are_told_apart_by_their_keys(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    turned = dict(reversed(RECORD.items()))
+    rows = [{"environment": {"torch": "2"}}, turned, {"questions": 3, "seconds": 2}, {"error": "no image"} | RECORD]
+    del rows[3]["text"]
+    path.write_text("".join(json.dumps(row) + "\r\n" for row in rows))
+    assert [line for _, line in read_lines(path)] == [
+        Environment({"torch": "2"}),
+        StoredRecord("d", Generation("0", BASE, "Left", (5, 1), 0.25)),
+        Cost(2.0, 3),
+        StoredRecord("d", Failure("0", BASE, "no image")),
+    ]
+    assert list(read_lines(path, {"0": "another"})) == [(1, Environment({"torch": "2"})), (3, Cost(2.0, 3))]
+
+
+def test_a_checksum_is_of_the_line_without_it(where: Places, stored: Path) -> None:
+    for line in stored.read_text().splitlines():
+        head, _, crc = line.removesuffix("}").rpartition(', "crc": ')
+        assert zlib.crc32(f"{head}}}".encode()) == int(crc)
+    # A later version's field is covered by the checksum and passed over.
+    text = json.dumps(RECORD | {"later": 1})
+    stored.write_text(f'{text[:-1]}, "crc": {zlib.crc32(text.encode())}}}')
+    ((_, line),) = read_lines(stored)
+    assert line == StoredRecord("d", Generation("0", BASE, "Left", (5, 1), 0.25))
+    odd = json.dumps(RECORD | {"option_probs": {"left": 1, "crc": 0}})  # an option of that name, without a checksum
+    stored.write_text(odd)
+    ((_, line),) = read_lines(stored)
+    assert isinstance(line, StoredRecord)
+
+
+def test_every_field_of_an_answer_is_checked() -> None:
+    assert set(EXPECTED) == {f.name for f in fields(Generation)} - {"sample_id", "arm"}
+    assert check_answer({}) == "text is not there"
+    assert check_answer({"text": "", "tokens": (), "confidence": 0, "margin": 1, "entropy": None, "row": "x"}) == ""
+    assert parse_arm({}) == BASE
+
+
+def test_old_stores_without_checksums_are_read_unchanged(where: Places, stored: Path) -> None:
+    before, text = look(WORK, where), stored.read_text()
+    old = [json.loads(line) for line in text.splitlines()]
+    stored.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "crc"}) + "\n" for row in old))
+    assert '"crc"' not in stored.read_text()
+    assert look(WORK, where).stored == before.stored
+    assert upkeep.count(stored.parent).problems == ()
+
+
+def test_an_answer_that_no_reader_would_take_is_stored_as_an_error(where: Places) -> None:
+    job = look(WORK, where)
+    with Store(where.output / "generations").writer(job.key, job.digests, {}) as writer:
+        writer.append([Generation("0", BASE, "Left", confidence=float("nan")), Generation("1", BASE, "On")], 0)
+    stored = look(WORK, where).stored
+    assert set(stored.generations) == {("1", BASE)}
+    assert stored.failures["0", BASE].error == (
+        "the answer cannot be stored: confidence=nan is not valid; expected a number in [0, 1]"
+    )
 
 
 def test_duplicates_count_once_and_the_first_wins(where: Places, stored: Path) -> None:

@@ -38,20 +38,21 @@ def test_every_answer_once_repeats_and_errors_are_counted(places: Places) -> Non
     assert (again.files, again.answers, again.repeats, again.errors) == (2, 22, 22, 2)
 
 
-def test_torn_lines_and_wrong_manifests_are_named(places: Places) -> None:
+def test_damaged_lines_and_wrong_manifests_are_named(places: Places) -> None:
     folder = stored(places)
     (path,) = folder.glob("*.jsonl")
     lines = path.read_bytes().split(b"\n")
     lines[2] = lines[2][:20]
     path.write_bytes(b"\n".join(lines))
-    assert upkeep.count(folder).problems == (f"{path}, line 3 is torn: its question is computed again",)
+    expected = f"{path}, line 3 is damaged: it is cut off or overwritten; its question is computed again"
+    assert upkeep.count(folder).problems == (expected,)
     (folder / "trunk.json").write_text('{"model": "another"}')
     done = cli("verify", "--output-dir", str(places.output))
     assert done.returncode == 3
     assert "describes another experiment than the folder's name" in done.stdout
     assert done.stdout.splitlines()[-1].endswith(", 2 problems")
     (folder / "trunk.json").write_text("{")
-    assert "trunk.json is torn" in upkeep.count(folder).problems[0]
+    assert "trunk.json is truncated" in upkeep.count(folder).problems[0]
 
 
 def test_rm_moves_named_trunks_and_only_when_told(places: Places) -> None:

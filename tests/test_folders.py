@@ -1,0 +1,133 @@
+"""A sweep's files are of one run: what was changed, cut off or mixed is said by every reader; a rerun repairs it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from conftest import command, reseal
+from doubles import Drill, Hashed
+
+import spatial_eval
+from spatial_eval import answers, exporting, folders, html, readback, report
+from spatial_eval.errors import DataError
+from spatial_eval.job import execute, look
+from spatial_eval.methods import Base, ScalingVis
+from spatial_eval.types import BASE, Arm, Cell, Part, Pass, Places, Trunk
+
+TRUNK = Trunk(Drill(), Hashed())
+CELLS = [Cell(TRUNK, Base(), Part("all")), Cell(TRUNK, ScalingVis(0.5), Part("all"))]
+WORK = Pass(TRUNK, ((Part("all"), (Arm(0.5), BASE)),))
+READERS: list[Callable[[Path], object]] = [answers.read, readback.read, spatial_eval.load, html.write]
+READERS.append(lambda folder: exporting.gather(folder.parents[1], str(folder)))
+
+
+@pytest.fixture
+def folder(swept: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(swept, tmp_path / "out" / "sweeps" / swept.name))
+
+
+@pytest.mark.parametrize("name", folders.TABLES)
+def test_every_reader_names_the_file_that_is_of_another_run(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-2] + b"3\n" if name.endswith("csv") else content[:90] + b"x" + content[91:])
+    for read in READERS:
+        with pytest.raises(DataError) as error:
+            read(folder)
+        text = str(error.value)
+        assert text.startswith(f"{folder / name} is not the file that sweep.json describes: it was changed, or a run")
+        assert text.endswith("; run its launch.py command again")
+        assert "\n" not in text
+
+
+COMMANDS: list[tuple[str, ...]] = [("results",), ("results", "--format", "csv"), ("results", "--by", "relation")]
+COMMANDS += [("results", "--cells"), ("report",), ("select",), ("publish",)]
+COMMANDS += [("compare", "method=base,split=test", "method=scaling_vis,weight=0.8,split=test")]
+
+
+@pytest.mark.parametrize("arguments", COMMANDS, ids=" ".join)
+def test_no_command_prints_files_that_contradict_each_other(
+    arguments: tuple[str, ...], folder: Path, cli: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    lines = (folder / "results.csv").read_text().splitlines()
+    fields = lines[1].split(",")
+    fields[10] = "99.5"
+    (folder / "results.csv").write_text("\n".join([lines[0], ",".join(fields), *lines[2:], ""]))
+    done = cli(*arguments)
+    assert done.returncode == (3 if arguments == ("publish",) else 1)
+    assert "99.5" not in done.stdout
+    assert f"{folder / 'results.csv'} is not the file that sweep.json describes" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_files_of_earlier_versions_without_digests_are_read_as_they_are(folder: Path) -> None:
+    about = json.loads((folder / "sweep.json").read_text())
+    assert set(about.pop("digests")) == set(folders.TABLES)
+    (folder / "sweep.json").write_text(json.dumps(about))
+    (folder / "by_relation.csv").write_text((folder / "by_relation.csv").read_text().rstrip("\n"))
+    assert len(answers.read(folder).cells) == len(readback.read(folder).cells) == 144
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"digests": []}', '{"digests": 7}', '{"digests": {"x.csv": "7"}}'])
+def test_a_damaged_sweep_json_is_one_line(text: str, folder: Path) -> None:
+    (folder / "sweep.json").write_text(text)
+    with pytest.raises(DataError, match=r"run its launch.py command again"):
+        folders.read_files(folder)
+
+
+def test_killed_between_any_two_files_it_is_said_and_the_same_run_repairs_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = Places(tmp_path, tmp_path)
+    few = Pass(Trunk(TRUNK.dataset, Hashed(broken=("3",))), WORK.needs)
+    execute(look(few, places), places)  # one question failed
+    folder, whole = tmp_path / "sweep", tmp_path / "whole"
+    first = report.results(CELLS, {TRUNK: look(WORK, places)}, places)
+    execute(look(WORK, places, retry=True), places)
+    second = report.results(CELLS, {TRUNK: look(WORK, places)}, places)
+    about = report.describe(CELLS)
+    report.write(whole, second, about)
+    before = {path.name: path.read_bytes() for path in whole.iterdir()}
+    write = report.replace
+    for kept in range(len(before)):
+        report.write(folder, first, about)
+        (folder / "report.html").write_text("of the tables before")
+        left = [kept]
+
+        def dies(path: Path, text: str | bytes, left: list[int] = left) -> None:
+            if not left[0]:
+                raise KeyboardInterrupt
+            left[0] -= 1
+            write(path, text)
+
+        monkeypatch.setattr(report, "replace", dies)
+        with pytest.raises(KeyboardInterrupt):
+            report.write(folder, second, about)
+        monkeypatch.setattr(report, "replace", write)
+        assert not (folder / "report.html").exists()
+        if kept:
+            with pytest.raises(DataError, match=r"is not the file that sweep\.json describes"):
+                answers.read(folder)
+        else:
+            assert answers.read(folder).cells["missing"].tolist() == [1, 1]
+        report.write(folder, second, about)
+        assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+        assert answers.read(folder).cells["missing"].tolist() == [0, 0]
+
+
+def test_a_rerun_of_the_command_repairs_a_changed_folder(tmp_path: Path, experiment: list[str]) -> None:
+    run = command("launch.py", f"output_dir={tmp_path / 'out'}")
+    done = run("-m", "method=base,scaling_vis", *experiment)
+    folder = Path(done.stdout.splitlines()[-1]).parent
+    content = (folder / "samples.parquet").read_bytes()
+    (folder / "samples.parquet").write_bytes(content[:100])
+    with pytest.raises(DataError, match=r"samples.parquet is not the file"):
+        answers.read(folder)
+    assert run("-m", "method=base,scaling_vis", *experiment).returncode == 0
+    assert (folder / "samples.parquet").read_bytes() == content
+    assert reseal(folder) == folder
+    assert len(answers.read(folder).cells) == 2
