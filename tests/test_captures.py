@@ -133,6 +133,16 @@ def test_a_damaged_header_costs_only_its_own_frame(before: bytes, after: bytes, 
         assert held(tmp_path) == {"0", "1", "2"} - {name}
 
 
+def test_a_header_that_claims_the_next_frame_too_costs_only_its_own(tmp_path: Path) -> None:
+    path = written(tmp_path, "mass")
+    whole, (_, second, third) = path.read_bytes(), frames(path)
+    longer = 48 + third - second
+    changed = whole.replace(b'"bytes": 48', f'"bytes": {longer}'.encode(), 1)
+    assert changed != whole
+    path.write_bytes(changed)
+    assert held(tmp_path) == {"1", "2"}
+
+
 def test_frames_after_a_damaged_header_are_found_however_far_they_are(tmp_path: Path) -> None:
     path = written(tmp_path, "mass")
     whole, (_, second, _) = path.read_bytes(), frames(path)

@@ -93,6 +93,12 @@ def test_killed_between_any_two_files_it_is_said_and_the_same_run_repairs_it(
     report.write(whole, second, about)
     before = {path.name: path.read_bytes() for path in whole.iterdir()}
     write = report.replace
+    order: list[str] = []
+    monkeypatch.setattr(report, "replace", lambda path, text: order.append(path.name))
+    report.write(folder, first, about)
+    assert sorted(order) == sorted(before)  # each once
+    assert order[-2:] == ["sweep.json", "results.csv"]
+    monkeypatch.setattr(report, "replace", write)
     for kept in range(len(before)):
         report.write(folder, first, about)
         (folder / "report.html").write_text("of the tables before")

@@ -181,9 +181,9 @@ def test_numbers_of_a_sweep_file_are_those_of_the_command_line(text: str, weight
 
 
 def test_texts_of_a_sweep_file_stay_texts(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("dataset.name: ['1e1', '0.5', 1e1x, e1]\n")
+    (tmp_path / "a.yaml").write_text("dataset.name: ['1e1', '0.5', 1e1x, e1]\nmethod.alpha: [1e-1, 2.5E0, 1]\n")
     found = read_sweep({"a": tmp_path / "a.yaml"}, "a", Hydra().parse)
-    assert found == [{"dataset.name": ["1e1", "0.5", "1e1x", "e1"]}]
+    assert found == [{"dataset.name": ["1e1", "0.5", "1e1x", "e1"], "method.alpha": [0.1, 2.5, 1]}]
 
 
 def test_a_misspelt_sweep_names_the_others(tmp_path: Path) -> None:

@@ -179,6 +179,7 @@ def test_a_field_of_a_wrong_type_or_range_is_damage(change: dict[str, object], r
 NO_LINES = ["7", "[]", '"id"', "{}", "", "\0" * 40, "[" * 100_000, '{"id": "0"', '{"id": "0"}}', "\ufeff{}"]
 NO_LINES += ['{"seconds": -1, "questions": 1}', '{"seconds": 1, "questions": 0.5}', '{"seconds": "1", "questions": 1}']
 NO_LINES += ['{"seconds": 1e999, "questions": 1}', '{"environment": [1]}', '{"environment": {"torch": {}}}']
+NO_LINES += [json.dumps(RECORD) + "}", json.dumps(RECORD) * 2]  # whole, with something behind it
 NO_LINES += ['{"seconds": 1, "questions": 1, "csc": 1}', '{"crc": 1}', '{"id": "0", "crc": "1"}']
 
 
