@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from .errors import ConfigError, DataError
-from .resampling import sums
+from .scoring import says_yes_stored
 from .tables import BY_RELATION, IDENTITY, NAMED, ROW, Graded, Outcome, follow, rules, written
 from .types import Arm, Method, Signals
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 
 TRUNK = ["dataset", "model", "max_new_tokens"]
 QUESTION = ("sample_id", "row", "split", "relation", "gold", "pair", "set", "question", "image")
-_TEXT = {"dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error"}
+_TEXT = {"dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error", "scoring"}
+# Columns of results.csv and by_relation.csv that earlier versions did not write, and what stands for them.
+LATER: Mapping[str, Any] = {"settings": "", "scoring": "", "yes_rate": math.nan}
 
 
 @dataclass(frozen=True)
@@ -63,15 +65,6 @@ class Part:
     @property
     def clusters(self) -> int:
         return int(self.cluster.max()) + 1 if len(self.cluster) else 0
-
-    def complete(self, column: str, members: int, right: NDArray[bool_], answered: NDArray[bool_]) -> tuple[int, int]:
-        """(groups with every member right, complete groups) by `pair` or `set`."""
-        code, names = pd.factorize(self.questions[column])
-        if not len(names) or list(names) == [""]:
-            return 0, 0
-        full, hit = sums(np.stack([answered, right & answered]), code)
-        named = np.asarray(names != "", dtype=bool)
-        return int(((hit == members) & named).sum()), int(((full == members) & named).sum())
 
 
 @dataclass(frozen=True)
@@ -120,6 +113,10 @@ class Files:
         found = {name: [_shown(getattr(method, name, None)) for method in self.methods] for name in names}
         return pd.DataFrame(found, index=self.cells.index)
 
+    def row(self, cell: int) -> dict[str, Any]:
+        """A row of `cells` by column."""
+        return {str(name): value for name, value in self.cells.iloc[cell].items()}
+
     def outcome(self, cell: int) -> Outcome:
         """The answers of a row of `cells`, over `parts[keys[cell]].questions`. KeyError where nothing is stored."""
         return self.parts[self.keys[cell]].follow(self.methods[cell])
@@ -147,12 +144,13 @@ def _csv(path: Path, columns: Sequence[str]) -> pd.DataFrame:
     with path.open(encoding="utf8", newline="") as file:
         names, *rows = csv.reader(file)
     absent = [name for name in columns if name not in names]
-    lacking = [name for name in absent if name != "settings"]  # earlier versions had no method that needs it
+    lacking = [name for name in absent if name not in LATER]
     if lacking:
         raise ValueError(f"{path.name} has no column {lacking[0]}")
     values = zip(*rows, strict=True) if rows else ([] for _ in names)
     frame = pd.DataFrame({name: _typed(name, column) for name, column in zip(names, values, strict=True)})
-    return frame.assign(**{name: pd.Series("", frame.index, dtype="str") for name in absent})
+    kinds: dict[str, Any] = {name: "str" if LATER[name] == "" else "float64" for name in absent}
+    return frame.assign(**{name: pd.Series(LATER[name], frame.index, dtype=kind) for name, kind in kinds.items()})
 
 
 def _typed(name: str, column: Sequence[str]) -> pd.Series[Any]:
@@ -215,7 +213,9 @@ def _graded(rows: pd.DataFrame, at: NDArray[intp], n: int) -> tuple[Graded, NDAr
     text = np.full(n, "", dtype=object)
     text[at] = rows["text"].to_numpy(dtype=object)
     signals = Signals(column("confidence"), column("entropy"), column("margin"), column("logit"), marks(True))
-    yes = rows["text"].str.contains("Yes", regex=False).to_numpy(dtype=bool)
+    rules = rows["scoring"] if "scoring" in rows else [None] * len(rows)
+    said = zip(rules, rows["prediction"], rows["text"], strict=True)
+    yes = np.array([says_yes_stored(*one) for one in said], dtype=bool)
     return Graded(
         signals, marks(rows["correct"].to_numpy(bool)), marks(rows["correct_strict"].to_numpy(bool)), marks(yes)
     ), text

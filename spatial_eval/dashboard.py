@@ -43,7 +43,7 @@ FAILURES = ("dataset", "model", "sample_id", "weight", "error", "arm")
 BEST = (*IDENTITY, "n", "missing", "accuracy", "accuracy_low", "accuracy_high", "accuracy_strict", "share_weight1")
 ROUTED = ("weight1", "weight2", "threshold")  # what a method of grids and curves over the threshold has
 THRESHOLDS = (*SETTING, "criterion", *ROUTED)
-_FIGURES = [name for name in ROW if name not in IDENTITY]
+_FIGURES = [name for name in ROW if name not in IDENTITY and name not in TEXT]
 _SHORT = {"weight": "w", "weight1": "w1", "weight2": "w2", "threshold": "t"}
 
 
@@ -94,7 +94,7 @@ def cell_run(sweep: Sweep, cell: Row, settings: Wandb) -> Run:
     figures = {name: cell[name] for name in _FIGURES if cell.get(name) is not None}
     figures |= {"fixed": flips.count("fixed"), "broken": flips.count("broken")} if flips else {}
     own = {name: list(v) if isinstance(v, tuple) else v for name, v in others(sweep.method(cell)).items()}
-    config = own | {name: cell[name] for name in IDENTITY if cell[name] is not None}
+    config = own | {name: cell[name] for name in (*IDENTITY, "scoring") if cell.get(name) is not None}
     return Run(
         id=cell_id(sweep, cell),
         name=label(cell),

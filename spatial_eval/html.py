@@ -18,6 +18,7 @@ from .layout import named, p_value
 from .selection import Selected, picks
 from .statistics import Estimate
 from .store import replace
+from .tables import parting
 from .thumbnails import thumbnails
 from .verdicts import sentence, verdict
 
@@ -131,11 +132,13 @@ def _choices(files: Files, chosen: Sequence[Selected]) -> str:
     models = len({s.model for s in families}) > 1
     left = ["dataset", *(["model"] if models else []), "best cell of its method"]
     apart = any(s.on != s.split for s in families)
+    parts = parting(files.row(s.cell) for s in families)
     columns: dict[str, Callable[[Selected], str]] = {
         "of cells": lambda s: f"{s.candidates:,}",
         "on val": lambda s: _stack(s.choice.accuracy) if s.on != s.split else "",
         "again": lambda s: f"{100 * s.choice.again:.0f} %" if s.candidates > 1 else "",
         "reported": lambda s: _stack(s.test.now, s.split),
+        "strict": lambda s: f"{files.cells['accuracy_strict'].iloc[s.cell]:.1f} %" if parts else "",
         "corrected": lambda s: _stack(s.best.corrected) if s.best else "",
         "against base": lambda s: _gain(s.test.gain),
         "p": lambda s: escape(p_value(s.test.p)),
@@ -155,8 +158,8 @@ def _choices(files: Files, chosen: Sequence[Selected]) -> str:
     note = (
         "Of equal cells: the simplest method, then the weights nearest to 1, then the middle threshold. Again: how "
         "many other draws of the questions that it was chosen on choose the same cell. Bold: the choice of all methods."
-        + " Corrected: for being the best of so many on the same questions."
-        * any(s.best for s in families)
+        + " Corrected: for being the best of so many on the same questions." * any(s.best for s in families)
+        + (f" {parts[0].upper()}{escape(parts[1:])}." if parts else "")
     )
     return (
         f'<section class="long"><h3>Best cells</h3>{table("", [*left, *shown], len(left), rows, "choices")}'

@@ -14,12 +14,20 @@ from .plugins import METHODS
 from .selection import Selected
 from .sheets import Sheet
 from .statistics import Estimate
-from .tables import others, settings, written
+from .tables import PARTED, apart, others, parting, settings, written
 from .types import Method
 
+PAPER_F1 = "F1 (paper)"
 SHORT = {"weight": "w", "weight1": "w1", "weight2": "w2", "threshold": "t"}
-# What else the paper gives beside the accuracy of a benchmark: heading -> column of results.csv.
-EXTRA = {"pair": "pair_accuracy", "set": "set_accuracy", "F1": "f1_paper"}
+# What else stands beside the accuracy of a benchmark: heading -> column of results.csv.
+EXTRA = {
+    "strict": "accuracy_strict",  # where the two part
+    "pair": "pair_accuracy",
+    "set": "set_accuracy",
+    "F1": "f1",
+    PAPER_F1: "f1_paper",  # of the benchmark for which the paper gives it
+    "yes %": "yes_rate",
+}
 
 
 def setting(method: Method) -> str:
@@ -81,7 +89,7 @@ def _paper_sheet(files: Files, model: str, chosen: Sequence[Selected]) -> Sheet:
     header, columns = ["method"], []
     for dataset in datasets:
         shown = [s for s in chosen if s.dataset == dataset]
-        extra = [n for n, c in EXTRA.items() if any(plain(files.cells.loc[s.cell, c]) is not None for s in shown)]
+        extra = [name for name in EXTRA if _stands(files, [s.cell for s in shown], name)]
         header += [f"{dataset} {shown[0].split} (n={max(s.test.now.n for s in shown)})", *extra]
         columns.append((dataset, extra))
     rows, values = [], []
@@ -94,12 +102,26 @@ def _paper_sheet(files: Files, model: str, chosen: Sequence[Selected]) -> Sheet:
         rows.append([kind, *(text for text, _ in line)])
         values.append([value for _, value in line])
     best = {(i, j + 1) for i, line in enumerate(values) for j, value in enumerate(line) if _is_best(values, value, j)}
-    for kind in (k for k in kinds if k in published):
+    # Graded by another rule it is another figure; files of earlier versions, which name none, are of the paper's.
+    alike = {s.dataset for s in chosen if files.row(s.cell)["scoring"] in ("", "paper")}
+    for kind in (k for k in kinds if k in published and alike):
         paper = published[kind]
-        rows.append([f"{kind}, paper", *(x for d, extra in columns for x in _published(paper, d, extra))])
+        theirs = (x for d, extra in columns for x in _published(paper, d if d in alike else "", extra))
+        rows.append([f"{kind}, paper", *theirs])
         rows.append([f"{kind}, difference", *_differences(rows[-1][1:], values[kinds.index(kind)])])
     notes = [f"{s.dataset}: {named(s.method)}, {why(s)}{_missing(files, s)}" for s in chosen if s.family != "base"]
+    notes += filter(None, [parting(files.row(s.cell) for s in chosen)])
     return Sheet(f"{model}: accuracy in percent (95 % interval)", header, rows, 1, frozenset(best), notes)
+
+
+def _stands(files: Files, cells: Sequence[int], name: str) -> bool:
+    """Whether a column of EXTRA says something for these cells of a dataset."""
+    rows = [files.row(cell) for cell in cells]
+    if name == "strict":
+        return any(apart(row) > PARTED for row in rows)
+    if name == PAPER_F1 and any(row["dataset"] not in DATASETS for row in rows):
+        return False
+    return any(plain(row[EXTRA[name]]) is not None for row in rows)
 
 
 def _figure(value: Any) -> tuple[str, float]:
@@ -117,7 +139,7 @@ def _published(paper: Sequence[float], dataset: str, extra: Sequence[str]) -> li
     known = dataset in DATASETS
     return [
         f"{paper[DATASETS.index(dataset)]:.1f}" if known else "",
-        *(f"{paper[7]:.1f}" if n == "F1" else "" for n in extra),
+        *(f"{paper[7]:.1f}" if n == PAPER_F1 else "" for n in extra),
     ]
 
 

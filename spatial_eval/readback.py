@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import ConfigError, DataError
+from .scoring import says_yes_stored
 from .tables import IDENTITY, Graded, follow, rules
 from .types import BASE, Arm, Method, Signals
 
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 WHOLE = ("n", "missing", "limit", "max_new_tokens")
-TEXT = ("dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error")
+TEXT = ("dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error", "scoring")
 _SIGNALS = ("confidence", "entropy", "margin", "logit")
 _NEEDED = ("row", "question", "split", "correct", "correct_strict", *_SIGNALS)
 
@@ -215,7 +216,9 @@ def _answers(samples: Mapping[str, Sequence[Any]], where: Iterable[int]) -> Answ
             return out
 
         said[arm] = {name: column(name) for name in ("text", "prediction", "confidence", "n_tokens")}
-        arms[arm] = _graded({name: column(name) for name in (*_SIGNALS, "correct", "correct_strict", "text")})
+        scoring = {"scoring": column("scoring") if "scoring" in samples else [None] * len(order)}
+        graded = (*_SIGNALS, "correct", "correct_strict", "text", "prediction")
+        arms[arm] = _graded({name: column(name) for name in graded} | scoring)
     return Answers(questions, arms, said)
 
 
@@ -227,6 +230,7 @@ def _graded(columns: Mapping[str, Sequence[Any]]) -> Graded:
         return np.array([bool(v) for v in columns[name]], dtype=bool)
 
     answered = np.array([text is not None for text in columns["text"]], dtype=bool)
-    yes = np.array([text is not None and "Yes" in text for text in columns["text"]], dtype=bool)
+    said = zip(columns["scoring"], columns["prediction"], columns["text"], strict=True)
+    yes = np.array([text is not None and says_yes_stored(rule, one, text) for rule, one, text in said], dtype=bool)
     signals = Signals(numbers("confidence"), numbers("entropy"), numbers("margin"), numbers("logit"), answered)
     return Graded(signals, marks("correct"), marks("correct_strict"), yes)

@@ -178,7 +178,7 @@ def _share(found: Outcome, column: str) -> Estimate:
 
 def _paper(files: Files, cell: int) -> float | None:
     dataset, model, _, split, limit = files.keys[cell]
-    if split != "test" or limit:
+    if split != "test" or limit or files.cells["scoring"].iloc[cell] not in ("", "paper"):  # "": of an earlier version
         return None
     names = {t["model"]["name"]: t["model"].get("paper_model", "") for t in files.about["trunks"]}
     rows = TABLE.get(names.get(model, ""), {})

@@ -11,6 +11,7 @@ from typing import Any
 from .estimate import Outlook
 from .grid import Grid
 from .plan import indices
+from .tables import parting
 
 Rows = Sequence[Mapping[str, Any]]
 MOST = 20  # rows of a terminal table; all of them are in the file
@@ -29,7 +30,9 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "strict": lambda row: _number(row["accuracy_strict"]),
     "pair": lambda row: _number(row["pair_accuracy"]),
     "set": lambda row: _number(row["set_accuracy"]),
-    "f1": lambda row: _number(row["f1_paper"]),
+    "f1": lambda row: _number(row["f1"]),
+    "f1 (paper)": lambda row: _number(row["f1_paper"]) if row.get("scoring") in (None, "", "paper") else "",
+    "yes %": lambda row: _number(row.get("yes_rate"), 1),  # files of earlier versions have no such column
     "to weight1": lambda row: _number(row["share_weight1"], 1),
     "paper": lambda row: _number(row["paper"], 1),
     "diff": lambda row: _number(row["difference"], sign=True),
@@ -49,7 +52,7 @@ def table(rows: Rows, most: int = MOST) -> str:
         for line in [header, *lines]
     ]
     more = [f"{len(rows):,} cells; the best of each method is shown"] if len(rows) > len(shown) else []
-    return "\n".join([*text, *more])
+    return "\n".join([*text, *more, *filter(None, [parting(rows)])])
 
 
 def best(rows: Rows) -> list[Mapping[str, Any]]:

@@ -101,7 +101,8 @@ def sweep(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_only_fields_off_their_default_are_written_and_builtin_methods_have_none() -> None:
     assert [tables.settings(method) for method in METHOD] == SETTINGS
     assert {tables.settings(method) for method in (Base(), ScalingVis(0.5), AdaptVis(0.5, 1.5, 0.4, "margin"))} == {""}
-    assert (tables.ROW[-1], tables.BY_RELATION[-1], selection.FIELDS[-1]) == ("settings",) * 3
+    assert (tables.BY_RELATION[-1], selection.FIELDS[-1]) == ("settings",) * 2
+    assert "settings" in tables.ROW
 
 
 def test_cells_that_differ_in_such_a_field_only_are_told_apart_everywhere(sweep) -> None:
