@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import choices, scoring
+from . import choices, image_files, scoring
 from .choices import Choices, Row
 from .errors import DataError, MissingData
 from .hub import Hub
@@ -54,6 +54,7 @@ class WhatsUp:
         images: folder. image_file: file name there, formatted with the annotation's image id; "" = the
             annotation's own path. sets: whether four questions on one object pair form a set.
         scoring: the rule by which an answer counts; None = by the options.
+        orientation: upright turns a picture as its EXIF note says, stored leaves it as the file has it.
         prompt: how a question becomes a prompt: auto, raw or chat.
     """
 
@@ -67,13 +68,15 @@ class WhatsUp:
     image_file: str = ""
     sets: bool = False
     scoring: str | None = None
+    orientation: str = "upright"
     prompt: str = "auto"
 
     def __post_init__(self) -> None:
         scoring.check(self.scoring)
+        image_files.check(self.orientation)
 
     def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "prompt": self.prompt}
+        return {"name": self.name, "prompt": self.prompt, **image_files.describe(self.orientation)}
 
     def read(self, places: Places) -> list[Sample]:
         path = find(self.name, places.data, f"prompts/{self.prompts}", self.prompts)
@@ -132,6 +135,7 @@ class Vsr:
         file: the split's JSON lines under vsr/. distort: stretch images to 2300 x 4096 (width x height)
             before the processor, as the reference does.
         scoring: the rule by which an answer counts; None = by the options.
+        orientation: upright turns a picture as its EXIF note says, stored leaves it as the file has it.
     """
 
     name: str
@@ -142,12 +146,15 @@ class Vsr:
     prompt: str = "auto"
     distort: bool = False
     scoring: str | None = None
+    orientation: str = "upright"
 
     def __post_init__(self) -> None:
         scoring.check(self.scoring)
+        image_files.check(self.orientation)
 
     def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "prompt": self.prompt, "distort": self.distort}
+        settings = {"name": self.name, "prompt": self.prompt, "distort": self.distort}
+        return {**settings, **image_files.describe(self.orientation)}
 
     def read(self, places: Places) -> list[Sample]:
         path = find(self.name, places.data, f"vsr/{self.file}", self.file)
@@ -181,24 +188,27 @@ class JsonLines:
 
     Attributes:
         scoring: the rule by which an answer counts; None = by the options (choices.rule_of).
+        orientation: upright turns a picture as its EXIF note says, stored leaves it as the file has it.
         prompt: how a question becomes a prompt: auto, raw or chat.
     """
 
     path: Path
     name: str = ""
     scoring: str | None = None
+    orientation: str = "upright"
     prompt: str = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.path.stem)
         scoring.check(self.scoring)
+        image_files.check(self.orientation)
 
     @property
     def upstream(self) -> str:
         return self.name
 
     def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "prompt": self.prompt}
+        return {"name": self.name, "prompt": self.prompt, **image_files.describe(self.orientation)}
 
     def read(self, places: Places) -> list[Sample]:
         lines = list(json_lines(self.path))

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from . import choices, scoring
+from . import choices, image_files, scoring
 from .choices import Row
 from .errors import ConfigError, DataError, unknown
 from .lines import json_lines, text_id
@@ -35,6 +35,7 @@ class Hub:
         where: only rows of which each `COLUMN=VALUE` is true. rows: how many remain; another count is refused, 0 = any.
         instruction: a line put behind every question.
         scoring: the rule by which an answer counts; None = by the options (choices.rule_of).
+        orientation: upright turns a picture as its EXIF note says, stored leaves it as the file has it.
         prompt: how a question becomes a prompt: auto, raw or chat.
     """
 
@@ -48,6 +49,7 @@ class Hub:
     rows: int = 0
     instruction: str = ""
     scoring: str | None = None
+    orientation: str = "upright"
     prompt: str = "auto"
 
     def __post_init__(self) -> None:
@@ -63,13 +65,15 @@ class Hub:
             if not condition.partition("=")[2]:
                 raise ConfigError(f"dataset.where={condition} is not valid; expected COLUMN=VALUE")
         scoring.check(self.scoring)
+        image_files.check(self.orientation)
 
     @property
     def upstream(self) -> str:
         return self.name
 
     def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "config": self.config, "split": self.split, "prompt": self.prompt}
+        named = {"name": self.name, "config": self.config, "split": self.split, "prompt": self.prompt}
+        return {**named, **image_files.describe(self.orientation)}
 
     def read(self, places: Places) -> list[Sample]:
         folder = prepared(self, places.data)

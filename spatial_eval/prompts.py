@@ -102,3 +102,8 @@ def prompt_mode(dataset: Benchmark) -> str:
 def distorted(dataset: Benchmark) -> bool:
     """`dataset.distort`: stretch images to the size the reference gives VSR's. Described by the dataset too."""
     return bool(getattr(dataset, "distort", False))
+
+
+def orientation_of(dataset: Benchmark) -> str:
+    """`dataset.orientation`: upright (default) or stored, as image_files.open_rgb takes it."""
+    return str(getattr(dataset, "orientation", "upright"))

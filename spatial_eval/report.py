@@ -17,6 +17,7 @@ import pandas as pd
 from . import __version__, plan, tables
 from .job import Job
 from .plugins import METHODS
+from .prompts import orientation_of
 from .scoring import correct, correct_strict, prediction
 from .store import Store, replace
 from .types import Arm, Cell, Failure, Part, Places, Trunk
@@ -53,7 +54,12 @@ def describe(cells: Iterable[Cell]) -> dict[str, Any]:
         for cell in cells
     ]
     names = [
-        {"dataset": _plain(t.dataset), "model": _plain(t.model), "max_new_tokens": t.max_new_tokens} for t in trunks
+        {
+            "dataset": {**_plain(t.dataset), "orientation": orientation_of(t.dataset)},
+            "model": _plain(t.model),
+            "max_new_tokens": t.max_new_tokens,
+        }
+        for t in trunks
     ]
     return {"trunks": names, "cells": rows}
 
@@ -61,7 +67,7 @@ def describe(cells: Iterable[Cell]) -> dict[str, Any]:
 def _without_defaults(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """A dataset's description without keys that came after 0.1 and are at their default: its sweeps keep their id."""
     papers = "upstream" in dataset or "form" in dataset  # its seven benchmarks, and the scenes that imitate them
-    later = {"scoring": "paper" if papers else None}
+    later = {"orientation": "upright", "scoring": "paper" if papers else None}
     kept = {name: value for name, value in dataset.items() if name not in later or value != later[name]}
     if isinstance(kept.get("benchmark"), dict):  # of a template
         kept["benchmark"] = _without_defaults(kept["benchmark"])

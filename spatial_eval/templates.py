@@ -44,6 +44,10 @@ class Templated:
     def distort(self) -> bool:
         return bool(getattr(self.benchmark, "distort", False))
 
+    @property
+    def orientation(self) -> str:
+        return prompts.orientation_of(self.benchmark)
+
     def _filled(self, sample: Sample) -> Sample:
         try:
             question = prompts.fill(self.template, sample.question, sample.options, sample.option_texts)

@@ -49,11 +49,14 @@ class _Ready:
 class Loaded:
     """A model on its device with its processor. Not thread-safe."""
 
-    def __init__(self, model: HF, prompt: str, distort: bool, max_new_tokens: int) -> None:
+    def __init__(
+        self, model: HF, prompt: str, distort: bool, max_new_tokens: int, *, orientation: str = "upright"
+    ) -> None:
         self._cfg = model
         self._max_new_tokens = max_new_tokens
         self._vlm = keep_model(model)
-        self._encoder = Encoder(model, self._vlm.config, prompt=prompt, distort=distort)
+        config = self._vlm.config
+        self._encoder = Encoder(model, config, prompt=prompt, distort=distort, orientation=orientation)
         self._fits = block_rows(model.batch_size)
         self._unchecked = model.selfcheck != "never"
         self._device = _device_label(self._vlm.device)

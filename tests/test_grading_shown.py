@@ -196,4 +196,5 @@ def test_sweeps_at_the_defaults_keep_their_ids() -> None:
     assert [named(dataset) for dataset in found] == [
         *("359350f5e305", "08eebbafcdc2", "3b2b3958917f", "ebc0f65f35e4", "89d552b09bb9"),
     ]
-    assert named(JsonLines(Path("/quiz.jsonl"), scoring="paper")) != named(quiz)
+    others = [JsonLines(Path("/quiz.jsonl"), scoring="paper"), JsonLines(Path("/quiz.jsonl"), orientation="stored")]
+    assert len({named(dataset) for dataset in [quiz, *others]}) == 3

@@ -33,7 +33,7 @@ LAYERS = [
         "cache",
         "sources",
     },
-    {"scalings", "contrast", "rereading", "choices"},
+    {"scalings", "contrast", "rereading", "choices", "image_files"},
     {"watch"},
     {"tail"},
     {"tracking", "published", "server", "hub", "rendered"},
