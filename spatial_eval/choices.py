@@ -252,7 +252,12 @@ def _letters(row: Row, rule: str) -> Asked:
 def _outside(row: Row, rule: str) -> str:
     """A refusal that says what can be done about it."""
     whole = isinstance(row.answer, int) and not isinstance(row.answer, bool)
-    if not (_texts(row.answer) or (whole and row.choices.size)):
+    if whole and not row.choices.size:
+        return (
+            f"{row.where}: the gold answer {row.answer} is an index, and no options are known: give them (of a hub "
+            "data set dataset.columns.options)"
+        )
+    if not (whole or _texts(row.answer)):
         return f"{row.where}: {NEEDS}"
     way = "correct the row"
     if RULES[rule].needs != "letters" and _is_letter_of(row.answer, row.choices):
