@@ -17,7 +17,8 @@ import pandas as pd
 from .errors import ConfigError, DataError
 from .folders import read_files
 from .methods import Base
-from .resampling import linked, sums
+from .resampling import linked
+from .scoring import says_yes_stored
 from .tables import (
     AGAINST,
     BY_RELATION,
@@ -39,9 +40,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 QUESTION = ("sample_id", "row", "split", "relation", "gold", "pair", "set", "question", "image")
-_TEXT = {"dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error"}
+_TEXT = {"dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error", "scoring"}
 _TEXT |= {"python", "spatial_eval", "torch", "transformers", "device"}  # a version or a commit may look like a number
 _TEXT |= {"dtype", "preset", "decoding", "revision"}
+# Columns of results.csv and by_relation.csv that earlier versions did not write, and what stands for them.
+LATER: Mapping[str, Any] = {"settings": "", "scoring": "", "yes_rate": math.nan}
 
 
 @dataclass(frozen=True)
@@ -81,15 +84,6 @@ class Part:
     @property
     def clusters(self) -> int:
         return int(self.cluster.max()) + 1 if len(self.cluster) else 0
-
-    def complete(self, column: str, members: int, right: NDArray[bool_], answered: NDArray[bool_]) -> tuple[int, int]:
-        """(groups with every member right, complete groups) by `pair` or `set`."""
-        code, names = pd.factorize(self.questions[column])
-        if not len(names) or list(names) == [""]:
-            return 0, 0
-        full, hit = sums(np.stack([answered, right & answered]), code)
-        named = np.asarray(names != "", dtype=bool)
-        return int(((hit == members) & named).sum()), int(((full == members) & named).sum())
 
 
 @dataclass(frozen=True)
@@ -138,6 +132,10 @@ class Files:
         found = {name: [_shown(getattr(method, name, None)) for method in self.methods] for name in names}
         return pd.DataFrame(found, index=self.cells.index)
 
+    def row(self, cell: int) -> dict[str, Any]:
+        """A row of `cells` by column."""
+        return {str(name): value for name, value in self.cells.iloc[cell].items()}
+
     def outcome(self, cell: int) -> Outcome:
         """The answers of a row of `cells`, over `parts[keys[cell]].questions`. KeyError where nothing is stored."""
         return self.parts[self.keys[cell]].follow(self.methods[cell])
@@ -181,15 +179,14 @@ def _csv(name: str, tables: Mapping[str, bytes], columns: Sequence[str]) -> pd.D
     """Numbers as they were written, to the last digit; text stays text, `NA` and `None` too."""
     names, *rows = csv.reader(io.StringIO(tables[name].decode(), newline=""))
     absent = [key for key in columns if key not in names]
-    # Earlier versions had no method that needs settings; what a cell gains on base can be computed again.
-    lacking = [key for key in absent if key != "settings" and key not in AGAINST]
+    # What a cell gains on base can be computed again.
+    lacking = [key for key in absent if key not in LATER and key not in AGAINST]
     if lacking:
         raise ValueError(f"{name} has no column {lacking[0]}")
     values = zip(*rows, strict=True) if rows else ([] for _ in names)
     frame = pd.DataFrame({key: _typed(key, column) for key, column in zip(names, values, strict=True)})
-    if "settings" in absent:
-        frame = frame.assign(settings=pd.Series("", frame.index, dtype="str"))
-    return frame
+    kinds: dict[str, Any] = {key: "str" if LATER[key] == "" else "float64" for key in absent if key in LATER}
+    return frame.assign(**{key: pd.Series(LATER[key], frame.index, dtype=kind) for key, kind in kinds.items()})
 
 
 def _typed(name: str, column: Sequence[str]) -> pd.Series[Any]:
@@ -259,7 +256,9 @@ def _graded(rows: pd.DataFrame, at: NDArray[intp], n: int) -> tuple[Graded, NDAr
     text = np.full(n, "", dtype=object)
     text[at] = rows["text"].to_numpy(dtype=object)
     signals = Signals(column("confidence"), column("entropy"), column("margin"), column("logit"), marks(True))
-    yes = rows["text"].str.contains("Yes", regex=False).to_numpy(dtype=bool)
+    rules = rows["scoring"] if "scoring" in rows else [None] * len(rows)
+    said = zip(rules, rows["prediction"], rows["text"], strict=True)
+    yes = np.array([says_yes_stored(*one) for one in said], dtype=bool)
     return Graded(
         signals, marks(rows["correct"].to_numpy(bool)), marks(rows["correct_strict"].to_numpy(bool)), marks(yes)
     ), text

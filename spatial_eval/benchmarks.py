@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import choices, image_files, scoring
+from .choices import Choices, Row
 from .errors import DataError, MissingData
 from .hub import Hub
 from .lines import answers, json_lines, text_id
@@ -38,6 +40,7 @@ UPSTREAM = {
 
 # left and right of one object pair form one pair of a set, the other two relations the second (SCIENCE.md section 4)
 _HORIZONTAL = ("left", "right")
+_YES_NO = Choices((), ("yes", "no"))
 _OBJECTS = re.compile(r"Where (?:is|are) (?:the )?(.*?) in relation to (?:the )?(.*?)\?")
 
 
@@ -50,6 +53,8 @@ class WhatsUp:
         prompts: file of questions. annotation: file of captions and images; row i belongs to question i.
         images: folder. image_file: file name there, formatted with the annotation's image id; "" = the
             annotation's own path. sets: whether four questions on one object pair form a set.
+        scoring: the rule by which an answer counts; None = by the options.
+        orientation: upright turns a picture as its EXIF note says, stored leaves it as the file has it.
         prompt: how a question becomes a prompt: auto, raw or chat.
     """
 
@@ -62,10 +67,16 @@ class WhatsUp:
     images: str
     image_file: str = ""
     sets: bool = False
+    scoring: str | None = None
+    orientation: str = "upright"
     prompt: str = "auto"
 
+    def __post_init__(self) -> None:
+        scoring.check(self.scoring)
+        image_files.check(self.orientation)
+
     def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "prompt": self.prompt}
+        return {"name": self.name, "prompt": self.prompt, **image_files.describe(self.orientation)}
 
     def read(self, places: Places) -> list[Sample]:
         path = find(self.name, places.data, f"prompts/{self.prompts}", self.prompts)
@@ -73,10 +84,13 @@ class WhatsUp:
         if len(rows) != self.rows:
             raise DataError(f"{path} has {len(rows)} rows, {self.name} has {self.rows}: fetch the file again")
         notes = self._annotation(places, path, rows)
+        options = Choices((), self.options)
+        given = [Row(f"{path}, row {i}", row["question"], options, row["answer"]) for i, row in enumerate(rows)]
+        rule, asked = choices.settle(given, self.scoring)
         folder = self._folder(places)
         images: list[Path | None] = [image for image, _ in notes]
         images = images or [self._named(i, row, folder, path) for i, row in enumerate(rows)]
-        return [self._sample(i, row, image, path) for i, (row, image) in enumerate(zip(rows, images, strict=True))]
+        return [self._sample(i, row, rows[i], images[i], rule) for i, row in enumerate(asked)]
 
     def ready(self, samples: Sequence[Sample], places: Places) -> None:
         """Its images are files that a person put there."""
@@ -84,6 +98,7 @@ class WhatsUp:
     def _annotation(self, places: Places, path: Path, rows: list[dict[str, Any]]) -> list[tuple[Path, str]]:
         """(image, right caption) per row; empty where the annotation is not at hand. Raises DataError on a mismatch."""
         found = first(places.data, self.annotation, f"annotations/{self.annotation}")
+        golds = [answers(row, path, i)[0] for i, row in enumerate(rows)]
         if found is None:
             return []
         try:
@@ -94,8 +109,7 @@ class WhatsUp:
             raise DataError(f"{found} is not an annotation of {self.name}: {error}; fetch the file again") from None
         if len(notes) != len(rows):
             raise DataError(f"{found} has {len(notes)} rows, {path} has {len(rows)}: they must belong together")
-        for i, (row, (_, caption)) in enumerate(zip(rows, notes, strict=True)):
-            gold = answers(row, path, i)[0]
+        for i, (gold, (_, caption)) in enumerate(zip(golds, notes, strict=True)):
             if gold not in caption.lower():
                 raise DataError(f"row {i}: {path} says {gold!r}, {found} says {caption!r}: they must belong together")
         return notes
@@ -127,12 +141,12 @@ class WhatsUp:
         except (TypeError, ValueError):
             raise DataError(f"{path}, row {i}: {key!r} names no image of {self.name}") from None
 
-    def _sample(self, i: int, row: dict[str, Any], image: Path | None, path: Path) -> Sample:
-        gold = answers(row, path, i)
-        objects = _OBJECTS.search(row["question"]) if self.sets else None
+    def _sample(self, i: int, row: Row, line: Mapping[str, Any], image: Path | None, rule: str) -> Sample:
+        asked = choices.ask(row, rule)
+        objects = _OBJECTS.search(row.question) if self.sets else None
         group = " / ".join(objects.groups()) if objects else ""
-        pair = f"{group} / {'h' if gold[0] in _HORIZONTAL else 'v'}" if group else ""
-        return Sample(text_id(row, i), i, row["question"], gold, self.options, image, "", gold[0], pair, group)
+        pair = f"{group} / {'h' if asked.meaning in _HORIZONTAL else 'v'}" if group else ""
+        return asked.sample(text_id(line, i), i, image, relation=asked.meaning, pair=pair, set=group)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,6 +156,8 @@ class Vsr:
     Attributes:
         file: the split's JSON lines under vsr/. distort: stretch images to 2300 x 4096 (width x height)
             before the processor, as the reference does.
+        scoring: the rule by which an answer counts; None = by the options.
+        orientation: upright turns a picture as its EXIF note says, stored leaves it as the file has it.
     """
 
     name: str
@@ -151,9 +167,16 @@ class Vsr:
     images: str
     prompt: str = "auto"
     distort: bool = False
+    scoring: str | None = None
+    orientation: str = "upright"
+
+    def __post_init__(self) -> None:
+        scoring.check(self.scoring)
+        image_files.check(self.orientation)
 
     def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "prompt": self.prompt, "distort": self.distort}
+        settings = {"name": self.name, "prompt": self.prompt, "distort": self.distort}
+        return {**settings, **image_files.describe(self.orientation)}
 
     def read(self, places: Places) -> list[Sample]:
         path = find(self.name, places.data, f"vsr/{self.file}", self.file)
@@ -174,33 +197,45 @@ class Vsr:
             f"Answer with yes or no: {row['caption']} Assistant:"
         )
         gold = "yes" if row["label"] else "no"
-        return Sample(str(i), i, question, (gold,), ("yes", "no"), folder / row["image"], "", row["relation"])
+        asked = choices.ask(Row(f"{path}, row {i}", question, _YES_NO, gold), self.scoring or "yes_no")
+        return asked.sample(str(i), i, folder / row["image"], relation=row["relation"])
 
 
 @dataclass(frozen=True, slots=True)
 class JsonLines:
     """People's own questions, one JSON object a line.
 
-    Keys: `id` (any JSON scalar), `question`, `answer` (text or list of texts), `image_path` (relative to
-    the file); optional `relation`, `pair`, `set`, `options`.
+    Keys: `id` (any JSON scalar), `question`, `answer` (an option's text, its letter or its index, or a list of texts),
+    `image_path` (relative to the file); optional `relation`, `pair`, `set`, `options` (choices.FORMS).
+
+    Attributes:
+        scoring: the rule by which an answer counts; None = by the options (choices.rule_of).
+        orientation: upright turns a picture as its EXIF note says, stored leaves it as the file has it.
+        prompt: how a question becomes a prompt: auto, raw or chat.
     """
 
     path: Path
     name: str = ""
+    scoring: str | None = None
+    orientation: str = "upright"
     prompt: str = "auto"
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.name or self.path.stem)
+        scoring.check(self.scoring)
+        image_files.check(self.orientation)
 
     @property
     def upstream(self) -> str:
         return self.name
 
     def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "prompt": self.prompt}
+        return {"name": self.name, "prompt": self.prompt, **image_files.describe(self.orientation)}
 
     def read(self, places: Places) -> list[Sample]:
-        samples = [self._sample(i, row) for i, row in enumerate(json_lines(self.path))]
+        lines = list(json_lines(self.path))
+        rule, rows = choices.settle([self._row(i, line) for i, line in enumerate(lines)], self.scoring)
+        samples = [self._sample(i, row, lines[i], rule) for i, row in enumerate(rows)]
         seen: dict[str, int] = {}
         for sample in samples:
             if sample.id in seen:
@@ -215,26 +250,25 @@ class JsonLines:
     def ready(self, samples: Sequence[Sample], places: Places) -> None:
         """Its images are files that a person put there."""
 
-    def _sample(self, i: int, row: dict[str, Any]) -> Sample:
-        gold = answers(row, self.path, i)
-        image = row.get("image_path")
+    def _row(self, i: int, line: Mapping[str, Any]) -> Row:
+        where = f"{self.path}, row {i}"
+        if not isinstance(line.get("question"), str):
+            raise DataError(f"{where}: {choices.NEEDS}")
+        return Row(where, line["question"], choices.read(line.get("options"), f"{where}: options"), line.get("answer"))
+
+    def _sample(self, i: int, row: Row, line: Mapping[str, Any], rule: str) -> Sample:
+        asked = choices.ask(row, rule)
+        image = line.get("image_path")
         if image is not None and not isinstance(image, str):
             raise DataError(f"{self.path}, row {i}: image_path must be a text, relative to the file")
-        options = row.get("options") or ()
-        if isinstance(options, str) or not all(isinstance(option, str) for option in options):
-            raise DataError(f"{self.path}, row {i}: options must be a list of texts")
-        groups = [str(row.get(key) or "") for key in ("relation", "pair", "set")]
-        lower = tuple(option.lower() for option in options)
-        return Sample(
-            text_id(row, i),
+        relation, pair, group = (str(line.get(key) or "") for key in ("relation", "pair", "set"))
+        return asked.sample(
+            text_id(line, i),
             i,
-            row["question"],
-            gold,
-            lower,
             None if image is None else self.path.parent / image,
-            "",
-            groups[0] or (gold[0] if lower else ""),
-            *groups[1:],
+            relation=relation or (asked.meaning if asked.options else ""),
+            pair=pair,
+            set=group,
         )
 
 

@@ -26,6 +26,7 @@ from .batches import Inputs, pad_prompt
 from .captures import View
 from .decoding import image_token_id
 from .errors import ModelError
+from .image_files import open_rgb, shown_size
 from .prompts import write_prompt
 from .types import Sample
 
@@ -375,13 +376,14 @@ class BadQuestion(Exception):
 class Encoder:
     """From a sample to tensors and from tokens to text. Safe to call from several threads."""
 
-    def __init__(self, model: HF, config: Any, *, prompt: str, distort: bool) -> None:
+    def __init__(self, model: HF, config: Any, *, prompt: str, distort: bool, orientation: str = "upright") -> None:
         self._processor = load_processor(model, config)
         self._tokenizer = self._processor.tokenizer
         self._config, self._image_token = config, image_token_id(config)
         token = getattr(self._processor, "image_token", None)  # Gemma 3's prompts hold another than its inputs
         self._placeholder = str(token or self._tokenizer.convert_ids_to_tokens(self._image_token))
         self._prompt, self._distort, self._pad_to = prompt, distort, model.pad_to
+        self._orientation = orientation
         self._llava15 = config.model_type == "llava"
         pad = self._tokenizer.pad_token_id
         self.pad_id: int = 0 if pad is None else pad  # padded positions are masked, any id will do
@@ -410,16 +412,14 @@ class Encoder:
         )
         if sample.image is None:
             raise ValueError("the question has no image")
-        with Image.open(sample.image) as file:
-            image = file.convert("RGB")
+        image = open_rgb(sample.image, self._orientation)
         return prompt, image.resize(DISTORTED) if self._distort else image
 
     def view(self, sample: Sample, inputs: Inputs) -> View | None:
         """Where the question's image tokens lie on its picture."""
         if sample.image is None:
             return None
-        with Image.open(sample.image) as file:
-            size = DISTORTED if self._distort else file.size
+        size = DISTORTED if self._distort else shown_size(sample.image, self._orientation)
         return views.of(self._config, self._processor.image_processor, size, inputs, self._image_token)
 
     def option_tokens(self, options: Sequence[str]) -> dict[str, int]:

@@ -80,7 +80,8 @@ def compare(a: Side, b: Side) -> list[dict[str, Any]]:
     A side that fixes nothing is narrowed to what the other fixes.
 
     Paired over the questions that both answered: an interval by clustered bootstrap, the exact p of `test`, and that
-    p adjusted for the number of rows (Holm). Raises ConfigError where cells have no or several partners.
+    p adjusted for the number of rows (Holm). Raises ConfigError where cells have no or several partners, or partners
+    that are graded by another rule.
     """
     if not a.given or not b.given:  # a whole sweep beside some cells: the same cells of it
         a, b = _those(a.files, a.given or b.given), _those(b.files, b.given or a.given)
@@ -118,6 +119,13 @@ def _by_key(side: Side, columns: Sequence[str]) -> dict[tuple[Any, ...], int]:
 
 
 def _row(a: Side, one: int, b: Side, other: int) -> dict[str, Any]:
+    # Before the column was written every answer was graded by the paper's rule.
+    rules = [str(side.files.cells["scoring"].loc[cell]) or "paper" for side, cell in ((a, one), (b, other))]
+    if rules[0] != rules[1]:
+        raise ConfigError(
+            f"the two sides are graded by different rules, {rules[0]} and {rules[1]}: give both the same "
+            "dataset.scoring and run their commands again, which computes nothing"
+        )
     frames = [_answers(side.files, cell) for side, cell in ((a, one), (b, other))]
     both = frames[0].merge(frames[1], on=["sample_id", "question"], suffixes=("_a", "_b"))
     cell_a, cell_b = a.files.cells.loc[one], b.files.cells.loc[other]

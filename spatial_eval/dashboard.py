@@ -45,7 +45,7 @@ CALIBRATION = (
 FAILURES = ("dataset", "model", "sample_id", "weight", "error", "arm")
 ROUTED = ("weight1", "weight2", "threshold")  # what a method of grids and curves over the threshold has
 THRESHOLDS = (*SETTING, "criterion", *ROUTED)
-_FIGURES = [name for name in ROW if name not in IDENTITY]
+_FIGURES = [name for name in ROW if name not in IDENTITY and name not in TEXT]
 _SHORT = {"weight": "w", "weight1": "w1", "weight2": "w2", "threshold": "t"}
 
 
@@ -93,7 +93,9 @@ def cell_run(sweep: Sweep, cell: Row, settings: Wandb) -> Run:
     if flips and cell["method"] != "base":  # tables of earlier versions do not count them
         figures |= {"fixed": flips.count("fixed"), "broken": flips.count("broken")}
     own = {name: list(v) if isinstance(v, tuple) else v for name, v in others(sweep.method(cell)).items()}
-    config = own | {name: cell[name] for name in IDENTITY if cell[name] is not None} | sweep.asked(cell)
+    config = (
+        own | {name: cell[name] for name in (*IDENTITY, "scoring") if cell.get(name) is not None} | sweep.asked(cell)
+    )
     return Run(
         id=cell_id(sweep, cell),
         name=label(cell),

@@ -186,7 +186,7 @@ def _flips(part: Any, chosen: Selected, small: Thumbnails, examples: int) -> str
         return ""
     found = findings.flips(part, chosen.method)
     tables = "".join(
-        _examples(frame, what, small, examples)
+        _examples(frame, what, small, examples, chosen.dataset)
         for what, frame in (("fixed", found.fixed), ("broken", found.broken))
         if len(frame)
     )
@@ -196,10 +196,10 @@ def _flips(part: Any, chosen: Selected, small: Thumbnails, examples: int) -> str
     )
 
 
-def _examples(frame: Any, what: str, small: Thumbnails, most: int) -> str:
+def _examples(frame: Any, what: str, small: Thumbnails, most: int, dataset: str) -> str:
     # Spread over the frame, so that one relation does not fill the table.
     rows: list[dict[Any, Any]] = frame.iloc[:: max(1, -(-len(frame) // most))].to_dict("records")
-    pictures = [small.uri(row["image"]) for row in rows]
+    pictures = [small.uri(row["image"], dataset) for row in rows]
     seen = any(pictures)
     head = ["image"] * seen + ["question", "gold", "untouched said", "now said", "confidence", "weight"]
     body = "".join(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from .types import Places
@@ -41,6 +41,16 @@ def digest_files(paths: Sequence[Path], places: Places) -> list[str]:
     if fresh and places.remember and places.output.is_dir():
         _note(notes, fresh)
     return digests
+
+
+def noted(arguments: Mapping[str, str], compute: Callable[[str], str], places: Places) -> dict[str, str]:
+    """By key, what `compute` gives for its argument: 32 hex digits, remembered beside the digests of files."""
+    notes = places.cache / "digests.jsonl"
+    known = _known(notes)
+    fresh = {key: compute(argument) for key, argument in arguments.items() if key not in known}
+    if fresh and places.remember and places.output.is_dir():
+        _note(notes, fresh)
+    return {key: fresh[key] if key in fresh else known[key] for key in arguments}
 
 
 def digest_folder(folder: Path, patterns: Iterable[str], places: Places) -> str:

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
 STAND_IN = (640, 480)  # width and height of a picture that is not at hand
 
 
-def extent(model: HF, sample: Sample, *, prompt: str, distort: bool) -> Extent | None:
+def extent(model: HF, sample: Sample, *, prompt: str, distort: bool, orientation: str) -> Extent | None:
     """`sample` stands for all questions. None before the model is fetched; ModelError where its files are not whole."""
     if model.folder() is None:
         return None
     config = load_config(model)
-    encoder = Encoder(model, config, prompt=prompt, distort=distort)
+    encoder = Encoder(model, config, prompt=prompt, distort=distort, orientation=orientation)
     with tempfile.TemporaryDirectory() as place:
         if sample.image is None or not sample.image.is_file():
             path = Path(place) / "blank.png"

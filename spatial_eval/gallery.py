@@ -48,6 +48,7 @@ def run(parsed: argparse.Namespace) -> int:
     chosen = questions(found.ids, parsed.question, parsed.examples)
     images = attended.images(files.samples, found)
     pictures = thumbnails(files.about)
+    turn = pictures.orientation(found.dataset)
     if any(found.views[i] is None for i in chosen):
         sys.stderr.write(f"{found.model}: where its tokens lie on the picture is not known: maps are drawn as strips\n")
     for i in chosen:
@@ -59,7 +60,7 @@ def run(parsed: argparse.Namespace) -> int:
             top = float(maps[arms].max(initial=0.0, where=maps[arms] >= 0))
             for arm in arms:
                 label, share = found.arms[arm].label, float(found.mass[i, arm, index].mean())
-                drawing = overlays.draw(path, maps[arm], found.views[i], top=top)
+                drawing = overlays.draw(path, maps[arm], found.views[i], top=top, orientation=turn)
                 text = f"arm {label}, layer {name}: {100 * share:.1f} % on the image, brightest {100 * top:.2f} %"
                 target = parsed.out / f"{_safe(found.dataset, found.model, found.ids[i], label, name)}.png"
                 target.parent.mkdir(parents=True, exist_ok=True)

@@ -84,12 +84,13 @@ def _maps(files: Files, found: Attention, chosen: Sequence[int], small: Thumbnai
     images = attended.images(files.samples, found)
     places = {i: small.find(images.get(one, "")) for i, one in enumerate(found.ids) if found.views[i] is not None}
     known = [(i, path) for i, path in places.items() if path is not None] if len(found.map) else []
-    rows = []
+    turn, rows = small.orientation(found.dataset), []
     for i, path in known[:: max(1, len(known) // EXAMPLES)][:EXAMPLES]:
         maps = attended.layer(found.map[i], slice(None))[list(chosen)]  # (chosen, n)
         top = float(np.nan_to_num(maps).max())
         try:
-            drawn = [encode(overlays.draw(path, one, found.views[i], top=top, size=SIZE)) for one in maps]
+            views = [overlays.draw(path, one, found.views[i], top=top, size=SIZE, orientation=turn) for one in maps]
+            drawn = [encode(view) for view in views]
         except DataError:
             continue
         names = [escape(f"question {found.ids[i]}, arm {found.arms[w].label}") for w in chosen]

@@ -18,6 +18,7 @@ FIGURES = {
     "pair_accuracy": "pair accuracy, %",
     "set_accuracy": "set accuracy, %",
     "f1": "F1 of yes, %",
+    "yes_rate": "answers yes, %",
     "share_weight1": "to weight1, %",
 }
 

@@ -15,10 +15,11 @@ from typing import Any
 
 from . import weights
 from .captures import Extent
-from .digests import digest_files, digest_folder
+from .digests import digest_folder
 from .errors import ConfigError, MissingData, MissingModel, ModelError, unknown
+from .image_files import digest_images
 from .layers import BUCKETS, indices
-from .prompts import distorted, prompt_mode
+from .prompts import distorted, orientation_of, prompt_mode
 from .types import Arm, Benchmark, Places, Sample, Vlm
 
 log = logging.getLogger(__name__)
@@ -168,9 +169,9 @@ class HF:
             verify(self)
 
     def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
-        """Each image's content digest, unless the sample brings it."""
+        """The digest of each image as it is shown, unless the sample brings it."""
         paths = {one.image: "" for one in samples if one.image is not None and not one.image_digest}
-        digests = dict(zip(paths, digest_files(list(paths), places), strict=True))
+        digests = dict(zip(paths, digest_images(list(paths), orientation_of(dataset), places), strict=True))
         return [one.image_digest or (digests[one.image] if one.image is not None else "none") for one in samples]
 
     def signals(self) -> frozenset[str]:
@@ -179,13 +180,15 @@ class HF:
     def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:
         from .vlm import Loaded  # torch and transformers: only where a model really runs
 
-        return Loaded(self, prompt_mode(dataset), distorted(dataset), max_new_tokens)
+        orientation = orientation_of(dataset)
+        return Loaded(self, prompt_mode(dataset), distorted(dataset), max_new_tokens, orientation=orientation)
 
     def extent(self, dataset: Benchmark, sample: Sample) -> Extent | None:
         """How large its attention is; None where its files were not fetched yet."""
         from .extents import extent  # transformers: only where a capture was asked for
 
-        return extent(self, sample, prompt=prompt_mode(dataset), distort=distorted(dataset))
+        orientation = orientation_of(dataset)
+        return extent(self, sample, prompt=prompt_mode(dataset), distort=distorted(dataset), orientation=orientation)
 
     def local(self) -> Path:
         """The folder that `path` means if it means one."""

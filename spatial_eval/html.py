@@ -20,7 +20,7 @@ from .resampling import NO_INTERVAL
 from .selection import RULE, Selected, by_settings, picks
 from .statistics import Estimate
 from .store import replace
-from .tables import TRUNK, mixtures
+from .tables import TRUNK, mixtures, parting
 from .thumbnails import thumbnails
 from .verdicts import sentence, verdict
 
@@ -148,11 +148,13 @@ def _choices(files: Files, chosen: Sequence[Selected]) -> str:
     models = len({s.model for s in families}) > 1
     left = ["dataset", *(["model"] if models else []), "best cell of its method"]
     apart = any(s.on != s.split for s in families)
+    parts = parting(files.row(s.cell) for s in families)
     columns: dict[str, Callable[[Selected], str]] = {
         "chosen": lambda s: s.mark or "the only cell",
         "on val": lambda s: _stack(s.choice.accuracy) if s.on != s.split else "",
         "again": lambda s: f"{100 * s.choice.again:.0f} %" if s.candidates > 1 else "",
         "reported": lambda s: _stack(s.test.now, s.split),
+        "strict": lambda s: f"{files.cells['accuracy_strict'].iloc[s.cell]:.1f} %" if parts else "",
         "corrected": lambda s: _stack(s.corrected) if s.corrected else "",
         "against base": lambda s: _gain(s.test.gain),
         "p (Holm)": lambda s: escape(p_value(s.p_holm)),
@@ -172,8 +174,8 @@ def _choices(files: Files, chosen: Sequence[Selected]) -> str:
     note = (
         f"{RULE[0].upper()}{RULE[1:]}. Again: how "
         "many other draws of the questions that it was chosen on choose the same cell. Bold: the choice of all methods."
-        + " Corrected: for being the best of so many on the same questions."
-        * any(s.best for s in families)
+        + " Corrected: for being the best of so many on the same questions." * any(s.best for s in families)
+        + (f" {parts[0].upper()}{escape(parts[1:])}." if parts else "")
     )
     if any(s.p_holm is not None for s in families):
         note += (

@@ -9,19 +9,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-import string
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from . import choices, image_files, scoring
+from .choices import Row
 from .errors import ConfigError, DataError, unknown
-from .lines import answers, json_lines, text_id
-from .scoring import SCORINGS
+from .lines import json_lines, text_id
 from .types import Places, Sample
 
 COLUMNS = ("id", "question", "answer", "image", "options", "relation", "pair", "set")
-LETTERS = string.ascii_lowercase
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,10 +30,12 @@ class Hub:
     Attributes:
         repo: `organisation/name` or a folder. config, split, revision: as `datasets` calls them; "" = the default.
         columns: what the repository calls id, question, answer, image, options, relation, pair and set. "" = it has
-            none. An answer is a text, a list of texts, or the index of an option.
+            none. An answer is an option's text, its letter or its index, or a list of texts. Options are one column in
+            one of choices.FORMS, or a list of columns with a text each.
         where: only rows of which each `COLUMN=VALUE` is true. rows: how many remain; another count is refused, 0 = any.
         instruction: a line put behind every question.
-        scoring: words (the answer is a word or phrase) or letter (of one of the options: "B", "(B)").
+        scoring: the rule by which an answer counts; None = by the options (choices.rule_of).
+        orientation: upright turns a picture as its EXIF note says, stored leaves it as the file has it.
         prompt: how a question becomes a prompt: auto, raw or chat.
     """
 
@@ -47,7 +48,8 @@ class Hub:
     where: tuple[str, ...] = ()
     rows: int = 0
     instruction: str = ""
-    scoring: str = "words"
+    scoring: str | None = None
+    orientation: str = "upright"
     prompt: str = "auto"
 
     def __post_init__(self) -> None:
@@ -55,22 +57,23 @@ class Hub:
         for key, column in self.columns.items():
             if key not in COLUMNS:
                 raise ConfigError(unknown("key", f"dataset.columns.{key}", [f"dataset.columns.{c}" for c in COLUMNS]))
-            if column is not None and not isinstance(column, str):
-                raise ConfigError(f"dataset.columns.{key}={column} is not valid; expected a column's name")
+            several = isinstance(column, list | tuple) and bool(column) and all(isinstance(c, str) for c in column)
+            if column is not None and not isinstance(column, str) and not (key == "options" and several):
+                expected = "a column's name" + " or a list of them" * (key == "options")
+                raise ConfigError(f"dataset.columns.{key}={column} is not valid; expected {expected}")
         for condition in self.where:
             if not condition.partition("=")[2]:
                 raise ConfigError(f"dataset.where={condition} is not valid; expected COLUMN=VALUE")
-        if self.scoring not in SCORINGS:
-            raise ConfigError(unknown("dataset.scoring", self.scoring, SCORINGS))
-        if self.scoring == "letter" and not self.columns.get("options"):
-            raise ConfigError("dataset.scoring=letter needs dataset.columns.options: the letters stand for options")
+        scoring.check(self.scoring)
+        image_files.check(self.orientation)
 
     @property
     def upstream(self) -> str:
         return self.name
 
     def describe(self) -> dict[str, Any]:
-        return {"name": self.name, "config": self.config, "split": self.split, "prompt": self.prompt}
+        named = {"name": self.name, "config": self.config, "split": self.split, "prompt": self.prompt}
+        return {**named, **image_files.describe(self.orientation)}
 
     def read(self, places: Places) -> list[Sample]:
         folder = prepared(self, places.data)
@@ -83,7 +86,8 @@ class Hub:
                 f"{self.repo} has {len(found)} rows{where}, {self.name} has {self.rows or 'at least 1'}: "
                 "set dataset.rows or dataset.where"
             )
-        samples = [self._sample(i, row, folder) for i, row in enumerate(found)]
+        rule, rows = choices.settle([self._row(i, row) for i, row in enumerate(found)], self.scoring)
+        samples = [self._sample(i, row, found[i], folder, rule) for i, row in enumerate(rows)]
         if len({sample.id for sample in samples}) < len(samples):
             raise DataError(
                 f"{self.repo}: ids in column {self._column('id')!r} must differ; dataset.columns.id='' numbers"
@@ -93,47 +97,51 @@ class Hub:
     def ready(self, samples: Sequence[Sample], places: Places) -> None:
         """Its images are files that `prepare` wrote."""
 
-    def _sample(self, i: int, row: dict[str, Any], folder: Path) -> Sample:
-        values = {key: row.get(self._column(key)) if self._column(key) else None for key in COLUMNS}
-        for key in ("question", "answer"):
-            if values[key] is None:
+    def _row(self, i: int, row: Mapping[str, Any]) -> Row:
+        for key in COLUMNS:
+            needed = key in ("question", "answer") and self._value(row, key) is None
+            column = self._column(key) if key in self.columns and isinstance(self.columns[key], str) else ""
+            if needed or (column and column not in row and key != "image"):  # rows of text have no image
                 known = ", ".join(row)
                 raise DataError(
                     f"{self.repo}, row {i}: no column {self._column(key)!r} for {key}; set dataset.columns.{key} "
                     f"to one of {known}"
                 )
-        options = values["options"] or ()
-        if isinstance(options, str) or not all(isinstance(option, str) for option in options):
-            raise DataError(f"{self.repo}, row {i}: column {self._column('options')!r} must be a list of texts")
-        gold, said = self._gold(values["answer"], tuple(options), i)
-        question = str(values["question"]) + (f"\n{self.instruction}" if self.instruction else "")
-        shown = LETTERS[: len(options)] if self.scoring == "letter" else [option.lower() for option in options]
-        image = values["image"]
+        named, where = self.columns.get("options"), f"{self.repo} ({self.split}), row {i}"
+        if isinstance(named, str | None):
+            options = choices.read(self._value(row, "options"), f"{where}: column {named!r}")
+        else:
+            options = choices.of_columns(row, named, f"{where}: columns {', '.join(named)}")
+        return Row(where, str(self._value(row, "question")), options, self._value(row, "answer"))
+
+    def _sample(self, i: int, row: Row, values: Mapping[str, Any], folder: Path, rule: str) -> Sample:
+        asked = choices.ask(row, rule)
+        if self.instruction:
+            asked = replace(asked, question=f"{asked.question}\n{self.instruction}")
+        image = self._value(values, "image")
         if isinstance(image, list):
             image = image[0] if image else None
         if image is not None and not (isinstance(image, dict) and isinstance(image.get("image"), str)):
             raise DataError(f"{self.repo}, row {i}: column {self._column('image')!r} holds no image")
         path = None if image is None else folder / "images" / Path(image["image"]).name
         relation, pair, group = (
-            "" if v is None else str(v) for v in (values["relation"], values["pair"], values["set"])
+            "" if value is None else str(value)
+            for value in (self._value(values, key) for key in ("relation", "pair", "set"))
         )
-        name = text_id({} if values["id"] is None else {"id": values["id"]}, i)
-        return Sample(name, i, question, gold, tuple(shown), path, "", relation or said, pair, group, self.scoring)
+        own = self._value(values, "id")
+        return asked.sample(
+            text_id({} if own is None else {"id": own}, i),
+            i,
+            path,
+            relation=relation or (asked.meaning if asked.options else ""),
+            pair=pair,
+            set=group,
+        )
 
-    def _gold(self, answer: Any, options: tuple[str, ...], i: int) -> tuple[tuple[str, ...], str]:
-        """(gold answers, what they say) of a row."""
-        where = Path(f"{self.repo} ({self.split})")
-        if isinstance(answer, int) and not isinstance(answer, bool) and 0 <= answer < len(options):
-            answer = options[answer]
-        if self.scoring == "words":
-            gold = answers({"question": "", "answer": answer}, where, i)
-            return gold, gold[0] if options else ""
-        letter = str(answer).strip().strip("().:").lower()
-        lower = [option.lower() for option in options]
-        index = LETTERS.find(letter) if len(letter) == 1 else lower.index(letter) if letter in lower else -1
-        if not 0 <= index < len(options):
-            raise DataError(f"{where}, row {i}: {answer!r} is none of the options {', '.join(options)}")
-        return (LETTERS[index],), lower[index]
+    def _value(self, row: Mapping[str, Any], key: str) -> Any:
+        """What a row has in the column that stands for `key`; None where there is none."""
+        column = self._column(key)
+        return row.get(column) if column else None
 
     def _column(self, key: str) -> str:
         return str(self.columns.get(key, "" if key in ("options", "id") else key) or "")

@@ -9,18 +9,26 @@ from typing import Any
 
 from .answers import Files, plain
 from .findings import by_relation
-from .paper import TABLE
+from .paper import DATASETS, TABLE
 from .plugins import METHODS
 from .resampling import NO_INTERVAL
 from .selection import RULE, Selected
 from .sheets import Sheet
 from .statistics import Estimate
-from .tables import others, settings, written
+from .tables import PARTED, apart, others, parting, settings, written
 from .types import Method
 
+PAPER_F1 = "F1 (paper)"
 SHORT = {"weight": "w", "weight1": "w1", "weight2": "w2", "threshold": "t"}
-# What else the paper gives beside the accuracy of a benchmark: heading -> column of results.csv.
-EXTRA = {"pair": "pair_accuracy", "set": "set_accuracy", "F1": "f1_paper"}
+# What else stands beside the accuracy of a benchmark: heading -> column of results.csv.
+EXTRA = {
+    "strict": "accuracy_strict",  # where the two part
+    "pair": "pair_accuracy",
+    "set": "set_accuracy",
+    "F1": "f1",
+    PAPER_F1: "f1_paper",  # of the benchmark for which the paper gives it
+    "yes %": "yes_rate",
+}
 
 
 def setting(method: Method) -> str:
@@ -112,7 +120,7 @@ def _paper_sheet(files: Files, model: str, every: Sequence[Selected]) -> Sheet:
     header, columns = ["method"], []
     for part in parts:
         here = [s for s in chosen if files.keys[s.cell] == part]
-        extra = [n for n, c in EXTRA.items() if any(plain(files.cells.loc[s.cell, c]) is not None for s in here)]
+        extra = [name for name in EXTRA if _stands(files, [s.cell for s in here], name)]
         header += [f"{_place(part, parts)} (n={max(s.test.now.n for s in here)})", *extra]
         columns.append((part, extra))
     rows = []
@@ -130,6 +138,7 @@ def _paper_sheet(files: Files, model: str, every: Sequence[Selected]) -> Sheet:
         rows += _published(files, kind, columns, {s.cell for s in chosen})
     notes = [f"{s.dataset}: {named(s.method)}, {why(s)}{_missing(files, s)}" for s in chosen if s.family != "base"]
     notes += _marked(every) if best else []
+    notes += filter(None, [parting(files.row(s.cell) for s in chosen)])
     return Sheet(f"{model}: accuracy in percent (95 % interval)", header, rows, 1, frozenset(best), notes)
 
 
@@ -144,6 +153,16 @@ def _place(part: tuple[Any, ...], among: Sequence[tuple[Any, ...]]) -> str:
     dataset, _, tokens, split, limit = part
     several = len({other[2] for other in among}) > 1
     return f"{dataset} {split}" + f" limit={limit}" * bool(limit) + f" max_new_tokens={tokens}" * several
+
+
+def _stands(files: Files, cells: Sequence[int], name: str) -> bool:
+    """Whether a column of EXTRA says something for these cells of a dataset."""
+    rows = [files.row(cell) for cell in cells]
+    if name == "strict":
+        return any(apart(row) > PARTED for row in rows)
+    if name == PAPER_F1 and any(row["dataset"] not in DATASETS for row in rows):
+        return False
+    return any(plain(row[EXTRA[name]]) is not None for row in rows)
 
 
 def _figure(value: Any, *, sign: bool = False) -> str:
@@ -169,7 +188,7 @@ def _published(
             values = [(number(ours), f"{row['paper']:.1f}", _figure(row["difference"], sign=True))]
             f1 = TABLE[_paper_model(files, part[1])][kind][7]
             for name in extra:
-                value, paper = plain(row[EXTRA[name]]), f1 if name == "F1" else None
+                value, paper = plain(row[EXTRA[name]]), f1 if name == PAPER_F1 else None
                 less = None if value is None or paper is None else value - paper
                 values.append((_figure(value), "" if paper is None else f"{paper:.1f}", _figure(less, sign=True)))
         for line, texts in zip(lines, zip(*values, strict=True), strict=True):

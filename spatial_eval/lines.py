@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ def numbered(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
         yield number, row
 
 
-def text_id(row: dict[str, Any], i: int) -> str:
+def text_id(row: Mapping[str, Any], i: int) -> str:
     """The row's own id as text: a string as it stands, another JSON scalar as JSON; without one, the row number."""
     value = row.get("id", i)
     return value if isinstance(value, str) else json.dumps(value)

@@ -10,6 +10,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from .captures import View
 from .errors import DataError
+from .image_files import open_rgb
 
 SIZE = 448  # pixels, the longer edge
 STRIP = 28  # pixels, the height of a strip
@@ -17,15 +18,23 @@ STRIP = 28  # pixels, the height of a strip
 RAMP = np.array([[0, 0, 8], [86, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=np.float64)
 
 
-def draw(path: Path, values: NDArray[np.float32], view: View | None, *, top: float, size: int = SIZE) -> Image.Image:
+def draw(
+    path: Path,
+    values: NDArray[np.float32],
+    view: View | None,
+    *,
+    top: float,
+    size: int = SIZE,
+    orientation: str = "upright",
+) -> Image.Image:
     """A picture under the attention `values` (n,) of its image tokens; `top` is the value of the brightest colour.
 
-    What the model did not see is dark. Raises DataError where the file is no picture.
+    `orientation`: that of the dataset, so that the values lie on what the model saw. What it did not see is dark.
+    Raises DataError where the file is no picture.
     """
     try:
-        with Image.open(path) as file:
-            picture = file.convert("RGB")
-    except (OSError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        picture = open_rgb(path, orientation)
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
         raise DataError(f"{path} cannot be drawn on: {error}") from None
     picture = ImageOps.contain(picture, (size, size))
     if view is None:

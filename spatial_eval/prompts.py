@@ -17,6 +17,7 @@ MODES = ("auto", "raw", "chat")
 _USER = re.compile(r"^\s*user:\s*", re.IGNORECASE)
 _ASSISTANT = re.compile(r"\s*assistant:\s*$", re.IGNORECASE)
 FIELDS = ("question", "options")  # of a template
+_OPTIONS_LINE = re.compile(r"^[ \t]*\{options\}", re.MULTILINE)
 _FRAME = re.compile(
     r"(?P<head>\s*(?:<image>)?\s*(?:user:)?\s*(?:<image>)?\s*)(?P<bare>.*?)(?P<tail>\s*(?:assistant:)?\s*)",
     re.IGNORECASE | re.DOTALL,
@@ -68,18 +69,30 @@ def check_template(text: str) -> None:
         raise ValueError(f"{IMAGE}, USER: and ASSISTANT: stay around it as the benchmark has them: leave them out")
 
 
-def fill(template: str, question: str, options: Sequence[str]) -> str:
+def fill(template: str, question: str, options: Sequence[str], texts: Sequence[str] = ()) -> str:
     """The question with its bare text put through a checked template; what frames it stays to the letter.
 
-    `{options}` is `left, right, on or under`. Raises ValueError where there is nothing to put there.
+    `{options}` is `left, right, on or under`; of letters that stand for `texts` it is `A. left, B. right`, or a line
+    each where `{options}` begins a line. Such lines that the question holds already are not repeated, and at its end
+    stay behind what the template adds. Raises ValueError where there is nothing to put there.
     """
     found = _FRAME.fullmatch(question)
     if found is None or IMAGE in found["bare"] or not found["bare"]:
         raise ValueError(f"{IMAGE} stands in the midst of the question" if found and found["bare"] else "it is empty")
-    if not options and any(name == "options" for _, name, _, _ in Formatter().parse(template)):
+    bare, wanted = found["bare"], any(name == "options" for _, name, _, _ in Formatter().parse(template))
+    if wanted and not options:
         raise ValueError("no options are known, and the template has {options}")
-    listed = " or ".join(filter(None, [", ".join(options[:-1]), *options[-1:]]))
-    return found["head"] + template.format(question=found["bare"], options=listed) + found["tail"]
+    lines = [f"{letter.upper()}. {text}" for letter, text in zip(options, texts, strict=False)]
+    block, behind = "".join(f"\n{line}" for line in lines), ""
+    if wanted and lines:
+        bare = bare.replace(block, "", 1)
+        listed = ("\n" if _OPTIONS_LINE.search(template) else ", ").join(lines)
+    else:
+        if block and bare.endswith(block):
+            bare, behind = bare.removesuffix(block), block
+        shown = [one.upper() if len(one) == 1 else one for one in options]
+        listed = " or ".join(filter(None, [", ".join(shown[:-1]), *shown[-1:]]))
+    return found["head"] + template.format(question=bare, options=listed) + behind + found["tail"]
 
 
 def prompt_mode(dataset: Benchmark) -> str:
@@ -96,3 +109,8 @@ def prompt_mode(dataset: Benchmark) -> str:
 def distorted(dataset: Benchmark) -> bool:
     """`dataset.distort`: stretch images to the size the reference gives VSR's. Part of the identity too."""
     return bool(getattr(dataset, "distort", False))
+
+
+def orientation_of(dataset: Benchmark) -> str:
+    """`dataset.orientation`: upright (default) or stored, as image_files.open_rgb takes it."""
+    return str(getattr(dataset, "orientation", "upright"))

@@ -18,6 +18,7 @@ import numpy as np
 
 from .errors import ConfigError, DataError
 from .folders import read_files
+from .scoring import says_yes_stored
 from .tables import ASKED, IDENTITY, TRUNK, Graded, follow, rules
 from .types import BASE, Arm, Method, Signals
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 WHOLE = ("n", "missing", "limit", "max_new_tokens", "batch_size", "fixed", "broken")
 TEXT = (
-    *("dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error"),
+    *("dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error", "scoring"),
     *("dtype", "preset", "decoding", "revision"),  # a commit may look like a number
 )
 _SIGNALS = ("confidence", "entropy", "margin", "logit")
@@ -232,7 +233,9 @@ def _answers(samples: Mapping[str, Sequence[Any]], where: Iterable[int]) -> Answ
             return out
 
         said[arm] = {name: column(name) for name in ("text", "prediction", "confidence", "n_tokens")}
-        arms[arm] = _graded({name: column(name) for name in (*_SIGNALS, "correct", "correct_strict", "text")})
+        scoring = {"scoring": column("scoring") if "scoring" in samples else [None] * len(order)}
+        graded = (*_SIGNALS, "correct", "correct_strict", "text", "prediction")
+        arms[arm] = _graded({name: column(name) for name in graded} | scoring)
     return Answers(questions, arms, said)
 
 
@@ -244,6 +247,7 @@ def _graded(columns: Mapping[str, Sequence[Any]]) -> Graded:
         return np.array([bool(v) for v in columns[name]], dtype=bool)
 
     answered = np.array([text is not None for text in columns["text"]], dtype=bool)
-    yes = np.array([text is not None and "Yes" in text for text in columns["text"]], dtype=bool)
+    said = zip(columns["scoring"], columns["prediction"], columns["text"], strict=True)
+    yes = np.array([text is not None and says_yes_stored(rule, one, text) for rule, one, text in said], dtype=bool)
     signals = Signals(numbers("confidence"), numbers("entropy"), numbers("margin"), numbers("logit"), answered)
     return Graded(signals, marks("correct"), marks("correct_strict"), yes)

@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import choices, scoring
+from .choices import Choices, Row
 from .disk import refusals, replace
 from .errors import ConfigError, unknown
 from .scenes import DIFFICULTIES, FORMS, VERSION, Scene, scenes
@@ -29,6 +31,7 @@ class Scenes:
 
     Attributes:
         form: a key of FORMS. difficulty: a key of DIFFICULTIES. seed: another seed is another, equally hard, set.
+        scoring: the rule by which an answer counts; the paper's by default, as for the benchmarks that they imitate.
         prompt: how a question becomes a prompt: auto, raw or chat.
     """
 
@@ -36,9 +39,11 @@ class Scenes:
     form: str
     difficulty: str = "medium"
     seed: int = 0
+    scoring: str | None = "paper"
     prompt: str = "auto"
 
     def __post_init__(self) -> None:
+        scoring.check(self.scoring)
         if self.form not in FORMS:
             raise ConfigError(unknown("form of scenes", self.form, FORMS))
         if self.difficulty not in DIFFICULTIES:
@@ -59,15 +64,13 @@ class Scenes:
         }
 
     def read(self, places: Places) -> list[Sample]:
-        folder, options = self._folder(places), FORMS[self.form].relations
+        folder, options = self._folder(places), Choices((), tuple(FORMS[self.form].relations))
+        rule = self.scoring or "words"
         return [
-            Sample(
-                id=str(scene.row),
-                row=scene.row,
-                question=scene.question,
-                answers=(scene.relation,),
-                options=options,
-                image=folder / scene.file,
+            choices.ask(Row(f"{self.name}, row {scene.row}", scene.question, options, scene.relation), rule).sample(
+                str(scene.row),
+                scene.row,
+                folder / scene.file,
                 image_digest=scene.digest(),
                 relation=scene.relation,
                 pair=scene.pair,

@@ -20,7 +20,8 @@ from .hf import HF
 from .job import Job
 from .methods import Base
 from .plugins import METHODS
-from .scoring import prediction, reference, strict
+from .prompts import orientation_of
+from .scoring import correct, correct_strict, prediction
 from .store import refusals, replace
 from .types import BASE, Arm, Cell, Failure, Model, Part, Places, Trunk
 
@@ -31,6 +32,7 @@ SAMPLES = (
     *("correct", "correct_strict", "relation", "gold", "prediction", "split", "max_new_tokens"),
     *("row", "pair", "set", "question", "image", "entropy", "margin", "logit"),
     *ARM,
+    "scoring",
 )
 PASSES = (
     *("dataset", "model", "arms", "questions", "stored", "missing", "seconds", "questions_per_second", "device"),
@@ -43,7 +45,8 @@ FAILURES = ("dataset", "model", "sample_id", "weight", "error", "arm")
 def sweep_id(cells: Iterable[Cell]) -> str:
     """A hash of the cells in any order: the same grid rewrites its own derived files and no other's."""
     tree = describe(cells)
-    text = [json.dumps([tree["trunks"][cell["trunk"]], cell["method"], cell["part"]]) for cell in tree["cells"]]
+    trunks = [{**trunk, "dataset": _without_defaults(trunk["dataset"])} for trunk in tree["trunks"]]
+    text = [json.dumps([trunks[cell["trunk"]], cell["method"], cell["part"]]) for cell in tree["cells"]]
     return hashlib.blake2b(json.dumps(sorted(text)).encode(), digest_size=6).hexdigest()
 
 
@@ -55,9 +58,24 @@ def describe(cells: Iterable[Cell]) -> dict[str, Any]:
         for cell in cells
     ]
     names = [
-        {"dataset": _plain(t.dataset), "model": _plain(t.model), "max_new_tokens": t.max_new_tokens} for t in trunks
+        {
+            "dataset": {**_plain(t.dataset), "orientation": orientation_of(t.dataset)},
+            "model": _plain(t.model),
+            "max_new_tokens": t.max_new_tokens,
+        }
+        for t in trunks
     ]
     return {"trunks": names, "cells": rows}
+
+
+def _without_defaults(dataset: Mapping[str, Any]) -> dict[str, Any]:
+    """A dataset's description without keys that came after 0.1 and are at their default: its sweeps keep their id."""
+    papers = "upstream" in dataset or "form" in dataset  # its seven benchmarks, and the scenes that imitate them
+    later = {"orientation": "upright", "scoring": "paper" if papers else None}
+    kept = {name: value for name, value in dataset.items() if name not in later or value != later[name]}
+    if isinstance(kept.get("benchmark"), dict):  # of a template
+        kept["benchmark"] = _without_defaults(kept["benchmark"])
+    return kept
 
 
 def _plain(value: Any) -> dict[str, Any]:
@@ -102,7 +120,7 @@ def results(cells: Sequence[Cell], jobs: Mapping[Trunk, Job], places: Places) ->
             if stored and (BASE in arms or stored == len(chosen)):
                 bases.add(Cell(trunk, Base(), part))
                 arms = tuple({*arms, BASE})
-            columns[trunk, part] = tables.columns(chosen, job.stored.generations, arms)
+            columns[trunk, part] = tables.columns(chosen, job.stored.generations, arms, whole=job.samples)
     shown = sorted(bases.difference(cells), key=_order)
     groups: dict[tuple[Trunk, Part], list[Cell]] = {}
     for cell in (*cells, *shown):
@@ -214,8 +232,8 @@ def _samples(job: Job, shown: Iterable[Cell], places: Places) -> Iterable[dict[s
                     "tokens": None if answer.tokens is None else list(answer.tokens),
                     "n_tokens": None if answer.tokens is None else len(answer.tokens),
                     "confidence": answer.confidence,
-                    "correct": reference(sample, answer.text),
-                    "correct_strict": strict(sample, answer.text),
+                    "correct": correct(sample, answer.text),
+                    "correct_strict": correct_strict(sample, answer.text),
                     "relation": sample.relation,
                     "gold": sample.answers[0],
                     "prediction": prediction(sample, answer.text),
@@ -230,6 +248,7 @@ def _samples(job: Job, shown: Iterable[Cell], places: Places) -> Iterable[dict[s
                     "margin": answer.margin,
                     "logit": answer.logit,
                     **{name: getattr(arm, name) for name in ARM},
+                    "scoring": sample.scoring,
                 }
 
 

@@ -13,6 +13,7 @@ from .grid import Grid
 from .layout import equal_cells
 from .plan import indices
 from .selection import Selected
+from .tables import parting
 
 Rows = Sequence[Mapping[str, Any]]
 MOST = 20  # rows of a terminal table; all of them are in the file
@@ -31,7 +32,9 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "strict": lambda row: _number(row["accuracy_strict"]),
     "pair": lambda row: _number(row["pair_accuracy"]),
     "set": lambda row: _number(row["set_accuracy"]),
-    "f1": lambda row: _number(row["f1_paper"]),
+    "f1": lambda row: _number(row["f1"]),
+    "f1 (paper)": lambda row: _number(row["f1_paper"]) if row.get("scoring") in (None, "", "paper") else "",
+    "yes %": lambda row: _number(row.get("yes_rate"), 1),  # files of earlier versions have no such column
     "to weight1": lambda row: _number(row["share_weight1"], 1),
     "vs base": lambda row: _number(row.get("vs_base"), sign=True),  # files of earlier versions have no such column
     "paper": lambda row: _number(row["paper"], 1),
@@ -60,7 +63,7 @@ def table(rows: Rows, chosen: Sequence[Selected] | None = None) -> str:
         ).rstrip()
         for line in [header, *lines]
     ]
-    return "\n".join([*text, *notes])
+    return "\n".join([*text, *notes, *filter(None, [parting(rows)])])
 
 
 def markdown(rows: Rows) -> str:

@@ -44,9 +44,14 @@ class Templated:
     def distort(self) -> bool:
         return bool(getattr(self.benchmark, "distort", False))
 
+    @property
+    def orientation(self) -> str:
+        return prompts.orientation_of(self.benchmark)
+
     def _filled(self, sample: Sample) -> Sample:
         try:
-            return replace(sample, question=prompts.fill(self.template, sample.question, sample.options))
+            question = prompts.fill(self.template, sample.question, sample.options, sample.option_texts)
+            return replace(sample, question=question)
         except ValueError as error:
             raise DataError(
                 f"{self.benchmark.name}, question {sample.id}: dataset.template cannot be filled: {error}"

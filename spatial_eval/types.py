@@ -39,7 +39,10 @@ class Sample:
         image: the image file, opened only where it is encoded; None for recordings' text-only rows.
         image_digest: identity of the image where it is known without reading the file, else "".
         relation, pair, set: what metrics aggregate on; "" where the benchmark has none.
-        scoring: how a text is judged, one of scoring.SCORINGS; answers and options of `letter` are letters.
+        scoring: the rule by which a text is graded, a key of scoring.RULES; answers and options are letters where the
+            rule reads letters.
+        option_texts: what the letters in `options` stand for, as the dataset writes it; () where it is not known, or
+            where the options are texts themselves.
     """
 
     id: str
@@ -53,6 +56,7 @@ class Sample:
     pair: str = ""
     set: str = ""
     scoring: str = "words"
+    option_texts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

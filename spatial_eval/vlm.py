@@ -57,11 +57,14 @@ class _Held:
 class Loaded:
     """A model on its device with its processor. Not thread-safe."""
 
-    def __init__(self, model: HF, prompt: str, distort: bool, max_new_tokens: int) -> None:
+    def __init__(
+        self, model: HF, prompt: str, distort: bool, max_new_tokens: int, *, orientation: str = "upright"
+    ) -> None:
         self._cfg = model
         self._max_new_tokens = max_new_tokens
         # Before the weights: what its processor lacks costs no minutes
-        self._encoder = Encoder(model, load_config(model), prompt=prompt, distort=distort)
+        config = load_config(model)
+        self._encoder = Encoder(model, config, prompt=prompt, distort=distort, orientation=orientation)
         self._vlm = keep_model(model)
         self._fits = block_rows(model.batch_size)
         self._unchecked = model.selfcheck != "never"

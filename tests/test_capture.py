@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import cache, wraps
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -211,6 +213,19 @@ def test_clip_sees_the_central_square(index: int) -> None:
     assert error(left * width, top * height, right * width, bottom * height) < 0.03  # half a pixel: an edge is odd
     if width != height:
         assert error(0, 0, min(width, height), min(width, height)) > 0.05
+
+
+@pytest.mark.parametrize("orientation", ["upright", "stored"])
+def test_the_box_lies_on_the_picture_as_it_is_shown(orientation: str, tmp_path: Path) -> None:
+    turned = Image.Exif()
+    turned[0x0112] = 6  # Orientation: a quarter turn
+    Image.new("RGB", (120, 60), "white").save(tmp_path / "wide.png", exif=turned)
+    sample = replace(eight()[1], image=tmp_path / "wide.png")
+    config = build("llava").model.config
+    encoder = Encoder(HF(saved("llava")), config, prompt="auto", distort=False, orientation=orientation)
+    view = encoder.view(sample, encoder.encode(sample)[1])
+    assert view is not None
+    assert view.box == ((0, 0.25, 1, 0.75) if orientation == "upright" else (0.25, 0, 0.75, 1))
 
 
 def view_of(name: str, index: int, *, distort: bool = False) -> View | None:

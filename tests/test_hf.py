@@ -226,7 +226,7 @@ def test_paper_preset() -> None:
     preset = yaml.safe_load((CONF / "preset" / "paper.yaml").read_text())
     paper = HF("org/x", dtype="float32", batch_size=1, rms_norm_eps=1e-6, pad_to=77, layers=32, span=True)
     assert HF("org/x", **preset["model"]) == paper
-    assert preset["dataset"] == {"distort": True}
+    assert preset["dataset"] == {"distort": True, "orientation": "stored"}
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,11 +11,13 @@ from typing import Any
 import datasets
 import pytest
 import replicas
+from test_grid import Hydra
 
 from spatial_eval import cli, config, preparing, store
 from spatial_eval import prepare as preparation
 from spatial_eval.checksums import Checksums
 from spatial_eval.errors import ConfigError, DataError
+from spatial_eval.grid import grid
 from spatial_eval.hub import Hub, command, prepared
 from spatial_eval.models import MODELS
 from spatial_eval.types import Places, Trunk
@@ -117,11 +119,14 @@ def test_where_it_lies_is_no_part_of_what_it_is(places: Places, tmp_path: Path) 
             "no column 'gone' for answer; set dataset.columns.answer to one of",
         ),
         ({"columns": {**COLUMNS, "image": "ask"}}, "column 'ask' holds no image"),
-        ({"columns": {**COLUMNS, "options": "ask"}}, "column 'ask' must be a list of texts"),
+        ({"columns": {**COLUMNS, "options": "my"}}, "no column 'my' for options; set dataset.columns.options to one"),
+        ({"columns": {**COLUMNS, "set": "sets"}}, "no column 'sets' for set; set dataset.columns.set to one of key, "),
+        ({"columns": {**COLUMNS, "options": "ask"}}, "row 0: column 'ask' must be a list of texts, a mapping"),
         ({"columns": {**COLUMNS, "id": "kind"}}, "ids in column 'kind' must differ"),
         ({"where": ("kind=z",)}, "has 0 rows where kind=z, mine has at least 1"),
         ({"rows": 4}, "has 3 rows, mine has 4: set dataset.rows or dataset.where"),
         ({"scoring": "letter", "columns": {**COLUMNS, "answer": "kind"}}, "'x' is none of the options Left, Right"),
+        ({"scoring": "letter", "columns": {**COLUMNS, "options": ""}}, "dataset.columns.options), or set dataset.scor"),
         ({"split": "train"}, "dataset mine is not prepared in data_dir="),
     ],
 )
@@ -137,9 +142,10 @@ def test_wrong_keys_are_refused_before_anything_is_read() -> None:
     for values, message in (
         ({"columns": {"anser": "x"}}, "unknown key 'dataset.columns.anser'; did you mean dataset.columns.answer?"),
         ({"columns": {"answer": 3}}, "dataset.columns.answer=3 is not valid; expected a column's name"),
+        ({"columns": {"answer": ["a"]}}, "dataset.columns.answer=['a'] is not valid; expected a column's name"),
+        ({"columns": {"options": ["a", 3]}}, "expected a column's name or a list of them"),
         ({"scoring": "letters"}, "unknown dataset.scoring 'letters'; did you mean letter?"),
         ({"where": ("task",)}, "dataset.where=task is not valid; expected COLUMN=VALUE"),
-        ({"scoring": "letter"}, "needs dataset.columns.options"),
     ):
         with pytest.raises(ConfigError, match=r"^[^\n]+$") as error:
             Hub("a/b", **values)
@@ -157,12 +163,39 @@ def test_an_unprepared_one_says_how(places: Places) -> None:
 def test_answers_are_texts_lists_or_the_index_of_an_option(places: Places, tmp_path: Path) -> None:
     rows = [{**ROWS[0], "said": 1}, {**ROWS[1], "said": 0}]
     mine = ready(Hub(str(build(tmp_path / "mine", rows)), columns=COLUMNS), places)
-    assert [sample.answers for sample in mine.read(places)] == [("right",), ("left",)]
-    letters = replace(mine, scoring="letter")
-    assert [(s.answers, s.options, s.scoring) for s in letters.read(places)] == [
-        (("b",), ("a", "b"), "letter"),
-        (("a",), ("a", "b"), "letter"),
+    words = replace(mine, scoring="words")
+    assert [sample.answers for sample in words.read(places)] == [("right",), ("left",)]
+    assert [sample.question for sample in words.read(places)] == [row["ask"] for row in rows]
+    for letters in (mine, replace(mine, scoring="letter")):  # the questions do not show what the indices count
+        assert [(s.answers, s.options, s.scoring) for s in letters.read(places)] == [
+            (("b",), ("a", "b"), "letter"),
+            (("a",), ("a", "b"), "letter"),
+        ]
+        assert letters.read(places)[0].question == "Where is the cat?\nA. Left\nB. Right"
+    asked = [{**row, "ask": "Is it left or right?"} for row in rows]
+    shown = ready(Hub(str(build(tmp_path / "shown", asked)), columns=COLUMNS), places)
+    assert [(s.answers, s.scoring) for s in shown.read(places)] == [(("right",), "words"), (("left",), "words")]
+
+
+def test_options_of_a_prepared_set(places: Places, tmp_path: Path) -> None:
+    extra = [
+        {"A": "Left", "B": "Right", "C": None, "D": "nan", "both": {"A": "Left", "B": "Right"}},
+        {"A": "Left", "B": "Right", "C": "Above", "D": None, "both": {"A": "Left", "B": "Right"}},
     ]
+    rows = [{**row, **more, "one": "(a) Left (b) Right", "said": "B"} for row, more in zip(ROWS, extra, strict=False)]
+    mine = ready(Hub(str(build(tmp_path / "mine", rows)), columns=COLUMNS, instruction="The letter."), places)
+    several = replace(mine, columns={**COLUMNS, "options": ["A", "B", "C", "D"]})
+    first, second = several.read(places)
+    assert (first.answers, first.options, first.option_texts) == (("b",), ("a", "b"), ("Left", "Right"))
+    assert first.question == "Where is the cat?\nA. Left\nB. Right\nThe letter."
+    assert second.question == "Where is the dog?\nA. Left\nB. Right\nC. Above\nThe letter."
+    for column in ("both", "one"):
+        (same, _) = replace(mine, columns={**COLUMNS, "options": column}).read(places)
+        assert (same.answers, same.options, same.question) == (first.answers, first.options, first.question)
+    with pytest.raises(
+        DataError, match=r"mine \(test\), row 0: columns A, E: no column 'E'; set dataset.columns.options"
+    ):
+        replace(mine, columns={**COLUMNS, "options": ["A", "E"]}).read(places)
 
 
 def test_cv_bench_keeps_relations_and_asks_for_a_letter(places: Places, tmp_path: Path) -> None:
@@ -178,6 +211,15 @@ def test_cv_bench_keeps_relations_and_asks_for_a_letter(places: Places, tmp_path
     )
     assert (first.id, first.answers, first.options, first.relation) == ("0", ("a",), ("a", "b"), "above")
     assert (second.id, second.answers, second.relation) == ("1", ("b",), "right")
+
+
+def test_options_in_several_columns_on_the_command_line(tmp_path: Path) -> None:
+    front = Hydra("dataset.repo=a/b", "dataset.columns.options=[A,B,C,D]", "dataset.scoring=null,words,letter")
+    front.arguments[2] = "dataset=hub"
+    found = [cell.trunk.dataset for cell in grid(front, tmp_path).cells]
+    assert [(list(one.columns["options"]), one.scoring) for one in found] == [  # type: ignore[attr-defined]
+        (["A", "B", "C", "D"], rule) for rule in (None, "words", "letter")
+    ]
 
 
 def test_on_the_command_line(places: Places, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

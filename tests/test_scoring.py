@@ -1,19 +1,35 @@
-"""Right or wrong, by the reference's rule and by the strict one."""
+"""Right or wrong, by each named rule."""
 
 from __future__ import annotations
+
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from spatial_eval.scoring import prediction, reference, strict
+from spatial_eval.errors import ConfigError
+from spatial_eval.scoring import (
+    RULES,
+    answer_part,
+    check,
+    correct,
+    correct_strict,
+    prediction,
+    says_yes,
+    says_yes_stored,
+)
 from spatial_eval.types import Sample
 
 FOUR = ("left", "right", "on", "under")
 
 
-def sample(gold: str, options: tuple[str, ...] = FOUR) -> Sample:
-    return Sample("0", 0, "?", (gold,), options)
+def sample(gold: str, options: tuple[str, ...] = FOUR, scoring: str = "paper") -> Sample:
+    return Sample("0", 0, "?", (gold,), options, scoring=scoring)
+
+
+def graded(asked: Sample, text: str) -> tuple[bool, bool]:
+    return correct(asked, text), correct_strict(asked, text)
 
 
 @pytest.mark.parametrize(
@@ -30,38 +46,93 @@ def sample(gold: str, options: tuple[str, ...] = FOUR) -> Sample:
         ("under", "", False, False),
     ],
 )
-def test_the_two_rules(gold: str, text: str, by_reference: bool, by_strict: bool) -> None:
-    assert (reference(sample(gold), text), strict(sample(gold), text)) == (by_reference, by_strict)
+def test_the_papers_rule_and_whole_words(gold: str, text: str, by_reference: bool, by_strict: bool) -> None:
+    assert graded(sample(gold), text) == (by_reference, by_strict)
+    assert graded(sample(gold, scoring="words"), text) == (by_strict, by_strict)
 
 
 def test_front_only_matters_where_gold_is_on() -> None:
-    assert reference(sample("behind", ("front", "behind")), "behind, not in front")
+    assert correct(sample("behind", ("front", "behind")), "behind, not in front")
 
 
 @pytest.mark.parametrize(
     ("gold", "text", "right"),
     [("yes", "Yes", True), ("yes", "yes", False), ("yes", "No", False), ("no", "No", True), ("no", "Not sure", True)],
 )
-def test_yes_and_no_follow_case(gold: str, text: str, right: bool) -> None:
-    assert reference(sample(gold, ("yes", "no")), text) is right
+def test_the_papers_yes_and_no_follow_case(gold: str, text: str, right: bool) -> None:
+    assert correct(sample(gold, ("yes", "no")), text) is right
 
 
-def test_strict_reads_yes_in_any_case() -> None:
-    assert strict(sample("yes", ("yes", "no")), "yes.")
+@pytest.mark.parametrize(
+    ("text", "said", "strictly"),
+    [
+        ("yes.", "yes", "yes"),
+        ("YES", "yes", "yes"),
+        ("**Yes**", "yes", "yes"),
+        ("The answer is yes.", "yes", "yes"),
+        ("Yes, there is no doubt about it", "yes", ""),  # its first word decides; strictly only one of the two counts
+        ("No. Yes is what one would expect.", "no", ""),
+        ("It is: yes or no", "", ""),
+        ("Not sure", "", ""),
+        ("Yesterday", "", ""),
+        ("", "", ""),
+    ],
+)
+def test_yes_and_no_in_any_case(text: str, said: str, strictly: str) -> None:
+    for gold in ("yes", "no"):
+        asked = sample(gold, ("yes", "no"), "yes_no")
+        assert prediction(asked, text) == said
+        assert graded(asked, text) == (said == gold, strictly == gold)
 
 
 def test_a_longer_option_is_not_read_as_a_shorter_one() -> None:
     both = Sample("0", 0, "?", ("on",), ("on", "on top"))
-    assert not strict(both, "on top")
+    assert not correct(both, "on top")
     assert prediction(both, "on top") == "on top"
 
 
 def test_any_of_several_gold_answers_will_do() -> None:
-    assert strict(Sample("0", 0, "?", ("left", "to the left"), ()), "Left.")
+    assert correct(Sample("0", 0, "?", ("left", "to the left"), ()), "Left.")
+
+
+TWO = Sample("0", 0, "?", ("b",), ("a", "b"), scoring="letter", option_texts=("above", "below"))
+# text -> what `letter` reads, what counts strictly, whether the authors of CV-Bench count it for gold B.
+REPLIES = [
+    ("B", "b", "b", True),
+    ("(B)", "b", "b", True),
+    ("b.", "b", "b", True),
+    ("(B) below", "b", "b", True),
+    ("B: below", "b", "b", True),
+    ("The answer is (B).", "b", "", True),
+    ("Answer: B", "b", "", True),
+    ("**B**", "b", "", False),
+    ("below", "b", "", True),
+    ("Below the table", "b", "", True),
+    ("It lies\nB", "b", "", False),
+    ("I choose option B over option B", "b", "", False),
+    ("above", "a", "", False),
+    ("A bus is below", "b", "", False),  # an article is no letter
+    ("A", "a", "a", False),
+    ("A. I think the answer is B", "b", "", True),
+    ("B, not (A)", "", "", True),
+    ("(B) or (A)", "", "", True),
+    ("A or B.", "", "", False),
+    ("B and A", "", "", True),
+    ("above or below", "", "", False),
+    ("C", "", "", False),
+    ("", "", "", False),
+]
+
+
+@pytest.mark.parametrize(("text", "said", "strictly", "authors"), REPLIES)
+def test_letters(text: str, said: str, strictly: str, authors: bool) -> None:
+    assert prediction(TWO, text) == said
+    assert graded(TWO, text) == (said == "b", strictly == "b")
+    assert correct(replace(TWO, scoring="l_camb"), text) == authors
 
 
 @pytest.mark.parametrize(
-    ("text", "by_reference", "by_strict", "said"),
+    ("text", "by_authors", "by_strict", "said"),
     [
         ("B", True, True, "b"),
         ("(B)", True, True, "b"),
@@ -80,21 +151,88 @@ def test_any_of_several_gold_answers_will_do() -> None:
         ("", False, False, ""),
     ],
 )
-def test_letters_follow_the_rule_of_their_authors(text: str, by_reference: bool, by_strict: bool, said: str) -> None:
-    asked = Sample("0", 0, "?", ("b",), ("a", "b"), scoring="letter")
-    assert (reference(asked, text), strict(asked, text), prediction(asked, text)) == (by_reference, by_strict, said)
+def test_cv_bench_follows_the_rule_of_its_authors(text: str, by_authors: bool, by_strict: bool, said: str) -> None:
+    asked = Sample("0", 0, "?", ("b",), ("a", "b"), scoring="l_camb")
+    assert (*graded(asked, text), prediction(asked, text)) == (by_authors, by_strict, said)
 
 
-@given(st.text(st.sampled_from("abAB().: ")), st.sampled_from("ab"))
-def test_a_letter_that_is_strictly_right_is_right(text: str, gold: str) -> None:
-    asked = Sample("0", 0, "?", (gold,), ("a", "b"), scoring="letter")
-    assert strict(asked, text) == (prediction(asked, text) == gold)
-    if strict(asked, text):
-        assert reference(asked, text)
+@pytest.mark.parametrize(
+    ("texts", "text", "said"),
+    [
+        (("A is closer", "B is closer"), "A is closer", "a"),  # the letters are also names in the picture
+        (("yes", "no"), "No", "b"),
+        (("left", "upper left"), "Upper left", "b"),
+        (("The mug touches the box.", "The mug is left of the box."), "the mug is left of the box", "b"),
+        (("left", "left"), "left", ""),  # it could be either
+        ((), "left", ""),
+    ],
+)
+def test_a_reply_may_name_the_options_text(texts: tuple[str, ...], text: str, said: str) -> None:
+    assert prediction(replace(TWO, option_texts=texts), text) == said
+
+
+@pytest.mark.parametrize(
+    ("form", "read"),
+    [
+        ("{}", True),
+        ("({})", True),
+        ("The answer is {} because it is", True),
+        ("Option {}", True),
+        ("{}, I think", True),
+        ("so {}", True),
+        ("{} is the answer", False),  # could be an article: of every letter
+        ("{} closer one", False),
+    ],
+)
+def test_no_letter_is_easier_to_say(form: str, read: bool) -> None:
+    for letter in "AB":
+        assert prediction(TWO, form.format(letter)) == (letter.lower() if read else "")
+
+
+@given(st.text(st.sampled_from("abAB().: \n")), st.sampled_from("ab"), st.sampled_from(["letter", "l_camb"]))
+def test_a_letter_that_is_strictly_right_is_right(text: str, gold: str, rule: str) -> None:
+    asked = replace(TWO, answers=(gold,), scoring=rule)
+    if correct_strict(asked, text):
+        assert correct(asked, text)
+        assert prediction(asked, text) == gold
 
 
 @given(st.text(), st.sampled_from(FOUR))
-def test_strict_implies_reference_for_these_options(text: str, gold: str) -> None:
-    if strict(sample(gold), text) and "front" not in text.lower():
-        assert reference(sample(gold), text)
-    assert strict(sample(gold), text) == (prediction(sample(gold), text) == gold)
+def test_strict_implies_the_papers_rule_for_these_options(text: str, gold: str) -> None:
+    if correct_strict(sample(gold), text) and "front" not in answer_part(text).lower():
+        assert correct(sample(gold), text)
+    assert correct_strict(sample(gold), text) == (prediction(sample(gold), text) == gold)
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("<think>left? No.</think>right", "right"),
+        ("It is left </think>\n\nright", "\n\nright"),  # the template may have opened it in the prompt
+        ("<think>a</think>left<think>b</think>right", "right"),
+        ("<think>left, as far as I can", ""),  # never closed: cut off before the answer
+        ("right", "right"),
+    ],
+)
+def test_what_is_thought_is_no_answer(text: str, left: str) -> None:
+    assert answer_part(text) == left
+    for rule in ("paper", "words"):
+        assert not correct(sample("left", scoring=rule), text)
+        assert correct(sample("right", scoring=rule), text) == bool(left.strip())
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("text", ["Yes", "yes.", "no", "Yes and No", "A", "", "<think>Yes</think>No"])
+def test_who_says_yes_is_told_from_what_is_stored(rule: str, text: str) -> None:
+    asked = sample("no", ("yes", "no"), rule)
+    if RULES[rule].needs != "letters":
+        assert says_yes(asked, text) == says_yes_stored(rule, prediction(asked, text), text)
+    if rule == "paper":
+        assert says_yes(asked, text) == says_yes_stored(None, "", text)  # files of earlier versions say no rule
+
+
+def test_an_unknown_rule_is_refused() -> None:
+    check(None)
+    check("words")
+    with pytest.raises(ConfigError, match=r"unknown dataset.scoring 'letters'; did you mean letter\? \(valid: paper, "):
+        check("letters")

@@ -57,7 +57,7 @@ def test_stdout_and_results_show_the_same(many, cli) -> None:
 
 
 def test_without_a_choice_the_path_still_stands(many) -> None:
-    rows = _rows(many[1] / "results.csv")
+    rows = _rows((many[1] / "results.csv").read_bytes())
     assert show.table(rows, []).splitlines()[1:] == [
         "41 cells; the best of each method is shown",
         "quiz test, recorded: 10 cells are equal to weight2 alone: the threshold never fires up to 0.2",

@@ -26,7 +26,15 @@ def answer(sample: Sample, arm: Arm, text: str, confidence: float | None = None)
     return (sample.id, arm), Generation(sample.id, arm, text, confidence=confidence)
 
 
-def row(method, texts: dict[Arm, list[str | None]], confidences: list[float] | None = None, samples=None) -> dict:
+def row(
+    method,
+    texts: dict[Arm, list[str | None]],
+    confidences: list[float] | None = None,
+    samples=None,
+    *,
+    trunk=TRUNK,
+    whole=None,
+) -> dict:
     samples = samples or TRUNK.dataset.read(Places(None, None))[: len(next(iter(texts.values())))]
     stored = dict(
         answer(sample, arm, text, confidences[i] if confidences and arm == BASE else None)
@@ -34,7 +42,8 @@ def row(method, texts: dict[Arm, list[str | None]], confidences: list[float] | N
         for i, (sample, text) in enumerate(zip(samples, column, strict=True))
         if text is not None
     )
-    return tables.row(Cell(TRUNK, method, ALL), tables.columns(samples, stored, texts))
+    whole = TRUNK.dataset.read(Places(None, None)) if whole is None else whole
+    return tables.row(Cell(trunk, method, ALL), tables.columns(samples, stored, texts, whole=whole))
 
 
 @given(st.integers(0, 500), st.integers(0, 500))
@@ -52,13 +61,35 @@ def test_wilson_is_scipys(right: int, wrong: int) -> None:
 
 def test_pairs_and_sets() -> None:
     # Set 0: all four right. Set 1: left, right right; on wrong; under missing.
-    found = row(Base(), {BASE: ["Left", "Right", "On", "Under", "Left", "Right", "Left", None]})
-    assert (found["n"], found["missing"]) == (7, 1)
-    assert found["accuracy"] == pytest.approx(100 * 6 / 7)
-    assert found["pair_accuracy"] == pytest.approx(100 * 3 / 3.5)  # the paper divides by n / 2
-    assert found["pair_accuracy_complete"] == pytest.approx(100.0)  # the broken pair is not complete
-    assert found["set_accuracy"] == pytest.approx(100 * 1 / 1.75)
-    assert found["set_accuracy_complete"] == pytest.approx(100.0)
+    answers = {BASE: ["Left", "Right", "On", "Under", "Left", "Right", "Left", None]}
+    for name in ("drill", "controlled_a", "controlled_b+brief", "controlled_c"):
+        found = row(Base(), answers, trunk=Trunk(Drill(name, size=8), Hashed()))
+        assert (found["n"], found["missing"]) == (7, 1)
+        assert found["accuracy"] == pytest.approx(100 * 6 / 7)
+        assert found["pair_accuracy_complete"] == pytest.approx(100.0)  # the broken pair is not complete
+        assert found["set_accuracy_complete"] == pytest.approx(100.0)
+        if name in ("drill", "controlled_c"):
+            assert (found["pair_accuracy"], found["set_accuracy"]) == (100.0, 100.0)
+        else:  # the paper divides by n / 2 and n / 4
+            assert found["pair_accuracy"] == pytest.approx(100 * 3 / 3.5)
+            assert found["set_accuracy"] == pytest.approx(100 * 1 / 1.75)
+
+
+@pytest.mark.parametrize("size", [1, 3, 5, 6])
+@pytest.mark.parametrize("wrong", [0, 1, 2])
+def test_a_group_of_any_size_counts_when_all_its_members_are_right(size: int, wrong: int) -> None:
+    samples = [
+        Sample(str(i), i, "?", ("left",), ("left", "on"), pair="p", set=f"s{i // size}") for i in range(2 * size)
+    ]
+    texts: list[str | None] = ["on" if i < wrong else "left" for i in range(2 * size)]
+    found = row(Base(), {BASE: texts}, samples=samples, whole=samples)
+    whole = 2 - len({i // size for i in range(min(wrong, 2 * size))})
+    assert (found["set_accuracy"], found["set_accuracy_complete"]) == (50.0 * whole, 50.0 * whole)
+    assert found["pair_accuracy"] == (0.0 if wrong else 100.0)
+    texts[-1] = None  # no answer is missing, not wrong: the second set is not complete
+    found = row(Base(), {BASE: texts}, samples=samples, whole=samples)
+    assert found["set_accuracy"] == (100.0 if wrong == 0 else 0.0)
+    assert found["pair_accuracy"] is None
 
 
 def test_nothing_of_nothing_is_empty() -> None:
@@ -71,6 +102,9 @@ def test_nothing_of_nothing_is_empty() -> None:
 def test_a_split_that_breaks_every_pair_has_no_complete_one() -> None:
     samples = TRUNK.dataset.read(Places(None, None))
     found = row(Base(), {BASE: ["Left", "On"]}, samples=[samples[0], samples[2]])
+    assert (found["pair_accuracy"], found["pair_accuracy_complete"]) == (None, None)
+    controlled = Trunk(Drill("controlled_a", size=8), Hashed())
+    found = row(Base(), {BASE: ["Left", "On"]}, samples=[samples[0], samples[2]], trunk=controlled)
     assert (found["pair_accuracy"], found["pair_accuracy_complete"]) == (0.0, None)
 
 
@@ -112,11 +146,21 @@ def test_criteria(criterion: str, share: float) -> None:
     assert tables.row(cell, tables.columns(samples, stored, cell.method.arms()))["share_weight1"] == share
 
 
-def test_yes_and_no() -> None:
+@pytest.mark.parametrize(
+    ("rule", "texts"),
+    [
+        ("paper", ["Yes", "Yes", "No", "No", "Yes", "maybe"]),
+        ("yes_no", ["yes.", "YES", "no", "No, yes", "Yes!", "maybe"]),
+        ("words", ["yes.", "YES", "no", "No, no", "Yes!", "yes or no"]),
+    ],
+)
+def test_yes_and_no(rule: str, texts: list[str | None]) -> None:
     golds = ("yes", "yes", "yes", "no", "no", "no")
-    samples = [Sample(str(i), i, "?", (gold,), ("yes", "no")) for i, gold in enumerate(golds)]
+    samples = [Sample(str(i), i, "?", (gold,), ("yes", "no"), scoring=rule) for i, gold in enumerate(golds)]
     # hits 2 of 3; rejects 1 of 3; one false yes, one answer that is neither
-    found = row(Base(), {BASE: ["Yes", "Yes", "No", "No", "Yes", "maybe"]}, samples=samples)
+    found = row(Base(), {BASE: texts}, samples=samples)
+    assert found["scoring"] == rule
+    assert found["yes_rate"] == 50.0  # of all six: the unreadable one is not yes
     assert found["accuracy"] == 50.0
     assert found["precision"] == pytest.approx(100 * 2 / 3)
     assert found["recall"] == pytest.approx(100 * 2 / 3)

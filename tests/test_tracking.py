@@ -104,6 +104,7 @@ def test_swept_keys_lie_flat_in_the_configuration(sweep) -> None:
         "criterion": "max_prob",
         "split": "all",
         "max_new_tokens": 100,
+        "scoring": "words",
         "sweep": sweep.id,
     }
     assert (run.group, run.job_type, run.name) == (
