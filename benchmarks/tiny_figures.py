@@ -37,7 +37,7 @@ class Scaling:
 SCALING = Scaling()
 
 
-def _attend(module, query, key, value, attention_mask, scaling, dropout=0.0, **_):
+def _attend(_module, query, key, value, attention_mask, scaling, **_):
     """Eager attention, (B, H, Q, D); rows of length 1 only are the last prompt token's."""
     logits = query @ key.transpose(2, 3) * scaling
     if query.shape[2] == 1:

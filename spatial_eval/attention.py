@@ -153,12 +153,12 @@ def last_layer_trimmed(model: Any, width: int) -> Iterator[None]:
     layers = getattr(model.get_decoder(), "layers", None)
     rows = 0
 
-    def narrow(module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+    def narrow(_module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
         nonlocal rows
         rows = args[0].shape[1]
         return (args[0][:, -width:],)  # (B, W, features)
 
-    def widen(module: nn.Module, args: tuple[Tensor], out: Tensor) -> Tensor:
+    def widen(_module: nn.Module, _args: tuple[Tensor], out: Tensor) -> Tensor:
         return pad(out, (0, 0, rows - width, 0))  # (B, P + W, features), zeros first
 
     handles = []

@@ -232,7 +232,7 @@ class JsonLines:
     def describe(self) -> dict[str, Any]:
         return {"name": self.name, "prompt": self.prompt, **image_files.describe(self.orientation)}
 
-    def read(self, places: Places) -> list[Sample]:
+    def read(self, places: Places) -> list[Sample]:  # noqa: ARG002  the protocol's signature
         lines = list(json_lines(self.path))
         rule, rows = choices.settle([self._row(i, line) for i, line in enumerate(lines)], self.scoring)
         samples = [self._sample(i, row, lines[i], rule) for i, row in enumerate(rows)]

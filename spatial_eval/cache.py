@@ -25,7 +25,7 @@ class RoomyLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.length = 0
         self.store: tuple[Tensor, Tensor] | None = None  # two of (B, H_kv, C, D)
 
-    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+    def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
         new = (key_states, value_states)
         if self.store is not None and self.columns is not None:
             for whole, part in zip(self.store, new, strict=True):

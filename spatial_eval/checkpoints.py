@@ -362,7 +362,7 @@ def image_only(stock: Any) -> Any:
         return stock.from_args_and_dict.__func__(cls, args, {**settings, "video_processor": None}, **more)
 
     body = {
-        "get_attributes": classmethod(lambda cls: ["image_processor", "tokenizer"]),
+        "get_attributes": classmethod(lambda _cls: ["image_processor", "tokenizer"]),
         "from_args_and_dict": classmethod(build),  # some constructors want the argument, if only to be None
         "video_processor": SimpleNamespace(num_frames=1, fps=1),
     }

@@ -46,7 +46,7 @@ def visible_gpus(environ: Mapping[str, str]) -> list[str]:
     if shutil.which("nvidia-smi") is None:
         return []
     try:
-        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True, check=False, timeout=60)
     except (OSError, subprocess.TimeoutExpired):
         return []
     count = sum(line.startswith("GPU ") for line in done.stdout.splitlines())

@@ -106,7 +106,9 @@ def versions() -> Iterator[Line]:
 def _torch() -> Mapping[str, Any]:
     """What torch sees, asked in a process of its own: a driver may hang. {"error": ...} where it does not answer."""
     try:
-        done = subprocess.run([sys.executable, "-c", TORCH], capture_output=True, text=True, timeout=TORCH_S)
+        done = subprocess.run(
+            [sys.executable, "-c", TORCH], capture_output=True, text=True, check=False, timeout=TORCH_S
+        )
     except (OSError, subprocess.TimeoutExpired):
         return {"slow": f"torch did not answer within {TORCH_S:g} s: try `python -c 'import torch'`"}
     if done.returncode:
@@ -175,6 +177,7 @@ def _weights(model: Model) -> list[Line]:
             capture_output=True,
             text=True,
             timeout=WEIGHTS_S,
+            check=False,
             env=os.environ | {"PYTHONPATH": os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])},
         )
         found = json.loads(done.stdout.splitlines()[-1])

@@ -26,13 +26,13 @@ class Element:
         self.launch = launch
         self._child: subprocess.Popen[bytes] | None = None
 
-    def __call__(self, task: str, idle: int = 0) -> None:
+    def __call__(self, task: str, idle: int = 0) -> None:  # noqa: ARG002  submitit calls it as it calls checkpoint
         import submitit
 
         log = submitit.JobEnvironment().paths.stderr
         command = [sys.executable, "-m", "spatial_eval.task", self.launch, task, str(os.getpid())]
         environ = os.environ | {"SPATIAL_EVAL_LOG": str(log)}
-        child = self._child = subprocess.Popen(command, env=environ, preexec_fn=_deaf)
+        child = self._child = subprocess.Popen(command, env=environ, preexec_fn=_deaf)  # noqa: PLW1509  the signals must be ignored from its first instruction; no other thread runs
         try:
             code = child.wait()
         finally:

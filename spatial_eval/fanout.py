@@ -167,7 +167,7 @@ def _await(output: Path, waiting: set[tuple[str, str]], mine: Sequence[str]) -> 
 def interruptible() -> Iterator[None]:
     """SIGTERM and SIGHUP end this process as Ctrl-C does: its jobs with it, and with a word on how to go on."""
 
-    def interrupt(number: int, frame: object) -> None:
+    def interrupt(_number: int, _frame: object) -> None:
         raise KeyboardInterrupt
 
     if threading.current_thread() is not threading.main_thread():

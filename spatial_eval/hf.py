@@ -136,7 +136,7 @@ class HF:
             return self.dtype
         return "float32" if self.run_device() == "cpu" else "bfloat16"
 
-    def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
+    def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:  # noqa: ARG002  the protocol's signature
         """Opens no image and reads no weights, only their files' headers.
 
         Raises ModelError on an absent or damaged file or an absent layer, DataError on absent images.
@@ -177,7 +177,7 @@ class HF:
     def signals(self) -> frozenset[str]:
         return frozenset({"max_prob", "entropy", "margin", "logit"})
 
-    def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:
+    def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:  # noqa: ARG002  the protocol's signature
         from .vlm import Loaded  # torch and transformers: only where a model really runs
 
         orientation = orientation_of(dataset)

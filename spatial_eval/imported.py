@@ -20,7 +20,7 @@ class Imported:
     name: str
     paper_model: str = ""
 
-    def describe(self, places: Places) -> dict[str, Any]:
+    def describe(self, places: Places) -> dict[str, Any]:  # noqa: ARG002  the protocol's signature
         # The name is the identity: import refuses a second answer to one question.
         return {"kind": "imported", "name": self.name}
 
@@ -42,7 +42,7 @@ class Imported:
                 f"imported: {'; '.join(arm.label for arm in valid)}; import more with `python -m spatial_eval import`"
             )
 
-    def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
+    def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:  # noqa: ARG002  the protocol's signature
         return ["" for _ in samples]
 
     def signals(self) -> frozenset[str]:

@@ -192,7 +192,7 @@ def _published(
                 less = None if value is None or paper is None else value - paper
                 values.append((_figure(value), "" if paper is None else f"{paper:.1f}", _figure(less, sign=True)))
         for line, texts in zip(lines, zip(*values, strict=True), strict=True):
-            line += texts
+            line.extend(texts)
     here = [at[part] for part, _ in columns if part in at]
     return lines[all(i in shown for i in here) :] if here else []
 

@@ -100,7 +100,9 @@ def slurm() -> Line:
     if absent:
         return Line("slurm", UNKNOWN, f"no {' or '.join(absent)} on PATH: launcher=slurm would fail here", needed=False)
     try:
-        done = subprocess.run(["squeue", "-h", "-o", "%i"], capture_output=True, text=True, timeout=SLURM_S)
+        done = subprocess.run(
+            ["squeue", "-h", "-o", "%i"], capture_output=True, text=True, check=False, timeout=SLURM_S
+        )
         why = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
     except (OSError, subprocess.TimeoutExpired):
         why = f"no answer within {SLURM_S:g} s"

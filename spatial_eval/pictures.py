@@ -119,8 +119,8 @@ def _draw_wall(stage: Stage) -> None:
     for name, x, y, style in ((scene.first, mx + dx, my + dy, styles[0]), (scene.second, mx - dx, my - dy, styles[1])):
         if name:
             thing = Spot(name, x, y, size, style)
-            x = min(max(x, thing.width / 2 + 0.02), 0.98 - thing.width / 2)
-            spots.append(Spot(name, x, min(max(y + thing.height / 2, thing.height + 0.01), 0.95), size, style))
+            middle = min(max(x, thing.width / 2 + 0.02), 0.98 - thing.width / 2)
+            spots.append(Spot(name, middle, min(max(y + thing.height / 2, thing.height + 0.01), 0.95), size, style))
     taken = [thing.box for thing in spots]
     count = crowd.randint(*level.clutter) + crowd.randint(*level.rivals)
     for other in free(stage, crowd, taken, count, [(0.05, 0.15, 0.95, 0.95, 0.8 * size, 1.05 * size)]):

@@ -32,11 +32,11 @@ class Recorded:
     name: str = "recorded"
     paper_model: str = ""
 
-    def describe(self, places: Places) -> dict[str, Any]:
+    def describe(self, places: Places) -> dict[str, Any]:  # noqa: ARG002  the protocol's signature
         # Each answer carries the digest of its own record: the recording is its own identity.
         return {"kind": "recorded"}
 
-    def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
+    def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:  # noqa: ARG002  the protocol's signature
         if getattr(dataset, "template", None):
             raise ConfigError(
                 f"{dataset.name}: recordings answer the benchmark's own question: take dataset.template away"
@@ -54,14 +54,14 @@ class Recorded:
                 f"recorded: {', '.join(arm.label for arm in sorted(weights))}"
             )
 
-    def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
+    def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:  # noqa: ARG002  the protocol's signature
         return ["" if row is None else _digest(row) for row in self._find(dataset, samples)]
 
     def signals(self) -> frozenset[str]:
         """max_prob where any line holds a confidence. Raises DataError."""
         return frozenset({"max_prob"} if any(row.get("confidence") is not None for row in _load(self.path)) else ())
 
-    def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:
+    def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:  # noqa: ARG002  the protocol's signature
         return Player(self, dataset)
 
     def _find(self, dataset: Benchmark, samples: Sequence[Sample]) -> list[dict[str, Any] | None]:

@@ -114,7 +114,8 @@ def results(cells: Sequence[Cell], jobs: Mapping[Trunk, Job], places: Places) ->
     columns: dict[tuple[Trunk, Part], tables.Columns] = {}
     bases: set[Cell] = set()
     for trunk, job in jobs.items():
-        for part, arms in job.work.needs:
+        for part, needed in job.work.needs:
+            arms = needed
             chosen = plan.select(job.samples, part)
             stored = sum((sample.id, BASE) in job.stored.generations for sample in chosen)
             if stored and (BASE in arms or stored == len(chosen)):
@@ -193,7 +194,9 @@ def git_state(folder: Path) -> dict[str, Any] | None:
 
     def git(*args: str) -> str | None:
         try:
-            done = subprocess.run(["git", "-C", str(folder), *args], capture_output=True, text=True, timeout=10)
+            done = subprocess.run(
+                ["git", "-C", str(folder), *args], capture_output=True, text=True, check=False, timeout=10
+            )
         except (OSError, subprocess.TimeoutExpired):
             return None
         return done.stdout.strip() if done.returncode == 0 else None

@@ -52,7 +52,7 @@ def contrasted(
 def _prepare(model: Any, inputs: Mapping[str, Tensor]) -> Prepared:
     """What `generate` makes of a processor's output: positions, processors, the encoded image."""
 
-    def hand_over(model: Any, input_ids: Tensor, logits_processor: Any = None, **kwargs: Any) -> Prepared:
+    def hand_over(_model: Any, input_ids: Tensor, logits_processor: Any = None, **kwargs: Any) -> Prepared:
         return input_ids, logits_processor, {name: value for name, value in kwargs.items() if name not in LOOP}
 
     prepared: Prepared = model.generate(

@@ -123,7 +123,7 @@ def _yes_no(sample: Sample, text: str) -> str:
     return first[1].lower() if first else _one_yes_no(sample, text)
 
 
-def _one_yes_no(sample: Sample, text: str) -> str:
+def _one_yes_no(_sample: Sample, text: str) -> str:
     named = _named(YES_NO, text)
     return named[0] if len(named) == 1 else ""
 

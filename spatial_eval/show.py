@@ -22,7 +22,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "dataset": lambda row: row["dataset"],
     "model": lambda row: row["model"],
     "method": lambda row: row["method"],
-    "setting": lambda row: _setting(row),
+    "setting": lambda row: _setting(row),  # noqa: PLW0108  it is defined below
     "split": lambda row: row["split"],
     "n": lambda row: _number(row["n"], 0) + (f" (-{row['missing']})" if float(row["missing"] or 0) else ""),
     "accuracy": lambda row: _number(row["accuracy"]),
@@ -151,8 +151,8 @@ def _estimate(outlooks: Sequence[Outlook]) -> list[str]:
         cpu = all(rate.device in ("cpu", "mps") for rate in rates)
         hours = sum(one.seconds or 0.0 for one in known) / 3600
         lines.append(f"estimate: {hours:.2g} {'hours' if cpu else 'GPU hours'}, without loading the model")
-        for source in dict.fromkeys((rate.source, rate.device) for rate in rates):
-            lines.append("  " + ", on ".join(filter(None, source)))
+        sources = dict.fromkeys((rate.source, rate.device) for rate in rates)
+        lines += ["  " + ", on ".join(filter(None, source)) for source in sources]
         if any(rate.source.startswith("default") for rate in rates):
             lines.append(
                 "  a default is arithmetic for that model and device, not a measurement: "

@@ -140,7 +140,7 @@ def _watching(model: Any, layers: Sequence[int], rows: int) -> Iterator[dict[int
     handles = []
     for index in layers:
 
-        def look(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], index: int = index) -> None:
+        def look(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], index: int = index) -> None:
             entering = args[0] if args else kwargs["hidden_states"]
             seen[index] = entering[:, -rows:]
 

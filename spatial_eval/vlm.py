@@ -74,7 +74,7 @@ class Loaded:
         self._held: list[_Held] = []
         self._works = False  # a question was answered, or questions fail for several reasons
         self._capture = "none"
-        self._sink: Callable[[Capture], None] = lambda capture: None
+        self._sink: Callable[[Capture], None] = lambda _: None
         reason = engine.why_not(self._vlm)
         if reason and self._shared:
             log.warning("%s: %s; decoding one arm at a time (as model.decoding=per_arm)", model.name, reason)

@@ -63,6 +63,7 @@ def command(*first: str, last: Sequence[str] = ()) -> Callable[..., subprocess.C
             text=True,
             cwd=ROOT,
             env=base | (env or {}),
+            check=False,
         )
 
     return run

@@ -30,7 +30,13 @@ def run(notebook: Path, sweep: Path, place: Path) -> str:
     home = {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "IPYTHONDIR": str(place / "ipython"), "HOME": str(place)}
     env = {"PATH": str(Path(sys.executable).parent)} | home
     done = subprocess.run(
-        [sys.executable, "-c", RUN, str(notebook)], capture_output=True, text=True, cwd=place, env=env, timeout=600
+        [sys.executable, "-c", RUN, str(notebook)],
+        capture_output=True,
+        text=True,
+        cwd=place,
+        env=env,
+        timeout=600,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout

@@ -356,7 +356,9 @@ def test_a_full_disk_is_one_line_and_loses_nothing(where: Places, stored: Path) 
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1500, 1500))\nexecute(look",
         1,
     )
-    done = subprocess.run([sys.executable, "-c", code, str(where.data), "0"], cwd=ROOT, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(where.data), "0"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
     assert "StoreError" in done.stderr
     assert "what was stored before stays" in done.stderr
     (path,) = where.output.glob("generations/*/*.jsonl")

@@ -15,7 +15,7 @@ class Cluster:
         self.folder = folder
 
     def ask(self, *command: str) -> str:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout
 
@@ -37,7 +37,7 @@ class Cluster:
         """After this call no job is left and every node is idle, whatever a test did."""
         jobs = {job.partition("_")[0] for job in self.states()}
         if jobs:
-            subprocess.run(["scancel", *jobs], capture_output=True, timeout=30)
+            subprocess.run(["scancel", *jobs], capture_output=True, timeout=30, check=False)
         for node in ("node1", "node2", "node3"):
             pid = self.slurmd(node)
             if not Path(f"/proc/{pid}").exists():
@@ -46,7 +46,10 @@ class Cluster:
             if "down" in state or "drain" in state:
                 # it may come back by itself between the two
                 subprocess.run(
-                    ["scontrol", "update", f"nodename={node}", "state=resume"], capture_output=True, timeout=30
+                    ["scontrol", "update", f"nodename={node}", "state=resume"],
+                    capture_output=True,
+                    timeout=30,
+                    check=False,
                 )
         wait_for(lambda: not self.states(), "the queue to be empty")
         wait_for(

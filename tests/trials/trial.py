@@ -68,7 +68,7 @@ class Trial:
             text=True,
             start_new_session=True,
             # a shell's background jobs ignore Ctrl-C, and so would all that they start
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL) and None,  # noqa: PLW1509  it does nothing else
         )
         self.processes.append(process)
         return process
