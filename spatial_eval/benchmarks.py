@@ -38,7 +38,7 @@ UPSTREAM = {
     "visual_spatial_reasoning": "vsr",
 }
 
-# left and right of one object pair form one pair of a set, the other two relations the second (SCIENCE.md section 4)
+# left and right of one object pair form one pair of a set, the other two relations the second
 _HORIZONTAL = ("left", "right")
 _YES_NO = Choices((), ("yes", "no"))
 _OBJECTS = re.compile(r"Where (?:is|are) (?:the )?(.*?) in relation to (?:the )?(.*?)\?")

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-DISTORTED = (2300, 4096)  # width, height of VSR's images in the reference (SCIENCE.md section 2)
+DISTORTED = (2300, 4096)  # width, height of VSR's images in the reference
 
 
 _AUTO: Any = transformers.AutoModelForImageTextToText
@@ -136,7 +136,7 @@ def verify(model: HF) -> None:
 
 
 def _load_headers(empty: Any, headers: Mapping[str, weights.Header]) -> Difference | None:
-    """None where this version of transformers loads in another way than those from 5.12 to 5.24."""
+    """None where this version of transformers loads in another way than those from 5.17 to 5.24."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.modeling_utils import LoadStateDictConfig

@@ -1,6 +1,6 @@
 """What would fail here, before it does: a line a thing, and what to do about it. Loads no model, writes nothing.
 
-Whatever may hang (torch and a driver, the hub, W&B, Slurm's controller) is asked at once and for some seconds only.
+Whatever may hang (torch and a driver, the hub, W&B, Slurm's controller) is asked at once and for a minute at most.
 """
 
 from __future__ import annotations

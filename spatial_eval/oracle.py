@@ -1,7 +1,8 @@
 """The slow, plain way (`model.decoding=per_arm`): one greedy `generate` per arm, textbook attention.
 
 It judges the engine in the tests and at the start of every run, and serves the models that the engine
-must refuse. It shares no code with the engine. B questions, H heads, Q rows, K keys, D head size.
+must refuse. It shares with the engine only which layers, image tokens and end tokens are meant.
+B questions, H heads, Q rows, K keys, D head size.
 """
 
 from __future__ import annotations

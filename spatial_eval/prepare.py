@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 KINDS = ("whatsup", "vsr", "hub")  # datasets that lie in a data_dir
 CONF = Path(__file__).resolve().parents[1] / "conf"
-# What a checkout of the upstream code has under data/, and its prompts/ beside data/ (SCIENCE.md section 3).
+# What a checkout of the upstream code has under data/, and its prompts/ beside data/.
 FILES = (
     *("controlled_images_dataset.json", "controlled_clevr_dataset.json"),
     *("coco_qa_one_obj.json", "coco_qa_two_obj.json", "vg_qa_one_obj.json", "vg_qa_two_obj.json"),

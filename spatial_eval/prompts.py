@@ -1,6 +1,6 @@
 """From a benchmark's question to the text a model is sent. Pure.
 
-The benchmarks' questions carry LLaVA-1.5's wrapper, `<image>\\nUSER: ... ASSISTANT:` (SCIENCE.md section 2).
+The benchmarks' questions carry LLaVA-1.5's wrapper, `<image>\\nUSER: ... ASSISTANT:`.
 """
 
 from __future__ import annotations

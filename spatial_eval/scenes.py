@@ -1,6 +1,6 @@
 """Rendered scenes as descriptions: which things, in which relation, asked how. Nothing is drawn here.
 
-Four forms mirror the real benchmarks (SCIENCE.md, section 3): the same two things in all four relations make a set,
+Four forms mirror the real benchmarks: the same two things in all four relations make a set,
 the question of a set is the same four times, so a model that does not look at the image is right a quarter of the time.
 """
 

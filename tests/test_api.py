@@ -1,4 +1,4 @@
-"""spatial_eval.load: the same figures as the tables, and what SCIENCE says of the recorded model."""
+"""spatial_eval.load: the same figures as the tables, and the known ones of the recorded model."""
 
 from __future__ import annotations
 

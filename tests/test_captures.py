@@ -408,7 +408,7 @@ def test_other_levels_are_refused(value: object) -> None:
 
 
 def test_sizes_are_said_before() -> None:
-    """As SCIENCE says of LLaVA-1.5-7B, in float32: 4 kB and 74 kB + 4 kB a question and arm."""
+    """Of LLaVA-1.5-7B, in float32: 4 kB and 74 kB + 4 kB a question and arm."""
     large = Extent(32, 32, 576)
     assert [large.size(level, 1) for level in CAPTURES[1:]] == [4096, 4096 + 73728, 4096 + 32 * 73728]
 
