@@ -103,17 +103,17 @@ def _differences(answer: Answer, sample: Sample) -> Iterator[tuple[str, str, str
     """What of an answer is not its row's: gold or question, as the source says it and as the benchmark does."""
     if answer.exact:
         gold = None if answer.gold is None else answer.gold.strip().lower()
-        if gold is not None and gold not in sample.answers:
+        if gold is not None and gold not in sample.gold_texts:
             yield "gold", gold, sample.answers[0]
         if answer.question is not None and answer.question not in _questions(sample):
             yield "question", answer.question, sample.question
         return
     # Another program's words: `(A)` for a, a line of instructions before or behind the question.
-    known = [_bare(option) for option in (*sample.options, *sample.answers)]
+    known = [_bare(option) for option in (*sample.options, *sample.option_texts, *sample.answers)]
     known += ["yes", "no"] * (not sample.options)
     if answer.gold is not None:
         gold = _bare(answer.gold)
-        if gold in known and gold not in map(_bare, sample.answers):
+        if gold in known and gold not in map(_bare, sample.gold_texts):
             yield "gold", answer.gold, sample.answers[0]
         if gold not in known and answer.question is None:  # the index of an option, say
             yield "gold", answer.gold, sample.answers[0]

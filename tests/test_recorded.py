@@ -119,3 +119,15 @@ def test_recordings_of_one_dataset_in_one_sweep_are_each_computed_from_their_own
     assert done.returncode == 0, done.stderr
     assert "computed 24 answers" in done.stderr
     assert {c["model"]: c["accuracy"] for c in cells(done)} == {"right": "100.0", "half": "50.0", "wrong": "0.0"}
+
+
+def test_recordings_with_the_options_texts_as_gold_answer_a_data_set_of_letters(launch, tmp_path) -> None:
+    rows = questions(8)
+    done = launch(*setup(tmp_path, rows, recordings(rows, "quiz")), "dataset.scoring=letter")
+    assert done.returncode == 0, done.stderr
+    other = recordings(rows, "quiz")
+    other[1]["gold"] = "under"
+    refused = launch(*setup(tmp_path, rows, other), "dataset.scoring=letter")
+    assert "row 1 of quiz was recorded with gold 'under', the benchmark says 'b': not the same questions" in (
+        refused.stderr
+    )

@@ -618,6 +618,17 @@ def test_a_target_in_another_dress_is_the_same_gold(gold: str, target: str, same
     assert (not list(importing._differences(answer, sample))) == same
 
 
+@pytest.mark.parametrize(
+    ("gold", "exact", "same"),
+    [("a", True, True), ("left", True, True), ("Left", False, True), ("right", True, False), ("right", False, False)],
+)
+def test_a_gold_letter_is_also_its_options_text(gold: str, exact: bool, same: bool) -> None:
+    """Answers graded by one rule are taken by a data set that is graded by another."""
+    sample = Sample("0", 0, "Where is it?", ("a",), ("a", "b"), scoring="letter", option_texts=("Left", "Right"))
+    answer = origins.Answer("a.jsonl, line 1", 0, gold, None, Generation("", BASE, "A"), exact=exact)
+    assert [what for what, *_ in importing._differences(answer, sample)] == ([] if same else ["gold"])
+
+
 def test_the_real_answers_of_llava_to_pope(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """LLaVA-1.5-7B, greedy: 87.00 % on POPE COCO random, as its authors' rule and every other gives."""
     rows = [json.loads(line) for line in (data / "pope" / "coco_pope_random.json").read_text().splitlines()]
