@@ -75,6 +75,15 @@ def gather(blocks: Iterable[tuple[Block, Benchmark, str]], places: Places, lengt
     return list(found.values())
 
 
+def _told_apart(what: str, was: Any, now: Any) -> str:
+    """How a key of a dataset's identity differs, None where it is at its default, and what to do about it."""
+    if now is None:
+        return f"with dataset.{what}={was}: add it to --dataset"
+    if was is None:
+        return f"without dataset.{what}, here it is {now}: take it away from --dataset"
+    return f"with dataset.{what}={was}, here it is {now}: say it in --dataset"
+
+
 def _take(one: Incoming, answer: Answer, sample: Sample) -> None:
     dataset = one.trunk.dataset.name
     for what, said, true in _differences(answer, sample):
@@ -284,7 +293,5 @@ def _benchmark(block: Block, given: str, overrides: Sequence[str]) -> tuple[Any,
     for what in sorted({*here, *block.described}):
         was, now = block.described.get(what), here.get(what)
         if was != now:
-            raise ConfigError(
-                f"{block.dataset} was exported with dataset.{what}={was}, here it is {now}: add it to --dataset"
-            )
+            raise ConfigError(f"{block.dataset} was exported {_told_apart(what, was, now)}")
     return benchmark, option

@@ -273,8 +273,9 @@ def exported(folder: Path, change: dict[str, object], **identity: object) -> Pat
     [
         ({}, {}, ["--name", "c"], "the source holds the models a, b: leave --name away, each keeps its own"),
         ({}, {}, ["--max-new-tokens", "8"], "--max-new-tokens 8 contradicts the export, which says 7"),
-        ({}, {"prompt": "chat"}, [], "was exported with dataset.prompt=chat, here it is auto: add it to --dataset"),
-        ({}, {"template": "{question}!"}, [], "was exported with dataset.template={question}!, here it is None"),
+        ({}, {"prompt": "chat"}, [], "was exported with dataset.prompt=chat, here it is auto: say it in --dataset"),
+        ({}, {"template": "{question}!"}, [], "was exported with dataset.template={question}!: add it to --dataset"),
+        ({}, {"orientation": "stored"}, [], "was exported with dataset.orientation=stored: add it to --dataset"),
         ({"model": "c"}, {}, [], "generations.jsonl, line 1: ('quiz', 'c', 7) is not in trunks.json"),
         ({"row": None}, {}, [], "generations.jsonl, line 1: needs row (a whole number), question and gold"),
         ({"question": "Where?"}, {}, [], "generations.jsonl, line 1: its question is 'Where?', row 0 of quiz has"),
@@ -300,6 +301,16 @@ def test_a_damaged_or_unlike_export_is_refused(
     code, _, err = bring(capsys, exported(tmp_path / "e", change, **identity), *given, *more)
     assert (code, err.count("\n"), (tmp_path / "out").exists()) == (1, 1, False)
     assert message in err
+
+
+def test_what_the_export_leaves_at_its_default_is_taken_away(
+    quiz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--dataset", "jsonl", f"dataset.path={quiz}", "dataset.orientation=stored")
+    _, _, err = bring(capsys, exported(tmp_path / "e", {}), *given, "--output-dir", tmp_path / "out")
+    assert err == (
+        "error: quiz was exported without dataset.orientation, here it is stored: take it away from --dataset\n"
+    )
 
 
 def test_an_answer_that_the_store_no_longer_holds_is_not_exported() -> None:
