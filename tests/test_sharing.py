@@ -124,7 +124,14 @@ def test_the_export_says_what_it_is_and_no_path(swept: Path, tmp_path: Path) -> 
     text = "".join(path.read_text("utf8") for path in folder.rglob("*") if path.suffix in (".md", ".jsonl", ".json"))
     assert str(output.parent) not in text
     card = (folder / "jsonl" / "README.md").read_text("utf8")
-    for said in ("## Licences", "| quiz | recorded | 100 | 40 | 240 | 0 |", "0.5; 0.8; 1; 1.2", "adapt_vis", "python"):
+    for said in (
+        "## Licences",
+        "| quiz | recorded | 100 | 40 | 240 | 0 |",
+        "quiz: `words`.",
+        "0.5; 0.8; 1; 1.2",
+        "adapt_vis",
+        "python",
+    ):
         assert said in card
     lines = pd.read_json(
         folder / "jsonl" / "generations.jsonl", lines=True, precise_float=True, dtype={"sample_id": str}
