@@ -147,7 +147,7 @@ def read(folder: Path) -> Files:
     about, tables = found.about, found.tables
     try:
         cells = _csv("results.csv", tables, ROW)
-        samples = pd.read_parquet(io.BytesIO(tables["samples.parquet"]))
+        samples = pd.read_parquet(io.BytesIO(tables["samples.parquet"]), use_threads=False)
         passes, failures = (_csv(name, tables, ()) for name in ("passes.csv", "failures.csv"))
         relations = _csv("by_relation.csv", tables, BY_RELATION)
         methods = _methods(about, cells)

@@ -74,7 +74,7 @@ def card(
         rows=rows,
         version=__version__,
         counts=_table(counts),
-        cells=f"\n## Accuracy, percent\n\n{show.markdown(cells)}\n" if cells else "",
+        cells=f"\n## Accuracy, percent\n\n{show.markdown(cells)}\n\n{_rules(cells)}\n" if cells else "",
         models="\n".join(models),
         versions=_table(versions),
         reader=READERS[file.rpartition(".")[2]].format(file=file),
@@ -83,6 +83,13 @@ def card(
         arm=", ".join(ARM),
         said=", ".join(SAID),
     )
+
+
+def _rules(cells: Sequence[Mapping[str, str]]) -> str:
+    """How an answer counts; in a table that names no rule, one of before 0.2, by the paper's."""
+    rules = dict.fromkeys((one["dataset"], one.get("scoring") or "paper") for one in cells)
+    named = ", ".join(f"{dataset}: `{rule}`" for dataset, rule in rules)
+    return f"Rule by which an answer counts (`dataset.scoring`, docs/results.md of spatial_eval): {named}."
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:

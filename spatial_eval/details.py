@@ -162,9 +162,15 @@ def _confidence(found: findings.Confidence | None) -> str:
         return "<h3>Confidence</h3><p class='soft'>The untouched model's confidence is not stored.</p>"
     a, e = found.auroc, found.ece
     ends = NO_INTERVAL if math.isnan(e.low) else f"{e.low:.1f} to {e.high:.1f}"
+    if math.isnan(a.value):
+        knows = f"no AUROC, as the {a.n:,} answers are all right or all wrong"
+    else:
+        knows = (
+            f"AUROC <b>{a.value:.3f}</b> <span class='i'>({a.low:.3f} to {a.high:.3f}, n = {a.n:,}; .5 = nothing, "
+            "1 = all)</span>"
+        )
     text = (
-        f"<p>How much the untouched model's confidence knows about being right: AUROC <b>{a.value:.3f}</b> "
-        f"<span class='i'>({a.low:.3f} to {a.high:.3f}, n = {a.n:,}; .5 = nothing, 1 = all)</span>; calibration error "
+        f"<p>How much the untouched model's confidence knows about being right: {knows}; calibration error "
         f"<b>{e.value:.1f}</b> points <span class='i'>({ends}, n = {e.n:,})</span>.</p>"
     )
     bars = figures.figure(

@@ -8,7 +8,7 @@ import csv
 import io
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -102,15 +102,13 @@ def _rows(content: bytes) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
 
 
-def _samples(sweep: SweepFiles) -> Iterator[dict[str, Any]]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
+def _samples(sweep: SweepFiles) -> list[dict[str, Any]]:
     try:
-        yield from pq.read_table(pa.BufferReader(sweep.tables["samples.parquet"])).to_pylist()
+        rows: list[dict[str, Any]] = folders.read_parquet(sweep.tables["samples.parquet"]).to_pylist()
     except (OSError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise DataError(f"samples.parquet cannot be read: {reason}; run the sweep's command again") from None
+    return rows
 
 
 def _key(place: str) -> str:

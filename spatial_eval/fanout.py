@@ -107,7 +107,7 @@ def _start(order: Order, jobs: Sequence[Job], mine: list[str]) -> Outcome:
     mine.append(launch.name)
     if isinstance(launcher, Inline):
         with closing(launch):
-            return Outcome(_inline(launch, {job.key.hash: job for job in jobs}, order.places))
+            return Outcome(_inline(launch, {job.work.trunk: job for job in jobs}, order.places))
     log.info("%d jobs; their files are in %s", len(tasks), launch.folder)
     code = snapshot.code(order.folder / "jobs")
     if isinstance(launcher, Slurm):
@@ -144,12 +144,12 @@ def closing(launch: Launch) -> Iterator[None]:
         launch.mark("closed")
 
 
-def _inline(launch: Launch, jobs: Mapping[str, Job], places: Places) -> list[Fault]:
+def _inline(launch: Launch, jobs: Mapping[Trunk, Job], places: Places) -> list[Fault]:
     faults = []
     plan = launch.plan()
     for task in plan.tasks:
         with Notes(launch, task) as notes:
-            perform(task.slices, notes, lambda part: jobs[part.key], places)
+            perform(task.slices, notes, lambda part: jobs[part.work.trunk], places)
             if len(jobs) > 1:  # of the only pass, the driver publishes all
                 publish(plan, task)
         faults += [Fault(task.label, error, "", notes.needs_fix) for error in notes.errors]

@@ -7,9 +7,12 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .errors import ConfigError, DataError, unknown
+
+if TYPE_CHECKING:  # pyarrow costs start-up time
+    import pyarrow as pa
 
 TABLES = ("by_relation.csv", "passes.csv", "failures.csv", "samples.parquet", "results.csv")
 
@@ -48,6 +51,19 @@ def read_files(folder: Path) -> SweepFiles:
             f"while it wrote the folder, or is writing it now; {way_out}"
         )
     return SweepFiles(about, tables)
+
+
+def read_parquet(content: bytes) -> pa.Table:
+    """Read a parquet file on this thread alone.
+
+    pyarrow's own threads abort a process that ends soon after they were started (exit code 134 instead of 1).
+    Raises OSError or ValueError.
+    """
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    with parquet.ParquetFile(pa.BufferReader(content)) as file:
+        return file.read(use_threads=False)
 
 
 def find(output: Path, name: str | None, mark: str = "results.csv") -> Path:

@@ -75,6 +75,15 @@ def gather(blocks: Iterable[tuple[Block, Benchmark, str]], places: Places, lengt
     return list(found.values())
 
 
+def _told_apart(what: str, was: Any, now: Any) -> str:
+    """How a key of a dataset's identity differs, None where it is at its default, and what to do about it."""
+    if now is None:
+        return f"with dataset.{what}={was}: add it to --dataset"
+    if was is None:
+        return f"without dataset.{what}, here it is {now}: take it away from --dataset"
+    return f"with dataset.{what}={was}, here it is {now}: say it in --dataset"
+
+
 def _take(one: Incoming, answer: Answer, sample: Sample) -> None:
     dataset = one.trunk.dataset.name
     for what, said, true in _differences(answer, sample):
@@ -103,17 +112,17 @@ def _differences(answer: Answer, sample: Sample) -> Iterator[tuple[str, str, str
     """What of an answer is not its row's: gold or question, as the source says it and as the benchmark does."""
     if answer.exact:
         gold = None if answer.gold is None else answer.gold.strip().lower()
-        if gold is not None and gold not in sample.answers:
+        if gold is not None and gold not in sample.gold_texts:
             yield "gold", gold, sample.answers[0]
         if answer.question is not None and answer.question not in _questions(sample):
             yield "question", answer.question, sample.question
         return
     # Another program's words: `(A)` for a, a line of instructions before or behind the question.
-    known = [_bare(option) for option in (*sample.options, *sample.answers)]
+    known = [_bare(option) for option in (*sample.options, *sample.option_texts, *sample.answers)]
     known += ["yes", "no"] * (not sample.options)
     if answer.gold is not None:
         gold = _bare(answer.gold)
-        if gold in known and gold not in map(_bare, sample.answers):
+        if gold in known and gold not in map(_bare, sample.gold_texts):
             yield "gold", answer.gold, sample.answers[0]
         if gold not in known and answer.question is None:  # the index of an option, say
             yield "gold", answer.gold, sample.answers[0]
@@ -284,7 +293,5 @@ def _benchmark(block: Block, given: str, overrides: Sequence[str]) -> tuple[Any,
     for what in sorted({*here, *block.described}):
         was, now = block.described.get(what), here.get(what)
         if was != now:
-            raise ConfigError(
-                f"{block.dataset} was exported with dataset.{what}={was}, here it is {now}: add it to --dataset"
-            )
+            raise ConfigError(f"{block.dataset} was exported {_told_apart(what, was, now)}")
     return benchmark, option

@@ -18,6 +18,7 @@ from typing import Any
 
 from .arms import scaled
 from .errors import ConfigError, DataError
+from .folders import read_parquet
 from .lines import numbered, text_id
 from .store import check_answer, parse_arm
 from .types import BASE, Arm, Generation
@@ -235,9 +236,7 @@ def _rows(folder: Path) -> tuple[Path, Iterable[tuple[int, dict[str, Any]]]]:
         return path, numbered(path)
     path = folder / "generations.parquet"
     try:
-        import pyarrow.parquet as pq
-
-        rows = pq.read_table(path).to_pylist()
+        rows = read_parquet(path.read_bytes()).to_pylist()
         for row in rows:
             row["option_probs"] = row["option_probs"] and json.loads(row["option_probs"])
     except (OSError, ValueError, KeyError, TypeError) as error:

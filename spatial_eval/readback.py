@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from .errors import ConfigError, DataError
-from .folders import read_files
+from .folders import read_files, read_parquet
 from .scoring import says_yes_stored
 from .tables import ASKED, IDENTITY, TRUNK, Graded, follow, rules
 from .types import BASE, Arm, Method, Signals
@@ -163,13 +163,14 @@ class Sweep:
 def read(folder: Path) -> Sweep:
     """The sweep in `folder`. Raises DataError where a file is absent, truncated, of another run or an older version."""
     import pyarrow as pa
-    from pyarrow import parquet
 
     found = read_files(folder)
     about, tables = found.about, found.tables
     try:
-        with parquet.ParquetFile(pa.BufferReader(tables["samples.parquet"])) as file:
-            samples = {name: list(map(known, column)) for name, column in file.read().to_pydict().items()}
+        samples = {
+            name: list(map(known, column))
+            for name, column in read_parquet(tables["samples.parquet"]).to_pydict().items()
+        }
         cells, relations, failures, passes = (
             _csv(tables[f"{name}.csv"]) for name in ("results", "by_relation", "failures", "passes")
         )

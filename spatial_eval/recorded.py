@@ -76,7 +76,7 @@ class Recorded:
                 raise DataError(f"{self.path}: row {record['row']} of {dataset.name} is recorded twice, differently")
         found = [by_row.get(sample.row) for sample in samples]
         for sample, row in zip(samples, found, strict=True):
-            if row and str(row.get("gold", sample.answers[0])).lower() not in sample.answers:
+            if row and str(row.get("gold", sample.answers[0])).lower() not in sample.gold_texts:
                 raise DataError(
                     f"{self.path}: row {sample.row} of {dataset.name} was recorded with gold {row['gold']!r}, "
                     f"the benchmark says {sample.answers[0]!r}: not the same questions"

@@ -58,6 +58,12 @@ class Sample:
     scoring: str = "words"
     option_texts: tuple[str, ...] = ()
 
+    @property
+    def gold_texts(self) -> tuple[str, ...]:
+        """The gold answers as a file may give them, lower case: of letters also what they stand for."""
+        meant = dict(zip(self.options, self.option_texts, strict=True)) if self.option_texts else {}
+        return self.answers + tuple(meant[one].strip().lower() for one in self.answers if one in meant)
+
 
 @dataclass(frozen=True, slots=True)
 class Generation:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -137,3 +138,13 @@ def test_a_rerun_of_the_command_repairs_a_changed_folder(tmp_path: Path, experim
     assert (folder / "samples.parquet").read_bytes() == content
     assert reseal(folder) == folder
     assert len(answers.read(folder).cells) == 2
+
+
+def test_reading_a_table_starts_no_thread(swept: Path) -> None:
+    """A process that ends soon after pyarrow started threads is aborted by them now and then."""
+    code = (
+        "import os, pyarrow.parquet; from pathlib import Path; from spatial_eval import exporting, folders\n"
+        f"found = folders.read_files(Path({str(swept)!r})); before = len(os.listdir('/proc/self/task'))\n"
+        "assert exporting._samples(found); print(len(os.listdir('/proc/self/task')) - before)"
+    )
+    assert subprocess.check_output([sys.executable, "-c", code]) == b"0\n"

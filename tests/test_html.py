@@ -159,6 +159,19 @@ def test_what_is_missing_is_said(tmp_path) -> None:
     assert "Recorded errors by cause" in page
 
 
+@pytest.mark.parametrize("right", [True, False])
+def test_where_all_answers_are_alike_no_auroc_is_said_and_no_nan(launch, tmp_path, right: bool) -> None:
+    rows = questions(12)
+    records = recordings(rows, "quiz")
+    for row, record in zip(rows, records, strict=True):
+        record["generation"] = {"1.0": row["answer"][0] if right else "nowhere"}
+    given = [f"dataset.path={write_lines(tmp_path / 'quiz.jsonl', rows)}", "dataset=jsonl", "model=recorded"]
+    done = launch(*given, f"model.path={write_lines(tmp_path / 'made.jsonl', records)}", "split=all")
+    text = text_of((Path(done.stdout.splitlines()[-1]).parent / "report.html").read_text("utf8"))
+    assert "about being right: no AUROC, as the 12 answers are all right or all wrong; calibration error" in text
+    assert " nan" not in text
+
+
 def test_the_recorded_model_shows_what_science_says(recorded_sweep) -> None:
     page = (recorded_sweep / "report.html").read_text("utf8")
     tips = re.findall(r'data-tip aria-label="([^"]*)"', page)

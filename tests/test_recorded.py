@@ -99,3 +99,35 @@ def test_a_confidence_of_a_wrong_type_or_range_is_refused(launch, tmp_path) -> N
         done = launch(*setup(tmp_path / str(i), rows, records))
         assert done.returncode == 1
         assert f"record 2: confidence={value!r} is not valid; expected a number in [0, 1], or leave it" in done.stderr
+
+
+def test_recordings_of_one_dataset_in_one_sweep_are_each_computed_from_their_own(launch, tmp_path) -> None:
+    """Recordings of one dataset have one key in the store: what tells their jobs apart is the model."""
+    rows = questions(8)
+    quiz = write_lines(tmp_path / "quiz.jsonl", rows)
+    right = {"right": 8, "half": 4, "wrong": 0}
+    grids = []
+    for name, number in right.items():
+        records = recordings(rows, "quiz")
+        for i, record in enumerate(records):
+            record["generation"] = {"1.0": rows[i]["answer"][0] if i < number else "nowhere"}
+        path = write_lines(tmp_path / f"{name}.jsonl", records)
+        grids.append({"model.path": str(path), "model.name": name})
+    sheet = {"model": "recorded", "dataset": "jsonl", "dataset.path": str(quiz), "split": "all", "grids": grids}
+    (tmp_path / "three.yaml").write_text(json.dumps(sheet), "utf8")  # JSON is YAML
+    done = launch(f"sweep={tmp_path / 'three.yaml'}")
+    assert done.returncode == 0, done.stderr
+    assert "computed 24 answers" in done.stderr
+    assert {c["model"]: c["accuracy"] for c in cells(done)} == {"right": "100.0", "half": "50.0", "wrong": "0.0"}
+
+
+def test_recordings_with_the_options_texts_as_gold_answer_a_data_set_of_letters(launch, tmp_path) -> None:
+    rows = questions(8)
+    done = launch(*setup(tmp_path, rows, recordings(rows, "quiz")), "dataset.scoring=letter")
+    assert done.returncode == 0, done.stderr
+    other = recordings(rows, "quiz")
+    other[1]["gold"] = "under"
+    refused = launch(*setup(tmp_path, rows, other), "dataset.scoring=letter")
+    assert "row 1 of quiz was recorded with gold 'under', the benchmark says 'b': not the same questions" in (
+        refused.stderr
+    )

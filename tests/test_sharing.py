@@ -124,7 +124,14 @@ def test_the_export_says_what_it_is_and_no_path(swept: Path, tmp_path: Path) -> 
     text = "".join(path.read_text("utf8") for path in folder.rglob("*") if path.suffix in (".md", ".jsonl", ".json"))
     assert str(output.parent) not in text
     card = (folder / "jsonl" / "README.md").read_text("utf8")
-    for said in ("## Licences", "| quiz | recorded | 100 | 40 | 240 | 0 |", "0.5; 0.8; 1; 1.2", "adapt_vis", "python"):
+    for said in (
+        "## Licences",
+        "| quiz | recorded | 100 | 40 | 240 | 0 |",
+        "quiz: `words`.",
+        "0.5; 0.8; 1; 1.2",
+        "adapt_vis",
+        "python",
+    ):
         assert said in card
     lines = pd.read_json(
         folder / "jsonl" / "generations.jsonl", lines=True, precise_float=True, dtype={"sample_id": str}
@@ -273,8 +280,9 @@ def exported(folder: Path, change: dict[str, object], **identity: object) -> Pat
     [
         ({}, {}, ["--name", "c"], "the source holds the models a, b: leave --name away, each keeps its own"),
         ({}, {}, ["--max-new-tokens", "8"], "--max-new-tokens 8 contradicts the export, which says 7"),
-        ({}, {"prompt": "chat"}, [], "was exported with dataset.prompt=chat, here it is auto: add it to --dataset"),
-        ({}, {"template": "{question}!"}, [], "was exported with dataset.template={question}!, here it is None"),
+        ({}, {"prompt": "chat"}, [], "was exported with dataset.prompt=chat, here it is auto: say it in --dataset"),
+        ({}, {"template": "{question}!"}, [], "was exported with dataset.template={question}!: add it to --dataset"),
+        ({}, {"orientation": "stored"}, [], "was exported with dataset.orientation=stored: add it to --dataset"),
         ({"model": "c"}, {}, [], "generations.jsonl, line 1: ('quiz', 'c', 7) is not in trunks.json"),
         ({"row": None}, {}, [], "generations.jsonl, line 1: needs row (a whole number), question and gold"),
         ({"question": "Where?"}, {}, [], "generations.jsonl, line 1: its question is 'Where?', row 0 of quiz has"),
@@ -300,6 +308,16 @@ def test_a_damaged_or_unlike_export_is_refused(
     code, _, err = bring(capsys, exported(tmp_path / "e", change, **identity), *given, *more)
     assert (code, err.count("\n"), (tmp_path / "out").exists()) == (1, 1, False)
     assert message in err
+
+
+def test_what_the_export_leaves_at_its_default_is_taken_away(
+    quiz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--dataset", "jsonl", f"dataset.path={quiz}", "dataset.orientation=stored")
+    _, _, err = bring(capsys, exported(tmp_path / "e", {}), *given, "--output-dir", tmp_path / "out")
+    assert err == (
+        "error: quiz was exported without dataset.orientation, here it is stored: take it away from --dataset\n"
+    )
 
 
 def test_an_answer_that_the_store_no_longer_holds_is_not_exported() -> None:
@@ -616,6 +634,17 @@ def test_a_target_in_another_dress_is_the_same_gold(gold: str, target: str, same
     sample = Sample("0", 0, "Where is it?", (gold,), options)
     answer = origins.Answer("x", 0, target, "<image> where is  IT?\nOne word.", Generation("", BASE, "A"), exact=False)
     assert (not list(importing._differences(answer, sample))) == same
+
+
+@pytest.mark.parametrize(
+    ("gold", "exact", "same"),
+    [("a", True, True), ("left", True, True), ("Left", False, True), ("right", True, False), ("right", False, False)],
+)
+def test_a_gold_letter_is_also_its_options_text(gold: str, exact: bool, same: bool) -> None:
+    """Answers graded by one rule are taken by a data set that is graded by another."""
+    sample = Sample("0", 0, "Where is it?", ("a",), ("a", "b"), scoring="letter", option_texts=("Left", "Right"))
+    answer = origins.Answer("a.jsonl, line 1", 0, gold, None, Generation("", BASE, "A"), exact=exact)
+    assert [what for what, *_ in importing._differences(answer, sample)] == ([] if same else ["gold"])
 
 
 def test_the_real_answers_of_llava_to_pope(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
