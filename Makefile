@@ -2,8 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 JOBS ?= 2
+# make demo TORCH_INDEX=ADDRESS: an index that has torch for this machine; PyTorch's install page names that of the CPU build
+INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test test-newest test-versions test-long test-slurm test-faults test-browser lint docs format clean
+.PHONY: demo test wheel test-newest test-versions test-long test-slurm test-faults test-browser mutants lint docs format clean
 
 demo: .venv/installed
 	@$(BIN)/python launch.py sweep=demo
@@ -15,10 +17,19 @@ test: .venv/installed-dev
 test-newest: .venv/installed-dev
 	$(BIN)/python tests/versions.py newest
 
+# Builds the wheel, installs it and uses it from an empty folder; at most 3 minutes
+wheel: .venv/installed-dev
+	$(BIN)/python tests/wheel.py
+
 # By hand: all that `make test` runs with every dependency at its lower bound, then what test-newest runs
 test-versions: .venv/installed-dev
 	$(BIN)/python tests/versions.py lowest
 	$(BIN)/python tests/versions.py newest
+
+# By hand, an hour or two: the share of 200 planted faults that the fast tests catch
+mutants: .venv/installed-dev
+	$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt pytest-cov
+	$(BIN)/python tests/mutants.py --count 200
 
 # Pools of jobs that are killed, the paper's whole grid against plain generates; at most 6 minutes
 test-long: .venv/installed-dev
@@ -40,6 +51,7 @@ lint: .venv/installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 
 # docs/reference.md from YAML comments, dataclasses and argparse
 docs: .venv/installed
@@ -56,9 +68,9 @@ clean:
 	@echo "installing into .venv (torch and transformers: some minutes on a new machine)" >&2
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14) and "error: $(PYTHON) is %d.%d; Python 3.11 to 3.13 is needed: make PYTHON=python3.12" % sys.version_info[:2])'
 	@$(PYTHON) -m venv .venv
-	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e . >&2
+	@$(BIN)/pip install -qq --disable-pip-version-check $(INDEX) -c constraints.txt -e . >&2
 	@touch $@
 
 .venv/installed-dev: .venv/installed
-	@$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[dev]" >&2
+	@$(BIN)/pip install -qq --disable-pip-version-check $(INDEX) -c constraints.txt -e ".[dev]" >&2
 	@touch $@

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-from spatial_eval.drawing import SIDE
-from spatial_eval.pictures import picture
-from spatial_eval.scenes import DIFFICULTIES, FORMS, Scene, scenes
+from spatial_eval.benchmarks.scenes.canvas import SIDE
+from spatial_eval.benchmarks.scenes.generator import DIFFICULTIES, FORMS, Scene, generate_scenes
+from spatial_eval.benchmarks.scenes.pictures import describe_picture
 
 COLUMNS, GAP, TEXT, HEAD = 5, 12, 50, 26
 INK, GREY = (30, 32, 38), (110, 114, 122)
@@ -31,12 +31,12 @@ def main() -> None:
     draw = ImageDraw.Draw(sheet)
     large, small = ImageFont.load_default(16), ImageFont.load_default(12)
     for index, form in enumerate(FORMS):
-        rows, top = scenes(form, args.difficulty, args.seed), GAP + index * row
+        rows, top = generate_scenes(form, args.difficulty, args.seed), GAP + index * row
         draw.text((GAP, top), f"{form}: {', '.join(FORMS[form].relations)}", INK, large)
         for column in range(COLUMNS):
             scene = rows[4 * (args.skip + column) + (column + index) % 4]
             left = GAP + column * (SIDE + GAP)
-            sheet.paste(picture(scene).image, (left, top + HEAD))
+            sheet.paste(describe_picture(scene).image, (left, top + HEAD))
             draw.multiline_text((left, top + HEAD + SIDE + 3), caption(scene, args.answers), INK, small, spacing=2)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     sheet.quantize(256, method=Image.Quantize.FASTOCTREE, kmeans=4, dither=Image.Dither.NONE).save(

@@ -25,15 +25,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
 import transformers
 
-from spatial_eval import engine, oracle
-from spatial_eval.arms import Arm
-from spatial_eval.decoding import Intervention
-from spatial_eval.graphs import Graphs
+from spatial_eval.core.types import Arm
+from spatial_eval.engine import decode, reference
+from spatial_eval.engine.kv_cache import Graphs
+from spatial_eval.engine.request import Intervention
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 
 WEIGHTS = (0.0, 0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
 ARMS = tuple(Arm(weight) for weight in WEIGHTS)
@@ -140,7 +141,7 @@ def measure(model: Any, batch: int, ceiling: dict[str, float]) -> dict[str, floa
     graphs = Graphs()
 
     def ours(tokens: int, steps: Graphs | None = None) -> Callable[[], Any]:
-        return lambda: engine.decode(model, given, intervention=grid, max_new_tokens=tokens, graphs=steps)
+        return lambda: decode.decode_arms(model, given, intervention=grid, max_new_tokens=tokens, graphs=steps)
 
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -164,9 +165,9 @@ def measure(model: Any, batch: int, ceiling: dict[str, float]) -> dict[str, floa
 def check(model: Any) -> float:
     """Largest difference of first logits between engine and oracle, in standard deviations of the logits."""
     given, grid = inputs(model, 2), Intervention(ARMS)
-    ours = engine.decode(model, given, intervention=grid, max_new_tokens=TOKENS, graphs=Graphs())
-    eager = engine.decode(model, given, intervention=grid, max_new_tokens=TOKENS)
-    judge = oracle.decode(model, given, intervention=grid, max_new_tokens=1)
+    ours = decode.decode_arms(model, given, intervention=grid, max_new_tokens=TOKENS, graphs=Graphs())
+    eager = decode.decode_arms(model, given, intervention=grid, max_new_tokens=TOKENS)
+    judge = reference.decode_reference(model, given, intervention=grid, max_new_tokens=1)
     same = sum(a == b for x, y in zip(ours.tokens, eager.tokens, strict=True) for a, b in zip(x, y, strict=True))
     print(f"graphs and eager decoding agree on {same} of {2 * len(WEIGHTS)} answers")
     return float((ours.logits - judge.logits).abs().max() / judge.logits.std())
@@ -189,20 +190,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"ceilings: {ceiling['flops'] / 1e12:.3g} TFLOP/s, {ceiling['bytes'] / 1e12:.3g} TB/s")
     print(f"first logits, engine against plain generate: {check(model):.2g} standard deviations")
     one = {**inputs(model, 1)}
-    slow = seconds(lambda: oracle.decode(model, one, intervention=Intervention((Arm(0.5),)), max_new_tokens=TOKENS), 2)
+    slow = seconds(
+        lambda: reference.decode_reference(model, one, intervention=Intervention((Arm(0.5),)), max_new_tokens=TOKENS), 2
+    )
     print(f"{'ms a question':>14}" + "".join(f"{column:>9}" for column in COLUMNS) + f"{'GiB':>7}")
     results: dict[int, dict[str, float]] = {}
     for batch in (int(size) for size in args.batch.split(",")):
         results[batch] = found = measure(model, batch, ceiling)
         print(f"{f'batch {batch}':>14}" + "".join(f"{found[c]:9.2f}" for c in COLUMNS) + f"{found['GiB']:7.1f}")
-    reference = 1e3 * REFERENCE * slow
+    grid_way = 1e3 * REFERENCE * slow
     best = min(min(found["all"], found["graphs"]) for found in results.values())
-    print(f"the reference's way (extrapolated from 2 measured generates): {reference:.0f} ms a question")
-    print(
-        f"questions/s: ours {1e3 / best:.2f}, the reference's way {1e3 / reference:.3f}, ratio {reference / best:.0f}"
-    )
+    print(f"the reference's way (extrapolated from 2 measured generates): {grid_way:.0f} ms a question")
+    print(f"questions/s: ours {1e3 / best:.2f}, the reference's way {1e3 / grid_way:.3f}, ratio {grid_way / best:.0f}")
     if args.json:
-        figures = {"ceilings": ceiling, "reference_ms": reference, "batches": results}
+        figures = {"ceilings": ceiling, "reference_ms": grid_way, "batches": results}
         args.json.write_text(json.dumps(figures, indent=1) + "\n")
     return 0
 

@@ -22,14 +22,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import torch
 import transformers
 
-from spatial_eval import engine, oracle
-from spatial_eval.arms import Arm
-from spatial_eval.decoding import Intervention
+from spatial_eval.core.types import Arm
+from spatial_eval.engine import decode, reference
+from spatial_eval.engine.request import Intervention
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 
 WEIGHTS = (0.0, 0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
 ARMS = tuple(Arm(weight) for weight in WEIGHTS)
@@ -90,14 +91,14 @@ def ways(model: Any, batch: int) -> dict[str, Run]:
     grid, kinds, one = Intervention(ARMS), Intervention(KINDS), Intervention(ARMS[1:2])
 
     def shared(intervention: Intervention) -> Run:
-        return lambda: engine.decode(model, given, intervention=intervention, max_new_tokens=TOKENS)
+        return lambda: decode.decode_arms(model, given, intervention=intervention, max_new_tokens=TOKENS)
 
     return {
         "plain": lambda: model.generate(**given, max_new_tokens=TOKENS, do_sample=False),
         "ours": shared(grid),
         "kinds": shared(kinds),
         "one weight": shared(one),
-        "reference": lambda: oracle.decode(model, given, intervention=one, max_new_tokens=TOKENS),
+        "reference": lambda: reference.decode_reference(model, given, intervention=one, max_new_tokens=TOKENS),
     }
 
 

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 
 import spatial_eval
-from spatial_eval import html, layout, selection
+from spatial_eval.analysis import selection
+from spatial_eval.report import page, tables
 
 
 def main(folder: Path) -> None:
@@ -29,7 +30,7 @@ def main(folder: Path) -> None:
 
 def _results(folder: Path) -> None:
     files = spatial_eval.load(folder).files
-    layout.paper_sheets(files, selection.picks(files))
+    tables.paper_sheets(files, selection.picks(files))
 
 
 def _api(folder: Path) -> None:
@@ -39,7 +40,7 @@ def _api(folder: Path) -> None:
         sweep.files.outcome(cell)
 
 
-PARTS = {"results": _results, "report": html.write, "api": _api}
+PARTS = {"results": _results, "report": page.write_report, "api": _api}
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from tiny_figures import figures, load
 
-from spatial_eval.scenes import DIFFICULTIES, FORMS
+from spatial_eval.benchmarks.scenes.generator import DIFFICULTIES, FORMS
 
 DEFAULT = "medium"
 

@@ -17,9 +17,9 @@ from PIL import Image
 from transformers import AttentionInterface, AutoModelForImageTextToText, AutoProcessor, DynamicCache
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, AttentionMaskInterface
 
-from spatial_eval.decoding import cache_keyword
-from spatial_eval.pictures import draw
-from spatial_eval.scenes import FORMS, Scene, scenes
+from spatial_eval.benchmarks.scenes.generator import FORMS, Scene, generate_scenes
+from spatial_eval.benchmarks.scenes.pictures import draw_picture
+from spatial_eval.engine.request import cache_keyword
 
 WEIGHTS = (0.0, 0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
 THRESHOLDS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -60,7 +60,7 @@ def load(folder: Path):
 
 
 def photo(scene: Scene) -> Image.Image:
-    return Image.open(io.BytesIO(draw(scene))).convert("RGB")
+    return Image.open(io.BytesIO(draw_picture(scene))).convert("RGB")
 
 
 @torch.inference_mode()
@@ -105,7 +105,7 @@ def figures(model, processor, form: str, difficulty: str, seed: int = 0) -> dict
     below a threshold; relations: accuracy at weight 1; adapt: AdaptVis with its setting picked on the validation
     split, against weight 1 on the test split (arXiv 2503.01773), with a 95 % interval of the paired difference.
     """
-    rows = scenes(form, difficulty, seed)
+    rows = generate_scenes(form, difficulty, seed)
     said = first_words(model, processor, [photo(scene) for scene in rows], [scene.question for scene in rows])
     right = {w: np.array([word == scene.answer for word, scene in zip(said[w][0], rows, strict=True)]) for w in WEIGHTS}
     sure = np.round(said[1.0][1].astype(float), 2)

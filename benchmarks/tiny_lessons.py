@@ -16,8 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from spatial_eval.pictures import Box, picture
-from spatial_eval.scenes import FORMS, SEATS, TABLEWARE, THINGS, Difficulty, Scene
+from spatial_eval.benchmarks.scenes.generator import FORMS, SEATS, TABLEWARE, THINGS, Difficulty, Scene
+from spatial_eval.benchmarks.scenes.layout import Box
+from spatial_eval.benchmarks.scenes.pictures import describe_picture
 
 EYE = 96  # pixels of the model's input, square
 GRID = 8  # patches a side
@@ -144,7 +145,7 @@ def lesson(task: tuple[int, int]) -> Lesson:
     stream = "school/{}/{}".format(*task)
     rng = Random(stream)
     scene = random_scene(rng, stream)
-    drawn = picture(scene)
+    drawn = describe_picture(scene)
     small = drawn.image.resize((EYE, EYE), Image.Resampling.BICUBIC)
     return Lesson(np.asarray(small, np.uint8), patches(drawn.boxes), questions(scene, drawn.boxes, rng))
 

@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from spatial_eval.scenes import FORMS
+from spatial_eval.benchmarks.scenes.generator import FORMS
 
 VISION_WIDTH, TEXT_WIDTH, TEXT_LAYERS = 96, 128, 4
 PAD, BOS, EOS = 0, 1, 2

@@ -15,21 +15,26 @@ from typing import Any
 
 import yaml
 
-from spatial_eval import config, models, paper, report, selection, tables
-from spatial_eval.benchmarks import BENCHMARKS
-from spatial_eval.cli import parser
-from spatial_eval.compare import FIELDS as COMPARED
-from spatial_eval.launchers import LAUNCHERS
-from spatial_eval.methods import METHODS
-from spatial_eval.tracking import TRACKERS
-from spatial_eval.types import Arm
+from spatial_eval.analysis import selection
+from spatial_eval.analysis.compare import FIELDS as COMPARED
+from spatial_eval.benchmarks.readers import BENCHMARKS
+from spatial_eval.cli.main import parser
+from spatial_eval.config import schema
+from spatial_eval.config.launchers import LAUNCHERS
+from spatial_eval.config.tracking import TRACKERS
+from spatial_eval.core import columns as column_names
+from spatial_eval.core.types import Arm
+from spatial_eval.methods import published
+from spatial_eval.methods.routing import METHODS
+from spatial_eval.models import registry
+from spatial_eval.passes import tables as pass_tables
 
 ROOT = Path(__file__).resolve().parents[1]
 PATH = ROOT / "docs" / "reference.md"
 
 CLASSES: Mapping[str, Mapping[str, type]] = {
     "dataset": BENCHMARKS,
-    "model": models.MODELS,
+    "model": registry.MODELS,
     "method": METHODS,
     "launcher": LAUNCHERS,
     "tracking": TRACKERS,
@@ -179,11 +184,11 @@ COLUMNS = {
     "accuracy_b": "percent, over the questions that both answered",
 }
 TABLES = {
-    "results.csv": tables.ROW,
-    "by_relation.csv": tables.BY_RELATION,
-    "samples.parquet": report.SAMPLES,
-    "passes.csv": report.PASSES,
-    "failures.csv": report.FAILURES,
+    "results.csv": column_names.ROW,
+    "by_relation.csv": column_names.BY_RELATION,
+    "samples.parquet": pass_tables.SAMPLES,
+    "passes.csv": pass_tables.PASSES,
+    "failures.csv": pass_tables.FAILURES,
     "python -m spatial_eval select --format csv": selection.FIELDS,
     "python -m spatial_eval compare --format csv": COMPARED,
 }
@@ -268,7 +273,7 @@ Made by `make docs` from the code itself; do not edit it. How to use it all: [RE
 
 def root() -> list[str]:
     tree = read(ROOT / "conf" / "config.yaml")
-    keys = (*tables.KNOBS, *config.PARTS, *config.ONCE)
+    keys = (*column_names.KNOBS, *schema.PARTS, *schema.ONCE)
     rows = [[f"`{key}`", _value(tree.values[key]), _note(tree.notes, key, "conf/config.yaml")] for key in keys]
     rows.append(["`sweep`", "", "a grid by name"])
     sweeps = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -286,7 +291,7 @@ def root() -> list[str]:
 
 
 def groups() -> Iterator[str]:
-    for group in (*config.GROUPS, "template", "preset"):
+    for group in (*schema.GROUPS, "template", "preset"):
         found = options(group)
         yield f"### {group}"
         yield WHAT[group]
@@ -358,8 +363,8 @@ def ends() -> Iterator[str]:
     yield "## Environment"
     yield _table(["variable", "what"], [[f"`{name}`", what] for name, what in VARIABLES.items()])
     yield "## Published numbers"
-    listed = ", ".join(f"`{name}`" for name in paper.DATASETS)
-    yield f"arXiv 2503.01773 for {', '.join(f'`{name}`' for name in paper.TABLE)} on the test split of {listed}."
+    listed = ", ".join(f"`{name}`" for name in published.DATASETS)
+    yield f"arXiv 2503.01773 for {', '.join(f'`{name}`' for name in published.TABLE)} on the test split of {listed}."
 
 
 def _note(notes: Mapping[str, str], key: str, where: str) -> str:

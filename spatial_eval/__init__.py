@@ -4,17 +4,52 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from spatial_eval.core.version import VERSION as __version__
+
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
-    from .api import Sweep
+    from spatial_eval.analysis.api import Sweep
 
-__version__ = "0.1.0"
-__all__ = ["__version__", "load"]
+
+__all__ = ["__version__", "load", "run", "sweeps"]
+
+
+def run(arguments: Sequence[str], config_dir: str | Path | None = None) -> Sweep:
+    """Run a grid as `launch.py -m` does, and return its sweep: `run(["method=base,adapt_vis", "threshold=0.3,0.4"])`.
+
+    Args:
+        arguments: overrides as on the command line, `sweep=NAME` among them; output_dir is `outputs` by default.
+        config_dir: your own folder of options and sweeps (--config-dir).
+
+    Raises:
+        spatial_eval.core.errors.SpatialEvalError: something that you must fix first. What is missing afterwards is no
+            error: it stands in the sweep's tables, and the same call goes on from what is stored.
+    """
+    from pathlib import Path
+
+    from spatial_eval.analysis import api
+    from spatial_eval.sweep.run import run_python
+
+    folder = run_python(arguments, None if config_dir is None else Path(config_dir).expanduser().absolute())
+    return api.load(folder)
 
 
 def load(sweep: str | Path | None = None, output_dir: str | Path = "outputs") -> Sweep:
-    """A finished sweep as pandas tables; see spatial_eval.api. Without a name the latest of `output_dir`."""
-    from . import api  # pandas only when it is asked for
+    """Load a finished sweep as pandas tables: by id, the beginning of one, or its folder; without a name the latest.
+
+    Raises:
+        spatial_eval.core.errors.SpatialEvalError: there is none in `output_dir`, or its files are not whole.
+    """
+    from spatial_eval.analysis import api  # pandas only when it is asked for
 
     return api.load(sweep, output_dir)
+
+
+def sweeps(output_dir: str | Path = "outputs") -> list[str]:
+    """List the ids of finished sweeps in an output folder, the oldest first."""
+    from pathlib import Path
+
+    folders = (Path(output_dir) / "sweeps").glob("*/results.csv")
+    return [path.parent.name for path in sorted(folders, key=lambda path: path.stat().st_mtime_ns)]

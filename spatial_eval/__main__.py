@@ -1,8 +1,6 @@
-"""python -m spatial_eval"""
+"""python -m spatial_eval: the same as the command spatial-eval."""
 
-import sys
-
-from .cli import main
+from spatial_eval.cli.main import run_command_line
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    run_command_line()

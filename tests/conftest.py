@@ -15,10 +15,12 @@ import pytest
 from hypothesis import settings
 from trials.cluster import Cluster
 
-from spatial_eval import folders
+from spatial_eval.analysis import sweep_data
+from spatial_eval.core.hashing import hash_text
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch is imported later; test processes share the cores
-settings.register_profile("shared machines", deadline=None)
+# The same examples every time. To look for rare ones: --hypothesis-seed; what falls becomes an @example.
+settings.register_profile("shared machines", deadline=None, derandomize=True)
 settings.load_profile("shared machines")
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
@@ -109,7 +111,7 @@ def recordings(rows: Sequence[dict[str, object]], name: str, seed: int = 0) -> l
 def reseal(folder: Path) -> Path:
     """The sweep's folder as if a run had written the tables that a test put there."""
     about = json.loads((folder / "sweep.json").read_text("utf8"))
-    about["digests"] = {name: folders.digest((folder / name).read_bytes()) for name in folders.TABLES}
+    about["digests"] = {name: hash_text((folder / name).read_bytes()) for name in sweep_data.TABLES}
     (folder / "sweep.json").write_text(json.dumps(about), "utf8")
     return folder
 
@@ -168,41 +170,44 @@ def swept(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def run_cells(cells: Sequence[Any], out: Path, capture: str = "none", launcher: Any = None) -> Path:
     """launch.py's way from cells to a sweep's folder, in this process; fails where anything is missing."""
-    from spatial_eval import sweep
+    from spatial_eval.sweep import run as sweep_run
 
-    order = ordered(cells, out, capture, launcher)
-    assert sweep.run(order) == sweep.COMPLETE
-    return order.folder
+    request, states = ordered(cells, out, capture, launcher)
+    assert sweep_run.run_request(request, states) == sweep_run.COMPLETE
+    return request.folder
 
 
 def ordered(cells: Sequence[Any], out: Path, capture: str = "none", launcher: Any = None) -> Any:
-    """What `sweep.run` takes, of cells that were not looked at yet."""
-    from spatial_eval import plan, sweep
-    from spatial_eval.config import Settings
-    from spatial_eval.grid import Grid
-    from spatial_eval.job import look
-    from spatial_eval.launchers import Inline
-    from spatial_eval.tracking import Files
-    from spatial_eval.types import Places
+    """Return what `run_request` takes, (request, states), of cells that were not looked at yet."""
+    from spatial_eval.config.grid import Grid
+    from spatial_eval.config.launchers import Inline
+    from spatial_eval.config.schema import Settings
+    from spatial_eval.config.tracking import TrackedFiles
+    from spatial_eval.core import plan
+    from spatial_eval.core.types import Places
+    from spatial_eval.passes.pass_state import inspect_pass
+    from spatial_eval.sweep import run as sweep_run
 
     places = Places(out / "data", out)
-    found = Grid(tuple(cells), len(cells), (), Settings(places, "run", False, capture, launcher or Inline(), Files()))
-    return sweep.order(
-        found,
-        {work.trunk: look(work, places) for work in plan.fuse(cells, capture)},
-        sweep.about(found, [f"capture={capture}"], ROOT),
+    found = Grid(
+        tuple(cells), len(cells), (), Settings(places, "run", False, capture, launcher or Inline(), TrackedFiles())
     )
+    states = {work.experiment: inspect_pass(work, places) for work in plan.fuse_cells(cells, capture)}
+    about = sweep_run.describe_sweep(found, [f"capture={capture}"])
+    return sweep_run.make_request(found, states, about), states
 
 
 @pytest.fixture(scope="session")
 def gazed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a finished sweep with capture=map: 24 rendered scenes, the embedded model, six weights."""
-    from spatial_eval.hf import HF
-    from spatial_eval.methods import AdaptVis, Base, ScalingVis
-    from spatial_eval.rendered import Scenes
-    from spatial_eval.types import Cell, Part, Trunk
+    from spatial_eval.benchmarks.scenes.rendered import Scenes
+    from spatial_eval.core.types import Cell, Experiment, Part
+    from spatial_eval.methods.routing import AdaptVis, Base, ScalingVis
+    from spatial_eval.models.hf import HF
 
-    trunk = Trunk(Scenes("scenes_a", "scenes_a"), HF("package:tiny", name="tiny", batch_size=12, selfcheck="never"), 20)
+    trunk = Experiment(
+        Scenes("scenes_a", "scenes_a"), HF("package:tiny", name="tiny", batch_size=12, selfcheck="never"), 20
+    )
     methods = [Base(), *map(ScalingVis, (0.5, 0.8, 1.2, 2.0)), AdaptVis(0.5, 1.5, 0.4)]
     cells = [Cell(trunk, method, Part("test", 24)) for method in methods]
     return run_cells(cells, tmp_path_factory.mktemp("gazed"), "map")

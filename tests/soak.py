@@ -23,13 +23,14 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+from trials.cluster import Cluster
+from trials.trial import Trial
+
+from spatial_eval.launch.records import Attempt
+
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE.parent), str(HERE)]
 
-from trials.cluster import Cluster  # noqa: E402
-from trials.trial import Trial  # noqa: E402
-
-from spatial_eval.ledger import Run  # noqa: E402
 
 SLURM = (
     *("launcher=slurm", "launcher.gpus=1", "launcher.cpus=1", "launcher.poll=0.5", "launcher.lost=6"),
@@ -38,22 +39,22 @@ SLURM = (
 RETRIES = 4
 
 
-def parent(run: Run) -> int:
+def parent(run: Attempt) -> int:
     return int(Path(f"/proc/{run.pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
-def slurm(*command: str) -> Callable[[Run, int], None]:
+def slurm(*command: str) -> Callable[[Attempt, int], None]:
     return lambda run, driver: (
         subprocess.run([*command, run.slurm], check=True, capture_output=True, timeout=30) and None
     )
 
 
-POOL_STRIKES: dict[str, Callable[[Run, int], None]] = {
+POOL_STRIKES: dict[str, Callable[[Attempt, int], None]] = {
     "task killed": lambda run, driver: os.kill(run.pid, signal.SIGKILL),
     "driver killed": lambda run, driver: os.kill(driver, signal.SIGKILL),
     "driver interrupted": lambda run, driver: os.kill(driver, signal.SIGINT),
 }
-SLURM_STRIKES: dict[str, Callable[[Run, int], None]] = {
+SLURM_STRIKES: dict[str, Callable[[Attempt, int], None]] = {
     **POOL_STRIKES,
     "job's parent killed": lambda run, driver: os.kill(parent(run), signal.SIGKILL),
     "requeued": slurm("scontrol", "requeue"),

@@ -11,11 +11,10 @@ from types import ModuleType
 
 import pytest
 from conftest import ROOT
-from test_grid import Hydra
+from hydra_front import make_grid
 
-from spatial_eval.cli import parser
-from spatial_eval.errors import ConfigError
-from spatial_eval.grid import grid
+from spatial_eval.cli.main import parser
+from spatial_eval.core.errors import ConfigError
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOON: tuple[str, ...] = ()  # shown already, not there yet
@@ -57,7 +56,12 @@ def test_every_explained_column_is_one(reference) -> None:
             "retry: false",
             "retry: comm",
         ),
-        ("conf/method/base.yaml", "# Greedy decoding of the untouched model.\n", "", "conf/method/base.yaml: say in"),
+        (
+            "conf/method/base.yaml",
+            "# Greedy decoding of the unchanged model: the baseline.\n",
+            "",
+            "conf/method/base.yaml: say in",
+        ),
         ("conf/dataset/vsr.yaml", "prompt: auto", "colour: red\nprompt: auto", "dataset.colour: comment on it"),
     ],
 )
@@ -114,9 +118,7 @@ def check(words: list[str]) -> None:
             parser().parse_args(words[3:])
     else:
         assert words[:2] == ["python", "launch.py"]
-        front = Hydra()
-        front.arguments = [word for word in words[2:] if not word.startswith("-") and word != "..."]
-        assert grid(front, ROOT / "sweeps").cells
+        assert make_grid([word for word in words[2:] if not word.startswith("-") and word != "..."]).cells
 
 
 def test_the_readme_is_one_page() -> None:
@@ -124,3 +126,9 @@ def test_the_readme_is_one_page() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#:]+)\)", page.read_text("utf8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_glossary_names_every_column_and_no_other(reference) -> None:
+    rows = [line.split("|") for line in (ROOT / "docs" / "glossary.md").read_text("utf8").splitlines() if "|" in line]
+    named = {name for row in rows for name in re.findall(r"`(\w+)`", row[3])}
+    assert named == {name for columns in reference.TABLES.values() for name in columns}

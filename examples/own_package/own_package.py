@@ -1,4 +1,4 @@
-"""A method and a dataset for spatial-eval that live in a package of their own (CONTRIBUTING.md)."""
+"""A method, a dataset and a tracker for spatial-eval that live in a package of their own (CONTRIBUTING.md)."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from spatial_eval.errors import DataError
-from spatial_eval.types import BASE, Arm, Places, Sample, Signals
+import spatial_eval
+from spatial_eval.core.errors import DataError
+from spatial_eval.core.types import BASE, Arm, Places, Sample, Signals
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,3 +63,17 @@ class Sheet:
         options = tuple(row["options"].lower().split("|"))
         image = self.path.parent / row["image"] if row["image"] else None
         return Sample(str(i), i, row["question"], (row["answer"].lower(),), options, image)
+
+
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """The cells of every sweep as JSON lines, `folder`/ID.jsonl, one line per cell."""
+
+    folder: Path
+
+    def publish(self, sweep: Path) -> None:
+        """Write the file by rename: published again, it replaces itself."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        part = self.folder / f".{sweep.name}.part"
+        spatial_eval.load(sweep).cells.to_json(part, orient="records", lines=True)
+        part.replace(self.folder / f"{sweep.name}.jsonl")

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spatial_eval.types import Arm, Benchmark, Failure, Generation, Places, Record, Sample, Vlm
+from spatial_eval.core.types import Arm, Benchmark, Failure, Generation, Places, Record, Sample, Vlm
 
 OPTIONS = ("Left", "Right", "On", "Under")
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from conftest import ROOT, questions, write_lines
 from trials.waiting import wait_for
 
-from spatial_eval import ledger
-from spatial_eval.ledger import Launch, Run, Watch
+from spatial_eval.launch import records
+from spatial_eval.launch.records import Attempt, AttemptReader, Launch
 
 TRIALS = Path(__file__).parent
 EXPECTED: dict[int, bytes] = {}  # by number of questions; the slow model's answers depend on nothing else
@@ -50,7 +50,18 @@ class Trial:
         return self.end(self.start(*more, env=env))
 
     def cli(self, *arguments: str, env: dict[str, str] | None = None) -> Done:
-        return self.end(self._spawn(["-m", "spatial_eval", *arguments, "--output-dir", str(self.output)], env))
+        return self.end(self.start_cli(*arguments, env=env))
+
+    def start_cli(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.Popen[str]:
+        """A command of `python -m spatial_eval` in the background."""
+        return self._spawn(["-m", "spatial_eval", *arguments, "--output-dir", str(self.output)], env)
+
+    def hold(self) -> list[int]:
+        """Stops every job that runs, so that commands may take their time; their pids, to be continued."""
+        pids = [run.pid for run in self.runs() if run.alive]
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        return pids
 
     def end(self, process: subprocess.Popen[str], seconds: float = HANG_S) -> Done:
         """Raises where it hangs."""
@@ -82,14 +93,16 @@ class Trial:
                 process.communicate()
 
     def launches(self) -> list[Launch]:
-        return [launch for sweep in self.output.glob("sweeps/*") for launch in ledger.launches(sweep)]
+        return [launch for sweep in self.output.glob("sweeps/*") for launch in records.list_launches(sweep)]
 
-    def runs(self) -> list[Run]:
-        return [run for launch in self.launches() for runs in Watch(launch).runs().values() for run in runs]
+    def runs(self) -> list[Attempt]:
+        return [run for launch in self.launches() for runs in AttemptReader(launch).attempts().values() for run in runs]
 
-    def struck(self, least: int = 2, seconds: float = 40.0, where: Callable[[Run], bool] = lambda run: True) -> Run:
+    def struck(
+        self, least: int = 2, seconds: float = 40.0, where: Callable[[Attempt], bool] = lambda run: True
+    ) -> Attempt:
         """A job that RUNS and has stored a part of its questions: to be struck now."""
-        found: list[Run] = []
+        found: list[Attempt] = []
 
         def part_way() -> bool:
             stored = self.questions_by_process()

@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from spatial_eval import living
+from spatial_eval.launch import records
 
 
 def wait_for(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
@@ -21,7 +21,7 @@ def processes(word: str) -> Iterator[int]:
     """Living processes with a word in their command line."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if word in path.read_text() and living.born(int(path.parent.name)):
+            if word in path.read_text() and records.process_start(int(path.parent.name)):
                 yield int(path.parent.name)
         except (OSError, ValueError):
             continue

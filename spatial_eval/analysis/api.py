@@ -1,0 +1,129 @@
+"""A sweep as pandas tables: `spatial_eval.load()` in a notebook or a script."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from numpy import float64
+from numpy.typing import NDArray
+
+from spatial_eval.analysis import diagnostics, selection
+from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData, find_sweep, read_sweep_data
+from spatial_eval.core.errors import ConfigError
+from spatial_eval.core.types import Method
+from spatial_eval.store import attention
+from spatial_eval.store.attention import Attention
+
+
+def load(sweep: str | Path | None = None, output_dir: str | Path = "outputs") -> Sweep:
+    """A finished sweep: by id, the beginning of one, or its folder; the latest of `output_dir` without a name.
+
+    Raises ConfigError where there is none, DataError where its files are not whole.
+    """
+    return Sweep(read_sweep_data(find_sweep(Path(output_dir), None if sweep is None else str(sweep))))
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Tidy tables; accuracies in percent, confidences in [0, 1]. Row i of `cells` is cell i of the other methods."""
+
+    files: SweepData
+
+    @property
+    def id(self) -> str:
+        return self.files.folder.name
+
+    @property
+    def cells(self) -> pd.DataFrame:
+        """results.csv: one row a cell."""
+        return self.files.cells
+
+    @property
+    def samples(self) -> pd.DataFrame:
+        """samples.parquet: one row a question and weight."""
+        return self.files.samples
+
+    @property
+    def by_relation(self) -> pd.DataFrame:
+        """by_relation.csv: one row a cell and relation."""
+        return self.files.by_relation
+
+    def find(self, **columns: Any) -> int:
+        """The one cell whose columns have these values: `find(method="base", split="test")`. Raises ConfigError.
+
+        A method's own fields count as columns: `find(method="mine", alpha=0.2)`.
+        """
+        table = self.cells.join(self.files.others)
+        mask = pd.Series(True, index=self.cells.index)
+        for name, value in columns.items():
+            if name not in table:
+                raise ConfigError(f"cells have no column {name!r}")
+            mask &= table[name] == value
+        found = self.cells.index[mask]
+        if len(found) != 1:
+            raise ConfigError(f"{len(found)} cells have {columns}; one is wanted")
+        return int(found[0])
+
+    def method(self, cell: int) -> Method:
+        return self.files.methods[cell]
+
+    def part(self, cell: int) -> SplitAnswers:
+        """The questions that the cell is about, with every stored arm."""
+        return self.files.parts[self.files.keys[cell]]
+
+    def answers(self, cell: int) -> pd.DataFrame:
+        """One row a question of the cell: relation, gold, confidence, branch, weight, text, correct, ..."""
+        return diagnostics.table_of(self.part(cell), self.method(cell))
+
+    def flips(self, cell: int) -> diagnostics.Flips:
+        """What the cell fixed and what it broke against the untouched model."""
+        return diagnostics.count_flips(self.part(cell), self.method(cell))
+
+    def attention(self, dataset: str = "", model: str = "", max_new_tokens: int = 0) -> Attention:
+        """What was captured (capture=mass, map or heads): `.mass` (questions, arms, layers, heads), `.map[i]`, ...
+
+        Names are needed where the sweep has several. Raises ConfigError where there is none.
+        """
+        return attention.find_attention(self.files.folder, dataset, model, max_new_tokens)
+
+    def right(self, found: Attention) -> NDArray[float64]:
+        """(questions, arms) of an `attention`: 1 where that answer was right, 0 wrong, nan not answered."""
+        return attention.answered_right(self.files.samples, found)
+
+    def confidence(self) -> pd.DataFrame:
+        """One row a dataset, model and split: AUROC and calibration error of the untouched model's confidence."""
+        rows = []
+        for key, part in self.files.parts.items():
+            found = diagnostics.summarize_confidence(part)
+            if found:
+                a, e = found.auroc, found.ece
+                figures = {"n": found.n, "auroc": a.value, "auroc_low": a.low, "auroc_high": a.high}
+                figures |= {"ece": e.value, "ece_low": e.low, "ece_high": e.high}
+                rows.append(_names(key) | figures)
+        return pd.DataFrame(rows)
+
+    def oracle(self) -> pd.DataFrame:
+        """One row a dataset, model and split: the accuracy of choosing the best stored weight for each question."""
+        rows = []
+        for key, part in self.files.parts.items():
+            found = diagnostics.oracle_accuracy(part)
+            figures = {"n": found.n, "accuracy": found.value, "low": found.low, "high": found.high}
+            rows.append(_names(key) | {"weights": len(part.arms)} | figures)
+        return pd.DataFrame(rows)
+
+    def best(self) -> pd.DataFrame:
+        """As `select` where val and test are there; else the best on the same questions, with `corrected` figures."""
+        return pd.DataFrame(selection.selection_rows(selection.picks(self.files)))
+
+    def select(self, on: str = "val", report: str = "test", metric: str = "accuracy") -> pd.DataFrame:
+        """Chosen on one split, reported on another; one row for each dataset, model and family of methods."""
+        return pd.DataFrame(
+            selection.selection_rows(selection.select_settings(self.files, on=on, report=report, metric=metric))
+        )
+
+
+def _names(key: tuple[Any, ...]) -> dict[str, Any]:
+    return dict(zip(("dataset", "model", "max_new_tokens", "split", "limit"), key, strict=True))

@@ -1,0 +1,166 @@
+"""Two sweeps, or two cells, question by question. Pure but for reading the sweeps' files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from spatial_eval.analysis.intervals import holm, paired
+from spatial_eval.analysis.metrics import format_hyperparameters, percent
+from spatial_eval.analysis.sweep_data import SweepData, find_sweep, none_if_empty, read_sweep_data
+from spatial_eval.core.columns import IDENTITY, NAMED
+from spatial_eval.core.errors import ConfigError, describe_unknown
+
+HOW = "a sweep's id or folder, a cell's columns (method=base,split=test), or both (ID:method=adapt_vis,threshold=0.4)"
+FIELDS = (
+    *("a", "b", "dataset", "model", "method", "split", "n", "unmatched", "accuracy_a", "accuracy_b"),
+    *("difference", "difference_low", "difference_high", "fixed", "broken", "p", "p_holm", "test"),
+)
+
+
+@dataclass(frozen=True)
+class Side:
+    """Some cells of a sweep: `given` is what the user fixed of them."""
+
+    files: SweepData
+    given: Mapping[str, Any]
+    cells: Sequence[int]
+
+
+def side(text: str, output: Path) -> Side:
+    """What HOW describes. Raises ConfigError, DataError."""
+    head, equals, _ = text.partition("=")
+    name, colon, _ = head.rpartition(":")
+    filters = text[len(name) + len(colon) :] if equals else ""
+    files = read_sweep_data(find_sweep(output, (name if equals else text) or None))
+    given: dict[str, Any] = {}
+    for item in filter(None, re.split(r",(?=\w+=)", filters)):  # a value may hold commas: layers=0-15,20
+        column, _, value = item.partition("=")
+        valid = [*IDENTITY, *files.others]
+        if column not in valid:
+            raise ConfigError(describe_unknown("column", column, valid))
+        given[column] = _value(_columns(files)[column], value, item)
+    return _those(files, given)
+
+
+def _those(files: SweepData, given: Mapping[str, Any]) -> Side:
+    mask, columns = pd.Series(True, index=files.cells.index), _columns(files)
+    for column, value in given.items():
+        mask &= columns[column] == value
+    if not mask.any():
+        wanted = ", ".join(f"{column}={none_if_empty(value)}" for column, value in given.items())
+        raise ConfigError(f"no cell of sweep {files.folder.name} has {wanted}")
+    return Side(files, given, [int(i) for i in files.cells.index[mask]])
+
+
+def _columns(files: SweepData) -> pd.DataFrame:
+    """What says which cell a row is: the columns of results.csv, and what `settings` is made of, a column a field."""
+    return files.cells[list(IDENTITY)].join(files.others)
+
+
+def _value(column: Any, text: str, item: str) -> Any:
+    if not pd.api.types.is_numeric_dtype(column):
+        return text
+    try:
+        return float(text)
+    except ValueError:
+        raise ConfigError(f"{item} is not valid; expected a number") from None
+
+
+def compare(a: Side, b: Side) -> list[dict[str, Any]]:
+    """One row for each pair of cells that agree in everything that neither side fixed; `difference` is b minus a.
+
+    A side that fixes nothing is narrowed to what the other fixes.
+
+    Paired over the questions that both answered: an interval by clustered bootstrap, the exact p of `test`, and that
+    p adjusted for the number of rows (Holm). Raises ConfigError where cells have no or several partners, or partners
+    that are graded by another rule.
+    """
+    if not a.given or not b.given:  # a whole sweep beside some cells: the same cells of it
+        a, b = _those(a.files, a.given or b.given), _those(b.files, b.given or a.given)
+        loose = set[str]()
+    else:
+        loose = set(a.given) | set(b.given)
+    if "method" in loose:
+        loose |= {*NAMED, "settings"}
+    fields = {*a.files.others, *b.files.others}
+    if "settings" in loose:
+        loose |= fields
+    names = [*(name for name in IDENTITY if name != "settings"), *sorted(fields)]
+    columns = [name for name in names if name not in loose]
+    left, right = _by_key(a, columns), _by_key(b, columns)
+    shared = [key for key in left if key in right]
+    if not shared:
+        raise ConfigError("no two cells belong together: both sides need the same datasets, models and settings")
+    rows = [_row(a, left[key], b, right[key]) for key in shared]
+    adjusted = holm([row["p"] for row in rows])
+    return [{name: (row | {"p_holm": p}).get(name) for name in FIELDS} for row, p in zip(rows, adjusted, strict=True)]
+
+
+def _by_key(side: Side, columns: Sequence[str]) -> dict[tuple[Any, ...], int]:
+    found: dict[tuple[Any, ...], int] = {}
+    every = _columns(side.files)
+    frame = every.reindex(columns=list(columns)).loc[list(side.cells)]
+    for cell, values in zip(side.cells, frame.itertuples(index=False, name=None), strict=True):
+        key = tuple(map(none_if_empty, values))
+        if key in found:
+            first, second = every.loc[found[key]], every.loc[cell]
+            free = [
+                n for n in map(str, every) if n != "settings" and none_if_empty(first[n]) != none_if_empty(second[n])
+            ]
+            raise ConfigError(f"several cells of sweep {side.files.folder.name} fit: fix {', '.join(free)} too")
+        found[key] = cell
+    return found
+
+
+def _row(a: Side, one: int, b: Side, other: int) -> dict[str, Any]:
+    # Before the column was written every answer was graded by the paper's rule.
+    rules = [str(side.files.cells["scoring"].loc[cell]) or "paper" for side, cell in ((a, one), (b, other))]
+    if rules[0] != rules[1]:
+        raise ConfigError(
+            f"the two sides are graded by different rules, {rules[0]} and {rules[1]}: give both the same "
+            "dataset.scoring and run their commands again, which computes nothing"
+        )
+    frames = [_answers(side.files, cell) for side, cell in ((a, one), (b, other))]
+    both = frames[0].merge(frames[1], on=["sample_id", "question"], suffixes=("_a", "_b"))
+    cell_a, cell_b = a.files.cells.loc[one], b.files.cells.loc[other]
+    old, new = both["right_a"].to_numpy(dtype=bool), both["right_b"].to_numpy(dtype=bool)
+    found = paired(new, old, both["cluster_a"].to_numpy(dtype=np.intp))
+    gain = found.gain
+    names = {name: _both(cell_a[name], cell_b[name]) for name in ("dataset", "model", "method", "split")}
+    return names | {
+        "a": format_label(a.files.folder.name, cell_a),
+        "b": format_label(b.files.folder.name, cell_b),
+        "n": len(both),
+        "unmatched": len(frames[0]) + len(frames[1]) - 2 * len(both),
+        "accuracy_a": percent(int(old.sum()), len(both)),
+        "accuracy_b": percent(int(new.sum()), len(both)),
+        "difference": none_if_empty(gain.value),
+        "difference_low": none_if_empty(gain.low),
+        "difference_high": none_if_empty(gain.high),
+        "fixed": found.fixed,
+        "broken": found.broken,
+        "p": found.p,
+        "test": found.test,
+    }
+
+
+def _answers(files: SweepData, cell: int) -> pd.DataFrame:
+    part, found = files.parts[files.keys[cell]], files.outcome(cell)
+    frame = part.questions[["sample_id", "question"]].assign(right=found.right, cluster=part.cluster)
+    return frame[found.answered]
+
+
+def _both(a: Any, b: Any) -> str:
+    return str(a) if a == b else f"{a} / {b}"
+
+
+def format_label(sweep: str, cell: Any) -> str:
+    """A cell in a few characters: its sweep, its method and its settings."""
+    return " ".join([sweep[:6], str(cell["method"]), *filter(None, [format_hyperparameters(cell)])])

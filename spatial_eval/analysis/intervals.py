@@ -1,0 +1,432 @@
+"""Intervals and corrections by drawing questions again. Pure: the seed is a constant, equal input gives equal output.
+
+Questions about one object pair or one image are not independent, so whole clusters are drawn (Field, Welsh,
+J R Stat Soc B 69 (2007) 369-390), and tests turn the signs of whole clusters. `cluster` is (N,) with codes 0 .. K-1.
+Of fewer than FEW clusters there is no bootstrap interval: draws of so few repeat each other and the interval comes
+out too short (Cameron, Gelbach, Miller, Rev Econ Stat 90 (2008) 414-427).
+
+Intervals and tests behind the tables. Pure; each with its source.
+
+Shares are in percent. Arrays are columns over questions, (N,). What is drawn at random is in resampling.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy import bool_, float64, intp
+    from numpy.typing import NDArray
+
+Z95 = 1.959963984540054
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """A figure that never travels without its 95 % interval and the number of questions behind it."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """A bar of a reliability diagram: questions with `low` < confidence <= `high`."""
+
+    low: float
+    high: float
+    n: int
+    right: int
+    confidence: float  # their mean, in [0, 1]
+
+
+def wilson(right: int, n: int, *, z: float = Z95) -> tuple[float, float]:
+    """Score interval of a proportion, in percent (Wilson, JASA 22 (1927) 209-212); z of 95 % by default.
+
+    (nan, nan) for n = 0: nothing is known.
+    """
+    if n == 0:
+        return math.nan, math.nan
+    p, zz = right / n, z * z
+    centre = (p + zz / (2 * n)) / (1 + zz / n)
+    half = z / (1 + zz / n) * math.sqrt(p * (1 - p) / n + zz / (4 * n * n))
+    low, high = 100 * (centre - half), 100 * (centre + half)
+    return (low if right else 0.0), (high if right < n else 100.0)  # exact where rounding leaves 3e-16
+
+
+def proportion(right: int, n: int) -> Estimate:
+    """right of n in percent, with its Wilson interval; all nan for n = 0."""
+    low, high = wilson(right, n)
+    return Estimate(100 * right / n if n else math.nan, low, high, n)
+
+
+def mcnemar(fixed: int, broken: int) -> float:
+    """Two-sided exact p of McNemar's test (Psychometrika 12 (1947) 153-157) that `fixed` and `broken` are one rate.
+
+    The conditional binomial form (Fagerland, Lydersen, Laake, BMC Med Res Methodol 13 (2013) 91, eq. 3).
+    Pairs are taken as independent; questions that come in sets or share an image are not: see `sign_flips`.
+    """
+    n, least = fixed + broken, min(fixed, broken)
+    halves: int = 2**n  # whole numbers divide exactly, however large
+    return min(1.0, 2 * sum(math.comb(n, k) for k in range(least + 1)) / halves)
+
+
+def sign_flips(gains: Iterable[int]) -> float:
+    """Two-sided exact p that each cluster's gain (right answers more, or fewer) might as well have the other sign.
+
+    The share of all 2**K ways to turn the signs of K clusters that give a sum at least as far from 0 (Fisher's
+    randomization test, The Design of Experiments (1935), section 21). With gains of -1, 0 and 1 it is `mcnemar`.
+    """
+    import numpy as np
+
+    known = [int(gain) for gain in gains if gain]
+    distance = abs(sum(known))
+    if not distance:
+        return 1.0
+    # The distribution of the sum at -S, -S + 1, ..., S: clusters of one size give size * (2 Binomial(n, 1/2) - n).
+    chance = np.ones(1)
+    for size, n in sorted(Counter(map(abs, known)).items()):
+        step = np.zeros(2 * size * n + 1)
+        step[:: 2 * size] = _coins(n)
+        chance = np.convolve(chance, step)
+    return min(1.0, 2 * float(chance[: len(chance) // 2 - distance + 1].sum()))
+
+
+@lru_cache(maxsize=256)
+def _coins(n: int) -> tuple[float, ...]:
+    """Binomial(n, 1/2) at 0 .. n."""
+    ways, halves, found = 1, 2**n, []
+    for k in range(n + 1):
+        found.append(ways / halves)
+        ways = ways * (n - k) // (k + 1)
+    return tuple(found)
+
+
+def holm(p: Sequence[float]) -> list[float]:
+    """Adjusted p values that hold the family-wise error (Holm, Scand J Stat 6 (1979) 65-70), in the order given."""
+    adjusted = [0.0] * len(p)
+    running = 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
+        running = max(running, min(1.0, (len(p) - rank) * p[i]))
+        adjusted[i] = running
+    return adjusted
+
+
+def auroc(score: NDArray[float64], right: NDArray[bool_]) -> Estimate:
+    """Chance that a right answer's score is above a wrong one's, ties half, in [0, 1].
+
+    The Mann-Whitney form (Hanley, McNeil, Radiology 143 (1982) 29-36) with the variance of DeLong, DeLong,
+    Clarke-Pearson (Biometrics 44 (1988) 837-845) through midranks (Sun, Xu, IEEE SPL 21 (2014) 1389-1393);
+    the interval is cut at 0 and 1. nan where all are right or all wrong.
+    """
+    import numpy as np
+
+    above, below = score[right], score[~right]
+    m, n = len(above), len(below)
+    if not m or not n:
+        return Estimate(math.nan, math.nan, math.nan, m + n)
+    ranks = midranks(np.concatenate([above, below]))
+    # Per right answer the share of wrong ones below it, and per wrong answer the share of right ones above it.
+    placed_above = (ranks[:m] - midranks(above)) / n
+    placed_below = 1 - (ranks[m:] - midranks(below)) / m
+    value = float(placed_above.mean())
+    variance = sum(float(v.var(ddof=1)) / len(v) for v in (placed_above, placed_below) if len(v) > 1)
+    half = Z95 * math.sqrt(variance)
+    return Estimate(value, max(0.0, value - half), min(1.0, value + half), m + n)
+
+
+def midranks(values: NDArray[Any]) -> NDArray[float64]:
+    """Ranks from 1; equal values share the mean of theirs."""
+    import numpy as np
+
+    _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    ranks: NDArray[float64] = (last - (counts - 1) / 2)[inverse]
+    return ranks
+
+
+def reliability_bins(confidence: NDArray[float64], right: NDArray[bool_], *, bins: int = 10) -> list[Bin]:
+    """Questions in bins of equal width, (i / bins, (i + 1) / bins], 0 in the first; empty bins are left out."""
+    import numpy as np
+
+    edges = np.linspace(0, 1, bins + 1)
+    which = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
+    return [
+        Bin(
+            float(edges[i]),
+            float(edges[i + 1]),
+            int((which == i).sum()),
+            int(right[which == i].sum()),
+            float(confidence[which == i].mean()),
+        )
+        for i in np.unique(which)
+    ]
+
+
+def calibration_error(confidence: NDArray[float64], right: NDArray[bool_], *, bins: int = 10) -> float:
+    """Mean distance of accuracy and confidence over `reliability` bins, in points (ECE).
+
+    Naeini, Cooper, Hauskrecht, AAAI 2015, 2901-2907; Guo et al., ICML 2017, eq. 3. nan for no questions.
+    """
+    found = reliability_bins(confidence, right, bins=bins)
+    total = sum(b.n for b in found)
+    return 100 * sum(abs(b.right - b.n * b.confidence) for b in found) / total if total else math.nan
+
+
+DRAWS = 2000
+SEED = 0
+FEW = 10  # clusters, below which there is no bootstrap interval
+BLOCK = 256  # cells whose draws are in memory at a time
+MCNEMAR = "exact McNemar test"
+FLIPS = "exact test by sign flips of whole sets or images"
+NO_INTERVAL = f"no interval: fewer than {FEW} sets or images, too few to draw again"
+
+
+@dataclass(frozen=True, slots=True)
+class Paired:
+    """What one cell's answers gain on another's to the same questions.
+
+    Attributes:
+        gain: in points, with a percentile interval; its ends are nan below FEW clusters. fixed, broken: questions that
+            only the one, only the other answered rightly. p: two-sided and exact, by `test`: MCNEMAR where each
+            question is a cluster of its own, else FLIPS.
+    """
+
+    gain: Estimate
+    fixed: int
+    broken: int
+    p: float
+    test: str
+
+
+@dataclass(frozen=True, slots=True)
+class BestOf:
+    """What the accuracy of a cell that was chosen from many on the same questions is worth, in percent.
+
+    Attributes:
+        cells: how many it was chosen from. distinct: how many of them differ in any answer.
+        accuracy: as it reads, with no correction. corrected: chosen on drawn questions, read off on the others, never
+            above `accuracy`; None where nothing was chosen (one distinct cell) or nothing is left to read off.
+        p: that one of so many cells comes to differ so much from base by chance; of one distinct cell its own p; None
+            without a base.
+    """
+
+    cells: int
+    distinct: int
+    accuracy: float
+    corrected: Estimate | None
+    p: float | None
+
+
+def linked(*labels: Sequence[str]) -> NDArray[intp]:
+    """(N,) codes, by first appearance, of questions that share a label, directly or through others.
+
+    `labels`: columns (N,), as the set, the pair and the image of each question; "" is no label.
+    """
+    root = list(range(len(labels[0])))
+
+    def find(i: int) -> int:
+        while root[i] != i:
+            root[i] = i = root[root[i]]
+        return i
+
+    for column in labels:
+        first: dict[str, int] = {}
+        for i, label in enumerate(column):
+            if label:
+                root[find(i)] = find(first.setdefault(label, i))
+    return compact(np.array([find(i) for i in range(len(root))], dtype=np.intp))
+
+
+def compact(code: NDArray[intp]) -> NDArray[intp]:
+    """The same clusters as 0 .. K-1 in order of first appearance, so that equal questions give equal draws."""
+    _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
+    place = np.empty(len(first), dtype=np.intp)
+    place[np.argsort(first)] = np.arange(len(first))
+    return place[inverse.ravel()]
+
+
+@lru_cache(maxsize=8)
+def draw_counts(clusters: int, draws: int = DRAWS) -> NDArray[intp]:
+    """(draws, clusters): how often each cluster is in each draw with replacement (Efron, Ann Stat 7 (1979) 1-26)."""
+    picked = np.random.default_rng(SEED).integers(clusters, size=(draws, clusters))
+    picked += np.arange(draws)[:, None] * clusters
+    return np.bincount(picked.ravel(), minlength=draws * clusters).reshape(draws, clusters)
+
+
+@lru_cache(maxsize=2)
+def _weights(clusters: int, draws: int) -> NDArray[float64]:
+    return draw_counts(clusters, draws).astype(np.float64)
+
+
+def cluster_sums(values: NDArray[Any], cluster: NDArray[intp]) -> NDArray[float64]:
+    """(..., N) values added up within clusters: (..., K)."""
+    size = int(cluster.max()) + 1 if len(cluster) else 0
+    flat = np.reshape(values, (math.prod(np.shape(values)[:-1]), len(cluster)))
+    added = np.stack([np.bincount(cluster, weights=row, minlength=size) for row in flat]) if len(flat) else flat
+    return np.reshape(added, (*np.shape(values)[:-1], size)).astype(np.float64)
+
+
+def paired(new: NDArray[bool_], old: NDArray[bool_], cluster: NDArray[intp], *, draws: int = DRAWS) -> Paired:
+    """`new` against `old`, (N,) each, on the questions that both answered."""
+    return paired_each(new[None], old, cluster, draws=draws)[0]
+
+
+def paired_each(
+    new: NDArray[bool_], old: NDArray[bool_], cluster: NDArray[intp], *, draws: int = DRAWS
+) -> list[Paired]:
+    """Each of C cells (C, N) against `old` (N,) on the same questions, with the same draws.
+
+    The interval is the percentile bootstrap of clusters drawn whole (Efron, Tibshirani, An Introduction to the
+    Bootstrap (1993), chapters 8 and 13).
+    """
+    n, cluster = len(old), compact(cluster)
+    size = np.bincount(cluster)
+    test = MCNEMAR if len(size) == n else FLIPS
+    found = []
+    for block in (new[start : start + BLOCK] for start in range(0, len(new), BLOCK)):
+        gain = cluster_sums(block.astype(np.int8) - old.astype(np.int8), cluster)  # (block, K)
+        low = high = np.full(len(block), math.nan)
+        if len(size) >= FEW:
+            weights = _weights(len(size), draws)
+            drawn = 100 * (weights @ gain.T) / (weights @ size)[:, None]
+            low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
+        for i, right in enumerate(block):
+            fixed, broken = int((right & ~old).sum()), int((old & ~right).sum())
+            value = 100 * (fixed - broken) / n if n else math.nan
+            p = mcnemar(fixed, broken) if test == MCNEMAR else sign_flips(gain[i].astype(int))
+            found.append(Paired(Estimate(value, float(low[i]), float(high[i]), n), fixed, broken, p, test))
+    return found
+
+
+def bootstrap_interval(
+    figure: Callable[[NDArray[intp]], float], cluster: NDArray[intp], *, draws: int = 200
+) -> tuple[float, float]:
+    """Percentile interval of any figure of questions, given as a function of the indices drawn (with repeats).
+
+    (nan, nan) below FEW clusters.
+    """
+    clusters = int(cluster.max()) + 1 if len(cluster) else 0
+    if clusters < FEW:
+        return math.nan, math.nan
+    order = np.argsort(cluster, kind="stable")
+    sorted_codes = cluster[order]
+    values = [figure(np.repeat(order, drawn[sorted_codes])) for drawn in draw_counts(clusters, draws)]
+    low, high = np.nanpercentile(values, [2.5, 97.5])
+    return float(low), float(high)
+
+
+def best_of(
+    right: NDArray[bool_],
+    answered: NDArray[bool_],
+    cluster: NDArray[intp],
+    base: NDArray[bool_] | None = None,
+    *,
+    base_answered: NDArray[bool_] | None = None,
+    chosen: int | None = None,
+    draws: int = 1000,
+) -> BestOf:
+    """What choosing one of C cells on these N questions is worth; `chosen`: its index (None = the first of the best).
+
+    `right`, `answered`: (C, N). The corrected accuracy is the bootstrap bias correction of Tsamardinos,
+    Greasidou, Borboudakis (Machine Learning 107 (2018) 1895-1922): each draw chooses on the clusters in it
+    and reads the choice off on those left out. p against `base` (N,), on the questions that it answered too (None =
+    all), is the single-step maxT of Westfall, Young (Resampling-Based Multiple Testing, 1993, section 2.3), signs
+    turned by cluster.
+    """
+    first, pattern = distinct_patterns(right, answered)
+    accuracy = safe_ratio((right & answered).sum(axis=1), answered.sum(axis=1))
+    chosen = int(accuracy.argmax()) if chosen is None else chosen
+    value = 100 * float(accuracy[chosen])
+    distinct = np.sort(first)
+    corrected = None
+    if len(distinct) > 1:
+        corrected = _left_out(right[distinct] & answered[distinct], answered[distinct], cluster, value, draws)
+    p = None
+    if base is not None:
+        both = answered if base_answered is None else answered & base_answered
+        here = int(np.flatnonzero(distinct == first[pattern[chosen]])[0])
+        p = _best_p((right & both)[distinct], both[distinct], base, cluster, here, draws)
+    return BestOf(len(right), len(distinct), value, corrected, p)
+
+
+def _left_out(
+    right: NDArray[bool_], answered: NDArray[bool_], cluster: NDArray[intp], most: float, draws: int
+) -> Estimate | None:
+    """Accuracy, at most `most`, of the best on drawn clusters on those left out; None where none ever are."""
+    hits, sizes = cluster_sums(right, cluster), cluster_sums(answered, cluster)  # (C, K) each
+    inside = draw_counts(hits.shape[1], draws)
+    outside = (inside == 0).astype(np.float64)
+    choice = drawn_accuracies(inside, hits, sizes).argmax(axis=1)
+    found = safe_ratio((outside * hits[choice]).sum(axis=1), (outside * sizes[choice]).sum(axis=1))
+    found = 100 * found[found >= 0]
+    if not len(found):
+        return None
+    value = min(float(found.mean()), most)
+    if hits.shape[1] < FEW:
+        return Estimate(value, math.nan, math.nan, len(cluster))
+    low, high = np.percentile(found, [2.5, 97.5])
+    return Estimate(value, min(float(low), value), max(float(high), value), len(cluster))
+
+
+def _best_p(
+    right: NDArray[bool_],
+    both: NDArray[bool_],
+    base: NDArray[bool_],
+    cluster: NDArray[intp],
+    cell: int,
+    draws: int,
+) -> float:
+    """p of one of C distinct cells against base, for all of them; that of its own test where no other differs.
+
+    Where no draw comes as far as the cell, its own exact p times the number of cells (Bonferroni), if that is below
+    what the draws can tell apart. A p below 1 / (1 + draws) is then Bonferroni's alone, any other maxT's: both hold.
+    """
+    change = (right.astype(np.int8) - base) * both  # (C, N)
+    mine = both[cell]
+    own = paired(right[cell][mine], base[mine], cluster[mine]).p
+    differ = len(np.unique(change[change.any(axis=1)], axis=0))
+    if differ <= 1:
+        return own
+    p = _max_t(cluster_sums(change, cluster), cell, draws)
+    return max(own, p if p > 1 / (1 + draws) else min(p, differ * own))
+
+
+def distinct_patterns(right: NDArray[bool_], answered: NDArray[bool_]) -> tuple[NDArray[intp], NDArray[intp]]:
+    """(U,) the first cell of each pattern of answers, (C,) the pattern of each cell: thresholds make many alike."""
+    both = np.packbits(np.concatenate([right, answered], axis=1), axis=1)
+    rows = np.ascontiguousarray(both).view(np.dtype((np.void, both.shape[1]))).ravel()
+    _, first, pattern = np.unique(rows, return_index=True, return_inverse=True)
+    return first.astype(np.intp), pattern.astype(np.intp)
+
+
+def drawn_accuracies(drawn: NDArray[intp], hits: NDArray[float64], sizes: NDArray[float64]) -> NDArray[float64]:
+    """(draws, C) accuracies in [0, 1] of C cells in draws (draws, K) of K clusters; -1 where nothing is answered."""
+    weights = drawn.astype(np.float64)
+    if (sizes == sizes[0]).all():
+        return safe_ratio(weights @ hits.T, np.repeat((weights @ sizes[0])[:, None], len(hits), axis=1))
+    return safe_ratio(weights @ hits.T, weights @ sizes.T)
+
+
+def _max_t(gain: NDArray[float64], cell: int, draws: int) -> float:
+    """p of one of C cells, adjusted for all of them; `gain` is (C, K), what each cluster gains on base."""
+    spread = np.sqrt((gain**2).sum(axis=1))
+    scaled = gain / np.where(spread > 0, spread, 1)[:, None]
+    signs = np.random.default_rng(SEED).choice([-1.0, 1.0], size=(draws, gain.shape[1]))
+    most = np.abs(signs @ scaled.T).max(axis=1)
+    return float((1 + (most >= abs(scaled[cell].sum()) - 1e-9).sum()) / (1 + draws))
+
+
+def safe_ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[float64]:
+    """part / whole; -1 for nothing of nothing, below every accuracy."""
+    out: NDArray[float64] = np.divide(part, whole, out=np.full(np.shape(part), -1.0), where=whole > 0)
+    return out

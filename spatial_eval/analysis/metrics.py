@@ -1,0 +1,376 @@
+"""Stored answers to result rows. Pure: one grading per generation, then columns of booleans for any number of cells."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spatial_eval.analysis.intervals import Paired, distinct_patterns, holm, linked, paired_each, wilson
+from spatial_eval.benchmarks.scoring import correct, correct_strict, says_yes
+from spatial_eval.config.descriptions import build_sweep_method
+from spatial_eval.core.columns import (
+    AGAINST,
+    BY_RELATION,
+    IDENTITY,
+    KNOBS,
+    NAMED,
+    ROW,
+    SEVERAL,
+    SHORT_NAMES,
+    TRUNK,
+    VERSIONS,
+)
+from spatial_eval.core.types import Arm, Cell, Generation, Method, Sample, Signals
+from spatial_eval.core.validate import format_value
+from spatial_eval.methods.published import published_accuracy
+
+if TYPE_CHECKING:
+    from numpy import bool_, intp
+    from numpy.typing import NDArray
+
+# The paper divides by n / 2 and n / 4 although its split breaks sets (a perfect model scores below 100): by these
+# members of a group, in these benchmarks only.
+PARTNERS = {"pair": 2, "set": 4}
+PAPER_GROUPS = ("controlled_a", "controlled_b")
+PARTED = 5.0  # points between accuracy and accuracy_strict beyond which both are shown and a line says so
+
+
+@dataclass(frozen=True, slots=True)
+class Graded:
+    """One arm's answers to N questions, as columns (N,)."""
+
+    signals: Signals
+    right: NDArray[bool_]
+    strict: NDArray[bool_]
+    says_yes: NDArray[bool_]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """A part of a dataset with every stored arm: what all its cells are computed from."""
+
+    samples: Sequence[Sample]
+    arms: Mapping[Arm, Graded]
+    groups: Mapping[str, NDArray[intp]]  # relation, pair, set -> (N,) code; -1 = in none
+    names: Mapping[str, Sequence[str]]  # relation, pair, set -> name of each code
+    members: Mapping[str, NDArray[intp]]  # relation, pair, set -> per code, questions in the whole dataset
+
+    @cached_property
+    def cluster(self) -> NDArray[intp]:
+        """(N,) code of questions of one set, pair or image, which are drawn together and tested together."""
+        images = [str(sample.image or "") for sample in self.samples]
+        return linked([s.set for s in self.samples], [s.pair for s in self.samples], images)
+
+    @property
+    def scoring(self) -> str:
+        """The rule that graded the answers."""
+        return " ".join(dict.fromkeys(sample.scoring for sample in self.samples))
+
+
+def grade_columns(
+    samples: Sequence[Sample],
+    stored: Mapping[tuple[str, Arm], Generation],
+    arms: Iterable[Arm],
+    *,
+    whole: Sequence[Sample] | None = None,
+) -> Columns:
+    """Grade every answer of `samples` under `arms` once. Absent answers are missing, not wrong.
+
+    `whole`: the dataset that `samples` are a part of (default: they are all of it); it says how large a group is.
+    """
+    groups, names, members = {}, {}, {}
+    for group in ("relation", "pair", "set"):
+        keys = [getattr(sample, group) for sample in samples]
+        names[group] = sorted({key for key in keys if key})
+        code = {key: i for i, key in enumerate(names[group])}
+        groups[group] = np.array([code.get(key, -1) for key in keys], dtype=np.intp)
+        sizes = Counter(getattr(sample, group) for sample in (samples if whole is None else whole))
+        members[group] = np.array([sizes[name] for name in names[group]], dtype=np.intp)
+    graded = {arm: _grade(samples, [stored.get((sample.id, arm)) for sample in samples]) for arm in arms}
+    return Columns(samples, graded, groups, names, members)
+
+
+def _grade(samples: Sequence[Sample], answers: Sequence[Generation | None]) -> Graded:
+    def column(name: str) -> NDArray[Any]:
+        values = [None if answer is None else getattr(answer, name) for answer in answers]
+        return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+
+    def marks(rule: Any) -> NDArray[bool_]:
+        pairs = zip(samples, answers, strict=True)
+        return np.array([answer is not None and rule(sample, answer.text) for sample, answer in pairs], dtype=bool)
+
+    signals = Signals(
+        max_prob=column("confidence"),
+        entropy=column("entropy"),
+        margin=column("margin"),
+        logit=column("logit"),
+        answered=marks(lambda *_: True),
+    )
+    return Graded(signals, marks(correct), marks(correct_strict), marks(says_yes))
+
+
+@dataclass(frozen=True, slots=True)
+class CellOutcome:
+    """A cell's answers, question by question; columns (N,). Where `answered` is False the rest means nothing."""
+
+    branch: NDArray[intp]
+    answered: NDArray[bool_]
+    right: NDArray[bool_]
+    strict: NDArray[bool_]
+    says_yes: NDArray[bool_]
+
+
+def cell_outcome(cell: Cell, data: Columns) -> CellOutcome:
+    """What the cell's method makes of the stored arms."""
+    return follow_method(cell.method, data.arms)
+
+
+def follow_method(method: Method, arms: Mapping[Arm, Graded]) -> CellOutcome:
+    """What a method makes of stored arms.
+
+    A question is answered where every arm that routing looks at is stored, with the signal that it looks at, and
+    the arm that it chose.
+    """
+    branches = list(method.branches().values())
+    branch = method.route({arm: arms[arm].signals for arm in method.arms()})
+    here = np.arange(len(branch))
+    pick = {
+        name: np.stack([getattr(arms[arm], name) for arm in branches])[branch, here]
+        for name in ("right", "strict", "says_yes")
+    }
+    answered = np.stack([arms[arm].signals.answered for arm in branches])[branch, here] & (branch >= 0)
+    for arm in method.arms() - set(branches):
+        answered &= arms[arm].signals.answered
+    return CellOutcome(branch, answered, **{name: column & answered for name, column in pick.items()})
+
+
+def result_row(cell: Cell, data: Columns, found: CellOutcome | None = None) -> dict[str, Any]:
+    """One row of results.csv: what the cell is and how it did, in percent; None where a figure does not apply.
+
+    `found`: its outcome, where it is at hand. What it gains on base depends on the other cells: see `against_base`.
+    """
+    found = cell_outcome(cell, data) if found is None else found
+    n, right = int(found.answered.sum()), int(found.right.sum())
+    values = cell_identity(cell) | _accuracy(found, np.ones(len(data.samples), dtype=bool))
+    as_paper = cell.experiment.dataset.name.partition("+")[0] in PAPER_GROUPS  # in other words too (dataset.template)
+    for group, partners in PARTNERS.items():
+        right_groups, complete = _groups(found, data.groups[group], data.members[group])
+        share = percent(right_groups, complete)
+        values[f"{group}_accuracy_complete"] = share
+        known = as_paper and len(data.names[group]) > 0
+        values[f"{group}_accuracy"] = percent(right_groups * partners, n) if known else share
+    values |= _yes_no(found, data.samples)
+    if "weight1" in cell.method.branches():
+        values["share_weight1"] = percent(int((found.answered & (found.branch == 0)).sum()), n)
+    values["scoring"] = data.scoring
+    paper_value = published_accuracy(
+        cell.experiment.model.paper_model, cell.experiment.dataset.name, cell.method, cell.part
+    )
+    if data.scoring not in ("", "paper"):  # graded otherwise, it is another figure
+        paper_value = None
+    values["paper"] = paper_value
+    values["difference"] = None if paper_value is None or n == 0 else 100 * right / n - paper_value
+    return {name: values.get(name) for name in ROW}
+
+
+def against_base(
+    right: NDArray[bool_], answered: NDArray[bool_], base: CellOutcome | None, cluster: NDArray[intp]
+) -> list[dict[str, float | int | None]]:
+    """AGAINST of each of C cells other than base, (C, N) over one part; None where base answered none of a cell's
+    questions.
+
+    p_holm is adjusted (Holm) for the number of these cells that differ in any answer; equal ones share one p.
+    """
+    nothing: dict[str, float | int | None] = dict.fromkeys(AGAINST)
+    if base is None or not len(right):
+        return [nothing for _ in right]
+    first, pattern = distinct_patterns(right, answered)
+    both = answered[first] & base.answered
+    groups: dict[bytes, list[int]] = {}  # cells of one set of questions share their draws
+    for i, mask in enumerate(both):
+        groups.setdefault(mask.tobytes(), []).append(i)
+    found: dict[int, Paired] = {}
+    for members in groups.values():
+        mask = both[members[0]]
+        if mask.any():
+            pairs = paired_each(right[first[members]][:, mask], base.right[mask], cluster[mask])
+            found |= zip(members, pairs, strict=True)
+    adjusted = dict(zip(found, holm([one.p for one in found.values()]), strict=True))
+    rows = {i: dict(zip(AGAINST, _gain(one, adjusted[i]), strict=True)) for i, one in found.items()}
+    return [rows.get(int(i), nothing) for i in pattern]
+
+
+def _gain(found: Paired, p_holm: float) -> tuple[float | int | None, ...]:
+    low, high = (None if math.isnan(end) else end for end in (found.gain.low, found.gain.high))
+    return found.gain.value, low, high, found.fixed, found.broken, found.p, p_holm
+
+
+def relation_rows(cell: Cell, data: Columns, found: CellOutcome | None = None) -> list[dict[str, Any]]:
+    """The cell's accuracy on each relation, in alphabetical order; none where the dataset has no relations."""
+    found = cell_outcome(cell, data) if found is None else found
+    rows = []
+    for code, name in enumerate(data.names["relation"]):
+        values = cell_identity(cell) | {"relation": name} | _accuracy(found, data.groups["relation"] == code)
+        rows.append({key: values.get(key) for key in BY_RELATION})
+    return rows
+
+
+def cell_identity(cell: Cell) -> dict[str, Any]:
+    """The columns that say which cell a row is."""
+    trunk = cell.experiment
+    names = {"dataset": trunk.dataset.name, "model": trunk.model.name, "method": cell.method.kind}
+    part = {"split": cell.part.split, "limit": cell.part.limit, "max_new_tokens": trunk.max_new_tokens}
+    return names | method_fields(cell.method) | part | {"settings": format_settings(cell.method)}
+
+
+def method_fields(method: Method) -> dict[str, Any]:
+    """Return a method's fields by name."""
+    return {f.name: getattr(method, f.name) for f in fields(method)}  # type: ignore[arg-type]
+
+
+def other_fields(method: Method) -> dict[str, Any]:
+    """A method's fields without a column of their own that are not at their default, in the order of the class.
+
+    A field added to a class with a default leaves every earlier cell as it was.
+    """
+    given, rest = method_fields(method), [f for f in fields(method) if f.name not in NAMED]  # type: ignore[arg-type]
+    return {f.name: given[f.name] for f in rest if f.default is MISSING or given[f.name] != f.default}
+
+
+def format_settings(method: Method) -> str:
+    """`others` as text: `alpha=0.2 layers=[8, 16]`."""
+    return " ".join(f"{name}={format_field(value)}" for name, value in other_fields(method).items())
+
+
+def format_hyperparameters(row: Mapping[str, Any]) -> str:
+    """Format a row's hyperparameters, `w1=0.5 w2=1.5 t=0.4 margin alpha=0.2`; "" for base.
+
+    Args:
+        row: columns as numbers or their texts; None, "" and nan are left out, as is the default criterion.
+    """
+    known = {name: row[name] for name in (*NAMED, "settings") if name in row and row[name] not in (None, "")}
+    numbers = {SHORT_NAMES[name]: float(known.get(name, math.nan)) for name in KNOBS}
+    parts = [f"{name}={number:g}" for name, number in numbers.items() if not math.isnan(number)]
+    parts += [str(known["criterion"])] if known.get("criterion", "max_prob") != "max_prob" else []
+    return " ".join([*parts, *([str(known["settings"])] if "settings" in known else [])])
+
+
+def format_field(value: Any) -> str:
+    """A field's value as a user types it; a list in brackets."""
+    return f"[{','.join(map(format_field, value))}]" if isinstance(value, tuple) else format_value(value)
+
+
+def methods_by_row(about: Mapping[str, Any]) -> dict[tuple[Any, ...], Method]:
+    """The method behind each row of results.csv, by IDENTITY with None for empty, from what sweep.json says of cells.
+
+    Raises ConfigError where there is no such method here, or one with other fields.
+    """
+    found: dict[tuple[Any, ...], Method] = {}
+    for cell in about["cells"]:
+        method = build_sweep_method(cell["method"])
+        trunk = about["trunks"][cell["trunk"]]
+        row = {"dataset": trunk["dataset"]["name"], "model": trunk["model"]["name"], "method": method.kind}
+        row |= {name: getattr(method, name, None) for name in NAMED} | {"settings": format_settings(method)}
+        row |= {**cell["part"], "max_new_tokens": trunk["max_new_tokens"]}
+        found[tuple(None if row[name] == "" else row[name] for name in IDENTITY)] = method
+    return found
+
+
+def percent(part: int, whole: int) -> float | None:
+    """None for 0 of 0: nothing is known."""
+    return 100 * part / whole if whole else None
+
+
+def _accuracy(found: CellOutcome, among: NDArray[bool_]) -> dict[str, Any]:
+    n = int((found.answered & among).sum())
+    right = int((found.right & among).sum())
+    low, high = wilson(right, n) if n else (None, None)
+    return {
+        "n": n,
+        "missing": int(among.sum()) - n,
+        "accuracy": percent(right, n),
+        "accuracy_low": low,
+        "accuracy_high": high,
+        "accuracy_strict": percent(int((found.strict & among).sum()), n),
+    }
+
+
+def _groups(found: CellOutcome, code: NDArray[intp], members: NDArray[intp]) -> tuple[int, int]:
+    """(groups with every member right, groups with every member answered); members: (G,) in the whole dataset."""
+    size = len(members)
+    answered = np.bincount(code[found.answered & (code >= 0)], minlength=size)
+    right = np.bincount(code[found.right & (code >= 0)], minlength=size)
+    return int((right == members).sum()), int((answered == members).sum())
+
+
+def _yes_no(found: CellOutcome, samples: Sequence[Sample]) -> dict[str, float | None]:
+    """Precision, recall and F1 of `yes`; the paper's F1: harmonic mean of the accuracies on yes and on no.
+
+    And yes_rate: the percentage of the answered questions that the model answers with yes. An answer that is neither
+    yes nor no counts as not yes there, and as wrong.
+    """
+    if not samples or any(sample.answers[0] not in ("yes", "no") for sample in samples):
+        return {}
+    yes = np.array([sample.answers[0] == "yes" for sample in samples])
+    hits, rejects = int((found.right & yes).sum()), int((found.right & ~yes).sum())
+    on_yes, on_no = (
+        percent(hits, int((found.answered & yes).sum())),
+        percent(rejects, int((found.answered & ~yes).sum())),
+    )
+    precision = percent(hits, hits + int((found.answered & ~found.right & ~yes & found.says_yes).sum()))
+    f1 = {"f1": _mean(precision, on_yes), "f1_paper": _mean(on_yes, on_no)}
+    rate = percent(int((found.answered & found.says_yes).sum()), int(found.answered.sum()))
+    return {"precision": precision, "recall": on_yes, **f1, "yes_rate": rate}
+
+
+def apart(row: Mapping[str, Any]) -> float:
+    """Points between a row's accuracy and accuracy_strict, numbers or their texts; 0 where one is not known."""
+    both = [row.get(name) for name in ("accuracy", "accuracy_strict")]
+    known = [float(value) for value in both if value is not None and value != ""]
+    found = abs(known[0] - known[1]) if len(known) == 2 else 0.0
+    return 0.0 if math.isnan(found) else found
+
+
+def parting(rows: Iterable[Mapping[str, Any]]) -> str:
+    """One line about the rows of which accuracy and accuracy_strict are more than PARTED points apart; "" for none."""
+    every = list(rows)
+    far = [row for row in every if apart(row) > PARTED]
+    if not far:
+        return ""
+    most = max(far, key=apart)
+    rule = f" by the rule {most['scoring']}" if most.get("scoring") else ""
+    return (
+        f"accuracy and accuracy_strict part by more than {PARTED:g} points in {len(far):,} of {len(every):,} cells, "
+        f"most in {most['dataset']} {most['method']}: {float(most['accuracy']):.2f}{rule}, "
+        f"{float(most['accuracy_strict']):.2f} strict"
+    )
+
+
+def _mean(a: float | None, b: float | None) -> float | None:
+    return None if a is None or b is None else 2 * a * b / (a + b) if a + b else 0.0
+
+
+def several(values: Iterable[Any]) -> str:
+    """Distinct values in alphabetical order as one column's text; those that are empty are not known."""
+    return SEVERAL.join(sorted({str(value) for value in values} - {""}))
+
+
+def mixtures(passes: Iterable[Mapping[Any, Any]]) -> dict[tuple[Any, ...], str]:
+    """One line per row of passes.csv, by TRUNK, whose answers come from several devices or versions of a library."""
+    lines = {}
+    for row in passes:
+        found = {name: str(row.get(name) or "").split(SEVERAL) for name in ("device", *VERSIONS)}
+        parts = [f"{name} {' and '.join(values)}" for name, values in found.items() if len(values) > 1]
+        if parts:
+            lines[tuple(row[name] for name in TRUNK)] = (
+                f"{row['dataset']} x {row['model']}: its answers were computed with {', '.join(parts)}, and may differ "
+                f"by rounding; to compute all anew: `python -m spatial_eval store rm {row['generations']}`, then the "
+                "same command"
+            )
+    return lines

@@ -1,0 +1,190 @@
+"""Build the prompt of a question: the benchmark's text, a user's template around it, the model's chat format. Pure.
+
+The questions of the paper's benchmarks carry LLaVA-1.5's wrapper, `<image>\\nUSER: ... ASSISTANT:`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from string import Formatter
+from typing import Any
+
+from spatial_eval.core.errors import ConfigError, DataError, describe_unknown
+from spatial_eval.core.hashing import hash_text
+from spatial_eval.core.types import Benchmark, Places, Sample
+
+IMAGE = "<image>"
+MODES = ("auto", "raw", "chat")
+FIELDS = ("question", "options")  # of a template
+_USER = re.compile(r"^\s*user:\s*", re.IGNORECASE)
+_ASSISTANT = re.compile(r"\s*assistant:\s*$", re.IGNORECASE)
+_OPTIONS_LINE = re.compile(r"^[ \t]*\{options\}", re.MULTILINE)
+_WRAPPED = re.compile(
+    r"(?P<head>\s*(?:<image>)?\s*(?:user:)?\s*(?:<image>)?\s*)(?P<bare>.*?)(?P<tail>\s*(?:assistant:)?\s*)",
+    re.IGNORECASE | re.DOTALL,
+)
+
+
+def strip_wrapper(question: str) -> str:
+    """Return the question without `<image>`, `USER:` and `ASSISTANT:`."""
+    return _ASSISTANT.sub("", _USER.sub("", question.replace(IMAGE, "", 1))).strip()
+
+
+def prompt_mode(dataset: Benchmark) -> str:
+    """Return `dataset.prompt`, one of MODES; it is part of the identity (store.generations.describe_dataset).
+
+    Raises:
+        ConfigError: the benchmark has another value.
+    """
+    if dataset.prompt not in MODES:
+        raise ConfigError(f"{dataset.name}: {describe_unknown('dataset.prompt', dataset.prompt, MODES)}")
+    return dataset.prompt
+
+
+def write_prompt(
+    question: str, *, mode: str, llava15: bool, image_token: str, chat: Callable[[str], str] | None
+) -> str:
+    """Return the prompt text, before the processor expands the image placeholder.
+
+    Args:
+        mode: raw sends the question as it stands; chat sends its bare text through `chat`; auto is raw where a
+            LLaVA-1.5 model gets a question with `<image>`, else chat, else the bare text behind the image.
+        chat: the processor's chat template; None where it has none.
+
+    Raises:
+        ValueError: the question is empty, or the mode cannot be applied to it.
+    """
+    bare = strip_wrapper(question)
+    if not bare:
+        raise ValueError("the question is empty")
+    if mode == "raw" or (mode == "auto" and llava15 and IMAGE in question):
+        prompt = question if image_token in question else question.replace(IMAGE, image_token)
+        if image_token not in prompt:
+            raise ValueError(f"dataset.prompt=raw needs {IMAGE} in the question")
+        return prompt
+    if chat is not None:
+        return chat(bare)
+    if mode == "chat":
+        raise ValueError("the processor has no chat template: use dataset.prompt=raw")
+    return f"{image_token}\nUSER: {bare}\nASSISTANT:" if llava15 else f"{image_token}{bare}"
+
+
+def check_template(text: str) -> None:
+    """Check that a template can be filled in and keeps the wrapper around the question.
+
+    Raises:
+        ValueError: it cannot, or it repeats the wrapper.
+    """
+    try:
+        fields = [
+            (name, spec or conversion) for _, name, spec, conversion in Formatter().parse(text) if name is not None
+        ]
+    except ValueError as error:
+        raise ValueError(f"{error}; a brace that is text is written twice") from None
+    unknown = [name for name, formatting in fields if name not in FIELDS or formatting]
+    if unknown:
+        raise ValueError(f"it has {{{unknown[0]}}}; only {{question}} and {{options}} are filled in")
+    if "question" not in dict(fields):
+        raise ValueError("it lacks {question}, where the benchmark's own goes")
+    if IMAGE in text or _USER.match(text) or _ASSISTANT.search(text):
+        raise ValueError(f"{IMAGE}, USER: and ASSISTANT: stay around it as the benchmark has them: leave them out")
+
+
+def fill_template(template: str, question: str, options: Sequence[str], texts: Sequence[str] = ()) -> str:
+    """Return the question with its bare text put through a checked template, and its wrapper unchanged.
+
+    `{options}` becomes `left, right, on or under`; of letters that stand for `texts` it becomes `A. left, B. right`,
+    or a line per option where `{options}` begins a line. Such lines that the question holds already are not repeated;
+    those at its end stay behind what the template adds.
+
+    Raises:
+        ValueError: the question is empty or has `<image>` within it, or the template needs options and none are known.
+    """
+    wrapped = _WRAPPED.fullmatch(question)
+    if wrapped is None or not wrapped["bare"]:
+        raise ValueError("it is empty")
+    if IMAGE in wrapped["bare"]:
+        raise ValueError(f"{IMAGE} stands in the midst of the question")
+    bare, lists_options = wrapped["bare"], any(name == "options" for _, name, _, _ in Formatter().parse(template))
+    if lists_options and not options:
+        raise ValueError("no options are known, and the template has {options}")
+    lines = [f"{letter.upper()}. {text}" for letter, text in zip(options, texts, strict=False)]
+    block, behind = "".join(f"\n{line}" for line in lines), ""
+    if lists_options and lines:
+        bare = bare.replace(block, "", 1)
+        listed = ("\n" if _OPTIONS_LINE.search(template) else ", ").join(lines)
+    else:
+        if block and bare.endswith(block):
+            bare, behind = bare.removesuffix(block), block
+        words = [option.upper() if len(option) == 1 else option for option in options]
+        listed = " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
+    return wrapped["head"] + template.format(question=bare, options=listed) + behind + wrapped["tail"]
+
+
+@dataclass(frozen=True, slots=True)
+class Templated:
+    """Read a benchmark with its questions put through `template` (`fill_template`).
+
+    Its name is `<benchmark>+<name of the template>`, so that no published number of the benchmark stands beside it.
+    """
+
+    name: str
+    benchmark: Benchmark
+    template: str
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.benchmark.describe(), "template": self.template}
+
+    def read(self, places: Places) -> list[Sample]:
+        return [self._fill(sample) for sample in self.benchmark.read(places)]
+
+    def ready(self, samples: Sequence[Sample], places: Places) -> None:
+        self.benchmark.ready(samples, places)
+
+    @property
+    def upstream(self) -> str:
+        return self.benchmark.upstream or self.benchmark.name
+
+    @property
+    def prompt(self) -> str:
+        return self.benchmark.prompt
+
+    @property
+    def distort(self) -> bool:
+        return self.benchmark.distort
+
+    @property
+    def orientation(self) -> str:
+        return self.benchmark.orientation
+
+    @property
+    def rows(self) -> int:
+        return self.benchmark.rows
+
+    def _fill(self, sample: Sample) -> Sample:
+        try:
+            question = fill_template(self.template, sample.question, sample.options, sample.option_texts)
+            return replace(sample, question=question)
+        except ValueError as error:
+            raise DataError(
+                f"{self.benchmark.name}, question {sample.id}: dataset.template cannot be filled: {error}"
+            ) from None
+
+
+def apply_template(benchmark: Benchmark, text: str, name: str = "") -> Templated:
+    """Return the benchmark with its questions put through the template `text`.
+
+    Args:
+        name: the template's own; "" names it by a digest of its text.
+
+    Raises:
+        ConfigError: the template cannot be filled in (`check_template`).
+    """
+    try:
+        check_template(text)
+    except ValueError as error:
+        raise ConfigError(f"dataset.template={name or text} is not valid: {error}") from None
+    label = name or hash_text(text, 3)
+    return Templated(f"{benchmark.name}+{label}", benchmark, text)

@@ -1,0 +1,441 @@
+"""What would fail here, before it does: a line a thing, and what to do about it. Loads no model, writes nothing.
+
+Whatever may hang (torch and a driver, the hub, W&B, Slurm's controller) is asked at once and for a minute at most.
+
+How large a model is, and how much memory is free here. Loads nothing.
+
+What lies outside this machine and may not answer: the hub, W&B, Slurm's controller. Each is given some seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spatial_eval.cli.arguments import CONFIG_DIR, DATA_DIR, OUTPUT_DIR
+from spatial_eval.config import schema
+from spatial_eval.core import requirements
+from spatial_eval.core.errors import ConfigError, MissingData, ModelError, SpatialEvalError
+from spatial_eval.core.types import Benchmark, Model, Places
+from spatial_eval.models import weights
+from spatial_eval.models.hf import HF
+from spatial_eval.prepare.verify import glance_benchmark, list_data_benchmarks
+from spatial_eval.tracking import process
+
+if TYPE_CHECKING:
+    from spatial_eval.config.compose import Composer
+
+
+def parameters(model: HF) -> int | None:
+    """Counted from the headers of the files that a run loads, guessed from `7b` in its name where they are not here.
+
+    None where neither tells.
+    """
+    folder = model.folder()
+    if folder is None:
+        found = re.search(r"(\d+(?:\.\d+)?)b\b", model.path.lower())
+        return int(float(found[1]) * 1e9) if found else None
+    try:
+        return weights.count_parameters(weights.read_headers(folder, model.path)) or None
+    except ModelError:  # said where weights are looked at
+        return None
+
+
+def available() -> int:
+    """Bytes of RAM that a new process could take: what is free, and what its control group leaves."""
+    facts = (
+        dict(re.findall(r"^(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M))
+        if sys.platform == "linux"
+        else {}
+    )
+    found = int(facts.get("MemAvailable", 0)) * 1024 or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
+        found = min(found, int(limit.read_text()) - int(used.read_text()))
+    return found
+
+
+OK, FAILS, UNKNOWN = "ok", "would fail", "not checked"
+HUB_S, SLURM_S = 3.0, 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class DoctorLine:
+    """`needed`: whether the chosen model and dataset cannot run here without it."""
+
+    thing: str
+    state: str
+    said: str
+    needed: bool = True
+
+    @property
+    def stops(self) -> bool:
+        return self.needed and self.state == FAILS
+
+    def __str__(self) -> str:
+        return f"{self.thing:<17} {self.state:<11} {self.said}"
+
+
+def check_hub(model: Model) -> DoctorLine:
+    if not isinstance(model, HF):
+        return DoctorLine("hub", OK, f"model {model.name} needs none")
+    try:
+        folder = model.folder()
+    except SpatialEvalError as error:
+        return DoctorLine("hub", FAILS, str(error))
+    if folder is not None:
+        return DoctorLine("hub", OK, f"{model.path} is here already: {folder}")
+    here = f"{model.path} is not in the hub cache"
+    fetch = "run `python -m spatial_eval prepare model=...` where there is network"
+    if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
+        return DoctorLine("hub", FAILS, f"{here} and HF_HUB_OFFLINE is set: {fetch}, or unset it")
+    url = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
+    answer = within(HUB_S, lambda: _status(f"{url}/{model.path}/resolve/{model.revision or 'main'}/config.json"))
+    if isinstance(answer, int) and answer < 400:
+        return DoctorLine("hub", OK, f"{here}, {url} has it: it is fetched at the first run")
+    if answer in (401, 403):
+        return DoctorLine(
+            "hub", FAILS, f"{here}, {url} wants a login for it: accept its terms there, then `hf auth login`"
+        )
+    why = f"answers with HTTP {answer}" if isinstance(answer, int) else answer
+    return DoctorLine("hub", FAILS, f"{here}, {url} {why}: {fetch}, or give model.path=FOLDER")
+
+
+def _status(url: str) -> int | str:
+    try:
+        with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_S) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code
+    except (OSError, ValueError) as error:
+        return f"is out of reach ({getattr(error, 'reason', error)})"
+
+
+def within(seconds: float, ask: Callable[[], int | str]) -> int | str:
+    """The answer, or that none came: resolving a name can hang for longer than any time-out of a socket."""
+    found: list[int | str] = []
+    thread = threading.Thread(target=lambda: found.append(ask()), daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return found[0] if found else f"did not answer within {seconds:g} s"
+
+
+def check_wandb() -> DoctorLine:
+    try:
+        have = metadata.version("wandb")
+    except metadata.PackageNotFoundError:
+        return DoctorLine("wandb", FAILS, "is not installed: pip install wandb, for tracking=wandb", needed=False)
+    accepted, said = process.probe_server()
+    if accepted:
+        return DoctorLine("wandb", OK, f"{have}, {said}", needed=False)
+    said = f"{have} writes offline; uploading (tracking.mode=online) would fail: {said}"
+    return DoctorLine("wandb", FAILS, said, needed=False)
+
+
+def check_slurm_controller() -> DoctorLine:
+    absent = [name for name in ("sbatch", "squeue") if shutil.which(name) is None]
+    if absent:
+        return DoctorLine(
+            "slurm", UNKNOWN, f"no {' or '.join(absent)} on PATH: launcher=slurm would fail here", needed=False
+        )
+    try:
+        done = subprocess.run(
+            ["squeue", "-h", "-o", "%i"], capture_output=True, text=True, check=False, timeout=SLURM_S
+        )
+        why = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
+    except (OSError, subprocess.TimeoutExpired):
+        why = f"no answer within {SLURM_S:g} s"
+    if why:
+        said = f"sbatch and squeue are there, the controller does not answer ({why}): launcher=slurm would fail"
+        return DoctorLine("slurm", FAILS, said, needed=False)
+    return DoctorLine(
+        "slurm", OK, f"the controller answers, {len(done.stdout.split()):,} jobs in its queue", needed=False
+    )
+
+
+TORCH_S = 7.0
+WEIGHTS_S = 60.0  # torch, transformers and a model without values, on a busy machine
+PACKAGE = Path(__file__).resolve().parents[2]  # where a child process finds this package
+GIB = 2**30
+BYTES = {"float32": 4, "bfloat16": 2, "float16": 2}
+SPARE = 1.2  # of the weights: activations and the cache of a batch
+TORCH = """
+import json, torch
+gpus = []
+if torch.cuda.is_available():
+    for i in range(torch.cuda.device_count()):
+        free, total = torch.cuda.mem_get_info(i)
+        gpus.append([torch.cuda.get_device_name(i), free, total, torch.cuda.is_bf16_supported()])
+print(json.dumps({"version": torch.__version__, "cuda": torch.version.cuda, "gpus": gpus}))
+"""
+WEIGHTS = """
+import json, sys
+from spatial_eval.models.loading import load_config, load_processor
+from spatial_eval.core.errors import SpatialEvalError
+from spatial_eval.models.hf import HF
+error = ""
+try:
+    model = HF(**json.load(sys.stdin))
+    model.verify()
+    load_processor(model, load_config(model))
+except SpatialEvalError as caught:
+    error = str(caught)
+print(json.dumps(error))
+"""
+
+
+def examine(
+    model: Model, dataset: Benchmark, data: Path, output: Path, known: Sequence[tuple[str, Benchmark]]
+) -> Iterator[DoctorLine]:
+    """Every line, in a fixed order. `known`: the benchmarks that lie in a data_dir, by name."""
+    with ThreadPoolExecutor() as pool:
+        torch, hub = pool.submit(_torch), pool.submit(check_hub, model)
+        files = pool.submit(_weights, model)
+        wandb, slurm = pool.submit(check_wandb), pool.submit(check_slurm_controller)
+        held = pool.submit(lambda: list(_data(model, dataset, data, known)))
+        yield from versions()
+        found = torch.result()
+        yield _device(model, found)
+        yield from _memory(model, found)
+        yield _graphs(model, found)
+        yield hub.result()
+        yield from files.result()
+        yield _disk(output)
+        yield from held.result()
+        yield wandb.result()
+        yield slurm.result()
+
+
+def versions() -> Iterator[DoctorLine]:
+    """Python and each required package against what pyproject.toml allows."""
+    python = requirements.read_python()
+    good = python.contains(platform.python_version(), prereleases=True)
+    said = f"{platform.python_version()}, required {python}"
+    yield (
+        DoctorLine("python", OK, said)
+        if good
+        else DoctorLine("python", FAILS, f"{said}: make an environment with such a one")
+    )
+    wrong: list[str] = []
+    right: list[str] = []
+    for one in requirements.read_packages():
+        have = requirements.find_version(one.name)
+        if not have:
+            wrong.append(f"{one.name} is not installed")
+        elif one.specifier.contains(have, prereleases=True):
+            right.append(f"{one.name} {have}")
+        elif not requirements.is_newer(one, have):
+            wrong.append(f"{one.name} {have} (required {one.specifier})")
+    newer = requirements.list_newer()
+    if wrong:
+        yield DoctorLine("packages", FAILS, f"{'; '.join(wrong)}: pip install -e . in the checkout")
+    else:
+        yield DoctorLine("packages", OK, ", ".join(right))
+    if newer:
+        yield DoctorLine("packages", UNKNOWN, "; ".join(newer))
+
+
+def _torch() -> Mapping[str, Any]:
+    """What torch sees, asked in a process of its own: a driver may hang. {"error": ...} where it does not answer."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", TORCH], capture_output=True, text=True, check=False, timeout=TORCH_S
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return {"slow": f"torch did not answer within {TORCH_S:g} s: try `python -c 'import torch'`"}
+    if done.returncode:
+        return {"error": f"torch cannot be imported: {(done.stderr.strip().splitlines() or ['?'])[-1]}"}
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def _device(model: Model, torch: Mapping[str, Any]) -> DoctorLine:
+    if not isinstance(model, HF):
+        return DoctorLine("device", OK, f"model {model.name} answers from files: none is needed")
+    wanted = model.run_device()
+    if "slow" in torch:
+        return DoctorLine("device", UNKNOWN, torch["slow"])
+    if "error" in torch:
+        return DoctorLine("device", FAILS, torch["error"])
+    names = ", ".join(gpu[0] for gpu in torch["gpus"]) or "no GPU"
+    said = f"torch {torch['version']} (CUDA {torch['cuda'] or 'none'}) sees {names}; {model.name} runs on {wanted}"
+    if wanted.startswith("cuda") and not torch["gpus"]:
+        return DoctorLine("device", FAILS, f"{said}: install torch for CUDA, or set model.device=cpu")
+    slow = wanted == "cpu" and (parameters(model) or 0) > 1e9
+    return DoctorLine("device", OK, said + ("; expect minutes a question without a GPU" if slow else ""))
+
+
+def _memory(model: Model, torch: Mapping[str, Any]) -> Iterator[DoctorLine]:
+    if not isinstance(model, HF):
+        return
+    count, exact = parameters(model), model.folder() is not None
+    have = available()
+    if count is None:
+        yield DoctorLine(
+            "memory", UNKNOWN, f"the size of {model.path} is not known here; {have / GIB:.0f} GiB of RAM are free"
+        )
+        return
+    size = count * BYTES[model.run_dtype()]
+    what = f"{count / 1e9:.3g} G parameters{'' if exact else ' (by its name)'} in {model.run_dtype()}"
+    need = size * (SPARE if model.run_device() == "cpu" else 1)
+    yield _fits("memory", f"{what} take", need, have, "RAM", "take a machine with more, or a smaller model")
+    if model.run_device().startswith("cuda") and torch.get("gpus"):
+        name, free, *_ = torch["gpus"][0]
+        advice = "take a larger GPU, model.dtype=bfloat16, or model.device_map=auto over several"
+        yield _fits("GPU memory", f"{what} with a batch take", size * SPARE, free, name, advice)
+
+
+def _fits(thing: str, what: str, need: float, have: float, where: str, advice: str) -> DoctorLine:
+    said = f"{what} {need / GIB:.2g} GiB, {have / GIB:.0f} GiB are free ({where})"
+    return DoctorLine(thing, OK, said) if need <= have else DoctorLine(thing, FAILS, f"{said}: {advice}")
+
+
+def _weights(model: Model) -> list[DoctorLine]:
+    """Whether the model's files hold what its config.json wants, asked in a process of its own: it imports torch."""
+    try:
+        folder = model.folder() if isinstance(model, HF) else None
+    except ModelError:  # said where the hub is
+        folder = None
+    if not isinstance(model, HF) or folder is None:
+        return []
+    try:
+        weights.check_files(folder, model.path)  # at once, without torch
+    except ModelError as error:
+        return [DoctorLine("weights", FAILS, str(error))]
+    found, count = "", parameters(model)
+    try:
+        done = subprocess.run(
+            [sys.executable, "-c", WEIGHTS],
+            input=json.dumps(asdict(model)),
+            capture_output=True,
+            text=True,
+            timeout=WEIGHTS_S,
+            check=False,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])},
+        )
+        found = json.loads(done.stdout.splitlines()[-1])
+    except subprocess.TimeoutExpired:
+        said = f"the files of {model.path} were not compared with its config.json within {WEIGHTS_S:g} s"
+        return [DoctorLine("weights", UNKNOWN, f"{said}: loading compares them")]
+    except (OSError, ValueError, IndexError):
+        return [DoctorLine("weights", UNKNOWN, f"the files of {model.path} could not be compared with its config.json")]
+    if found:
+        return [DoctorLine("weights", FAILS, found)]
+    return [
+        DoctorLine(
+            "weights", OK, f"{count or 0:,} parameters in the files of {model.path}, as its config.json has them"
+        )
+    ]
+
+
+def _graphs(model: Model, torch: Mapping[str, Any]) -> DoctorLine:
+    if "gpus" not in torch:
+        return DoctorLine("CUDA graphs, bf16", UNKNOWN, "torch gave no answer", needed=False)
+    if not torch["gpus"]:
+        return DoctorLine(
+            "CUDA graphs, bf16", UNKNOWN, "no GPU is seen; model.graphs=true replays nothing on a CPU", False
+        )
+    name, _, _, half = torch["gpus"][0]
+    said = f"{name}: graphs can be captured, bfloat16 is {'native' if half else 'emulated: take float16 or float32'}"
+    fails = not half and isinstance(model, HF) and model.run_dtype() == "bfloat16"
+    return DoctorLine("CUDA graphs, bf16", FAILS if fails else OK, said)
+
+
+def _disk(output: Path) -> DoctorLine:
+    there = next(folder for folder in (output, *output.parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    said = f"{free / GIB:.0f} GiB free at {output}"
+    if not os.access(there, os.W_OK):
+        return DoctorLine("disk", FAILS, f"{there} cannot be written: set output_dir=")
+    return (
+        DoctorLine("disk", OK, said)
+        if free > GIB
+        else DoctorLine("disk", FAILS, f"{said}: free some, or set output_dir=")
+    )
+
+
+def _data(model: Model, dataset: Benchmark, data: Path, known: Sequence[tuple[str, Benchmark]]) -> Iterator[DoctorLine]:
+    """One line a benchmark that lies in data_dir; the chosen one is needed, its images where a model looks at them."""
+    looks, seen = isinstance(model, HF), set()
+    for one in (glance_benchmark(*named, data) for named in known):
+        seen.add(one.name)
+        said, problem = f"{one.questions:,} questions, {one.images:,} images", one.problem.partition("; ")[0]
+        if problem and one.questions and not looks:
+            said, problem = f"{said} ({model.name} looks at none)", ""
+        state, said = (
+            (FAILS, f"{said}: {problem}; run `python -m spatial_eval prepare dataset={one.name}`")
+            if problem
+            else (OK, said)
+        )
+        yield DoctorLine(f"data {one.name}", state, said, needed=one.name == dataset.name)
+    places = Places(data, data, remember=False)
+    try:
+        samples = dataset.read(places)
+        if dataset.name not in seen:
+            yield DoctorLine(f"data {dataset.name}", OK, f"{len(samples):,} questions")
+        if not looks:
+            model.check(dataset, samples, (), places)
+            yield DoctorLine("recordings", OK, f"{model.name} holds some of {dataset.name}")
+    except SpatialEvalError as error:
+        if dataset.name not in seen or not isinstance(error, MissingData):
+            yield DoctorLine("recordings" if dataset.name in seen else f"data {dataset.name}", FAILS, str(error))
+
+
+def add_doctor(commands: Any) -> None:
+    """Add `doctor` to the subparsers of the command line."""
+    said = "say what would fail here for a model and a dataset, and what to do"
+    about = f"{said.capitalize()}; needs some seconds, at most a minute."
+    command = commands.add_parser("doctor", parents=[DATA_DIR, OUTPUT_DIR, CONFIG_DIR], help=said, description=about)
+    command.add_argument(
+        "what",
+        nargs="*",
+        metavar="model=NAME dataset=NAME",
+        help="default: those of conf/config.yaml; GROUP.KEY=VALUE too",
+    )
+    command.set_defaults(run=run_doctor)
+
+
+def run_doctor(parsed: argparse.Namespace) -> int:
+    """Print the lines; exit code 3 where the model and dataset could not run here."""
+    from spatial_eval.config.compose import Composer  # Hydra costs start-up time
+
+    composer = Composer(parsed.config_dir)
+    model, dataset = _chosen(composer, parsed.what)
+    known = list_data_benchmarks(composer, "all", {})
+    stops = 0
+    for line in examine(model, dataset, parsed.data_dir, parsed.output_dir.absolute(), known):
+        stops += line.stops
+        sys.stdout.write(f"{line}\n")
+        sys.stdout.flush()
+    verdict = f"cannot run here: {stops} of the lines above" if stops else "could run here"
+    sys.stdout.write(f"{dataset.name} x {model.name} {verdict}\n")
+    return 3 if stops else 0
+
+
+def _chosen(composer: Composer, what: Sequence[str]) -> tuple[Model, Benchmark]:
+    """Build the model and the dataset that the command line names, the defaults without. Raises ConfigError."""
+    from spatial_eval.config.compose import set_values
+
+    values = composer.parse_values(what)
+    if any(key.split(".")[0] not in ("model", "dataset") or value == "" for key, value in values.items()):
+        raise ConfigError(f"cannot examine {' '.join(what)}: expected model=NAME, dataset=NAME and their KEY=VALUEs")
+    choices = {key: value for key, value in values.items() if "." not in key}
+    for group, name in choices.items():
+        composer.check_option(group, name)
+    tree = set_values(composer.compose(choices), {key: value for key, value in values.items() if key not in choices})
+    return schema.read_model(tree.model), schema.read_dataset(tree.dataset)

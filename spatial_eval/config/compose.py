@@ -1,0 +1,197 @@
+"""Compose conf/ and a user's own folder (--config-dir) into trees and typed descriptions: the one composer.
+
+Hydra needs about 59 ms of CPU for one composition. A Composer therefore composes each distinct choice of groups once;
+values of single keys are set on a copy of the composed tree, which takes microseconds.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import hydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import QuotedString
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
+
+from spatial_eval.benchmarks import readers
+from spatial_eval.benchmarks.prompts import apply_template
+from spatial_eval.config import schema
+from spatial_eval.core.errors import ConfigError, describe_unknown
+from spatial_eval.core.paths import conf_folder, sweeps_folder
+from spatial_eval.core.types import Benchmark, Model
+from spatial_eval.core.validate import format_value
+from spatial_eval.models import registry
+
+GROUP_FOLDERS = (*schema.GROUPS, "preset", "template")
+# What people call our options elsewhere, for "did you mean".
+ALIASES = {
+    "dataset": readers.UPSTREAM,
+    "model": registry.UPSTREAM,
+    "method": {"greedy": "base", "baseline": "base", "scaling": "scaling_vis", "scalingvis": "scaling_vis"}
+    | {"adapt": "adapt_vis", "adaptvis": "adapt_vis", "attn_scale": "scaling_vis"},
+}
+
+
+class Composer:
+    """Composes trees of conf/ and of the user's own folder, and reads command lines against them.
+
+    Args:
+        own: the user's folder of options and sweeps (--config-dir), laid out as conf/ with a folder sweeps/.
+
+    Raises:
+        ConfigError: `own` is no folder, holds no option, or one with the name of ours.
+    """
+
+    def __init__(self, own: Path | None = None) -> None:
+        self.own = own
+        if own is not None:
+            _check_own_folder(own)
+        self._options: dict[str, list[str]] = {}
+        self._trees: dict[tuple[str, ...], DictConfig] = {}
+        self._parser = OverridesParser.create(config_loader=cast(Any, self))
+
+    def get_group_options(self, group: str, results_filter: Any = None) -> list[str]:
+        """List the names of a group's options, sorted. Hydra's parser calls it by this name, for `glob(*)`."""
+        del results_filter  # a group holds files only
+        if group not in self._options:
+            folders = [folder / group for folder in (conf_folder(), self.own) if folder is not None]
+            self._options[group] = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+        return self._options[group]
+
+    def sweep_files(self) -> dict[str, Path]:
+        """Map the name of each sweep file, ours and the user's, to its path."""
+        folders = [sweeps_folder(), *([self.own / "sweeps"] if self.own else [])]
+        return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+
+    def parse(self, override: str) -> tuple[str, list[Any]]:
+        """Split one override in Hydra's grammar into its key and its values. Raises ConfigError."""
+        try:
+            (parsed,) = self._parser.parse_overrides([override])
+            values = list(parsed.sweep_iterator()) if parsed.is_sweep_override() else [parsed.value()]
+        except (HydraException, ValueError) as error:
+            raise ConfigError(f"cannot read {override!r}: {str(error).splitlines()[0]}; expected key=value") from None
+        if parsed.is_add() or parsed.is_delete() or parsed.is_force_add() or parsed.package:
+            raise ConfigError(f"cannot use {override!r}: keys are set as key=value, none is added or removed")
+        return parsed.key_or_group, [value.text if isinstance(value, QuotedString) else value for value in values]
+
+    def parse_values(self, overrides: Iterable[str]) -> dict[str, Any]:
+        """As `parse`, for a command that takes one value per key."""
+        values: dict[str, Any] = {}
+        for override in overrides:
+            key, listed = self.parse(override)
+            if len(listed) != 1:
+                raise ConfigError(f"{override} is a list of values; expected one value")
+            values[key] = listed[0]
+        return values
+
+    def compose(self, choices: Mapping[str, str]) -> DictConfig:
+        """Compose the tree for an option per group; `+group` adds one to a group without a default.
+
+        Raises:
+            ConfigError: no such option, or a YAML file that cannot be read.
+        """
+        overrides = [f"{group}={option}" for group, option in choices.items()]
+        if tuple(overrides) not in self._trees:
+            search = [f"hydra.searchpath=[{_quote(f'file://{self.own}')}]"] if self.own else []
+            try:
+                with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+                    self._trees[tuple(overrides)] = hydra.compose("config", overrides=[*search, *overrides])
+            except (HydraException, OmegaConfBaseException) as error:
+                raise ConfigError(f"cannot compose {' '.join(overrides)}: {str(error).splitlines()[0]}") from None
+            except YAMLError as error:
+                raise ConfigError(f"cannot compose {' '.join(overrides)}: {' '.join(str(error).split())}") from None
+        return self._trees[tuple(overrides)]
+
+    def missing_keys(self, group: str, option: str) -> list[str]:
+        """List the keys of an option that must be given."""
+        return sorted(OmegaConf.missing_keys(self.compose({group: option})[group]))
+
+    def check_option(self, group: str, name: Any, *, hint: str = "") -> None:
+        """Raise ConfigError where a group has no option of this name."""
+        options = self.get_group_options(group)
+        if name not in options:
+            aliases = {alias: option for alias, option in ALIASES.get(group, {}).items() if option in options}
+            raise ConfigError(describe_unknown(group, format_value(name), options, aliases=aliases, hint=hint))
+
+    def find_dataset(self, name: str) -> str:
+        """Return the option of conf/dataset that a name from elsewhere means: upstream's, or ours in another case."""
+        lower = name.lower()
+        return name if name in self.get_group_options("dataset") else readers.UPSTREAM.get(lower, lower)
+
+    def read_benchmark(self, name: str, values: Mapping[str, Any]) -> Benchmark:
+        """Build the benchmark of `dataset=name` with `dataset.KEY` values, its template applied. Raises ConfigError."""
+        option = self.find_dataset(name)
+        self.check_option("dataset", option, hint="your own questions: --dataset jsonl dataset.path=FILE")
+        node = set_values(self.compose({"dataset": option}), values).dataset
+        return self.apply_template(schema.read_dataset(node), node.get("template"))
+
+    def read_model(self, name: str, values: Mapping[str, Any]) -> Model:
+        """Build the model of `model=name` with `model.KEY` values. Raises ConfigError."""
+        self.check_option("model", name)
+        return schema.read_model(set_values(self.compose({"model": name}), values).model)
+
+    def apply_template(self, benchmark: Benchmark, template: Any) -> Benchmark:
+        """Ask a benchmark in the words of `dataset.template`.
+
+        Args:
+            template: null, a text with {question}, or the name of an option of conf/template.
+
+        Raises:
+            ConfigError: it is none of these.
+        """
+        if template is None:
+            return benchmark
+        names = self.get_group_options("template")
+        if template in names:
+            text = self.compose({"+template": template}).template.get("text")
+            return apply_template(benchmark, str(text), template)
+        if not isinstance(template, str) or "{" not in template:
+            hint = "or give a text: 'dataset.template=\"Look closely. {question}\"'"
+            raise ConfigError(describe_unknown("dataset.template", format_value(template), names, hint=hint))
+        return apply_template(benchmark, template)
+
+
+def set_values(tree: DictConfig, values: Mapping[str, Any]) -> DictConfig:
+    """Return a copy of the tree with `group.key` values set; which keys exist is checked where they are read.
+
+    Raises:
+        ConfigError: the key leads through something that is no mapping.
+    """
+    if not values:
+        return tree
+    tree = tree.copy()
+    for key, value in values.items():
+        try:
+            OmegaConf.update(tree, key, value, force_add=True)  # mappings take new keys; types are checked later
+        except (OmegaConfBaseException, ValueError) as error:  # a list has no key of this name
+            raise ConfigError(f"{key}={format_value(value)}: {str(error).splitlines()[0]}") from None
+    return tree
+
+
+def _check_own_folder(own: Path) -> None:
+    """Reject a user's folder without options, or with an option of the name of ours. Raises ConfigError.
+
+    Hydra would take the first of two files of one name without a word.
+    """
+    if not own.is_dir():
+        raise ConfigError(f"--config-dir {own}: there is no such folder")
+    folders = {own / group: conf_folder() / group for group in GROUP_FOLDERS} | {own / "sweeps": sweeps_folder()}
+    files = {path: ours / path.name for folder, ours in folders.items() for path in sorted(folder.glob("*.yaml"))}
+    if not files:
+        listed = ", ".join(folder.name for folder in folders)
+        raise ConfigError(f"--config-dir {own} holds no YAML in any of its folders {listed}")
+    for path, ours in files.items():
+        if ours.exists():
+            raise ConfigError(f"{path}: {path.parent.name} {path.stem} is one of spatial_eval's own: rename the file")
+
+
+def _quote(text: str) -> str:
+    """Quote a text for Hydra's grammar, where a backslash is special before a quote only."""
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    return f"'{escaped}'"

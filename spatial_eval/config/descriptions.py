@@ -1,0 +1,139 @@
+"""Write descriptions (datasets, models, methods, launchers, trackers) as JSON and build them again: a kind and fields.
+
+A kind is the name in the table of its protocol (METHODS, MODELS, ...), never a class name: what was written before a
+class was renamed is still read, and a plug-in package's class is found by its entry point in any process.
+
+sweep.json is older. Sweep ids hash what it says, so SWEEP_FORMS keeps the words of 0.1: the name of each class then,
+and its fields, which are always written. A field or kind that came later is written where it is off its default.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from spatial_eval.benchmarks.prompts import Templated
+from spatial_eval.config.schema import build_by_kind
+from spatial_eval.core.errors import ConfigError, describe_unknown
+from spatial_eval.core.types import Benchmark, Method, Part
+from spatial_eval.core.validate import build_dataclass
+from spatial_eval.methods.registry import BENCHMARKS, METHODS, PluginTable
+from spatial_eval.models.registry import MODELS
+
+T = TypeVar("T")
+
+TEMPLATED = "templated"  # kind of a benchmark that another one is wrapped in
+SWEEP_FORMS: Mapping[str, tuple[str, str]] = {
+    "base": ("Base", ""),
+    "scaling_vis": ("ScalingVis", "weight scaling layers"),
+    "adapt_vis": ("AdaptVis", "weight1 weight2 threshold criterion scaling layers"),
+    "vcd": ("Vcd", "alpha cutoff noise"),
+    "dola": ("Dola", "layers cutoff"),
+    "whatsup": ("WhatsUp", "name upstream rows options prompts annotation images image_file sets prompt"),
+    "vsr": ("Vsr", "name upstream rows file images prompt distort"),
+    "jsonl": ("JsonLines", "path name prompt"),
+    "hub": ("Hub", "repo name config split revision columns where rows instruction prompt"),
+    "scenes": ("Scenes", "name form difficulty seed prompt"),
+    "hf": (
+        "HF",
+        "path name revision dtype device device_map batch_size attn decoding selfcheck preset paper_model rms_norm_eps "
+        "pad_to layers span tf32 graphs",
+    ),
+    "recorded": ("Recorded", "path name paper_model"),
+    "imported": ("Imported", "name paper_model"),
+}
+
+
+# What 0.1 did where a later field's default is another: not written either.
+IMPLIED: Mapping[tuple[str, str], Any] = {("whatsup", "scoring"): "paper", ("vsr", "scoring"): "paper"}
+
+
+def describe_value(table: Mapping[str, type[T]], value: T) -> dict[str, Any]:
+    """Describe a value of one of the table's classes as JSON values, paths absolute.
+
+    Raises:
+        ConfigError: its class is in no table, or a field holds what JSON does not.
+    """
+    kind = _kind_of(table, value)
+    given = {f.name for f in fields(value) if f.init}  # type: ignore[arg-type]
+    values = {name: found for name, found in asdict(value).items() if name in given}  # type: ignore[call-overload]
+    return {"kind": kind, **{name: _to_plain(found, f"{kind}.{name}") for name, found in values.items()}}
+
+
+def describe_benchmark(benchmark: Benchmark) -> dict[str, Any]:
+    """Describe a benchmark, the one in a template's wrapper too. Raises ConfigError."""
+    if isinstance(benchmark, Templated):
+        inner = describe_benchmark(benchmark.benchmark)
+        return {"kind": TEMPLATED, "name": benchmark.name, "template": benchmark.template, "benchmark": inner}
+    return describe_value(BENCHMARKS, benchmark)
+
+
+def build_value(table: Mapping[str, type[T]], tree: Any, where: str) -> T:
+    """Build what describe_value described. Raises ConfigError: no mapping, an unknown kind or key, a wrong type."""
+    if not isinstance(tree, dict) or "kind" not in tree:
+        raise ConfigError(f"{where} is not a mapping with a kind")
+    if tree["kind"] not in table:
+        hint = "install the package that brings it"
+        raise ConfigError(describe_unknown(f"{where}.kind", tree["kind"], table, hint=hint))
+    return build_by_kind(table, tree, where)
+
+
+def build_benchmark(tree: Any, where: str) -> Benchmark:
+    """Build what describe_benchmark described. Raises ConfigError."""
+    if isinstance(tree, dict) and tree.get("kind") == TEMPLATED:
+        inner = build_benchmark(tree.get("benchmark"), f"{where}.benchmark")
+        return Templated(str(tree.get("name")), inner, str(tree.get("template")))
+    return build_value(BENCHMARKS, tree, where)
+
+
+def describe_for_sweep(value: Any) -> dict[str, Any]:
+    """Describe a method, dataset, model or part as sweep.json holds it; a part of the sweep's id."""
+    if isinstance(value, Templated):
+        inner = {key: found for key, found in describe_for_sweep(value.benchmark).items() if key != "kind"}
+        return dict(sorted({"kind": "Templated", **asdict(value), "benchmark": inner}.items()))
+    cls, tree = type(value), asdict(value)
+    tables = (METHODS.own, BENCHMARKS.own, MODELS.own)
+    kind = next((kind for table in tables for kind, own in table.items() if own is cls), None)
+    if kind is not None:
+        name, always = SWEEP_FORMS.get(kind, (kind, ""))
+        tree = {
+            f.name: tree[f.name]
+            for f in fields(value)
+            if f.name in always.split() or tree[f.name] != IMPLIED.get((kind, f.name), f.default)
+        }
+    elif cls is Part:
+        name = "Part"
+    else:  # of a plug-in package, as 0.1 wrote it
+        name = getattr(value, "kind", f"{cls.__module__}:{cls.__qualname__}")
+    return json.loads(json.dumps({"kind": name, **tree}, default=str, sort_keys=True))  # type: ignore[no-any-return]
+
+
+def build_sweep_method(tree: Mapping[str, Any]) -> Method:
+    """Build a method of sweep.json. Raises ConfigError where there is none of its kind here, or with other fields."""
+    values = dict(tree)
+    name = str(values.pop("kind"))
+    kind = next((kind for kind, (old, _) in SWEEP_FORMS.items() if old == name), name)
+    if kind not in METHODS:
+        raise ConfigError(describe_unknown("method", kind, METHODS, hint="install the package that brings it"))
+    return build_dataclass(METHODS[kind], values, "method")
+
+
+def _kind_of(table: Mapping[str, type[T]], value: T) -> str:
+    if isinstance(table, PluginTable):
+        return table.kind_of(value)
+    return next(kind for kind, cls in table.items() if type(value) is cls)
+
+
+def _to_plain(value: Any, where: str) -> Any:
+    if isinstance(value, Path):
+        return str(value.absolute())
+    if isinstance(value, Mapping) and all(isinstance(key, str) for key in value):
+        return {key: _to_plain(item, f"{where}.{key}") for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_to_plain(item, where) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ConfigError(f"{where} holds a {type(value).__name__}, which no file of job state can hold: make it a text")

@@ -1,0 +1,323 @@
+"""Build distinct, typed cells from a command line and sweep files, before anything runs.
+
+Groups are composed once per distinct choice, each distinct value is checked once, cells are built from typed values.
+
+A key given on the command line replaces that axis of a sweep file, with one exception: where the file's `grids:` set
+the key differently from each other, the given values select among them. So `sweep=paper_table dataset=controlled_a`
+keeps the grids of controlled_a with its published settings, and does not try every benchmark's settings on it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig
+
+from spatial_eval.config import schema
+from spatial_eval.config.compose import Composer, set_values
+from spatial_eval.config.launchers import Resources
+from spatial_eval.config.schema import GROUPS, ONCE, PARTS, Settings
+from spatial_eval.core.columns import KNOBS
+from spatial_eval.core.errors import ConfigError, describe_unknown
+from spatial_eval.core.types import Benchmark, Cell, Experiment, Model, Part
+from spatial_eval.core.validate import format_value
+
+SCALARS = (*KNOBS, *PARTS, *ONCE)
+
+Axes = Mapping[str, Sequence[Any]]
+
+
+def select_axes(grids: Sequence[Axes], given: Axes, name: object) -> list[dict[str, Sequence[Any]]]:
+    """The grids of sweep file `name` with the command line's axes.
+
+    A given key that two grids set differently keeps, of every grid that sets it, the given values; a grid left without
+    a value is dropped. Any other given key replaces the axis. Raises ConfigError where a given value is in no grid.
+    """
+    kept = [dict(axes) for axes in grids]
+    fixed = {
+        key: values
+        for key in given
+        if len(values := list({_same(key, axes[key]): axes[key] for axes in grids if key in axes}.values())) > 1
+    }
+    for key in fixed:
+        wanted = {_one(key, value) for value in given[key]}
+        for axes in kept:
+            if key in axes:
+                axes[key] = [value for value in axes[key] if _one(key, value) in wanted]
+        kept = [axes for axes in kept if key not in axes or axes[key]]
+    for key, settings in fixed.items():
+        there = {_one(key, value) for axes in kept for value in axes.get(key, ())}
+        for value in given[key]:
+            if _one(key, value) not in there:
+                have = ", ".join(dict.fromkeys(format_value(v) for values in settings for v in values))
+                beside = " ".join(f"{k}={','.join(map(format_value, given[k]))}" for k in fixed if k != key)
+                raise ConfigError(
+                    f"{key}={format_value(value)} is in no grid of sweep {name}{f' with {beside}' if beside else ''}: "
+                    f"its grids set {key} each, to {have}; choose among these, or give the axes without sweep="
+                )
+    return [{**axes, **{key: values for key, values in given.items() if key not in fixed}} for axes in kept]
+
+
+def _one(key: str, value: Any) -> Any:
+    """A value as it is compared: 0.50 and 0.5 are one."""
+    return schema.check_root_value(key, value) if key in SCALARS else format_value(value)
+
+
+def _same(key: str, values: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(_one(key, value) for value in values)
+
+
+Parse = Callable[[str], tuple[str, list[Any]]]
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose numbers are those of the command line: YAML 1.1 takes 1e-1 and 1.5e3 for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(\d[\d_]*\.?[\d_]*|\.\d[\d_]*)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def read_sweep_file(files: Mapping[str, Path], name: Any, parse: Parse) -> list[dict[str, list[Any]]]:
+    """The grids of a sweep by name or path: a mapping of axes, or `grids:`, a list of them that share the other axes.
+
+    An axis is a value, a list of values, or text in Hydra's sweep grammar (`range(0, 1.01, 0.01)`). Raises ConfigError,
+    also where an axis, or the file, gives no value.
+    """
+    path = Path(name) if str(name).endswith(".yaml") else files.get(str(name))
+    if path is None or not path.is_file():
+        raise ConfigError(describe_unknown("sweep", format_value(name), sorted(files)))
+    try:
+        tree = yaml.load(path.read_text("utf8"), _Loader) or {}
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    grids = tree.pop("grids", [{}]) if isinstance(tree, dict) else None
+    if not isinstance(grids, list) or not all(isinstance(axes, dict) for axes in grids):
+        raise ConfigError(
+            f"{path}: expected keys with values or lists of values, and optionally `grids:` with a list of such"
+        )
+    made = [dict(_axis(path, key, value, parse) for key, value in {**tree, **axes}.items()) for axes in grids]
+    if not any(made):
+        raise ConfigError(f"{path} gives no value: expected at least one axis, such as `weight: [0.5, 0.8]`")
+    return made
+
+
+def _axis(path: Path, key: Any, value: Any, parse: Parse) -> tuple[str, list[Any]]:
+    if value == []:
+        raise ConfigError(f"{path}: {key}: an empty list gives no value; leave the key away, or give a value")
+    values = value if isinstance(value, list) else [value]
+    if any(isinstance(item, dict | list) for item in values):
+        raise ConfigError(f"{path}: {key}: expected a value or a list of values")
+    try:
+        if isinstance(value, str):
+            return parse_axis(f"{key}={value}", parse)
+        if key in KNOBS:  # "0.5" in quotes is a number here as it is alone; another key may want a text of digits
+            read = [parse_axis(f"{key}={v}", parse)[1] if isinstance(v, str) else [v] for v in values]
+            values = [v for some in read for v in some]
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from None
+    return str(key), values
+
+
+def parse_axis(override: str, parse: Parse) -> tuple[str, list[Any]]:
+    """Return the key and the values of `key=value`. Raises ConfigError where it gives none."""
+    key, values = parse(override)
+    if not values:
+        raise ConfigError(f"{override} gives no value; look at its range or pattern")
+    return key, values
+
+
+KEY_ALIASES = {
+    "w": "weight",
+    "w1": "weight1",
+    "w2": "weight2",
+    "thr": "threshold",
+    "datasets": "dataset",
+    "methods": "method",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Distinct cells in the order of the grid; `total` counts equal ones too, `notes` say what was removed."""
+
+    cells: tuple[Cell, ...]
+    total: int
+    notes: tuple[str, ...]
+    settings: Settings
+    resources: Mapping[Model, Resources] = field(default_factory=dict)
+
+
+def build_grid(composer: Composer, arguments: Sequence[str], sweeps: Mapping[str, Path]) -> Grid:
+    """Build everything that a command line asks for.
+
+    Args:
+        arguments: overrides in Hydra's grammar. sweeps: path by name of each sweep file.
+
+    Raises:
+        ConfigError: the first thing that is wrong.
+    """
+    given: dict[str, list[Any]] = dict(parse_axis(argument, composer.parse) for argument in arguments)
+    names = given.pop("sweep", [])
+    _check_keys(given, composer)
+    grids = [
+        axes for name in names for axes in select_axes(read_sweep_file(sweeps, name, composer.parse), given, name)
+    ] or [{**given}]
+    for axes in grids:
+        _check_keys(axes, composer)
+    builder = _Builder(composer, alone=len(grids) == 1)
+    cells = [cell for axes in grids for cell in builder.cells(axes)]
+    builder.reject_unknown_keys()
+    distinct = tuple(dict.fromkeys(cells))
+    return Grid(
+        distinct, len(cells), builder.notes(len(cells), len(distinct)), builder.settings(grids), builder.resources
+    )
+
+
+def _check_keys(axes: Axes, composer: Composer) -> None:
+    for key, values in axes.items():
+        group = key.split(".")[0]
+        if key in GROUPS:
+            for value in values:
+                composer.check_option(key, value)
+        elif key not in SCALARS and (group not in GROUPS or group == key):
+            raise ConfigError(describe_unknown("key", key, (*GROUPS, "sweep", *SCALARS), aliases=KEY_ALIASES))
+        once = key in ONCE or group in ("launcher", "tracking")
+        if once and len(values) > 1:
+            raise ConfigError(f"{key} takes one value in a sweep, got {', '.join(map(format_value, values))}")
+
+
+class _Builder:
+    """Builds cells; remembers what it composed, checked and built, and which given keys a choice ignored."""
+
+    def __init__(self, composer: Composer, *, alone: bool) -> None:
+        self.composer, self.alone = composer, alone
+        self.unknown: dict[str, DictConfig] = {}  # keys that no choice of one of several grids has
+        self.ignored: dict[str, dict[str, None]] = {}  # choice -> given keys that it does not use, in order
+        self.used: set[str] = set()
+        self.presets: dict[str, None] = {}  # what presets set, a line each
+        self.resources: dict[Model, Resources] = {}
+        self._interned: dict[Any, Any] = {}
+
+    def cells(self, axes: Axes) -> Iterable[Cell]:
+        choice_axes = {key: values for key, values in axes.items() if key in GROUPS}
+        node_axes = {key: values for key, values in axes.items() if "." in key}
+        root_axes = {key: [schema.check_root_value(key, v) for v in axes[key]] for key in SCALARS if key in axes}
+        trees = [(choice, self.composer.compose(dict(choice))) for choice in _product(choice_axes)]
+        self.unknown |= {key: trees[0][1] for key in node_axes if not any(_has(tree, key) for _, tree in trees)}
+        if self.alone:
+            self.reject_unknown_keys()
+        for choice, tree in trees:
+            mine = {key: values for key, values in node_axes.items() if _has(tree, key)}
+            self.used |= set(mine)
+            for key in [key for key in node_axes if key not in mine]:
+                group = key.split(".")[0]
+                self.ignored.setdefault(f"{group} {choice.get(group, tree[group].get('kind'))}", {})[key] = None
+            defaults = {key: schema.check_root_value(key, tree[key]) for key in SCALARS if key not in root_axes}
+            fields = {key: values for key, values in mine.items() if key.startswith("method.")}
+            for override in _product({key: values for key, values in mine.items() if key not in fields}):
+                ready = self._preset(set_values(tree, override), {**override, **fields})
+                trunk = self._trunk(ready)
+                for values in _product(
+                    fields
+                ):  # innermost: a method is cheap to build, a benchmark and a model are not
+                    method = set_values(ready, values).method
+                    yield from self._cells(trunk, method, choice, {**defaults}, root_axes)
+
+    def reject_unknown_keys(self) -> None:
+        """Raises ConfigError on a key that no choice of any grid has."""
+        for key, tree in self.unknown.items():
+            if key not in self.used:
+                group = key.split(".")[0]
+                valid = [f"{group}.{known}" for known in tree[group] if known != "kind"]
+                hint = "" if valid else f"the chosen {group} has no keys: choose another with {group}="
+                raise ConfigError(describe_unknown("key", key, valid, hint=hint))
+
+    def _trunk(self, tree: DictConfig) -> Experiment:
+        """What all cells of a composed tree share, but for `max_new_tokens`."""
+        asked = self.composer.apply_template(schema.read_dataset(tree.dataset), tree.dataset.get("template"))
+        benchmark: Benchmark = self._intern(asked)
+        model: Model = self._intern(schema.read_model(tree.model))
+        self.resources[model] = schema.read_resources(tree.model)
+        return Experiment(benchmark, model)
+
+    def _cells(
+        self, shared: Experiment, node: DictConfig, choice: Mapping[str, str], root: dict[str, Any], axes: Axes
+    ) -> Iterable[Cell]:
+        recipe = schema.read_method(node, choice.get("method", str(node.get("kind"))))
+        unused = [key for key in axes if key in KNOBS and key not in recipe.knobs.values()]
+        self.ignored.setdefault(f"method {recipe.name}", {}).update(dict.fromkeys(unused))
+        self.used |= set(recipe.knobs.values())
+        for values in _product(axes):
+            root |= values
+            trunk = self._intern(replace(shared, max_new_tokens=root["max_new_tokens"]))
+            method = self._intern(recipe.build(root))
+            yield Cell(trunk, method, self._intern(Part(root["split"], root["limit"])))
+
+    def _intern(self, value: Any) -> Any:
+        return self._interned.setdefault((type(value), value), value)
+
+    def _preset(self, tree: DictConfig, explicit: Mapping[str, Any]) -> DictConfig:
+        """The tree with what conf/preset/NAME.yaml says, below the keys that the user set. Raises ConfigError."""
+        name = tree.model.get("preset")
+        if not name:
+            return tree
+        if name not in (options := self.composer.get_group_options("preset")):
+            raise ConfigError(describe_unknown("model.preset", format_value(name), options))
+        preset = self.composer.compose({"+preset": name}).preset
+        values = {
+            f"{group}.{key}": value
+            for group in preset
+            for key, value in preset[group].items()
+            if key in tree[group].keys() and f"{group}.{key}" not in explicit  # noqa: SIM118  `in` is False for ???
+        }
+        self.presets[
+            f"model.preset={name} sets {', '.join(f'{key}={format_value(v)}' for key, v in values.items())}"
+        ] = None
+        return set_values(tree, values)
+
+    def settings(self, grids: Sequence[Axes]) -> Settings:
+        once = {key: values for key, values in grids[0].items() if key in (*ONCE, "launcher", "tracking") or "." in key}
+        for axes in grids[1:]:
+            for key in (*ONCE, "launcher", "tracking"):
+                if axes.get(key) != grids[0].get(key):
+                    raise ConfigError(
+                        f"{key} takes one value in a sweep; give it beside `grids:` or on the command line"
+                    )
+        tree = self.composer.compose({key: once[key][0] for key in ("launcher", "tracking") if key in once})
+        tree = set_values(
+            tree, {k: v[0] for k, v in once.items() if k.split(".")[0] in ("launcher", "tracking") and "." in k}
+        )
+        root = {key: schema.check_root_value(key, once[key][0] if key in once else tree[key]) for key in ONCE}
+        return schema.read_settings(root, tree.launcher, tree.tracking)
+
+    def notes(self, total: int, distinct: int) -> tuple[str, ...]:
+        if total == distinct:  # a knob that another method of the grid uses needs no word
+            ignored = {name: [key for key in keys if key not in self.used] for name, keys in self.ignored.items()}
+            return (*self.presets, *_unused(ignored))
+        why = "; ".join(_unused(self.ignored)) or "equal cells were given more than once"
+        return (*self.presets, f"{total:,} cells, {distinct:,} distinct: {why}")
+
+
+def _has(tree: DictConfig, key: str) -> bool:
+    """Whether a `group.key` means something for a choice of groups. Every dataset takes a template."""
+    group, _, name = key.partition(".")
+    return name.split(".")[0] in tree[group].keys() or key == "dataset.template"  # noqa: SIM118  `in` is False for ???
+
+
+def _unused(ignored: Mapping[str, Iterable[str]]) -> list[str]:
+    return [f"{name} does not use {', '.join(keys)}" for name, keys in ignored.items() if keys]
+
+
+def _product(axes: Axes) -> Iterable[dict[str, Any]]:
+    for values in itertools.product(*axes.values()):
+        yield dict(zip(axes, values, strict=True))

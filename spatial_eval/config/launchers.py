@@ -1,0 +1,128 @@
+"""Where jobs run, as typed settings: one class a launcher, every value checked before anything is submitted."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from spatial_eval.core.errors import ConfigError
+
+# What spatial_eval sets itself on every Slurm job; elsewhere it would be lost or break resuming.
+OURS = ("array", "chdir", "error", "export", "job-name", "output", "requeue", "no-requeue", "signal", "open-mode")
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a job of one model needs; None = what the launcher says. Never part of a model's identity.
+
+    Attributes:
+        gpus: devices a job. memory: per node, as Slurm writes it (`16G`). time: minutes until a job is
+            interrupted and queued again; it goes on from the store.
+    """
+
+    gpus: int | None = None
+    memory: str | None = None
+    time: int | None = None
+
+    def __post_init__(self) -> None:
+        _at_least(0, "model.resources.gpus", self.gpus)
+        _at_least(1, "model.resources.time", self.time)
+
+
+@dataclass(frozen=True, slots=True)
+class Inline:
+    """In this process, one pass after the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Local:
+    """A pool of jobs on this machine, one a GPU or CPU slot.
+
+    Attributes:
+        gpus: how many, or which by name (index, UUID, MIG); None = all that CUDA_VISIBLE_DEVICES or the driver shows.
+        slots: CPU jobs at a time; None = by GPUs, or 1 where there is none.
+        threads: CPU threads a job; None = OMP_NUM_THREADS where set, else an equal share of the cores.
+        shards: jobs a model is cut into; auto = as many as keep every slot busy.
+        retries: how often a job that died is started again.
+    """
+
+    gpus: int | str | tuple[int | str, ...] | None = None
+    slots: int | None = None
+    threads: int | None = None
+    shards: int | str = "auto"
+    retries: int = 1
+
+    def __post_init__(self) -> None:
+        if self.slots is not None and self.gpus is not None:
+            raise ConfigError(
+                "launcher.slots and launcher.gpus exclude each other: slots are CPU jobs, gpus are devices"
+            )
+        if isinstance(self.gpus, int):
+            _at_least(1, "launcher.gpus", self.gpus)
+        _at_least(1, "launcher.slots", self.slots)
+        _at_least(1, "launcher.threads", self.threads)
+        _at_least(0, "launcher.retries", self.retries)
+        _shards(self.shards)
+
+
+@dataclass(frozen=True, slots=True)
+class Slurm:
+    """Job arrays through sbatch. `time` in minutes, `memory` as Slurm writes it; what is None is left to the site.
+
+    Attributes:
+        gpus, cpus: a job. array_parallelism: jobs that may run at once. max_array: largest array of the site.
+        wait: False = submit and return. setup: shell lines before a job (module load ...). python: the jobs' Python,
+            a shell command (a container's exec line too). environment: names of variables that jobs get beside the
+            whitelist of snapshot.ENVIRONMENT. extra: sbatch parameters, verbatim.
+        poll: seconds between looks at squeue. signal: seconds before the time limit at which a job is interrupted.
+        lost: seconds until a job that nobody runs any more is given up or submitted again.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    time: int = 240
+    memory: str | None = None
+    gpus: int = 1
+    cpus: int = 4
+    array_parallelism: int = 64
+    max_array: int = 1000
+    shards: int | str = "auto"
+    retries: int = 1
+    wait: bool = True
+    setup: tuple[str, ...] = ()
+    python: str | None = None
+    environment: tuple[str, ...] = ()
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    poll: float = 10.0
+    signal: int = 90
+    lost: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("time", "cpus", "array_parallelism", "max_array"):
+            _at_least(1, f"launcher.{name}", getattr(self, name))
+        for name in ("gpus", "retries", "signal"):
+            _at_least(0, f"launcher.{name}", getattr(self, name))
+        for name in ("poll", "lost"):
+            if not 0.1 <= getattr(self, name) <= 3600:
+                raise ConfigError(f"launcher.{name}={getattr(self, name):g} is not valid; expected 0.1 to 3600 seconds")
+        _shards(self.shards)
+        for key in self.extra:
+            if str(key).replace("_", "-") in OURS:
+                raise ConfigError(f"launcher.extra.{key} cannot be set: jobs could not be found or resumed with it")
+
+
+Launcher = Inline | Local | Slurm
+LAUNCHERS: dict[str, type[Inline] | type[Local] | type[Slurm]] = {"inline": Inline, "local": Local, "slurm": Slurm}
+
+
+def _shards(value: int | str) -> None:
+    if value != "auto" and (isinstance(value, str) or value < 1):
+        raise ConfigError(f"launcher.shards={value} is not valid; expected a whole number >= 1 or auto")
+
+
+def _at_least(least: int, key: str, value: int | None) -> None:
+    if value is not None and value < least:
+        raise ConfigError(f"{key}={value} is not valid; expected a whole number >= {least}")

@@ -1,0 +1,177 @@
+"""From one composed YAML tree to typed objects, each value checked. Nothing past this module sees a DictConfig."""
+
+from __future__ import annotations
+
+import math
+import re
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from spatial_eval.config.launchers import LAUNCHERS, Launcher, Resources
+from spatial_eval.config.tracking import TRACKERS, Tracking
+from spatial_eval.core.columns import BY_RELATION, KNOBS, NAMED, ROW
+from spatial_eval.core.errors import ConfigError, describe_unknown
+from spatial_eval.core.plan import SPLITS
+from spatial_eval.core.types import CAPTURES, Benchmark, Method, Model, Places
+from spatial_eval.core.validate import build_dataclass, format_value
+from spatial_eval.methods.registry import BENCHMARKS, METHODS
+from spatial_eval.models.registry import MODELS
+
+T = TypeVar("T")
+
+GROUPS = ("dataset", "model", "method", "launcher", "tracking")
+PARTS = ("split", "limit", "max_new_tokens")
+ONCE = ("data_dir", "output_dir", "action", "retry", "capture")  # one value for a whole sweep
+ACTIONS = ("run", "plan")
+RESERVED = {*ROW, *BY_RELATION, "kind", "sweep"} - {*NAMED}  # no field of a method may be called so
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Where and how to run; never part of a result's identity."""
+
+    places: Places
+    action: str
+    retry: bool
+    capture: str
+    launcher: Launcher
+    tracking: Tracking
+
+
+def check_root_value(key: str, value: Any) -> Any:
+    """The canonical value of a root key. Raises ConfigError: what, where, what is valid."""
+    if key in KNOBS:
+        number = isinstance(value, (int, float)) and not isinstance(value, bool)
+        limits = "a number in [0, 1]" if key == "threshold" else "a finite number >= 0"
+        if not number or not math.isfinite(value) or value < 0 or (key == "threshold" and value > 1):
+            raise ConfigError(f"{key}={format_value(value)} is not valid; expected {limits}")
+        return float(f"{value:.12g}") + 0.0  # 0.6000000000000001 of range(0,1,0.2) is 0.6; -0.0 is 0
+    if key in ("limit", "max_new_tokens"):
+        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
+        if not whole and not (key == "limit" and value is None):
+            raise ConfigError(
+                f"{key}={format_value(value)} is not valid; expected a whole number >= 1{' or null' * (key == 'limit')}"
+            )
+        return value
+    choices = {"split": SPLITS, "action": ACTIONS, "capture": CAPTURES}.get(key)
+    if choices is not None:
+        if value not in choices:
+            raise ConfigError(describe_unknown(key, format_value(value), choices))
+        return value
+    if key == "retry":
+        if not isinstance(value, bool):
+            raise ConfigError(f"retry={format_value(value)} is not valid; expected true or false")
+        return value
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{key}={format_value(value)} is not valid; expected a folder")
+    return value
+
+
+def read_settings(root: Mapping[str, Any], launcher: DictConfig, tracking: DictConfig) -> Settings:
+    """Of checked root values and the two composed groups."""
+    places = Places(Path(root["data_dir"]).expanduser().absolute(), Path(root["output_dir"]).expanduser().absolute())
+    tracker = build_by_kind(TRACKERS, to_plain_values(tracking, "tracking"), "tracking")
+    return Settings(places, root["action"], root["retry"], root["capture"], _launcher(launcher), tracker)
+
+
+def read_dataset(node: DictConfig) -> Benchmark:
+    return build_by_kind(
+        BENCHMARKS, {k: v for k, v in to_plain_values(node, "dataset").items() if k != "template"}, "dataset"
+    )
+
+
+def read_model(node: DictConfig) -> Model:
+    return build_by_kind(MODELS, {k: v for k, v in to_plain_values(node, "model").items() if k != "resources"}, "model")
+
+
+def read_resources(node: DictConfig) -> Resources:
+    """What a model's jobs need (`resources:` in its YAML): where it runs is no part of its identity."""
+    values = to_plain_values(node, "model").get("resources") or {}
+    if not isinstance(values, dict):
+        raise ConfigError(
+            f"model.resources={format_value(values)} is not valid; expected a mapping with gpus, memory, time"
+        )
+    return build_dataclass(Resources, values, "model.resources")
+
+
+def _launcher(node: DictConfig) -> Launcher:
+    return build_by_kind(LAUNCHERS, to_plain_values(node, "launcher"), "launcher")
+
+
+@dataclass(frozen=True, slots=True)
+class MethodRecipe:
+    """A method's YAML: `knobs` says which root key each field takes its value from, `values` the literal fields."""
+
+    name: str
+    knobs: Mapping[str, str]
+    values: Mapping[str, Any]
+
+    def build(self, root: Mapping[str, Any]) -> Method:
+        made = build_by_kind(
+            METHODS, {**self.values, **{field: root[key] for field, key in self.knobs.items()}}, "method"
+        )
+        if made.kind != self.values["kind"]:
+            raise ConfigError(f"method={self.name}: its class calls itself {made.kind!r}, not {self.values['kind']!r}")
+        return made
+
+
+def read_method(node: DictConfig, name: str) -> MethodRecipe:
+    """Read once for any number of cells. A field is a value or exactly `${weight}`, `${threshold}`, ..."""
+    raw = _container(node, "method", resolve=False)
+    kind = str(raw.get("kind"))
+    if kind in METHODS:
+        taken = [f.name for f in fields(METHODS[kind]) if f.name in RESERVED]  # type: ignore[arg-type]
+        if taken:
+            raise ConfigError(f"method={name}: its field {taken[0]} has the name of a column of the tables: rename it")
+    knobs, values = {}, {}
+    for field, value in raw.items():
+        found = re.fullmatch(r"\$\{(\w+)\}", value) if isinstance(value, str) else None
+        if found and found[1] in KNOBS:
+            knobs[field] = found[1]
+        elif isinstance(value, str) and "${" in value:
+            raise ConfigError(
+                f"method={name}: {field}: {value} is not valid; expected a value or one of ${{{'}, ${'.join(KNOBS)}}}"
+            )
+        else:
+            values[field] = check_root_value(field, value) if field in KNOBS else _canonical(value, f"method.{field}")
+    return MethodRecipe(name, knobs, values)
+
+
+def _canonical(value: Any, where: str) -> Any:
+    """As the knobs: 0.6000000000000001 is 0.6. Raises ConfigError on what equals nothing (nan) or is no JSON."""
+    if not isinstance(value, float):
+        return value
+    if not math.isfinite(value):
+        raise ConfigError(f"{where}={format_value(value)} is not valid; expected a finite number")
+    return float(f"{value:.12g}") + 0.0
+
+
+def to_plain_values(node: Any, where: str) -> dict[str, Any]:
+    """A node's resolved values. Raises ConfigError naming a key that must be given."""
+    return _container(node, where, resolve=True)
+
+
+def _container(node: Any, where: str, *, resolve: bool) -> dict[str, Any]:
+    try:
+        missing = sorted(OmegaConf.missing_keys(node))
+        if missing:
+            raise ConfigError(f"{missing[0]} must be given: add {missing[0]}=...")
+        values = OmegaConf.to_container(node, resolve=resolve)
+    except OmegaConfBaseException as error:
+        raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from None
+    return typing.cast("dict[str, Any]", values)
+
+
+def build_by_kind(table: Mapping[str, type[T]], values: Mapping[str, Any], where: str) -> T:
+    """The class that `kind` names in `table`, built from the other values."""
+    rest = dict(values)
+    kind = rest.pop("kind", None)
+    if kind not in table:
+        raise ConfigError(describe_unknown(f"{where}.kind", format_value(kind), table))
+    return build_dataclass(table[kind], rest, where)

@@ -1,0 +1,103 @@
+"""Describe who shows a sweep beside its own files: conf/tracking/*.yaml as typed values.
+
+A tracker changes no result. Other packages bring more of them by entry points of the group spatial_eval.trackers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from spatial_eval.core.errors import ConfigError, describe_unknown
+from spatial_eval.core.types import Cell
+from spatial_eval.methods.registry import Interface, PluginTable
+
+MODES = ("offline", "auto", "online", "disabled")
+FORBIDDEN = "/\\#?%:"  # in a W&B project or entity
+
+
+class Tracker(Protocol):
+    """Shows a sweep somewhere else: a frozen dataclass whose fields are the keys of its YAML in conf/tracking."""
+
+    def publish(self, sweep: Path) -> None:
+        """Show the finished files of a sweep's folder (`spatial_eval.load(sweep)` reads them).
+
+        Called after every run of the sweep, also where nothing is new, in a process of its own with a time limit; what
+        it raises is noted in publish.json and changes no exit code.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedFiles:
+    """`tracking=none`: nothing beside the sweep's own files."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wandb:
+    """`tracking=wandb`: Weights & Biases, shown by spatial_eval.tracking.
+
+    Attributes:
+        mode: offline (written under the sweep's folder) | auto (and uploaded where a key is at hand and the server
+            answers within 2 s) | online (and uploaded) | disabled.
+        entity: user or team; None = the key's own. group: None = the sweep's id.
+        max_cell_runs: with more cells than this only base and the best ones get runs of their own; >= 0.
+        timeout: seconds that publishing at the end of a run may take; > 0.
+    """
+
+    mode: str = "offline"
+    project: str = "spatial-eval"
+    entity: str | None = None
+    group: str | None = None
+    tags: tuple[str, ...] = ()
+    max_cell_runs: int = 256
+    timeout: float = 600.0
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ConfigError(describe_unknown("tracking.mode", self.mode, MODES))
+        for key, value in (("project", self.project), ("entity", self.entity), ("group", self.group)):
+            bad = key != "group" and set(FORBIDDEN) & set(value or "")
+            if value is not None and (not value.strip() or len(value) > 128 or bad):
+                raise ConfigError(
+                    f"tracking.{key}={value} is not valid; expected 1 to 128 characters, none of {FORBIDDEN}"
+                )
+        for tag in self.tags:
+            if not 1 <= len(tag) <= 64:
+                raise ConfigError(f"tracking.tags={tag} is not valid; expected tags of 1 to 64 characters")
+        if self.max_cell_runs < 0:
+            raise ConfigError(f"tracking.max_cell_runs={self.max_cell_runs} is not valid; expected a whole number >= 0")
+        if not 0 < self.timeout < 86_400:
+            raise ConfigError(f"tracking.timeout={self.timeout:g} is not valid; expected seconds, above 0, below a day")
+
+    @property
+    def writes(self) -> bool:
+        return self.mode != "disabled"
+
+
+Tracking = TrackedFiles | Wandb | Tracker
+
+
+@dataclass(frozen=True, slots=True)
+class Publication:
+    """What a job needs to publish the cells that its pass completed; `about` is what sweep.json will say."""
+
+    cells: tuple[Cell, ...]
+    about: Mapping[str, Any]
+    settings: Tracking
+
+
+TRACKERS: PluginTable[Tracking] = PluginTable(
+    "spatial_eval.trackers", {"none": TrackedFiles, "wandb": Wandb}, Interface(("publish",), lambda _: {})
+)
+
+
+def describe_tracking(tracking: Tracking) -> dict[str, Any]:
+    """Describe a tracker as JSON, `kind` and its fields; `schema.build_by_kind` builds it again."""
+    values = asdict(cast(Any, tracking)).items()  # PluginTable admits frozen dataclasses only
+    return {
+        "kind": TRACKERS.kind_of(tracking),
+        **{name: str(value) if isinstance(value, Path) else value for name, value in values},
+    }

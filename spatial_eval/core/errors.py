@@ -1,0 +1,59 @@
+"""Define the exceptions that a user can cause, each one line: what, where, valid choices, next step.
+
+* SpatialEvalError       base; anything else that escapes is a bug and keeps its traceback
+  - ConfigError          a value in conf/, sweeps/ or on the command line is wrong
+  - DataError            a file of questions, images or recordings is missing or malformed
+    - MissingData        it is not there (yet): action=plan counts without it
+  - ModelError           a model cannot be loaded, or an intervention cannot be guaranteed on it
+    - MissingModel       its commit is known neither here nor to a hub that answers
+  - StoreError           a file of ours cannot be used: another experiment's manifest, a full disk
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+
+
+class SpatialEvalError(Exception):
+    """Base of every error that is the user's to fix."""
+
+
+class ConfigError(SpatialEvalError):
+    """A configured value is wrong."""
+
+
+class DataError(SpatialEvalError):
+    """A data file is missing or malformed."""
+
+
+class MissingData(DataError):
+    """A data file is not there."""
+
+
+class ModelError(SpatialEvalError):
+    """A model cannot be loaded, or an intervention cannot be guaranteed on it."""
+
+
+class MissingModel(ModelError):
+    """A model is not at hand, and the hub cannot be asked."""
+
+
+class StoreError(SpatialEvalError):
+    """The store cannot be read or written safely."""
+
+
+def describe_unknown(
+    what: str, name: object, valid: Iterable[str], *, aliases: Mapping[str, str] | None = None, hint: str = ""
+) -> str:
+    """Return one line that rejects `name`: the nearest valid choice, all valid choices, and a next step.
+
+    `aliases` maps lower-case names from elsewhere (upstream code, papers) to ours.
+    """
+    choices, text = list(valid), str(name)
+    near = (aliases or {}).get(text.lower()) or next(
+        iter(difflib.get_close_matches(text, choices, n=1, cutoff=0.6)), ""
+    )
+    guess = f"; did you mean {near}?" if near else ""
+    listed = f" (valid: {', '.join(choices)})" if choices else ""
+    return f"unknown {what} {text!r}{guess}{listed}{hint and '; ' + hint}"

@@ -1,0 +1,87 @@
+"""Name every path once: of the options that come with the package, under an output folder, in a sweep's folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+PACKAGE = Path(__file__).resolve().parents[1]
+
+
+class OutputPaths:
+    """Paths under an output folder (`output_dir`).
+
+    Attributes:
+        generations: the store, a folder per experiment, append-only. captures: captured attention, under its keys.
+        sweeps: a folder per sweep, of derived files and the state of its jobs. cache: anything that may be deleted.
+        trash: what `store rm` put aside.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.generations = root / "generations"
+        self.captures = root / "captures"
+        self.sweeps = root / "sweeps"
+        self.cache = root / "cache"
+        self.trash = root / "trash"
+
+
+class SweepPaths:
+    """Paths in a sweep's folder.
+
+    Attributes:
+        about: what was run (cells, versions, command). attention: captured attention as arrays, a file per pass.
+        jobs: the state of jobs: a folder per launch, and code snapshots. request: what the last launch asked for.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.results = folder / "results.csv"
+        self.by_relation = folder / "by_relation.csv"
+        self.passes = folder / "passes.csv"
+        self.failures = folder / "failures.csv"
+        self.samples = folder / "samples.parquet"
+        self.about = folder / "sweep.json"
+        self.report = folder / "report.html"
+        self.attention = folder / "attention"
+        self.wandb = folder / "wandb"
+        self.publication = folder / "publish.json"
+        self.jobs = folder / "jobs"
+        self.request = self.jobs / "request.json"
+
+    @property
+    def output(self) -> OutputPaths:
+        """The output folder that the sweep lies in, wherever it was moved to: <output>/sweeps/<id>."""
+        folder = self.folder.absolute()
+        return OutputPaths((folder if folder.parent.name == "sweeps" else folder.resolve()).parents[1])
+
+    @property
+    def launches(self) -> list[Path]:
+        """Folders of the launches, the oldest first."""
+        return [path.parent for path in sorted(self.jobs.glob("*/launch.json"))]
+
+    @property
+    def pickles(self) -> list[Path]:
+        """State that 0.1 left. It is never opened: unpickling runs code."""
+        return [*self.jobs.glob("launch.pkl"), *self.jobs.glob("*/tasks.pkl")]
+
+
+def conf_folder() -> Path:
+    """Return the folder that holds config.yaml and our options, a folder per group."""
+    return _find_data("conf")
+
+
+def sweeps_folder() -> Path:
+    """Return the folder of our sweep files."""
+    return _find_data("sweeps")
+
+
+def checkout_folder() -> Path | None:
+    """Return the repository that this package runs from; None where it is installed from a wheel."""
+    root = PACKAGE.parent
+    return root if (root / "launch.py").is_file() and (root / "conf").is_dir() else None
+
+
+def _find_data(name: str) -> Path:
+    """Return a folder of the repository's top level, which a wheel holds inside the package."""
+    root = checkout_folder()
+    return PACKAGE / name if root is None else root / name

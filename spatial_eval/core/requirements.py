@@ -1,0 +1,51 @@
+"""What this package requires, as pyproject.toml has it, and which installed versions it was never tested with."""
+
+from __future__ import annotations
+
+import tomllib
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+_FILE = Path(__file__).resolve().parents[2] / "pyproject.toml"
+
+
+def read_python() -> SpecifierSet:
+    """The versions of Python that pyproject.toml allows, or the installed metadata where that file is not here."""
+    if _FILE.is_file():
+        return SpecifierSet(tomllib.loads(_FILE.read_text("utf8"))["project"]["requires-python"])
+    return SpecifierSet(str(metadata.metadata("spatial-eval")["Requires-Python"]))
+
+
+def read_packages() -> list[Requirement]:
+    """The packages that are always needed, from where read_python looks."""
+    if _FILE.is_file():
+        return list(map(Requirement, tomllib.loads(_FILE.read_text("utf8"))["project"]["dependencies"]))
+    return [Requirement(one) for one in metadata.requires("spatial-eval") or [] if "extra ==" not in one]
+
+
+def find_version(name: str) -> str:
+    """The installed version of a package, "" where there is none."""
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def is_newer(package: Requirement, version: str) -> bool:
+    """Whether `version` lies beyond the upper bound, which is where the tests ended, and breaks nothing else."""
+    rest = SpecifierSet(",".join(str(one) for one in package.specifier if one.operator != "<"))
+    return rest.contains(version, prereleases=True) and not package.specifier.contains(version, prereleases=True)
+
+
+def list_newer() -> list[str]:
+    """One line per installed package that is newer than the newest one tested."""
+    lines = []
+    for package in read_packages():
+        version = find_version(package.name)
+        if version and is_newer(package, version):
+            wanted = f"pip install '{package}'"
+            lines.append(f"{package.name} {version} is newer than the newest tested one: {wanted} if anything fails")
+    return lines

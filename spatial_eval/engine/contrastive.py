@@ -1,0 +1,69 @@
+"""Contrastive decoding, step by step, on logits: VCD and DoLa. m rows, V vocabulary, all float32."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+
+import torch
+from torch import Tensor
+from torch.nn.functional import kl_div, log_softmax
+
+from spatial_eval.core.layers import layer_indices
+
+
+def vcd_scores(logits: Tensor, noised: Tensor, *, alpha: float, cutoff: float) -> Tensor:
+    """(m, V) scores from the logits for the image and those for a noised image.
+
+    arXiv 2311.16922, equation 3 with the plausibility constraint of equation 5, as in `vcd_sample.py` of its code:
+    (1 + alpha) z - alpha z', among tokens whose z is within log(cutoff) of the largest; the others are -inf.
+    """
+    return ((1 + alpha) * logits - alpha * noised).masked_fill(~_plausible(logits, cutoff), float("-inf"))
+
+
+def dola_scores(logits: Tensor, early: Tensor, *, cutoff: float) -> Tensor:
+    """(m, V) scores from the last layer's logits and those of E early layers (E, m, V).
+
+    arXiv 2309.03883, equations 2 to 4, as in its authors' code and in transformers 4's `_dola_decoding`: the early
+    layer that diverges most from the last one, by the divergence they compute (to the mean of both); then the
+    difference of log-probabilities, among plausible tokens. Each row chooses its own layer.
+    """
+    last = log_softmax(logits, dim=-1)  # (m, V)
+    before = log_softmax(early, dim=-1)  # (E, m, V)
+    mean = (last.exp() + before.exp()) / 2
+    apart = kl_div(last.expand_as(mean), mean, reduction="none") + kl_div(before, mean, reduction="none")
+    furthest = apart.mean(dim=-1).argmax(dim=0)  # (m,)
+    chosen = before[furthest, torch.arange(len(last), device=last.device)]
+    return (last - chosen).masked_fill(~_plausible(logits, cutoff), float("-inf"))
+
+
+def early_layers(text: str, depth: int, *, tied: bool) -> list[int]:
+    """Indices of DoLa's early layers: i = what enters decoder layer i, 0 the embeddings. Raises ModelError.
+
+    `low` and `high` as in transformers 4: every second layer of a half of the model, of its outer 20 layers above
+    40; from layer 2 where embeddings are tied, since leaving before would only repeat the word.
+    """
+    if text == "high":
+        return list(range(depth // 2 if depth <= 40 else depth - 20, depth, 2))
+    if text == "low":
+        first = min(2, depth - 1) if tied else 0
+        return list(range(first, depth // 2 if depth <= 40 else 20, 2)) or [first]
+    return layer_indices(text, depth)
+
+
+def add_noise(pixels: Tensor, step: int, sample_id: str) -> Tensor:
+    """An image tensor after `step` of 1,000 steps of diffusion, as `vcd_add_noise.py` of VCD's code.
+
+    The noise is drawn from the sample's id, so it is the same in every batch, run and machine.
+    """
+    seed = int.from_bytes(hashlib.blake2b(sample_id.encode(), digest_size=7).digest(), "big")
+    noise = torch.randn(pixels.shape, generator=torch.Generator().manual_seed(seed))
+    betas = torch.linspace(-6, 6, 1000).sigmoid() * (0.5e-2 - 1e-5) + 1e-5
+    kept = (1 - betas).cumprod(dim=0)[step]
+    return kept.sqrt() * pixels + (1 - kept).sqrt() * noise
+
+
+def _plausible(logits: Tensor, cutoff: float) -> Tensor:
+    """(m, V) bool: tokens of at least `cutoff` times the largest probability."""
+    least = math.log(cutoff) if cutoff > 0 else float("-inf")
+    return logits >= logits.amax(dim=-1, keepdim=True) + least

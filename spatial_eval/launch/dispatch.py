@@ -1,0 +1,231 @@
+"""Turn passes into jobs, and jobs into processes: in this process, on local GPUs, or through Slurm."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from pathlib import Path
+
+from spatial_eval.config.launchers import Inline, Resources, Slurm
+from spatial_eval.core.errors import ConfigError
+from spatial_eval.core.paths import SweepPaths
+from spatial_eval.core.types import Experiment, Model
+from spatial_eval.launch import code_snapshot, local, records, slurm
+from spatial_eval.launch.records import Job, JobFailure, KeyedPass, Launch, LaunchSpec, Shard, SweepRequest
+from spatial_eval.launch.status import exclude_claimed, running_jobs
+from spatial_eval.launch.worker import AttemptWriter, compute_shards, publish_job
+from spatial_eval.passes.pass_state import PassState
+
+log = logging.getLogger(__name__)
+
+PREFILL = 20  # what a question costs, in units of one more arm for it: one prefill serves all arms
+SHORTEST = 200 * PREFILL  # shorter jobs would mostly load their model
+BLOCK = 32  # rows that a shard is cut by where a model chooses its batches itself
+CLAIM_POLL_S = 1.0
+ROUNDS = 2  # the second takes up what another launch's jobs claimed and left undone
+
+
+@dataclass(frozen=True, slots=True)
+class DispatchOutcome:
+    """`failures`: jobs that failed for good. `left`: jobs that go on without this process (launcher.wait=false)."""
+
+    failures: Sequence[JobFailure]
+    left: int = 0
+
+
+def dispatch_jobs(
+    request: SweepRequest,
+    states: Mapping[Experiment, PassState],
+    inspect: Callable[[], Mapping[Experiment, PassState]],
+) -> DispatchOutcome:
+    """Have everything computed that is to do and that no living job of another launch computes.
+
+    Args:
+        states: the passes of the request as they are now. inspect: gives them anew.
+
+    Raises:
+        SpatialEvalError: nothing was started.
+    """
+    _make_jobs(request, list(states.values()))  # rejects before anything is written
+    request.save()
+    failures: list[JobFailure] = []
+    own: list[str] = []
+    for turn in range(ROUNDS):
+        if not any(state.todo for state in states.values()):
+            break
+        others = list(running_jobs(request.places.output, own))
+        unclaimed = exclude_claimed(list(states.values()), [entry.job for _, entry in others])
+        claimed = sum(len(state.todo) for state in states.values()) - sum(len(state.todo) for state in unclaimed)
+        if claimed:
+            log.info("%d questions are being computed by jobs that run already; they are not started again", claimed)
+        with interruptible():
+            if any(state.todo for state in unclaimed):
+                outcome = _launch(request, unclaimed, own)
+                failures += outcome.failures
+                if outcome.left:
+                    return DispatchOutcome(failures, outcome.left)
+            if not claimed:
+                break
+            keys = {state.key.hash for state in states.values()}
+            claiming = {
+                (launch.name, entry.job.name)
+                for launch, entry in others
+                if any(shard.target.key.hash in keys for shard in entry.job.shards)
+            }
+            if isinstance(request.launcher, Slurm) and not request.launcher.wait:
+                return DispatchOutcome(failures, len(claiming))
+            _await_jobs(request.places.output, claiming, own)
+        states = inspect() if turn + 1 < ROUNDS else {}
+    return DispatchOutcome(failures)
+
+
+def make_jobs(
+    states: Sequence[PassState],
+    resources: Mapping[Model, Resources],
+    *,
+    shards: int | str,
+    parallel: int,
+) -> tuple[Job, ...]:
+    """Cut what is to do into jobs, the most expensive first. Pure.
+
+    Every model gets so many jobs (`shards`, or as many as keep `parallel` of them busy), and each job a range of
+    questions of every pass of the model: a model is loaded once per job, whatever the number of its datasets.
+    """
+    models: dict[Model, list[PassState]] = {}
+    for state in states:
+        if state.todo:
+            models.setdefault(state.work.experiment.model, []).append(state)
+    total = sum(pass_cost(state) for passes in models.values() for state in passes)
+    target = max(SHORTEST, total / parallel)
+    made: list[tuple[int, tuple[Shard, ...], Resources]] = []
+    for model, passes in models.items():
+        number = shards if isinstance(shards, int) else math.ceil(sum(map(pass_cost, passes)) / target)
+        for group in zip(*(cut_pass(state, number) for state in passes), strict=True):
+            filled = tuple(shard for shard in group if shard.questions)
+            if filled:
+                cost = sum(shard.questions * (PREFILL + len(shard.target.work.arms)) for shard in filled)
+                made.append((cost, filled, resources.get(model, Resources())))
+    made.sort(key=lambda item: -item[0])  # stable: equal ones in the order of the grid
+    return tuple(Job(f"t{index:05d}", filled, need) for index, (_, filled, need) in enumerate(made))
+
+
+def cut_pass(state: PassState, number: int) -> list[Shard]:
+    """Cut a pass into `number` shards of about equal cost that cover the dataset; some may be empty. Pure.
+
+    They start where the model's batches start, so that a shard batches its questions as the whole pass would.
+    """
+    rows = [sample.row for sample, _ in state.todo]
+    costs = list(accumulate(PREFILL + len(arms) for _, arms in state.todo))
+    block = _batch_rows(state.work.experiment.model)
+    bounds = [0]
+    for index in range(1, number):
+        row = rows[next(i for i, cost in enumerate(costs) if cost * number > costs[-1] * index)]
+        bounds.append(max(bounds[-1], round(row / block) * block))
+    bounds.append(len(state.samples))
+    target = KeyedPass.of(state)
+    return [
+        Shard(target, range(start, stop), sum(start <= row < stop for row in rows)) for start, stop in pairwise(bounds)
+    ]
+
+
+def pass_cost(state: PassState) -> int:
+    """Return the cost of what is to do, in units of one arm of one question."""
+    return sum(PREFILL + len(arms) for _, arms in state.todo)
+
+
+@contextlib.contextmanager
+def closing(launch: Launch) -> Iterator[None]:
+    """Mark the launch closed when the block ends, however it ends: nothing of it runs afterwards."""
+    try:
+        yield
+    finally:
+        launch.mark("closed")
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does: with its jobs, and with a line on how to go on."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # under nohup SIGHUP stays ignored
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _batch_rows(model: Model) -> int:
+    """Return the rows of a batch: the least that a shard can be cut by without changing a batch."""
+    size = getattr(model, "batch_size", 1)
+    return size if isinstance(size, int) else BLOCK
+
+
+def _make_jobs(request: SweepRequest, states: Sequence[PassState]) -> tuple[Job, ...]:
+    """Cut jobs as the launcher asks for. Raises ConfigError where this machine cannot run them."""
+    launcher = request.launcher
+    if isinstance(launcher, Inline):
+        return make_jobs(states, {}, shards=1, parallel=1)
+    if isinstance(launcher, Slurm):
+        slurm.check_slurm()
+        return make_jobs(states, request.resources, shards=launcher.shards, parallel=launcher.array_parallelism)
+    devices = local.pinned_devices(launcher, os.environ)
+    for model, need in request.resources.items():
+        if devices[0] != local.CPU and (need.gpus or 0) > len(devices):
+            raise ConfigError(
+                f"model {model.name} needs {need.gpus} GPUs (model.resources.gpus) and the pool has {len(devices)}"
+            )
+    return make_jobs(states, request.resources, shards=launcher.shards, parallel=len(devices))
+
+
+def _launch(request: SweepRequest, states: Sequence[PassState], own: list[str]) -> DispatchOutcome:
+    """Start one launch of what is to do, and see it through; `own` gets its name."""
+    launcher = request.launcher
+    jobs = _make_jobs(request, states)
+    launch = records.create_launch(LaunchSpec(request, jobs))
+    own.append(launch.name)
+    if isinstance(launcher, Inline):
+        with closing(launch):
+            return DispatchOutcome(_run_inline(launch, LaunchSpec(request, jobs), states))
+    log.info("%d jobs; their files are in %s", len(jobs), launch.folder)
+    code = code_snapshot.snapshot_code(SweepPaths(request.folder).jobs)
+    if isinstance(launcher, Slurm):
+        return DispatchOutcome(*slurm.run_on_slurm(launch, jobs, launcher, code))
+    devices = local.pinned_devices(launcher, os.environ)
+    threads = local.threads_per_job(launcher, len(devices), os.environ)
+    with closing(launch):
+        return DispatchOutcome(local.Pool(launch, devices, threads, launcher.retries, code).run(jobs))
+
+
+def _run_inline(launch: Launch, spec: LaunchSpec, states: Sequence[PassState]) -> list[JobFailure]:
+    by_experiment = {state.work.experiment: state for state in states}
+    failures = []
+    for job in spec.jobs:
+        with AttemptWriter(launch, job.name, job.questions) as writer:
+            compute_shards(job, writer, lambda shard: by_experiment[shard.target.work.experiment], spec.request.places)
+            if len(states) > 1:  # of the only pass, the driver publishes all
+                publish_job(spec, job)
+        failures += [JobFailure(job.label, error, "", writer.needs_fix) for error in writer.errors]
+    return failures
+
+
+def _await_jobs(output: Path, waiting: set[tuple[str, str]], own: Sequence[str]) -> None:
+    """Wait until none of these jobs (launch, name) of other launches runs or will run."""
+    while waiting:
+        time.sleep(CLAIM_POLL_S)
+        waiting &= {(launch.name, entry.job.name) for launch, entry in running_jobs(output, own)}

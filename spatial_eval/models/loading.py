@@ -1,0 +1,382 @@
+"""Weights and processors from disk: safetensors only, no remote code, images through PIL."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cache
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from safetensors import SafetensorError, safe_open
+from transformers.models.auto.auto_mappings import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.configuration_auto import model_type_to_module_name
+from transformers.models.auto.image_processing_auto import AutoImageProcessor
+from transformers.utils.logging import disable_progress_bar
+
+from spatial_eval.core.errors import ModelError
+from spatial_eval.models import weights
+
+if TYPE_CHECKING:
+    from spatial_eval.models.spec import CheckpointSpec
+
+log = logging.getLogger(__name__)
+
+
+_AUTO: Any = transformers.AutoModelForImageTextToText
+# What reading a config, a processor or weights raises where the files are to blame.
+UNREADABLE = (OSError, ValueError, ImportError, KeyError, TypeError, SafetensorError)
+
+
+@dataclass(frozen=True, slots=True)
+class WeightsDifference:
+    """How the tensors in a checkpoint's files differ from those of the model that config.json describes.
+
+    Attributes:
+        missing: the model has them, the files do not, and no tensor is tied to them. mismatched: name -> shape in the
+            files, shape in the model. unexpected: the files hold them, the model has no place for them.
+    """
+
+    missing: frozenset[str] = frozenset()
+    mismatched: Mapping[str, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    unexpected: frozenset[str] = frozenset()
+
+    @classmethod
+    def read(cls, missing: Iterable[str], mismatched: Iterable[Any], unexpected: Iterable[str]) -> WeightsDifference:
+        """Read what transformers says after loading: mismatched as (name, shape in the files, shape in the model)."""
+        shapes = {name: (tuple(there), tuple(wanted)) for name, there, wanted in mismatched}
+        return cls(frozenset(missing) - frozenset(shapes), shapes, frozenset(unexpected))
+
+
+def load_model(model: CheckpointSpec) -> Any:
+    """The model in eval mode on its device, every weight as the checkpoint's files have it, finite.
+
+    Raises ModelError with one line where that cannot be.
+    """
+    device = torch.device(model.run_device())
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ModelError(f"model.device={device} but this torch sees no GPU: use model.device=cpu")
+    dtype = getattr(torch, model.run_dtype())
+    if device.type == "cuda" and dtype == torch.float32:
+        torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = model.tf32
+    source = _source(model)
+    verify_weights(model)
+    try:
+        with _quiet_loading():
+            vlm, loaded = _AUTO.from_pretrained(
+                **source,
+                config=load_config(model),
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                device_map=model.device_map,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # else its error would name none of them
+            )
+    except UNREADABLE as error:
+        raise ModelError(f"cannot load {model.path}: {_line(error)}") from error
+    except RuntimeError as error:
+        if "automatic conversion" not in str(error):
+            raise  # out of memory, a device that is lost
+        raise ModelError(f"cannot load {model.path}: tensors of its files cannot be converted") from error
+    found = WeightsDifference.read(loaded["missing_keys"], loaded["mismatched_keys"], loaded["unexpected_keys"])
+    _reject(model, found)
+    if found.unexpected:
+        names = weights.shorten(found.unexpected)
+        log.info(
+            "%s: its files hold %s that the model has no place for: %s", model.name, _tensors(found.unexpected), names
+        )
+    for name in ("temperature", "top_p", "top_k"):
+        setattr(vlm.generation_config, name, None)  # sampling settings: answers here are greedy
+    if model.device_map is None:
+        vlm = vlm.to(device)
+    else:
+        log.info("%s: %s", model.name, _spread(vlm))
+    _reject_not_finite(model, vlm)
+    return vlm.eval()
+
+
+def verify_weights(model: CheckpointSpec) -> None:
+    """Compare the checkpoint's files with config.json: names and shapes of tensors, without taking memory for them.
+
+    transformers itself loads the headers into a model on the meta device, so that tensors are renamed, fused and tied
+    as they are when their values are loaded. Raises ModelError.
+    """
+    folder = _source(model)["pretrained_model_name_or_path"]
+    weights.check_files(folder, model.path)
+    config = load_config(model)
+    if getattr(config, "quantization_config", None) or getattr(type(config), "extra_files", ()):
+        return  # what is packed, or comes from further files, cannot be told from the headers; loading tells
+    headers = weights.read_headers(folder, model.path)
+    try:
+        with torch.device("meta"):
+            empty = _AUTO.from_config(config, trust_remote_code=False)
+    except UNREADABLE as error:
+        raise ModelError(f"cannot load {model.path}: {_line(error)}") from error
+    found = _load_headers(empty, headers)
+    if found is None:
+        _reject_fewer(model, empty, headers)
+    else:
+        _reject(model, found)
+
+
+def _load_headers(empty: Any, headers: Mapping[str, weights.Header]) -> WeightsDifference | None:
+    """None where this version of transformers loads in another way than those from 5.17 to 5.24."""
+    try:
+        from transformers.conversion_mapping import get_model_conversion_mapping
+        from transformers.modeling_utils import LoadStateDictConfig
+
+        state = {name: torch.empty(header.shape, device="meta") for name, header in headers.items()}
+        mapping: Any = get_model_conversion_mapping(empty)
+        settings = LoadStateDictConfig(
+            device_map={"": "meta"},
+            dtype=torch.get_default_dtype(),
+            ignore_mismatched_sizes=True,
+            weight_mapping=mapping,
+        )
+        with _quiet_loading():
+            info, _ = type(empty)._load_pretrained_model(empty, state, None, settings)
+        if info.conversion_errors:  # it may be the meta device that cannot
+            raise ValueError(next(iter(info.conversion_errors.values())))
+        empty.tie_weights(missing_keys=info.missing_keys, recompute_mapping=False)
+        empty._adjust_missing_and_unexpected_keys(info)
+        return WeightsDifference.read(info.missing_keys, info.mismatched_keys, info.unexpected_keys)
+    except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
+        log.warning("tensors cannot be compared by name before loading: %s: %s", type(error).__name__, _line(error))
+        return None
+
+
+def _reject_fewer(model: CheckpointSpec, empty: Any, headers: Mapping[str, weights.Header]) -> None:
+    """Raises ModelError where the files hold fewer numbers than the model has; tied ones count once."""
+    wanted, there = sum(one.numel() for one in empty.parameters()), weights.count_parameters(headers)
+    if there < wanted:
+        raise ModelError(
+            f"cannot load {model.path}: config.json describes {wanted:,} parameters, its files hold {there:,}: they do "
+            "not belong together"
+        )
+
+
+def _reject(model: CheckpointSpec, found: WeightsDifference) -> None:
+    """Raises ModelError, one line with the tensors, where a part of the model would be filled at random."""
+    parts = []
+    if found.missing:
+        names = weights.shorten(found.missing)
+        parts.append(f"its files lack {_tensors(found.missing)} of the model ({names})")
+    if found.mismatched:
+        first = min(found.mismatched)
+        there, wanted = found.mismatched[first]
+        names = f"{weights.shorten(found.mismatched)}; {first} is {list(there)}, the model's is {list(wanted)}"
+        parts.append(f"{_tensors(found.mismatched)} of another shape ({names})")
+    if not parts:
+        return
+    if found.unexpected:
+        names = weights.shorten(found.unexpected)
+        parts.append(f"they hold {_tensors(found.unexpected)} that the model has no place for ({names})")
+    raise ModelError(
+        f"cannot load {model.path}: {', '.join(parts)}: config.json and the files do not belong together, or this "
+        f"version of transformers ({transformers.__version__}) is not the checkpoint's"
+    )
+
+
+def _tensors(names: Collection[str]) -> str:
+    return "1 tensor" if len(names) == 1 else f"{len(names):,} tensors"
+
+
+def _reject_not_finite(model: CheckpointSpec, vlm: Any) -> None:
+    """Raises ModelError where a weight is nan or infinite, with the file that holds it.
+
+    One pass over the weights where they lie, without a copy of them: nan is smallest and largest of what it stands in.
+    Those that accelerate keeps on the meta device (offloaded) are not seen.
+    """
+    ends: dict[torch.device, dict[str, torch.Tensor]] = {}
+    for name, tensor in vlm.state_dict().items():
+        if _may_overflow(tensor) and tensor.device.type != "meta":
+            two = (tensor.amin(), tensor.amax()) if tensor.device.type == "mps" else torch.aminmax(tensor)
+            ends.setdefault(tensor.device, {})[name] = torch.stack(tuple(two)).float()
+    wrong = []
+    for found in ends.values():
+        finite = torch.stack(list(found.values())).isfinite().all(dim=-1).tolist()  # the one wait for the device
+        wrong += [name for name, good in zip(found, finite, strict=True) if not good]
+    if wrong:
+        raise ModelError(f"cannot load {model.path}: {_where_not_finite(model, wrong)}")
+
+
+def _may_overflow(tensor: torch.Tensor) -> bool:
+    """Whether nan and infinity can be looked for: integers hold none, torch has no kernels for 8-bit floats."""
+    return tensor.is_floating_point() and tensor.element_size() > 1 and tensor.numel() > 0
+
+
+def _where_not_finite(model: CheckpointSpec, wrong: Sequence[str]) -> str:
+    """Why weights are not finite: the file that says so, or the dtype that cannot hold them."""
+    folder = _source(model)["pretrained_model_name_or_path"]
+    found: dict[str, list[str]] = {}
+    for file in weights.find_files(folder, model.path):
+        with safe_open(file, framework="pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118  it is no mapping
+                tensor = tensors.get_tensor(name)
+                if _may_overflow(tensor) and not bool(torch.stack(torch.aminmax(tensor)).isfinite().all()):
+                    found.setdefault(str(file), []).append(name)
+    if not found:
+        return (
+            f"values of {weights.shorten(wrong)} are finite in its files and not in {model.run_dtype()}: use "
+            "model.dtype=bfloat16 or float32"
+        )
+    path, names = next(iter(found.items()))
+    return (
+        f"{path} holds values that are not finite, in {weights.shorten(names)}: it is damaged, or its training failed; "
+        "copy or fetch another one"
+    )
+
+
+def load_config(model: CheckpointSpec) -> Any:
+    """config.json with what `model` replaces in it; reads no weights.
+
+    Raises ModelError where there is none that transformers knows, or where no position of the prompt is the image.
+    """
+    try:
+        config = transformers.AutoConfig.from_pretrained(**_source(model), trust_remote_code=False)
+    except UNREADABLE as error:
+        raise ModelError(f"cannot load {model.path}: {_line(error)}") from error
+    _reject_cross_attention(model, config)
+    if model.rms_norm_eps is not None:
+        _set_rms_norm_eps(config.get_text_config(), model.rms_norm_eps)
+    return config
+
+
+@contextmanager
+def _quiet_loading() -> Iterator[None]:
+    """Without transformers' bars, and without its table of tensors: what counts in it is said in one line."""
+    disable_progress_bar()  # type: ignore[no-untyped-call]
+    logger = logging.getLogger("transformers.modeling_utils")
+
+    def is_no_report(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    logger.addFilter(is_no_report)
+    try:
+        yield
+    finally:
+        logger.removeFilter(is_no_report)
+
+
+def _reject_cross_attention(model: CheckpointSpec, config: Any) -> None:
+    """Mllama, Idefics 1, Florence-2: the image is no part of the sequence that is scaled, in either decoding."""
+    text = config.get_text_config(decoder=True)
+    signs = ("cross_attention_layers", "cross_layer_interval", "add_cross_attention")
+    if getattr(config, "is_encoder_decoder", False) or any(getattr(text, sign, None) for sign in signs):
+        raise ModelError(
+            f"cannot load {model.path}: model type {config.model_type} reads the image through cross-attention, so no "
+            "position of the prompt is the image and there is nothing to scale; take a model with image tokens in its "
+            "prompt (LLaVA, Qwen-VL, InternVL, Gemma 3, SmolVLM)"
+        )
+
+
+def count_layers(model: CheckpointSpec) -> int:
+    """Decoder layers, from config.json alone. Raises ModelError as load_config does."""
+    return int(load_config(model).get_text_config().num_hidden_layers)
+
+
+_kept: dict[CheckpointSpec, Any] = {}
+
+
+def load_model_once(model: CheckpointSpec) -> Any:
+    """As load_model; the passes of a model that follow each other in a process share it. Only the last is kept."""
+    if model not in _kept:
+        _kept.clear()  # first: two may not fit into memory
+        _kept[model] = load_model(model)
+    return _kept[model]
+
+
+def load_processor(model: CheckpointSpec, config: Any) -> Any:
+    """The checkpoint's own processor; without its video half, which would need torchvision."""
+    source = _source(model)
+    stock: Any = transformers.PROCESSOR_MAPPING.get(type(config), None)
+    video = stock is not None and "video_processor" in stock.get_attributes()
+    kind: Any = image_only(stock) if video else transformers.AutoProcessor
+    try:
+        offer_pil(type(config))  # type: ignore[arg-type]
+        processor = kind.from_pretrained(**source, backend="pil", trust_remote_code=False)
+    except UNREADABLE as error:
+        said = _line(error)
+        if isinstance(error, ImportError) and "torchvision" in str(error).lower():
+            said = (
+                f"{said.split()[0]} of transformers {transformers.__version__} wants torchvision: install the release "
+                f"that belongs to torch {torch.__version__} (it must not bring another torch)"
+            )
+        raise ModelError(f"cannot load the processor of {model.path}: {said}") from error
+    _complete(processor, config)
+    return processor
+
+
+@cache
+def offer_pil(config: type) -> Any:
+    """The image processor of a family of models that works through PIL alone; None where there is none.
+
+    transformers 5.17 hides some of them (Idefics 3, SmolVLM) without torchvision, which they do not use: it looks for
+    a word that stands in their comments. After this call AutoProcessor finds them.
+    """
+    family = config.model_type  # type: ignore[attr-defined]
+    names = IMAGE_PROCESSOR_MAPPING_NAMES.get(family)
+    name = names.get("pil") if isinstance(names, dict) else None
+    if name is None:
+        return None
+    kind: Any = getattr(transformers, name, None)
+    if "torchvision" not in getattr(kind, "_backends", ()):  # what transformers shows instead lists what it lacks
+        return kind
+    module = model_type_to_module_name(family)
+    kind = getattr(importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}"), name)
+    stand_in = type(f"Visible{config.__name__}", (config,), {})  # what is registered for its own classes is passed over
+    AutoImageProcessor.register(stand_in, image_processor_classes={"pil": kind})
+    return kind
+
+
+def _complete(processor: Any, config: Any) -> None:
+    """Early LLaVA checkpoints, the published runs' revision among them, have the patch size in config.json alone."""
+    if getattr(processor, "patch_size", 0) is None:
+        processor.patch_size = config.vision_config.patch_size
+        processor.vision_feature_select_strategy = config.vision_feature_select_strategy
+    strategy = getattr(processor, "vision_feature_select_strategy", None)
+    if strategy == "default" and config.vision_config.model_type == "clip_vision_model":
+        processor.num_additional_image_tokens = 1  # the class token, which "default" then drops
+
+
+def image_only(stock: Any) -> Any:
+    """A subclass of a processor class that knows images and text alone."""
+
+    def build(cls: Any, args: Any, settings: dict[str, Any], /, **more: Any) -> Any:
+        return stock.from_args_and_dict.__func__(cls, args, {**settings, "video_processor": None}, **more)
+
+    body = {
+        "get_attributes": classmethod(lambda _cls: ["image_processor", "tokenizer"]),
+        "from_args_and_dict": classmethod(build),  # some constructors want the argument, if only to be None
+        "video_processor": SimpleNamespace(num_frames=1, fps=1),
+    }
+    return type(stock.__name__, (stock,), body)
+
+
+def _source(model: CheckpointSpec) -> dict[str, Any]:
+    return {"pretrained_model_name_or_path": model.folder() or model.fetch()}
+
+
+def _set_rms_norm_eps(config: Any, value: float) -> None:
+    if not hasattr(config, "rms_norm_eps"):
+        raise ModelError(f"model.rms_norm_eps: {config.model_type} has no RMS norm")
+    config.rms_norm_eps = value
+
+
+def _spread(vlm: Any) -> str:
+    """How many modules accelerate put where; a CPU or disk among GPUs is slow."""
+    chosen = getattr(vlm, "hf_device_map", None) or {"": vlm.device}  # none is noted where all fit on one device
+    places = Counter(str(place) for place in chosen.values())
+    return ", ".join(f"{count} modules on {place}" for place, count in sorted(places.items()))
+
+
+def _line(error: BaseException) -> str:
+    """The first line that says something."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

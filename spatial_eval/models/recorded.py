@@ -1,0 +1,227 @@
+"""A model whose answers were put into the store by `python -m spatial_eval import`: nothing of it can be computed.
+
+A model that answers from recorded generations: no GPU, no images, the real outputs of somebody's run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from spatial_eval.core.errors import ConfigError, DataError
+from spatial_eval.core.hashing import hash_text
+from spatial_eval.core.jsonl import read_json_lines
+from spatial_eval.core.types import Arm, Benchmark, Experiment, Failure, Generation, Places, Record, Sample, Vlm
+from spatial_eval.store.generations import (
+    ExperimentKey,
+    Store,
+    check_answer,
+    describe_dataset,
+    experiment_key,
+    sample_digests,
+)
+
+BLOCK = 256  # questions a batch
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """Recordings in one JSON lines file or a folder of them.
+
+    One line per question: `dataset` (the benchmark's upstream name, or its own), `row`, `generation` {weight: text};
+    optional `split`, `gold`, `confidence` (largest first-token probability at weight 1.0, in [0, 1]), `option_probs`
+    {weight: {option: probability}}.
+    """
+
+    path: Path
+    name: str = "recorded"
+    paper_model: str = ""
+
+    def describe(self, places: Places) -> dict[str, Any]:  # noqa: ARG002  the protocol's signature
+        # Each answer carries the digest of its own record: the recording is its own identity.
+        return {"kind": "recorded"}
+
+    def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:  # noqa: ARG002  the protocol's signature
+        if dataset.template:
+            raise ConfigError(
+                f"{dataset.name}: recordings answer the benchmark's own question: take dataset.template away"
+            )
+        found = self._find(dataset, samples)
+        if not any(row is not None for row in found):
+            held = Counter((row.get("dataset"), row.get("split")) for row in _load(self.path))
+            listed = ", ".join(f"{name} {split}" for name, split in sorted(held, key=str)) or "nothing"
+            raise DataError(f"{self.path} holds no recording of these {dataset.name} questions; it holds {listed}")
+        weights = {Arm(float(w)) for row in found if row for w in row["generation"]}
+        absent = sorted(set(arms) - weights)
+        if absent:
+            raise ConfigError(
+                f"weight {', '.join(arm.label for arm in absent)} is not in the recordings of {dataset.name}; "
+                f"recorded: {', '.join(arm.label for arm in sorted(weights))}"
+            )
+
+    def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:  # noqa: ARG002  the protocol's signature
+        return ["" if row is None else _digest(row) for row in self._find(dataset, samples)]
+
+    def signals(self) -> frozenset[str]:
+        """max_prob where any line holds a confidence. Raises DataError."""
+        return frozenset({"max_prob"} if any(row.get("confidence") is not None for row in _load(self.path)) else ())
+
+    def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:  # noqa: ARG002  the protocol's signature
+        return RecordedPlayer(self, dataset)
+
+    def _find(self, dataset: Benchmark, samples: Sequence[Sample]) -> list[dict[str, Any] | None]:
+        """The record of each sample; None where there is none. Raises DataError on contradictions."""
+        names = {dataset.name, dataset.upstream or dataset.name}
+        by_row: dict[int, dict[str, Any]] = {}
+        for record in _load(self.path):
+            if record["dataset"] not in names:
+                continue
+            known = by_row.setdefault(record["row"], record)
+            if known is not record and known != record:
+                raise DataError(f"{self.path}: row {record['row']} of {dataset.name} is recorded twice, differently")
+        found = [by_row.get(sample.row) for sample in samples]
+        for sample, row in zip(samples, found, strict=True):
+            if row and str(row.get("gold", sample.answers[0])).lower() not in sample.gold_texts:
+                raise DataError(
+                    f"{self.path}: row {sample.row} of {dataset.name} was recorded with gold {row['gold']!r}, "
+                    f"the benchmark says {sample.answers[0]!r}: not the same questions"
+                )
+        return found
+
+
+class RecordedPlayer:
+    """The loaded recording."""
+
+    device = "recorded"
+
+    def __init__(self, model: Recorded, dataset: Benchmark) -> None:
+        self.model, self.dataset = model, dataset
+
+    def answer(self, work: Sequence[tuple[Sample, tuple[Arm, ...]]]) -> Iterator[list[Record]]:
+        found = self.model._find(self.dataset, [sample for sample, _ in work])
+        for start in range(0, len(work), BLOCK):
+            block = zip(work[start : start + BLOCK], found[start : start + BLOCK], strict=True)
+            yield [_answer(sample, arm, row) for (sample, arms), row in block for arm in arms]
+
+
+def _answer(sample: Sample, arm: Arm, row: dict[str, Any] | None) -> Record:
+    texts = {float(w): (w, text) for w, text in row["generation"].items()} if row else {}
+    if row is None or not arm.plain or arm.weight not in texts:
+        return Failure(sample.id, arm, "not recorded")
+    key, text = texts[arm.weight]
+    probs = (row.get("option_probs") or {}).get(key)
+    confidence = row.get("confidence") if arm == Arm() else None
+    lower = None if probs is None else {option.lower(): p for option, p in probs.items()}
+    return Generation(sample.id, arm, text, confidence=confidence, option_probs=lower, device=RecordedPlayer.device)
+
+
+def _digest(row: dict[str, Any]) -> str:
+    return hash_text(json.dumps(row, sort_keys=True))
+
+
+@lru_cache(maxsize=4)
+def _load(path: Path) -> tuple[dict[str, Any], ...]:
+    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    if not files:
+        raise DataError(f"model.path={path} holds no *.jsonl file")
+    if not path.exists():
+        raise DataError(f"model.path={path} does not exist: name a file of recorded generations or a folder of them")
+    rows = []
+    for file in files:
+        for number, row in enumerate(read_json_lines(file), 1):
+            texts = row.get("generation")
+            good = isinstance(row.get("dataset"), str) and isinstance(row.get("row"), int) and isinstance(texts, dict)
+            if not good or not all(_is_weight(w) and isinstance(t, str) for w, t in (texts or {}).items()):
+                raise DataError(
+                    f"{file}, record {number}: needs dataset, row and generation {{weight: text}}; "
+                    "confidence is optional"
+                )
+            problem = check_answer({"text": "", "confidence": row.get("confidence")})
+            if problem:
+                raise DataError(f"{file}, record {number}: {problem}, or leave it away")
+            rows.append(row)
+    return tuple(rows)
+
+
+def _is_weight(text: str) -> bool:
+    try:
+        return float(text) >= 0
+    except ValueError:
+        return False
+
+
+IMPORTED_BLOCK = 256  # questions a batch
+
+
+@dataclass(frozen=True, slots=True)
+class Imported:
+    """Whatever was imported under a name."""
+
+    name: str
+    paper_model: str = ""
+
+    def describe(self, places: Places) -> dict[str, Any]:  # noqa: ARG002  the protocol's signature
+        # The name is the identity: import refuses a second answer to one question.
+        return {"kind": "imported", "name": self.name}
+
+    def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
+        held = list(self._held(places))
+        mine = [one for one in held if one.description["dataset"] == describe_dataset(dataset)]
+        answered = {where for one in mine for where in self._stored(one, samples, places)}
+        if not answered:
+            names = sorted({str(one.description["dataset"].get("name")) for one in held})
+            raise DataError(
+                f"nothing that was imported as {self.name!r} answers these {dataset.name} questions; imported as such: "
+                f"{', '.join(names) or 'nothing'}; import more with `python -m spatial_eval import`"
+            )
+        valid = sorted({arm for _, arm in answered})
+        absent = sorted(set(arms) - set(valid))
+        if absent:
+            raise ConfigError(
+                f"{'; '.join(arm.label for arm in absent)} of {dataset.name} was never imported as {self.name!r}; "
+                f"imported: {'; '.join(arm.label for arm in valid)}; import more with `python -m spatial_eval import`"
+            )
+
+    def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:  # noqa: ARG002  the protocol's signature
+        return ["" for _ in samples]
+
+    def signals(self) -> frozenset[str]:
+        # Only the store knows which of them an import carried; sweep.check_stored looks there.
+        return frozenset({"max_prob", "entropy", "margin", "logit"})
+
+    def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:
+        description = experiment_key(Experiment(dataset, self, max_new_tokens), places).description
+        mine = [one.description for one in self._held(places) if one.description["dataset"] == description["dataset"]]
+        if description not in mine:
+            lengths = sorted({int(one["max_new_tokens"]) for one in mine})
+            raise ConfigError(
+                f"{self.name!r} was imported for {dataset.name} with max_new_tokens={', '.join(map(str, lengths))}, "
+                f"not {max_new_tokens}: set max_new_tokens"
+            )
+        return AbsentModel()
+
+    def _held(self, places: Places) -> Iterator[ExperimentKey]:
+        """Keys of the store's trunks that were imported under this name."""
+        for _, found in Store(places.paths.generations).trunks():
+            if found.description.get("model") == self.describe(places):
+                yield found
+
+    def _stored(self, one: ExperimentKey, samples: Sequence[Sample], places: Places) -> Iterator[tuple[str, Arm]]:
+        known = sample_digests(samples, ["" for _ in samples])
+        yield from Store(places.paths.generations).read(one, known).generations
+
+
+class AbsentModel:
+    """What is asked of it is not in the store, so nobody can say it."""
+
+    device = ""
+
+    def answer(self, work: Sequence[tuple[Sample, tuple[Arm, ...]]]) -> Iterator[list[Record]]:
+        for start in range(0, len(work), IMPORTED_BLOCK):
+            block = work[start : start + IMPORTED_BLOCK]
+            yield [Failure(sample.id, arm, "not imported") for sample, arms in block for arm in arms]

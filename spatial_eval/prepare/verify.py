@@ -1,0 +1,224 @@
+"""Check what a data_dir holds: files against the checksums they came with, rows, and images that open."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from spatial_eval.benchmarks.hub_dataset import Hub, prepared_folder
+from spatial_eval.benchmarks.readers import UPSTREAM, Vsr, WhatsUp, first_existing
+from spatial_eval.core.errors import ConfigError, DataError, describe_unknown
+from spatial_eval.core.files import translate_os_errors
+from spatial_eval.core.types import Benchmark, Places, Sample
+from spatial_eval.prepare.sources import DATA_KINDS
+
+if TYPE_CHECKING:
+    from spatial_eval.config.compose import Composer
+
+CHECKSUMS = "checksums.jsonl"  # in data_dir, one line per file; the last one counts, a truncated one is skipped
+WORKERS = 8
+
+
+def sha256(path: Path) -> str:
+    """Compute the SHA-256 of a file, as 64 hex digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Checksum:
+    """What a file held when it came. `source` is where from."""
+
+    sha256: str
+    size: int
+    source: str
+
+
+class Checksums:
+    """The checksums of one data_dir; several threads may add to them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._known = _read_checksums(folder / CHECKSUMS)
+        self._lock = threading.Lock()
+
+    def get(self, path: Path) -> Checksum | None:
+        return self._known.get(self._key(path))
+
+    def note(self, path: Path, source: str) -> None:
+        """Note that `path` must hold what it holds now. Raises StoreError."""
+        noted = Checksum(sha256(path), path.stat().st_size, source)
+        if self.get(path) == noted:
+            return
+        # a leading newline ends a line that a kill may have truncated
+        line = "\n" + json.dumps({"path": self._key(path)} | asdict(noted)) + "\n"
+        file = self.folder / CHECKSUMS
+        with self._lock, translate_os_errors(file), file.open("a", encoding="utf8") as out:
+            out.write(line)
+            self._known[self._key(path)] = noted
+
+    def problem(self, path: Path) -> str:
+        """Say why `path` is not what came; "" where it is, or was never noted. Reads the file."""
+        known = self.get(path)
+        if known is None:
+            return ""
+        try:
+            size = path.stat().st_size
+            if size != known.size:
+                return f"{path} has {size} bytes, {known.size} were fetched from {known.source}"
+            same = sha256(path) == known.sha256
+        except OSError as error:
+            return f"{path} cannot be read: {error.strerror}"
+        return "" if same else f"{path} is not what was fetched from {known.source}: its SHA-256 differs"
+
+    def mismatch(self, path: Path, downloaded: Path) -> str:
+        """Say how a download differs from what came as `path` the first time; "" where it does not."""
+        known = self.get(path)
+        digest = sha256(downloaded) if known else ""
+        if known is None or digest == known.sha256:
+            return ""
+        return f"checksum sha256:{digest[:16]}..., expected {known.sha256[:16]}..."
+
+    def has(self, path: Path) -> bool:
+        """Return whether `path` is there and not known to be damaged."""
+        return path.is_file() and not self.problem(path)
+
+    def _key(self, path: Path) -> str:
+        return Path(os.path.relpath(path, self.folder)).as_posix()
+
+
+def _read_checksums(path: Path) -> dict[str, Checksum]:
+    known: dict[str, Checksum] = {}
+    for line in path.read_text("utf8", errors="replace").splitlines() if path.is_file() else []:
+        try:
+            row = json.loads(line)
+            name = str(row.pop("path"))
+            known[name] = Checksum(**row)
+        except (ValueError, TypeError, KeyError, AttributeError):
+            continue
+    return known
+
+
+def list_data_benchmarks(composer: Composer, name: str, values: Mapping[str, Any]) -> list[tuple[str, Benchmark]]:
+    """Build the benchmarks that lie in a data_dir, each with its name in conf/dataset.
+
+    Args:
+        name: one of these, or `all`: those that need no further key (`hub` is whatever its repo= says).
+        values: of `dataset.KEY`s.
+
+    Raises:
+        ConfigError: the name is none of these, or nothing lies in a data_dir.
+    """
+    options = composer.get_group_options("dataset")
+
+    def lies_in_data_dir(option: str) -> bool:
+        return composer.compose({"dataset": option}).dataset.get("kind") in DATA_KINDS
+
+    if name == "all":
+        names = [one for one in options if lies_in_data_dir(one) and not composer.missing_keys("dataset", one)]
+        if not names:
+            raise ConfigError("nothing to prepare: no option of conf/dataset lies in a data_dir")
+    elif name in options and lies_in_data_dir(name):
+        names = [name]
+    else:
+        known = ["all", *filter(lies_in_data_dir, options)]
+        raise ConfigError(describe_unknown("dataset to prepare", name, known, aliases=UPSTREAM))
+    return [(option, composer.read_benchmark(option, values)) for option in names]
+
+
+@dataclass(frozen=True, slots=True)
+class BenchmarkState:
+    """What is at hand of one benchmark.
+
+    Attributes:
+        name: its option of conf/dataset. questions, images: how many are there.
+        problem: why it cannot run, or "".
+    """
+
+    name: str
+    questions: int
+    images: int
+    problem: str
+
+
+def glance_benchmark(name: str, dataset: Benchmark, data: Path) -> BenchmarkState:
+    """Count questions and images and compare the rows; opens no image."""
+    return _state(name, dataset, data, check=False)
+
+
+def check_benchmark(name: str, dataset: Benchmark, data: Path) -> BenchmarkState:
+    """As `glance_benchmark`; also compares every checksum and opens every image."""
+    return _state(name, dataset, data, check=True)
+
+
+def _state(name: str, dataset: Benchmark, data: Path, *, check: bool) -> BenchmarkState:
+    try:
+        samples = dataset.read(Places(data, data, remember=False))
+    except DataError as error:
+        return BenchmarkState(name, 0, 0, str(error))
+    images = [sample.image for sample in samples if sample.image is not None and sample.image.is_file()]
+    problems = _damages(dataset, data, list(dict.fromkeys(images))) if check else []
+    problems += _missing_images(dataset, samples, len(samples) - len(images))
+    return BenchmarkState(name, len(samples), len(images), "; ".join(problems))
+
+
+def _missing_images(dataset: Benchmark, samples: Sequence[Sample], missing: int) -> list[str]:
+    if isinstance(dataset, WhatsUp) and all(sample.image is None for sample in samples):
+        return [f"no {dataset.annotation}: the images' names are not known"]
+    return [f"{missing} {'image is' if missing == 1 else 'images are'} missing"] if missing else []
+
+
+def _damages(dataset: Benchmark, data: Path, images: Sequence[Path]) -> list[str]:
+    checksums = Checksums(data)
+    found = [problem for path in _text_files(dataset, data) if (problem := checksums.problem(path))]
+    if isinstance(dataset, Hub):
+        found += split_damages(prepared_folder(dataset, data))
+    with ThreadPoolExecutor(WORKERS) as pool:
+        bad = list(filter(None, pool.map(lambda path: _image_damage(path, dataset, checksums), images)))
+    if bad:
+        found.append(f"{len(bad)} {'image is' if len(bad) == 1 else 'images are'} damaged: {bad[0]}")
+    return found
+
+
+def _text_files(dataset: Benchmark, data: Path) -> list[Path]:
+    """List the files of questions and captions that are there."""
+    names: list[tuple[str, ...]] = []
+    if isinstance(dataset, WhatsUp):
+        names.append((f"prompts/{dataset.prompts}", dataset.prompts))
+        names.append((dataset.annotation, f"annotations/{dataset.annotation}"))
+    if isinstance(dataset, Vsr):
+        names.append((f"vsr/{dataset.file}", dataset.file))
+    return [path for alternatives in names if (path := first_existing(data, *alternatives))]
+
+
+def split_damages(folder: Path) -> list[str]:
+    """Say what is wrong with the rows of a split that was prepared into `folder`."""
+    try:
+        expected = json.loads((folder / "prepared.json").read_text("utf8"))["sha256"]
+        same = sha256(folder / "rows.jsonl") == expected
+    except (ValueError, KeyError, OSError, TypeError):
+        return [f"{folder}/prepared.json is damaged"]
+    return [] if same else [f"{folder}/rows.jsonl is not what was prepared"]
+
+
+def _image_damage(path: Path, dataset: Benchmark, checksums: Checksums) -> str:
+    from PIL import Image
+
+    problem = checksums.problem(path)
+    if not problem and isinstance(dataset, Hub) and path.stem != sha256(path):
+        problem = f"{path} is not what was prepared"
+    if problem:
+        return problem
+    try:
+        with Image.open(path) as image:
+            image.load()
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        return f"{path} does not open: {error}"
+    return ""

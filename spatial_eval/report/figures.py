@@ -1,0 +1,481 @@
+"""Build the report's figures as data: SVG marks, the grid of all cells, thumbnails, attention drawn over images.
+
+A figure is a list of marks that templates/macros.html.j2 writes as inline SVG, so that no script is needed to see it.
+Coordinates are whole units of the view box; colours come from report.css (classes s0 to s4, r, x). Each data mark has
+a tip: its accessible name, with its value, 95 % interval and n.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageEnhance, ImageOps, UnidentifiedImageError
+
+from spatial_eval.analysis.diagnostics import Confidence, Curve
+from spatial_eval.analysis.intervals import Estimate, proportion
+from spatial_eval.analysis.metrics import other_fields
+from spatial_eval.analysis.selection import Selected
+from spatial_eval.analysis.sweep_data import SweepData, none_if_empty
+from spatial_eval.benchmarks.image_files import open_rgb
+from spatial_eval.core.columns import IDENTITY
+from spatial_eval.core.errors import DataError
+from spatial_eval.core.types import SCALINGS
+from spatial_eval.methods.routing import AdaptVis
+from spatial_eval.store.attention import View
+
+WIDTH, HEIGHT = 440, 232
+LEFT, RIGHT, TOP, BOTTOM = 40, 430, 12, 190  # of the plotting area
+MAX_RELATIONS = 12  # in the figure; the table has all
+Series = Mapping[str, Mapping[Any, Estimate]]
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Hold one SVG element. With a tip it can be reached by keyboard."""
+
+    tag: str
+    attributes: Mapping[str, object]
+    text: str = ""
+    tip: str = ""
+    children: Sequence[Mark] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """Hold a figure: marks, title, caption, legend (colour class -> name) and the data of its threshold slider."""
+
+    title: str
+    note: str
+    marks: Sequence[Mark]
+    legend: Mapping[str, str] = field(default_factory=dict)
+    height: int = HEIGHT
+    slider: Mapping[str, Any] | None = None
+
+
+def threshold_figure(curves: Sequence[Curve], method: AdaptVis) -> Figure | None:
+    """Draw accuracy against threshold, one line per pair of weights; None where no curve is of the method's kind.
+
+    Args:
+        method: its weights' line is drawn in front, its threshold is marked.
+    """
+    curves = [c for c in curves if _drop_weights(c.method) == _drop_weights(method)]
+    if not curves:
+        return None
+    pairs = [(c.method.weight1, c.method.weight2) for c in curves]
+    front = pairs.index((method.weight1, method.weight2))
+    values = [100 * right / n for c in curves for right, n in zip(c.right, c.n, strict=True) if n]
+    low, high = _round_span(min(values), max(values))
+    x, y = _scale(0, 1, LEFT, RIGHT), _scale(low, high, BOTTOM, TOP)
+    marks = [*_axis_y(low, high), *_axis_x(_tenths(x), "threshold")]
+    for index, c in sorted(enumerate(curves), key=lambda item: item[0] == front):
+        levels = [y(100 * right / n if n else 0.0) for right, n in zip(c.right, c.n, strict=True)]
+        steps = (f"H{x(min(1, edge))}V{level}" for edge, level in zip(c.edges, levels[1:], strict=True))
+        marks.append(_path("ln" if index == front else "thin", f"M{LEFT} {levels[0]}{''.join(steps)}H{RIGHT}"))
+    at, (right, n) = x(method.threshold), curves[front].at(method.threshold)
+    marks += [_path("at", f"M{at} {TOP}V{BOTTOM}"), _circle("dot", at, y(100 * right / n if n else 0.0))]
+    css, shift = ("b e", -6) if method.threshold > 0.75 else ("b", 6)
+    marks.append(_text(css, at + shift, TOP + 8, f"chosen {method.threshold:g}"))
+    marks.append(_path("cursor", f"M{LEFT} {BOTTOM}V{TOP}"))
+    note = (
+        f"Exact: accuracy changes at {len(curves[front].edges)} confidences only (rounded to 2 decimals by the method)."
+        f" In front weights {pairs[front][0]:g}, {pairs[front][1]:g}"
+        + (f"; thin: the other {len(curves) - 1} pairs." if len(curves) > 1 else ".")
+        + f" n = {max(curves[front].n):,}."
+    )
+    slider = {
+        "pairs": [f"{first:g}, {second:g}" for first, second in pairs],
+        "front": front,
+        # The method's criterion is rounded to 2 decimals: the next of the slider's steps has the same accuracy.
+        "start": f"{math.ceil(100 * method.threshold - 1e-9) / 100:g}",
+        "data": _curve_data(curves),
+    }
+    return Figure("Accuracy against threshold (adapt_vis)", note, marks, slider=slider)
+
+
+def _drop_weights(method: AdaptVis) -> AdaptVis:
+    return replace(method, weight1=0.0, weight2=0.0, threshold=0.0)
+
+
+def _curve_data(curves: Sequence[Curve]) -> dict[str, Any]:
+    """Pack curves for the slider: a constant is a list of one value, lists that are equal are given once."""
+
+    def pack(columns: Sequence[Sequence[int]]) -> list[list[int]]:
+        short = [list(values[:1] if len(set(values)) == 1 else values) for values in columns]
+        return short[:1] if all(values == short[0] for values in short) else short
+
+    return {
+        "n": pack([c.n for c in curves]),
+        "to": pack([c.to_weight1 for c in curves]),
+        "edges": list(curves[0].edges),
+        "right": [list(c.right) for c in curves],
+        "x0": LEFT,
+        "x1": RIGHT - LEFT,
+        "y0": BOTTOM,
+        "y1": TOP,
+    }
+
+
+def weight_figure(responses: Series) -> Figure:
+    """Draw accuracy of each arm alone against its weight, one line per kind of scaling; the baseline is grey."""
+    colours = dict(zip(responses, ("s3", "s1", "s2", "s4"), strict=False))
+    shown = {kind: responses[kind] for kind in colours}
+    every = [e for series in shown.values() for e in series.values()]
+    low, high = _round_span(min(e.low for e in every), max(e.high for e in every))
+    weights = sorted({weight for series in shown.values() for weight in series})
+    scale, y = _scale(0, len(weights) - 1 or 1, LEFT + 25, RIGHT - 25), _scale(low, high, BOTTOM, TOP)
+    x = {weight: scale(i) for i, weight in enumerate(weights)}
+    marks = [*_axis_y(low, high), *_axis_x([(x[weight], f"{weight:g}") for weight in weights], "weight")]
+    for number, (kind, series) in enumerate(shown.items()):
+        shift = round(7 * (number - (len(shown) - 1) / 2))  # kinds often agree: side by side each is seen
+        line = "L".join(f"{x[weight] + shift} {y(e.value)}" for weight, e in series.items())
+        marks.append(_path(f"thin k{colours[kind][1]}", f"M{line}"))
+        for weight, e in series.items():
+            is_base = weight == SCALINGS[kind.split(",")[0]]
+            tip, at = "baseline" if is_base else f"{kind}, weight {weight:g}", x[weight] + shift
+            dot = _circle("s0" if is_base else colours[kind], at, y(e.value))
+            marks.append(_group(f"{tip}: {_spell(e)}", _path("w", f"M{at} {y(e.low)}V{y(e.high)}"), dot))
+            if len(shown) == 1:
+                marks.append(_text("b", at + 8, y(e.value) - 4, f"{e.value:.1f}"))
+    n = max(e.n for series in responses.values() for e in series.values())
+    note = f"One arm for every question, with 95 % intervals, n = {n:,}. Grey: baseline."
+    if len(responses) > len(shown):
+        note += f" {len(shown)} of {len(responses)} kinds are drawn; the table has all."
+    legend = {f"c{css[1]}": kind for kind, css in colours.items()} if len(responses) > 1 else {}
+    return Figure("Accuracy against weight", note, marks, legend)
+
+
+def attention_figure(shares: Mapping[str, Sequence[float]], n: int) -> Figure:
+    """Draw the image's share of attention in percent by decoder layer, one line per arm (at most four)."""
+    most = max(value for row in shares.values() for value in row)
+    depth, high = len(next(iter(shares.values()))), _round_up(most)
+    x, y = _scale(0, depth - 1 or 1, LEFT + 10, RIGHT - 10), _scale(0, high, BOTTOM, TOP)
+    marks = _axis_y(0, high)
+    marks += _axis_x([(x(i), str(i)) for i in range(0, depth, max(1, depth // 8))], "decoder layer")
+    for colour, (arm, row) in enumerate(shares.items()):
+        marks.append(_path(f"ln l{colour}", "M" + "L".join(f"{x(i)} {y(value)}" for i, value in enumerate(row))))
+        for i, value in enumerate(row):
+            tip = f"{arm}, layer {i}: {value:.1f} % on the image, n = {n:,}"
+            marks.append(_group(tip, _circle(f"s{colour}", x(i), y(value), 2.5)))
+    legend = {f"c{i}": arm for i, arm in enumerate(shares)}
+    return Figure("The image's share by layer", f"Of the last prompt row, n = {n:,}, by arm.", marks, legend)
+
+
+def relation_figure(accuracies: Series) -> Figure:
+    """Draw accuracy from 0 to 100 % as bars grouped by relation, one bar per method."""
+    names = list(next(iter(accuracies.values())))
+    colours = dict(zip(names, ("s0", "s1", "s2", "s3") if len(names) == 4 else ("s0", "s3", "s1", "s2"), strict=False))
+    frequent = sorted(accuracies, key=lambda name: -max(e.n for e in accuracies[name].values()))[:MAX_RELATIONS]
+    shown = {name: row for name, row in accuracies.items() if name in frequent}
+    bar, gap, left, top = 11, 14, 96, 6
+    bottom = top + sum(bar * len(row) + gap for row in shown.values())
+    x, marks = _scale(0, 100, left, RIGHT), []
+    for tick in (0, 25, 50, 75, 100):
+        marks += [_path("ax", f"M{x(tick)} {top}V{bottom}"), _text("m", x(tick), bottom + 14, f"{tick} %")]
+    for relation, row in shown.items():
+        middle, n = top + bar * len(row) // 2 + 8, max(e.n for e in row.values())
+        marks += [_text("b e", left - 8, middle - 5, relation[:14]), _text("e", left - 8, middle + 7, f"n = {n}")]
+        for name, e in row.items():
+            box = _mark("rect", colours[name], x=left, y=top + 4, width=max(x(e.value) - left, 1), height=bar - 2)
+            whisker = _path("w", f"M{x(e.low)} {top + 4 + bar // 2}H{x(e.high)}")
+            marks.append(_group(f"{relation}, {name}: {_spell(e)}", box, whisker))
+            top += bar
+        top += gap
+    note = "Bars with 95 % intervals."
+    if len(accuracies) > MAX_RELATIONS:
+        note += f" The {MAX_RELATIONS} most frequent of {len(accuracies)} relations; the table has all."
+    legend = {f"c{colours[name][1]}": name for name in names}
+    return Figure("Accuracy by relation", note, marks, legend, bottom + 22)
+
+
+def confidence_figures(confidence: Confidence) -> list[Figure]:
+    """Draw questions by the baseline's confidence, and accuracy against confidence (a reliability diagram)."""
+    high, x = _round_up(max(right + wrong for _, _, right, wrong in confidence.bars)), _scale(0, 1, LEFT, RIGHT)
+    y, axis_x = _scale(0, high, BOTTOM, TOP), _axis_x(_tenths(x), "confidence at weight 1")
+    bars = _axis_y(0, high, unit="")
+    for start, end, right, wrong in confidence.bars:
+        tip = f"confidence {start:.2f} to {end:.2f}: {right} right, {wrong} wrong, n = {right + wrong}"
+        width, middle, upper = x(end) - x(start) - 1, y(right), y(right + wrong)
+        lower_box = _mark("rect", "r", x=x(start), y=middle, width=width, height=BOTTOM - middle)
+        bars.append(_group(tip, lower_box, _mark("rect", "x", x=x(start), y=upper, width=width, height=middle - upper)))
+    y = _scale(0, 100, BOTTOM, TOP)
+    dots = [*_axis_y(0, 100), *axis_x, _path("at", f"M{LEFT} {BOTTOM}L{RIGHT} {TOP}")]
+    for b in confidence.bins:
+        e, at = proportion(b.right, b.n), x(b.confidence)
+        tip = f"confidence {b.low:.1f} to {b.high:.1f} (mean {b.confidence:.2f}): {_spell(e)}"
+        dots.append(_group(tip, _path("w", f"M{at} {y(e.low)}V{y(e.high)}"), _circle("dot", at, y(e.value), 4.5)))
+    n, colours = f"n = {confidence.n:,}", {"cr": "right", "cx": "wrong"}
+    note = f"Bins of 0.1 with 95 % intervals, {n}. On the dashed line confidence would equal accuracy."
+    return [
+        Figure("Questions by confidence", f"{n}, baseline.", [*bars, *axis_x], colours),
+        Figure("Accuracy against confidence", note, dots),
+    ]
+
+
+def _spell(e: Estimate) -> str:
+    """Format an estimate as `84.8 % (95 %: 80.6 to 88.3, n = 330)`."""
+    return f"{e.value:.1f} % (95 %: {e.low:.1f} to {e.high:.1f}, n = {e.n:,})"
+
+
+def _mark(tag: str, css: str, **attributes: object) -> Mark:
+    return Mark(tag, {"class": css, **attributes})
+
+
+def _path(css: str, d: str) -> Mark:
+    return _mark("path", css, d=d)
+
+
+def _text(css: str, x: int, y: int, text: str) -> Mark:
+    return Mark("text", {"class": css, "x": x, "y": y}, text)
+
+
+def _circle(css: str, x: int, y: int, radius: float = 4) -> Mark:
+    return _mark("circle", css, cx=x, cy=y, r=radius)
+
+
+def _group(tip: str, *children: Mark) -> Mark:
+    return Mark("g", {}, tip=tip, children=children)
+
+
+def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], int]:
+    """Return the linear map of [low, high] onto [start, end], rounded to whole units."""
+    slope = (end - start) / (high - low)
+    return lambda value: round(start + (value - low) * slope)
+
+
+def _round_span(low: float, high: float) -> tuple[float, float]:
+    """Return round limits in percent around both, at least 10 apart."""
+    if high - low < 10:
+        middle = (low + high) / 2
+        low, high = middle - 5, middle + 5
+    step = 5 if high - low <= 40 else 10
+    return max(0, low // step * step), min(100, -(-high // step) * step)
+
+
+def _step(span: float) -> float:
+    """Return a round distance between four to six ticks."""
+    sizes = (0.5, 1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000, 2000, 5000)
+    return next((size for size in sizes if span / size <= 6), span / 5)
+
+
+def _round_up(value: float) -> float:
+    step = _step(value)
+    return -(-value // step) * step or 1
+
+
+def _axis_y(low: float, high: float, unit: str = " %") -> list[Mark]:
+    y, step, marks = _scale(low, high, BOTTOM, TOP), _step(high - low), []
+    for i in range(int((high - low) / step + 1e-9) + 1):
+        at = y(low + i * step)
+        label = _text("e", LEFT - 5, at + 4, f"{low + i * step:g}{unit}")
+        marks += [_path("ax", f"M{LEFT} {at}H{RIGHT}"), label]
+    return marks
+
+
+def _axis_x(ticks: Sequence[tuple[int, str]], name: str) -> list[Mark]:
+    labels = [_text("m", at, BOTTOM + 16, text) for at, text in ticks]
+    return [*labels, _text("m", (LEFT + RIGHT) // 2, BOTTOM + 33, name)]
+
+
+def _tenths(x: Callable[[float], int]) -> list[tuple[int, str]]:
+    return [(x(t / 10), f"{t / 10:.1f}") for t in range(0, 11, 2)]
+
+
+# Column of results.csv -> its name on the page. `difference` is against base on the same part.
+GRID_FIGURES = {
+    "accuracy": "accuracy, %",
+    "difference": "points against base",
+    "accuracy_strict": "strict accuracy, %",
+    "pair_accuracy": "pair accuracy, %",
+    "set_accuracy": "set accuracy, %",
+    "f1": "F1 of yes, %",
+    "yes_rate": "answers yes, %",
+    "share_weight1": "to weight1, %",
+}
+
+
+def grid_data(files: SweepData, chosen: Sequence[Selected]) -> dict[str, Any]:
+    """Return every cell as columns for the page's script.
+
+    Returns:
+        dims: per key that identifies a cell its distinct values, and one code per cell (-1: the cell has none).
+        cells: one list per figure, rounded. figures: [column, name]. chosen: rows of the chosen cells.
+    """
+    cells, methods = files.cells, files.methods
+    columns = {name: cells[name] for name in IDENTITY if name != "settings"}
+    columns |= {name: files.others[name] for name in dict.fromkeys(n for m in methods for n in other_fields(m))}
+    dims = []
+    for name, column in columns.items():
+        known = [none_if_empty(value) for value in column]
+        values = list(dict.fromkeys(v for v in known if v is not None))
+        if name not in ("method", "split"):
+            values.sort(key=lambda v: (isinstance(v, str), v))
+        if values:
+            codes = [-1 if v is None else values.index(v) for v in known]
+            texts = [f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+            dims.append({"name": name, "values": texts} | ({"codes": codes} if any(codes) else {}))
+    gains = [0.0 if m.kind == "base" else v for m, v in zip(methods, cells["vs_base"], strict=True)]
+    figures: dict[str, list[Any]] = {}
+    for name in GRID_FIGURES:
+        exact = name in ("accuracy", "difference")
+        numbers = _round_each(gains if name == "difference" else cells[name], 5 if exact else 1)
+        figures |= {name: numbers} if any(v is not None for v in numbers) else {}
+    figures |= {name: _round_each(cells[f"accuracy_{name}"], 1) for name in ("low", "high")}
+    figures |= {"n": cells["n"].tolist()} | ({"missing": cells["missing"].tolist()} if cells["missing"].any() else {})
+    parts = [(key[:3], key[4]) for key in files.keys]  # without the split
+    rings = list(dict.fromkeys(s.cell for s in chosen))  # the first choice comes first: the page opens at its part
+    selected_on = {(methods[s.cell], parts[s.cell], s.on) for s in chosen if s.on != s.split}
+    rings += [i for i, key in enumerate(files.keys) if (methods[i], parts[i], key[3]) in selected_on]
+    return {"dims": dims, "cells": figures, "figures": list(map(list, GRID_FIGURES.items())), "chosen": rings}
+
+
+def _round_each(values: Any, digits: int) -> list[float | None]:
+    return [None if math.isnan(value) else round(float(value), digits) for value in values]
+
+
+THUMBNAIL_SIZE = 96  # pixels, the longer edge
+MAX_THUMBNAILS = 24  # per page
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedImage:
+    """Hold an image inside a page: its `data:` address ("" for none) and its text for screen readers."""
+
+    uri: str
+    alt: str
+
+
+@dataclass
+class Thumbnails:
+    """Encode at most MAX_THUMBNAILS images; a file that is absent or unreadable has none.
+
+    Attributes:
+        roots: folders that relative paths start from. orientations: label of a dataset -> how its images were shown
+            to the model. uris: what is encoded already.
+    """
+
+    roots: tuple[Path, ...]
+    orientations: Mapping[str, str] = field(default_factory=dict)
+    uris: dict[tuple[Path, str], str] = field(default_factory=dict)
+
+    def orientation(self, dataset: str) -> str:
+        return self.orientations.get(dataset, "upright")
+
+    def find(self, image: str) -> Path | None:
+        """Return the image's file, or None where it is absent."""
+        return next((p for p in (root / image for root in self.roots) if image and p.is_file()), None)
+
+    def uri(self, image: str, dataset: str = "") -> str:
+        """Return the image as a `data:` address, or ""."""
+        path = self.find(image)
+        if path is None:
+            return ""
+        key = path, self.orientation(dataset)
+        if key not in self.uris:
+            if len(self.uris) >= MAX_THUMBNAILS:
+                return ""
+            try:
+                small = _open_image(*key)
+                small.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+                self.uris[key] = encode_image(small)
+            except DataError:
+                self.uris[key] = ""
+        return self.uris[key]
+
+
+def thumbnails(about: Mapping[str, Any]) -> Thumbnails:
+    """Return the thumbnails of a sweep, by its sweep.json."""
+    config = about.get("config", {})
+    roots = tuple(Path(config[name]) for name in ("data_dir", "output_dir") if config.get(name))
+    # Sweeps of earlier versions do not record an orientation: their images were shown as they are stored.
+    shown = {t["dataset"]["name"]: t["dataset"].get("orientation", "stored") for t in about.get("trunks", ())}
+    return Thumbnails(roots, shown)
+
+
+def _open_image(path: Path, orientation: str) -> Image.Image:
+    try:
+        return open_rgb(path, orientation)
+    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path} cannot be drawn on: {error}") from None
+
+
+def encode_image(image: Image.Image) -> str:
+    """Encode an image as a `data:` address (WebP)."""
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=60)
+    return f"data:image/webp;base64,{base64.b64encode(buffer.getvalue()).decode()}"
+
+
+OVERLAY_SIZE = 448  # pixels, the longer edge
+STRIP = 28  # pixels, the height of a strip
+# From none to most: black, purple, red, orange, pale yellow; equal steps of lightness, so that grey prints keep them.
+RAMP = np.array([[0, 0, 8], [86, 16, 110], [188, 55, 84], [249, 142, 9], [252, 255, 164]], dtype=np.float64)
+
+
+def draw_attention(
+    path: Path,
+    values: NDArray[np.float32],
+    view: View | None,
+    *,
+    top: float,
+    size: int = OVERLAY_SIZE,
+    orientation: str = "upright",
+) -> Image.Image:
+    """Draw attention over an image; what the model did not see is dark.
+
+    Args:
+        values: (n,) attention to each image token.
+        view: where the tokens lie on the image; None: unknown, drawn as a strip below the image.
+        top: value of the brightest colour.
+        orientation: that of the dataset, so that values lie on what the model saw.
+
+    Raises:
+        DataError: the file is not an image.
+    """
+    image = ImageOps.contain(_open_image(path, orientation), (size, size))
+    if view is None:
+        return _stack_images(image, _draw_strip(values, image.width, top=top))
+    share = np.clip(np.nan_to_num(values).reshape(view.grid) / (top or 1.0), 0, 1)
+    sides = (image.width, image.height, image.width, image.height)
+    left, upper, right, lower = (round(part * side) for part, side in zip(view.box, sides, strict=True))
+    within = (right - left, lower - upper)
+    heat = Image.fromarray(_colour_values(share)).resize(within, Image.Resampling.NEAREST)
+    strength = Image.fromarray((90 + 130 * share).astype(np.uint8)).resize(within, Image.Resampling.NEAREST)
+    drawing = ImageEnhance.Brightness(image).enhance(0.35)
+    seen = ImageOps.grayscale(image.crop((left, upper, right, lower))).convert("RGB")
+    drawing.paste(Image.composite(heat, seen, strength), (left, upper))
+    return drawing
+
+
+def _draw_strip(values: NDArray[np.float32], width: int, *, top: float) -> Image.Image:
+    """Draw the tokens in their order, from left to right."""
+    share = np.clip(np.nan_to_num(values)[None] / (top or 1.0), 0, 1)  # (1, n)
+    return Image.fromarray(_colour_values(share)).resize((width, STRIP), Image.Resampling.NEAREST)
+
+
+def add_caption(image: Image.Image, text: str) -> Image.Image:
+    """Return the image with a line of text (ASCII) below."""
+    line = Image.new("RGB", (max(image.width, 6 * len(text) + 8), 16), "white")
+    ImageDraw.Draw(line).text((4, 2), text.encode("ascii", "replace").decode(), fill="black")
+    return _stack_images(image, line)
+
+
+def _stack_images(upper: Image.Image, lower: Image.Image) -> Image.Image:
+    both = Image.new("RGB", (max(upper.width, lower.width), upper.height + lower.height), "white")
+    both.paste(upper, (0, 0))
+    both.paste(lower, (0, upper.height))
+    return both
+
+
+def _colour_values(share: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Map (rows, columns) in [0, 1] to colours (rows, columns, 3)."""
+    steps = np.linspace(0, 1, len(RAMP))
+    channels = [np.interp(share, steps, RAMP[:, channel]) for channel in range(3)]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)

@@ -1,0 +1,73 @@
+"""Write report.html: one self-contained page about a sweep, from the sweep's own files.
+
+sections.py computes what it shows, templates/ lays it out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from spatial_eval.analysis.selection import Selected, by_settings, picks
+from spatial_eval.analysis.sweep_data import SweepData, read_sweep_data
+from spatial_eval.core.files import write_atomic
+from spatial_eval.core.paths import SweepPaths
+from spatial_eval.report.figures import grid_data, thumbnails
+from spatial_eval.report.sections import SECTIONS, ReportContext, format_interval
+
+
+def write_report(folder: Path) -> Path:
+    """Write report.html into a sweep's folder.
+
+    Raises:
+        DataError: the folder's files are incomplete.
+    """
+    path = SweepPaths(folder).report
+    write_atomic(path, render_page(read_sweep_data(folder)))
+    return path
+
+
+def try_write_report(folder: Path) -> tuple[str, list[Selected]]:
+    """Write report.html at the end of a run; a page or a choice that cannot be made must not cost the results.
+
+    Returns:
+        One line for the log, and the best cells for the table on stdout.
+    """
+    shown: list[Selected] = []
+    try:
+        files = read_sweep_data(folder)
+        chosen = picks(files)
+        shown = by_settings(files, chosen)
+        write_atomic(folder / "report.html", render_page(files, chosen))
+        return f"report: {folder / 'report.html'}", shown
+    except Exception as error:  # noqa: BLE001  whatever it is, the results stand
+        return f"no report.html: {type(error).__name__}: {error}".splitlines()[0], shown
+
+
+def render_page(files: SweepData, chosen: Sequence[Selected] | None = None) -> str:
+    """Render the whole document. `chosen`: its best cells, where they are known already."""
+    chosen = picks(files) if chosen is None else chosen
+    context = ReportContext(files, chosen, thumbnails(files.about))
+    built = {name: build(context) for name, build in SECTIONS.items()}
+    sections = {name: values for name, values in built.items() if values is not None}
+    names = {f"{name}s": list(dict.fromkeys(files.cells[name])) for name in ("dataset", "model", "method")}
+    page = templates().get_template("page.html.j2")
+    return page.render(files=files, sections=sections, data=grid_data(files, chosen), **names)
+
+
+@cache
+def templates() -> Environment:
+    """Return the templates' environment: every value is escaped, an undefined name is an error."""
+    found = Environment(
+        loader=PackageLoader(__package__),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    found.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    found.filters["interval"] = format_interval
+    return found

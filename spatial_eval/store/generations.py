@@ -1,0 +1,475 @@
+"""Generations on disk: append-only JSON lines, one folder per trunk, one file per writer, no locks.
+
+    <root>/<dataset>--<model>--<key>/trunk.json       what the key stands for; checked on open
+    <root>/<dataset>--<model>--<key>/<writer>.jsonl   one line per record; flushed and fsynced per batch
+
+A line is a JSON object of one of three kinds, told apart by its keys:
+
+    {"id": ..., "digest": ..., "arm": {...}, "text": ..., ...}   a record: an answer, or `error` in place of `text`
+    {"seconds": ..., "questions": ...}                           what the records above it cost
+    {"environment": {...}}                                       versions of the writer of the lines below it
+
+The last key of a line is `crc`: zlib.crc32 of the line's bytes without `, "crc": <number>`. Lines of versions before
+0.2 have none and stay valid. `read_lines` is the only parser: a line that is cut off, fails its checksum, or holds a
+value of a wrong type or range is Damaged, wherever it stands: it is skipped and its question computed again. Of
+several answers to one question the first in file order counts; a success wins over any error. Nothing is rewritten.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import zlib
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Self
+
+from spatial_eval.benchmarks.prompts import MODES, prompt_mode
+from spatial_eval.core.errors import ConfigError, StoreError
+from spatial_eval.core.files import make_writer_name
+from spatial_eval.core.files import translate_os_errors as refusals
+from spatial_eval.core.files import write_atomic as replace
+from spatial_eval.core.hashing import hash_text
+from spatial_eval.core.types import (
+    BASE,
+    CONTRASTS,
+    SCALINGS,
+    Arm,
+    Benchmark,
+    Experiment,
+    Failure,
+    Generation,
+    Places,
+    Record,
+    Sample,
+)
+from spatial_eval.core.validate import build_dataclass
+
+VERSION = 1  # bump when the meaning of a stored generation changes
+_CRC = b', "crc": '
+_decode = json.JSONDecoder().raw_decode  # a third faster than json.loads; the caller looks at what is left
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentKey:
+    """A trunk's identity: `description` is every fact that could change a generation, and nothing else."""
+
+    label: str
+    description: Mapping[str, Any]
+
+    @property
+    def hash(self) -> str:
+        return _hash(self.description)
+
+
+def experiment_key(trunk: Experiment, places: Places) -> ExperimentKey:
+    """The trunk's key. Where and how it runs, split and limit are not in it: a pilot is reused by the full run."""
+    description = {
+        "version": VERSION,
+        "dataset": describe_dataset(trunk.dataset),
+        "model": trunk.model.describe(places),
+        "max_new_tokens": trunk.max_new_tokens,
+    }
+    return ExperimentKey(f"{_slug(trunk.dataset.name)}--{_slug(trunk.model.name)}", description)
+
+
+def describe_dataset(dataset: Benchmark) -> dict[str, Any]:
+    """What a dataset says its prompts depend on, and how they are sent to the model, whether it says so or not.
+
+    A prompt mode or a distortion that is the default and was not described is left out: earlier answers keep their key.
+    """
+    about = dict(dataset.describe())
+    for name, sent, values in (
+        ("prompt", prompt_mode(dataset), MODES),
+        ("distort", dataset.distort, (False, True)),
+    ):
+        said = about.get(name, values[0])  # it may mean something else by the word
+        if said != sent and (sent != values[0] or said in values):
+            about[f"{name} sent" if name in about else name] = sent
+    return about
+
+
+def sample_digests(samples: Sequence[Sample], fingerprints: Sequence[str]) -> dict[str, str]:
+    """Per sample id, the identity of its question and of what answers it (its image, its recording)."""
+    return {s.id: _hash([s.question, f]) for s, f in zip(samples, fingerprints, strict=True)}
+
+
+_LARGEST = 1.7976931348623157e308  # of a float; a larger whole number in JSON overflows where it is used
+_SHARE, _AMOUNT, _NUMBER = (0.0, 1.0), (0.0, _LARGEST), (-_LARGEST, _LARGEST)
+_TEXTS = ("text", "prompt", "device")
+_RANGES = {"confidence": _SHARE, "margin": _SHARE, "entropy": _AMOUNT, "logit": _NUMBER}
+# What each field of an answer may be; one whose default is None may be None too.
+EXPECTED = {
+    **dict.fromkeys(_TEXTS, "text"),
+    "confidence": "a number in [0, 1]",
+    "margin": "a number in [0, 1]",
+    "entropy": "a finite number >= 0",
+    "logit": "a finite number",
+    "tokens": "a list of whole numbers >= 0",
+    "option_probs": "numbers in [0, 1] by option",
+    "batch": "a whole number >= 1",
+}
+_OPTIONAL = {f.name for f in fields(Generation) if f.default is None}
+_KEYS = {"id", "digest", "arm", "error", *EXPECTED, "seconds", "questions", "environment"}
+
+
+def check_answer(values: Mapping[str, Any]) -> str:
+    """Return what is wrong with the fields of an answer, in one line; "" where nothing is.
+
+    Args:
+        values: fields of Generation by name, but for sample_id and arm; others are passed over.
+    """
+    if "text" not in values:
+        return "text is not there"
+    for name, value in values.items():
+        kind = type(value)  # not isinstance: a bool is no number
+        if name in _TEXTS:
+            good = kind is str
+        elif name in _RANGES:
+            low, high = _RANGES[name]
+            good = (kind is float or kind is int) and low <= value <= high  # nan lies in no range
+        elif name == "tokens":
+            good = kind in (list, tuple) and (not value or (set(map(type, value)) == {int} and min(value) >= 0))
+        elif name == "option_probs":
+            good = kind is dict and all(type(option) is str and _within(p, _SHARE) for option, p in value.items())
+        else:
+            good = name not in EXPECTED or (kind is int and value >= 1)
+        if not good and not (value is None and name in _OPTIONAL):
+            return f"{name}={_shortened(value)} is not valid; expected {EXPECTED[name]}"
+    return ""
+
+
+def _within(value: Any, limits: tuple[float, float]) -> bool:
+    return type(value) in (float, int) and limits[0] <= value <= limits[1]
+
+
+def parse_arm(values: Any, known: dict[str, Arm] | None = None) -> Arm:
+    """Return the arm that JSON values describe.
+
+    Args:
+        known: arms parsed before, by the text of their values; it takes this one too.
+
+    Raises ConfigError on an unknown field, a wrong type or a wrong range.
+    """
+    text = repr(values)
+    arm = None if known is None else known.get(text)
+    if arm is None:
+        arm = _check_arm(values)
+        if known is not None:
+            known[text] = arm
+    return arm
+
+
+def _check_arm(values: Any) -> Arm:
+    if not isinstance(values, dict):
+        raise ConfigError(f"arm={_shortened(values)} is not valid; expected its fields")
+    arm = build_dataclass(Arm, values, "arm")
+    good = all(_within(number, _AMOUNT) for number in (arm.weight, arm.alpha, arm.cutoff, arm.noise))
+    if not good or arm.cutoff >= 1 or arm.noise > 999:
+        raise ConfigError(
+            f"{arm.label} is no way to decode: its numbers must be finite and >= 0, cutoff < 1, noise <= 999"
+        )
+    if arm.scaling not in SCALINGS or arm.contrast not in CONTRASTS:
+        kinds = f"scalings {', '.join(SCALINGS)}; contrasts {', '.join(filter(None, CONTRASTS))}"
+        raise ConfigError(f"{arm.label} is no way to decode: there are {kinds}")
+    return arm
+
+
+def _shortened(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:37]}..."
+
+
+@dataclass(frozen=True, slots=True)
+class StoredRecord:
+    """A line that holds an answer or an error. `digest`: identity of the question and image that it answers."""
+
+    digest: str
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """What a batch took: wall-clock seconds, distinct questions."""
+
+    seconds: float
+    questions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """Versions of the writer of the lines that follow in the file."""
+
+    versions: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Damaged:
+    """A line that cannot be believed, and why in a few words."""
+
+    reason: str
+
+
+Line = StoredRecord | Cost | Environment | Damaged
+
+
+def read_lines(path: Path, wanted: Mapping[str, str] | None = None) -> Iterator[tuple[int, Line]]:
+    """Yield every line of a writer's file with its number from 1, typed and checked.
+
+    Args:
+        wanted: digests by sample id; records of other questions are passed over. None = every record.
+
+    Raises StoreError where the file system refuses; never for what a line holds.
+    """
+    with refusals(path):
+        data = path.read_bytes()
+    arms: dict[str, Arm] = {}
+    lines = data.split(b"\n")
+    if not lines[-1]:
+        del lines[-1]
+    for number, text in enumerate(lines, 1):
+        try:
+            line = _parse(text, wanted, arms)
+        except ConfigError as error:
+            line = Damaged(str(error))
+        except (ValueError, RecursionError):
+            line = Damaged("it is cut off or overwritten")
+        if line is not None:
+            yield number, line
+
+
+def _parse(text: bytes, wanted: Mapping[str, str] | None, arms: dict[str, Arm]) -> Line | None:
+    """One line; None for a record that is not wanted. `arms`: those of the lines before, by their JSON."""
+    row, end = _decode(text.decode())
+    if type(row) is not dict or text[end:].strip():
+        return Damaged("it is no JSON object")
+    sealed = "crc" in row
+    if sealed and not _matches(text, row.pop("crc")):
+        return Damaged("its checksum does not match")
+    if not sealed and not row.keys() <= _KEYS:  # with a checksum it is a later version's field
+        return Damaged(f"it has the unknown field {_shortened(min(row.keys() - _KEYS))}")
+    if "id" in row:
+        return _parse_record(row, wanted, arms)
+    if "seconds" in row:
+        seconds, questions = row["seconds"], row.get("questions")
+        if _within(seconds, _AMOUNT) and isinstance(questions, int) and questions >= 0:
+            return Cost(float(seconds), questions)
+        return Damaged("its seconds or questions are no amount")
+    versions = row.get("environment")
+    if isinstance(versions, dict) and not any(isinstance(value, dict | list) for value in versions.values()):
+        return Environment(versions)
+    return Damaged("it is neither a record, nor a cost, nor an environment")
+
+
+def _parse_record(row: dict[str, Any], wanted: Mapping[str, str] | None, arms: dict[str, Arm]) -> Line | None:
+    sample_id, digest, values = row.pop("id"), row.pop("digest", None), row.pop("arm", None)
+    if type(sample_id) is not str or type(digest) is not str:
+        return Damaged("its id or digest is no text")
+    if wanted is not None and wanted.get(sample_id) != digest:
+        return None
+    arm = parse_arm(values, arms)
+    if "error" in row:
+        good = type(row["error"]) is str and "text" not in row
+        return StoredRecord(digest, Failure(sample_id, arm, row["error"])) if good else Damaged("error is no text")
+    problem = check_answer(row)
+    if problem:
+        return Damaged(problem)
+    known = {name: value for name, value in row.items() if name in EXPECTED}
+    if known.get("tokens") is not None:
+        known["tokens"] = tuple(known["tokens"])
+    return StoredRecord(digest, Generation(sample_id, arm, **known))
+
+
+def _matches(line: bytes, crc: Any) -> bool:
+    head, mark, tail = line.rpartition(_CRC)
+    return type(crc) is int and bool(mark) and tail == b"%d}" % crc and zlib.crc32(b"}", zlib.crc32(head)) == crc
+
+
+def _sealed(values: Mapping[str, Any]) -> str:
+    """A line with its checksum, without a line break."""
+    text = json.dumps(values)
+    return f"{text[:-1]}{_CRC.decode()}{zlib.crc32(text.encode())}}}"
+
+
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """What computing cost, over every writer of a trunk."""
+
+    seconds: float = 0.0
+    questions: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """What is stored of the questions asked for, by (sample id, arm), and what all of the trunk cost.
+
+    Attributes:
+        failures: those without a success. environments: what each generation's writer said of versions and device; {}
+            where it did not say, or its line is damaged.
+    """
+
+    generations: Mapping[tuple[str, Arm], Generation]
+    failures: Mapping[tuple[str, Arm], Failure]
+    environments: Mapping[tuple[str, Arm], Mapping[str, Any]] = field(default_factory=dict)
+    effort: Effort = Effort()
+
+
+@dataclass(frozen=True, slots=True)
+class Store:
+    root: Path
+
+    def read(self, key: ExperimentKey, digests: Mapping[str, str]) -> Stored:
+        """Every record of the samples in `digests`; those of a changed question are passed over. Raises StoreError."""
+        generations: dict[tuple[str, Arm], Generation] = {}
+        failures: dict[tuple[str, Arm], Failure] = {}
+        environments: dict[tuple[str, Arm], Mapping[str, Any]] = {}
+        seconds, questions = 0.0, 0
+        for lines in self._files(key, digests):
+            environment: Mapping[str, Any] = {}
+            for line in lines:
+                if isinstance(line, StoredRecord):
+                    record = line.record
+                    where = record.sample_id, record.arm
+                    if isinstance(record, Failure):
+                        failures.setdefault(where, record)
+                    elif generations.setdefault(where, record) is record:
+                        environments[where] = environment
+                elif isinstance(line, Cost):
+                    seconds, questions = seconds + line.seconds, questions + line.questions
+                elif isinstance(line, Environment):
+                    environment = line.versions
+        failures = {where: failure for where, failure in failures.items() if where not in generations}
+        return Stored(generations, failures, environments, Effort(seconds, questions))
+
+    def effort(self, key: ExperimentKey) -> Effort:
+        """Seconds and questions of all batches ever stored for the trunk. Raises StoreError."""
+        return self.read(key, {}).effort
+
+    def folders(self, key: ExperimentKey) -> list[Path]:
+        """The trunk's folders, under whatever labels: a model may be renamed, the hash is what counts."""
+        return sorted(self.root.glob(f"*--{key.hash}"))
+
+    def trunks(self) -> Iterator[tuple[Path, ExperimentKey]]:
+        """Every trunk's folder with its key, without its label; one without a manifest of its own is passed over."""
+        for folder in sorted(self.root.glob("*--*")):
+            found = ExperimentKey("", _manifest(folder / "trunk.json") or {})
+            if found.hash == folder.name.rpartition("--")[2]:
+                yield folder, found
+
+    def lines(self, key: ExperimentKey, wanted: Mapping[str, str] | None = None) -> Iterator[Line]:
+        """Every line of the trunk in file order, as `read_lines`. Raises StoreError."""
+        for lines in self._files(key, wanted):
+            yield from lines
+
+    def _files(self, key: ExperimentKey, wanted: Mapping[str, str] | None) -> Iterator[Iterator[Line]]:
+        """The lines of each writer's file."""
+        self._check(key)
+        for folder in self.folders(key):
+            for path in sorted(folder.glob("*.jsonl")):
+                yield (line for _, line in read_lines(path, wanted))
+
+    def writer(
+        self, key: ExperimentKey, digests: Mapping[str, str], environment: Mapping[str, Any]
+    ) -> GenerationWriter:
+        """A file of this process's own in the trunk's folder. Raises StoreError."""
+        self._check(key)
+        folder = self.root / f"{key.label}--{key.hash}"
+        with refusals(folder):
+            if not _manifest(folder / "trunk.json"):
+                replace(folder / "trunk.json", json.dumps(key.description, indent=2, sort_keys=True) + "\n")
+        return GenerationWriter(folder, digests, environment)
+
+    def _check(self, key: ExperimentKey) -> None:
+        for folder in self.folders(key):
+            found = _manifest(folder / "trunk.json")
+            if found and found != json.loads(json.dumps(key.description)):
+                raise StoreError(
+                    f"{folder}/trunk.json describes another experiment than the folder's name; "
+                    "move the folder away, nothing in it was touched"
+                )
+
+
+class AppendOnlyFile:
+    """Append to a file of this process's own, each time all or nothing. Use as a context manager."""
+
+    def __init__(self, folder: Path, suffix: str) -> None:
+        self.path, self._end = folder / f"{make_writer_name()}{suffix}", 0
+        with refusals(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+    def write(self, parts: Iterable[bytes]) -> None:
+        """Write the parts and flush them to disk; after a StoreError nothing of them is there."""
+        with refusals(self.path):
+            try:
+                for part in parts:
+                    done = 0
+                    while done < len(part):
+                        done += os.write(self._file, part[done:])
+                os.fsync(self._file)
+            except OSError:
+                # Cut off what was written, so that the next append starts at a boundary.
+                with contextlib.suppress(OSError):
+                    os.ftruncate(self._file, self._end)
+                raise
+        self._end = os.fstat(self._file).st_size
+
+
+class GenerationWriter(AppendOnlyFile):
+    """Append records. Use as a context manager."""
+
+    def __init__(self, folder: Path, digests: Mapping[str, str], environment: Mapping[str, Any]) -> None:
+        super().__init__(folder, ".jsonl")
+        self._digests = digests
+        self._write([{"environment": dict(environment)}])
+
+    def append(self, records: Collection[Record], seconds: float) -> None:
+        """After this call the records, and what they cost, are on disk; after a StoreError none of them is.
+
+        An answer with a number that no reader would take (nan, say) is stored as an error: missing, never wrong.
+        """
+        lines = [_format(record, self._digests[record.sample_id]) for record in records]
+        cost = {"seconds": seconds, "questions": len({record.sample_id for record in records})}
+        self._write([*lines, cost])
+
+    def _write(self, lines: Iterable[Mapping[str, Any]]) -> None:
+        self.write(["".join(f"{_sealed(line)}\n" for line in lines).encode()])
+
+
+def format_arm(arm: Arm) -> dict[str, Any]:
+    """Return the fields in which an arm differs from the baseline's; `parse_arm` reads them."""
+    return {name: value for name, value in asdict(arm).items() if value != getattr(BASE, name)}
+
+
+def _format(record: Record, digest: str) -> dict[str, Any]:
+    arm = {"weight": record.arm.weight} | format_arm(record.arm)
+    values = {f.name: getattr(record, f.name) for f in fields(record) if getattr(record, f.name) != f.default}
+    del values["sample_id"], values["arm"]
+    problem = "" if isinstance(record, Failure) else check_answer(values)
+    if problem:
+        values = {"error": f"the answer cannot be stored: {problem}"}
+    return {"id": record.sample_id, "digest": digest, "arm": arm} | values
+
+
+def _manifest(path: Path) -> Any:
+    """The manifest, or None where it is absent or truncated: the folder's name, a hash of it, stands in for it then."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
+        return json.loads(path.read_text("utf8"))
+    return None
+
+
+def _hash(value: Any) -> str:
+    return hash_text(json.dumps(value, sort_keys=True, separators=(",", ":")), 8)
+
+
+def _slug(name: str) -> str:
+    """A name that is safe in a path."""
+    return "".join(c if c.isalnum() or c in "._" else "-" for c in name)[:60] or "-"

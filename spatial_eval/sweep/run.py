@@ -1,0 +1,314 @@
+"""Run a sweep from start to end: cells in; computed answers, tables, report and dashboard out."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from spatial_eval.analysis import metrics
+from spatial_eval.config.compose import Composer
+from spatial_eval.config.descriptions import describe_value
+from spatial_eval.config.grid import Grid, build_grid
+from spatial_eval.config.launchers import LAUNCHERS
+from spatial_eval.config.tracking import TRACKERS, Publication
+from spatial_eval.core import plan, requirements
+from spatial_eval.core.errors import ConfigError, ModelError, StoreError
+from spatial_eval.core.paths import checkout_folder
+from spatial_eval.core.types import BASE, Cell, Experiment, Model, Places
+from spatial_eval.launch import dispatch, local
+from spatial_eval.launch.records import JobFailure, KeyedPass, SweepRequest
+from spatial_eval.methods.registry import BENCHMARKS, METHODS
+from spatial_eval.methods.routing import CRITERIA
+from spatial_eval.models.hf import HF
+from spatial_eval.models.recorded import Imported
+from spatial_eval.models.registry import MODELS
+from spatial_eval.passes import capture, estimate, tables
+from spatial_eval.passes.pass_state import PassState, inspect_pass
+from spatial_eval.report import page
+from spatial_eval.report import tables as report_tables
+from spatial_eval.tracking import process
+
+log = logging.getLogger(__name__)
+
+COMPLETE, USER_ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3  # exit codes
+
+
+def launch_sweep(arguments: Sequence[str], *, multirun: bool, own: Path | None = None) -> int:
+    """Run or plan what the command line asks for; returns the exit code. Raises SpatialEvalError before it runs.
+
+    Args:
+        own: the user's folder of options and sweeps (--config-dir).
+    """
+    grid = read_grid(arguments, multirun=multirun, own=own)
+    settings = grid.settings
+    if settings.action == "plan":
+        places, passes = replace(settings.places, remember=False), plan.fuse_cells(grid.cells, settings.capture)
+        estimates = estimate.estimate_passes(passes, places, retry=settings.retry)
+        sizes = capture.capture_sizes([(one.work, one.uncaptured) for one in estimates], places)
+        sys.stdout.write(report_tables.format_plan(grid, estimates) + "".join(f"{line}\n" for line in sizes))
+        return COMPLETE
+    return run_request(*inspect_grid(grid, arguments, own))
+
+
+def run_python(arguments: Sequence[str], own: Path | None = None) -> Path:
+    """Run a grid as launch.py -m does; returns the sweep's folder. Raises SpatialEvalError.
+
+    What is missing afterwards stands in the sweep's tables.
+    """
+    grid = read_grid(arguments, multirun=True, own=own)
+    if grid.settings.action != "run":
+        raise ConfigError(f"action={grid.settings.action} prints text: use launch.py for it; here only action=run")
+    request, states = inspect_grid(grid, arguments, own)
+    run_request(request, states)
+    return request.folder
+
+
+def read_grid(arguments: Sequence[str], *, multirun: bool, own: Path | None) -> Grid:
+    """Read the command line into distinct, checked cells. Raises ConfigError."""
+    composer = Composer(own)
+    if not multirun:
+        reject_lists(composer, arguments)
+    grid = build_grid(composer, arguments, composer.sweep_files())
+    for note in grid.notes:
+        log.info("%s", note)
+    for line in requirements.list_newer():
+        log.warning("%s", line)
+    grid = resolve_dtype(grid)
+    check_cells(grid.cells)
+    return grid
+
+
+def inspect_grid(
+    grid: Grid, arguments: Sequence[str], own: Path | None
+) -> tuple[SweepRequest, Mapping[Experiment, PassState]]:
+    """Compare a grid with data, models and store: what run_request takes. Raises SpatialEvalError."""
+    settings = grid.settings
+    states = {
+        work.experiment: inspect_pass(work, settings.places, retry=settings.retry)
+        for work in plan.fuse_cells(grid.cells, settings.capture)
+    }
+    check_criteria(grid.cells, states, settings.places)
+    for line in capture.capture_sizes([(state.work, state.uncaptured) for state in states.values()], settings.places):
+        log.info("%s", line)
+    given = [*(["--config-dir", str(own)] if own else []), *arguments]
+    return make_request(grid, states, describe_sweep(grid, given)), states
+
+
+def reject_lists(composer: Composer, arguments: Sequence[str]) -> None:
+    """Reject a list of values without -m, unless a sweep file makes it a grid. Raises ConfigError."""
+    if not any(argument.startswith("sweep=") for argument in arguments):
+        for argument in arguments:
+            if len(composer.parse(argument)[1]) > 1:
+                raise ConfigError(f"{argument} is a list of values: add -m to run a grid (python launch.py -m ...)")
+
+
+def resolve_dtype(grid: Grid) -> Grid:
+    """Settle what `dtype: auto` means by where the jobs run: the submitting machine may have no GPU.
+
+    It is part of a model's identity; jobs that resolved it themselves would store under another one.
+    """
+    models: dict[Model, Model] = {}
+    for model, need in grid.resources.items():
+        gpus = local.have_gpus(grid.settings.launcher, need, os.environ)
+        if isinstance(model, HF) and model.device == "auto" and gpus is not None:
+            there = replace(model, device="cuda" if gpus else "cpu", device_map=None)
+            models[model] = replace(model, dtype=there.run_dtype())
+    if not models:
+        return grid
+    experiments = {cell.experiment: cell.experiment for cell in grid.cells}
+    for experiment in experiments:
+        if experiment.model in models:
+            experiments[experiment] = replace(experiment, model=models[experiment.model])
+    cells = tuple(replace(cell, experiment=experiments[cell.experiment]) for cell in grid.cells)
+    return replace(grid, cells=cells, resources={models.get(m, m): need for m, need in grid.resources.items()})
+
+
+def check_cells(cells: Sequence[Cell]) -> None:
+    """Raise ConfigError on what no pass could make right: ambiguous labels, criteria that a model does not give."""
+    labels: dict[tuple[str, str], Experiment] = {}
+    for cell in cells:
+        experiment = cell.experiment
+        names = (experiment.dataset.name, experiment.model.name)
+        other = labels.setdefault(names, experiment)
+        if (other.dataset, other.model) != (experiment.dataset, experiment.model):
+            raise ConfigError(
+                f"two different experiments are both called {names[0]} x {names[1]}: set dataset.name or model.name"
+            )
+        criterion = cell.method.routing.criterion if cell.method.routing else "max_prob"
+        if len(cell.method.branches()) > 1 and criterion not in experiment.model.signals():
+            given = [name for name in CRITERIA if name in experiment.model.signals()]
+            gives = ", ".join(given) or "none: its answers carry no confidence"
+            raise ConfigError(f"model {names[1]} does not give criterion {criterion}; it gives {gives}")
+
+
+def check_criteria(cells: Sequence[Cell], states: Mapping[Experiment, PassState], places: Places) -> None:
+    """Raise ConfigError on a criterion of which no stored answer carries the number, where nothing is left to compute.
+
+    And on what an imported model was not imported for: loading it says so, and costs nothing.
+    """
+    for experiment, state in states.items():
+        if state.todo and isinstance(experiment.model, Imported):
+            experiment.model.load(experiment.dataset, experiment.max_new_tokens, places)
+    checked: set[tuple[Experiment, str]] = set()
+    for cell in cells:
+        state, routing = states[cell.experiment], cell.method.routing
+        if routing is None or state.todo or (cell.experiment, routing.criterion) in checked:
+            continue
+        criterion = routing.criterion
+        checked.add((cell.experiment, criterion))
+        column = "confidence" if criterion == "max_prob" else criterion
+        base = [answer for (_, arm), answer in state.stored.generations.items() if arm == BASE]
+        if base and all(asdict(answer).get(column) is None for answer in base):
+            raise ConfigError(
+                f"the stored answers of {state.name} carry no {column}: method {cell.method.kind} cannot route on "
+                f"{criterion}; choose another method, or import answers that have it"
+            )
+
+
+def run_request(request: SweepRequest, states: Mapping[Experiment, PassState]) -> int:
+    """Compute what is missing, then write and print the tables of what is stored; returns the exit code.
+
+    Args:
+        states: the passes of the request as they are now.
+
+    Raises:
+        ModelError: before anything starts, where a model's files do not hold what its config.json wants; afterwards,
+            where a model was to blame and nothing of the sweep is stored.
+    """
+    places = request.places
+    for model in {state.work.experiment.model: None for state in states.values() if state.todo}:
+        if isinstance(model, HF):
+            verify_files(model)
+    for state in states.values():
+        if state.skipped:
+            log.warning(
+                "%s: %d recorded errors are left alone; retry=true computes them again", state.name, state.skipped
+            )
+
+    def inspect_again() -> dict[Experiment, PassState]:
+        return {
+            experiment: inspect_pass(state.work, places) if state.todo else state
+            for experiment, state in states.items()
+        }
+
+    outcome = dispatch.dispatch_jobs(request, states, inspect_again)
+    if outcome.left:
+        log.info("%d jobs are left to the queue: python -m spatial_eval status %s", outcome.left, request.folder.name)
+        sys.stdout.write(f"{request.folder.name}\n")
+        return COMPLETE
+    after = inspect_again()
+    failures, to_fix = group_failures(outcome.failures), any(failure.needs_fix for failure in outcome.failures)
+    if to_fix and not any(state.stored.generations for state in after.values()):
+        raise ModelError("; ".join(failures))
+    results = tables.build_results(request.cells, after, places)
+    about = {**request.publication.about, "complete": not results.missing}
+    path = tables.write_results(request.folder, results, about)
+    computed = sum(len(after[key].stored.generations) - len(state.stored.generations) for key, state in states.items())
+    captured = sum(state.uncaptured - after[key].uncaptured for key, state in states.items())
+    news = f"computed {computed:,} answers that were not stored" + f", captured {captured:,}" * bool(captured)
+    log.info("%s", news if any(state.todo for state in states.values()) else "nothing to compute")
+    for line in [*failures, *summarise_failures(results.failures)]:
+        log.error("failed: %s", line)
+    if results.missing:
+        then = "fix what failed, then run the same command" if to_fix else "the same command tries what is not stored"
+        log.error("incomplete: %d answers are missing; %s", results.missing, then)
+    for line in metrics.mixtures(results.passes).values():
+        log.warning("%s", line)
+    gathered = gather_attention(request.folder, list(after.values()), places)
+    said, chosen = page.try_write_report(request.folder)
+    log.info("%s", said)
+    sys.stdout.write(f"{report_tables.results_table(results.cells, chosen)}\n{path}\n")
+    sys.stdout.flush()
+    process.publish_sweep(request.folder, request.publication.settings)
+    if to_fix:
+        return USER_ERROR
+    return INCOMPLETE if results.missing or not gathered or outcome.failures else COMPLETE
+
+
+def verify_files(model: HF) -> None:
+    """Raise ModelError where a model's files do not hold what its config.json wants, before a job starts for it."""
+    try:
+        model.verify()
+    except (ImportError, OSError) as error:  # a login node where torch cannot be imported: the jobs will tell
+        log.warning("%s: its files are compared where it is loaded, not here: %s", model.name, error)
+
+
+def gather_attention(folder: Path, states: Sequence[PassState], places: Places) -> bool:
+    """Put what was captured beside the tables; returns whether that is all that was asked for."""
+    lacking = sum(state.uncaptured for state in states)
+    if lacking:
+        log.error("incomplete: %d answers lack their attention; the same command tries again", lacking)
+    for state in states:
+        if state.work.capture != "none":
+            try:
+                log.info("captured: %s", capture.gather_captures(folder, state, places))
+            except StoreError as error:  # the tables stand whatever became of the arrays
+                log.error("incomplete: %s", error)
+                lacking += 1
+    return not lacking
+
+
+def make_request(grid: Grid, states: Mapping[Experiment, PassState], about: Mapping[str, Any]) -> SweepRequest:
+    """Return what is to run of a grid, as dispatch takes it; `about`: what sweep.json says beside versions."""
+    settings = grid.settings
+    return SweepRequest(
+        folder=settings.places.paths.sweeps / tables.sweep_id(grid.cells),
+        places=settings.places,
+        launcher=settings.launcher,
+        resources=grid.resources,
+        retry=settings.retry,
+        capture=settings.capture,
+        publication=Publication(grid.cells, about, settings.tracking),
+        passes={experiment: KeyedPass.of(state) for experiment, state in states.items()},
+    )
+
+
+def describe_sweep(grid: Grid, arguments: Sequence[str]) -> dict[str, Any]:
+    """Return what sweep.json says beside versions."""
+    settings = grid.settings
+    plugins = {**METHODS.loaded, **BENCHMARKS.loaded, **MODELS.loaded}
+    return {
+        "id": tables.sweep_id(grid.cells),
+        "command": ["launch.py", "-m", *arguments],
+        **tables.describe_cells(grid.cells),
+        "config": {
+            "data_dir": str(settings.places.data),
+            "output_dir": str(settings.places.output),
+            "capture": settings.capture,
+            "launcher": describe_value(LAUNCHERS, settings.launcher),
+            "tracking": describe_value(TRACKERS, settings.tracking),
+        },
+        "git": tables.git_state(checkout_folder()),
+        **({"plugins": plugins} if plugins else {}),
+    }
+
+
+def group_failures(failures: Sequence[JobFailure]) -> list[str]:
+    """Return one line per cause, however many jobs met it: a model that cannot be loaded fails in each of its jobs."""
+    causes: dict[str, list[JobFailure]] = {}
+    for failure in failures:
+        causes.setdefault(failure.cause.partition(": ")[2] or failure.cause, []).append(failure)
+    return [f"{same[0]}" + f", and {len(same) - 1} more such" * (len(same) > 1) for same in causes.values()]
+
+
+def summarise_failures(failures: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return a line per cause, whatever file an error quotes: how many answers it struck, and the first of them."""
+
+    def cause(row: Mapping[str, Any]) -> tuple[str, str, str]:
+        return row["dataset"], row["model"], re.sub(r"'[^']*'", "", row["error"])
+
+    counts = Counter(map(cause, failures))
+    first = {cause(row): row for row in reversed(failures)}
+    lines = []
+    for key, count in counts.most_common():
+        row = first[key]
+        struck = f"{count:,} answers, first: question {row['sample_id']}"
+        lines.append(f"{row['dataset']} x {row['model']}: {row['error']} ({struck})")
+    return lines

@@ -1,0 +1,424 @@
+"""Decide which runs W&B shows of a sweep and what each holds, from the sweep's files. Pure: needs no client.
+
+A run's digest is the identity of its content: equal digests need no second upload.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from spatial_eval.analysis.diagnostics import table_of
+from spatial_eval.analysis.intervals import reliability_bins, wilson
+from spatial_eval.analysis.metrics import format_hyperparameters, other_fields
+from spatial_eval.analysis.selection import FIELDS, Selected, picks, selection_rows
+from spatial_eval.analysis.sweep_data import SweepData
+from spatial_eval.config.tracking import Wandb
+from spatial_eval.core.columns import ASKED, BY_RELATION, IDENTITY, ROW, TRUNK
+from spatial_eval.core.types import BASE, Arm
+from spatial_eval.report.charts import HeatGrid
+
+VERSION = 2  # raised when a run of equal results should be published again
+TABLE_ROWS = 200_000  # the most that W&B shows of a table
+WHOLE = (
+    *("n", "missing", "limit", "max_new_tokens", "batch_size", "fixed", "broken"),
+    *("candidates", "tied", "chosen_n"),
+)
+TEXT = (
+    *("dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error", "arm", "run"),
+    *("scoring", "dtype", "preset", "decoding", "revision", "family", "chosen_on", "mark", "test"),
+)
+SAMPLES: dict[str, type] = {
+    "id": str,
+    "relation": str,
+    "question": str,
+    "gold": str,
+    "prediction": str,
+    "correct": bool,
+    "confidence": float,  # of the arm that answered
+    "branch": str,
+    "weight": float,
+    "correct_base": bool,
+    "flip": str,
+    "tokens": int,
+    "correct_strict": bool,
+    "confidence_base": float,  # of the baseline: what adapt_vis routes by
+    "text": str,
+}
+# Their names in `table_of`, where they differ; `confidence` is the baseline's there.
+SAMPLE_COLUMNS = {
+    "id": "sample_id",
+    "confidence": "confidence_own",
+    "tokens": "n_tokens",
+    "confidence_base": "confidence",
+}
+FLIPS = {1: "fixed", 0: "same", -1: "broken"}
+SETTING = ("dataset", "model", "split", "limit", "max_new_tokens")  # what cells must share to be compared
+CALIBRATION = (
+    *("dataset", "model", "max_new_tokens", "split", "weight", "low", "high", "n"),
+    *("confidence", "accuracy", "accuracy_low", "accuracy_high", "arm"),
+)
+FAILURES = ("dataset", "model", "sample_id", "weight", "error", "arm")
+ROUTED = ("weight1", "weight2", "threshold")  # what a method of grids and curves over the threshold has
+THRESHOLDS = (*SETTING, "criterion", *ROUTED)
+FIGURES = tuple(name for name in ROW if name not in IDENTITY and name not in TEXT)
+# Orders of cells along each line of accuracy against threshold, and along the rows of each heat map.
+BY_LINE = (*SETTING, "criterion", "settings", "weight1", "weight2", "threshold")
+BY_GRID = (*SETTING, "criterion", "settings", "weight2", "weight1", "threshold")
+PICTURES = 24  # heat maps and charts of one kind at most
+LINES = 10  # of one chart at most
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedTable:
+    """Rows of plain values. `columns` names each one's type (str, int, float, bool); None is a value of any type."""
+
+    columns: Mapping[str, type]
+    rows: Sequence[Sequence[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class LineChart:
+    """Lines over one x axis: name -> points (x, y), x rising."""
+
+    title: str
+    x: str
+    y: str
+    lines: Mapping[str, Sequence[tuple[float, float]]]
+
+
+@dataclass(frozen=True, slots=True)
+class TrackedRun:
+    """One W&B run.
+
+    Attributes:
+        id: the same for the same cell of the same sweep, at most 64 characters of [a-z0-9-].
+        config: what it is, flat. figures: how it did; numbers only.
+        tables, curves, grids: by the key they are logged under.
+        origin: which code made it; shown with the configuration, no part of the content.
+    """
+
+    id: str
+    name: str
+    job_type: str
+    group: str
+    config: Mapping[str, Any]
+    figures: Mapping[str, float]
+    tables: Mapping[str, TrackedTable]
+    curves: Mapping[str, LineChart] = field(default_factory=dict)
+    grids: Mapping[str, Sequence[HeatGrid]] = field(default_factory=dict)
+    origin: Mapping[str, Any] = field(default_factory=dict)
+
+    def digest(self, settings: Wandb) -> str:
+        """Hash the content and the names it is published under, to 32 hex digits."""
+        tables = {key: [list(table.columns), table.rows] for key, table in self.tables.items()}
+        curves = {key: asdict(value) for key, value in self.curves.items()}
+        shown = [curves, {key: [asdict(grid) for grid in grids] for key, grids in self.grids.items()}]
+        names = [settings.project, settings.entity, settings.tags]
+        content = [VERSION, self.id, self.name, self.job_type, self.group, self.config, self.figures, tables, shown]
+        text = json.dumps([names, content], sort_keys=True, allow_nan=False)
+        return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+@dataclass(frozen=True)
+class TrackedSweep:
+    """A sweep's tables as rows of plain values: None where a figure does not apply."""
+
+    files: SweepData
+
+    @cached_property
+    def id(self) -> str:
+        return str(self.files.about.get("id", self.files.folder.name))
+
+    @cached_property
+    def cells(self) -> list[Row]:
+        """Rows of results.csv, in its order."""
+        return _plain_rows(self.files.cells)
+
+    @cached_property
+    def relations(self) -> Mapping[tuple[Any, ...], list[Row]]:
+        """Rows of by_relation.csv by cell."""
+        return _group_rows(_plain_rows(self.files.by_relation), IDENTITY)
+
+    @cached_property
+    def failures(self) -> list[Row]:
+        return _plain_rows(self.files.failures)
+
+    @cached_property
+    def _asked(self) -> Mapping[tuple[Any, ...], dict[str, Any]]:
+        return {
+            tuple(row[name] for name in TRUNK): {name: row[name] for name in ASKED if row.get(name) is not None}
+            for row in _plain_rows(self.files.passes)
+        }
+
+    def asked(self, cell: Row) -> dict[str, Any]:
+        """Return how the cell's model was asked to run: the ASKED that are known, none in files of earlier versions."""
+        return self._asked.get(tuple(cell[name] for name in TRUNK), {})
+
+    @cached_property
+    def answers(self) -> Mapping[tuple[Any, ...], pd.DataFrame]:
+        """Columns of samples.parquet, indexed by row, by (dataset, model, max_new_tokens, arm)."""
+        names = [f.name for f in fields(Arm) if f.name in self.files.samples]
+        grouped = self.files.samples.rename(columns={"confidence": "confidence_own"}).groupby([*TRUNK, *names])
+        found = {}
+        for key, frame in grouped:
+            arm: dict[str, Any] = dict(zip(names, key[3:], strict=True))
+            found[(*key[:3], Arm(**arm))] = frame.set_index("row")[["prediction", "n_tokens", "confidence_own"]]
+        return found
+
+    def find(self, cell: Row) -> int:
+        """Return the index of a row of `cells`."""
+        return next(i for i, row in enumerate(self.cells) if row is cell)
+
+
+def tracked_runs(sweep: TrackedSweep, settings: Wandb, cells: Iterable[Row] | None = None) -> Iterator[TrackedRun]:
+    """Yield the runs of the cells in their order, then the sweep's own; with `cells`, the runs of these only."""
+    if cells is not None:
+        yield from (cell_run(sweep, cell, settings) for cell in cells)
+        return
+    chosen = picks(sweep.files)
+    own = own_runs(sweep, settings.max_cell_runs, chosen)
+    yield from (cell_run(sweep, cell, settings) for cell in own)
+    yield sweep_run(sweep, settings, chosen, own)
+
+
+def own_runs(sweep: TrackedSweep, most: int, chosen: Sequence[Selected]) -> list[Row]:
+    """Choose the cells that get a run of their own: all; of more than `most`, base and the best, at most `most`.
+
+    A best cell brings the same cell on the split that it was chosen on. Base that nobody asked for does not count.
+
+    Args:
+        chosen: the best cell of each dataset and model, of all methods and of each.
+    """
+    asked = sum(cell.get("asked", True) for cell in sweep.files.about["cells"])
+    if asked <= most:
+        return list(sweep.cells)
+    leading = {_identity(sweep.cells[s.cell]) for s in chosen}
+    leading |= {_identity({**sweep.cells[s.cell], "split": s.on}) for s in chosen}
+    base = [cell for cell in sweep.cells if cell["method"] == "base"]
+    rest = [cell for cell in sweep.cells if _identity(cell) in leading and cell["method"] != "base"]
+    return [*base, *rest][:most]
+
+
+def run_id(sweep: str, what: Mapping[str, Any]) -> str:
+    """Return `<sweep>-<hash of what>`: the same in every process and on every machine."""
+    text = json.dumps(what, sort_keys=True, allow_nan=False)
+    return f"{sweep.lower()[:40]}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
+
+
+def cell_id(sweep: TrackedSweep, cell: Row) -> str:
+    # Left out where it is empty, a column that earlier versions did not have leaves their runs their ids.
+    return run_id(sweep.id, {name: cell[name] for name in IDENTITY if name != "settings" or cell[name]})
+
+
+def cell_run(sweep: TrackedSweep, cell: Row, settings: Wandb) -> TrackedRun:
+    """Build a cell's run: swept keys flat in the configuration; accuracy and its companions; its tables."""
+    index = sweep.find(cell)
+    own = other_fields(sweep.files.methods[index])
+    config = {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
+    config |= {name: cell[name] for name in (*IDENTITY, "scoring") if cell.get(name) is not None}
+    return TrackedRun(
+        id=cell_id(sweep, cell),
+        name=cell_label(cell),
+        job_type="cell",
+        group=settings.group or sweep.id,
+        config={**config, **sweep.asked(cell), "sweep": sweep.id},
+        figures={name: cell[name] for name in FIGURES if cell.get(name) is not None},
+        tables={
+            "samples": TrackedTable(SAMPLES, sample_rows(sweep, index)),
+            "by_relation": _table(BY_RELATION, sweep.relations.get(_identity(cell), ())),
+        },
+    )
+
+
+def sample_rows(sweep: TrackedSweep, cell: int) -> list[tuple[Any, ...]]:
+    """List what a cell answered, a row of SAMPLES per question that it answered, in row order.
+
+    `correct_base` and `flip` (fixed, broken, same: against the baseline) are None where the baseline's answer is not
+    stored.
+    """
+    files = sweep.files
+    key, method = files.keys[cell], files.methods[cell]
+    part = files.parts.get(key)
+    if part is None or not method.arms() <= part.arms.keys():
+        return []
+    stored = {name: sweep.answers[(*key[:3], arm)] for name, arm in method.branches().items()}
+    table = table_of(part, method).join(pd.concat(stored, names=["branch"]), on=["branch", "row"])
+    base = part.arms.get(BASE)
+    before: list[bool | None] = [None] * len(table)
+    if base is not None:
+        before = [bool(r) if known else None for r, known in zip(base.right, base.signals.answered, strict=True)]
+    pairs = zip(before, table["correct"], strict=True)
+    table["flip"] = pd.Series([None if old is None else FLIPS[int(new) - old] for old, new in pairs], dtype="object")
+    table["correct_base"] = pd.Series(before, dtype="object")
+    table = table[table["answered"]]
+    columns = [
+        [_cast(kind, value) for value in table[SAMPLE_COLUMNS.get(name, name)].tolist()]
+        for name, kind in SAMPLES.items()
+    ]
+    return list(zip(*columns, strict=True))
+
+
+def sweep_run(sweep: TrackedSweep, settings: Wandb, chosen: Sequence[Selected], own: Iterable[Row]) -> TrackedRun:
+    """Build the sweep's own run: a table of all cells, those in `own` with their runs, and what one looks at first."""
+    shown = {_identity(cell) for cell in own}
+    named = [{**cell, "run": cell_id(sweep, cell) if _identity(cell) in shown else None} for cell in sweep.cells]
+    best = max((s for s in chosen if not s.family), key=lambda s: s.test.now.value, default=None)
+    figures: dict[str, Any] = {"cells": len(sweep.cells), "missing": sum(cell["missing"] for cell in sweep.cells)}
+    figures |= {"failures": len(sweep.failures)}
+    if best:
+        figures["best_accuracy"] = best.test.now.value
+        if best.corrected:
+            figures["best_corrected"] = best.corrected.value
+    routed = [cell for cell in sweep.cells if all(cell[name] is not None for name in ROUTED)]
+    by_line, by_grid = (sorted(routed, key=lambda cell: _order(cell, names)) for names in (BY_LINE, BY_GRID))
+    bins = calibration_rows(sweep)
+    config: dict[str, Any] = {"sweep": sweep.id}
+    asked = [{**cell, **sweep.asked(cell)} for cell in sweep.cells]
+    for name in (*IDENTITY, *ASKED):
+        values = list(dict.fromkeys(cell[name] for cell in asked if cell.get(name) is not None))
+        config |= {name: values[0] if len(values) == 1 else values} if values and len(values) <= 200 else {}
+    bounds = ("accuracy", "accuracy_low", "accuracy_high", "share_weight1", "settings")
+    return TrackedRun(
+        id=run_id(sweep.id, {"sweep": sweep.id}),
+        name=f"sweep {sweep.id}",
+        job_type="sweep",
+        group=settings.group or sweep.id,
+        config=config,
+        figures=figures,
+        tables={
+            "cells": _table((*ROW, "run"), named),
+            "best": _table(FIELDS, selection_rows(chosen)),
+            "by_relation": _table(BY_RELATION, _plain_rows(sweep.files.by_relation)),
+            "failures": _table(FAILURES, sweep.failures),
+            "heat": _table((*THRESHOLDS, "n", "accuracy", "share_weight1", "settings"), by_grid),
+            "accuracy_by_threshold": _table((*THRESHOLDS, "n", *bounds), by_line),
+            "calibration": _table(CALIBRATION, bins),
+        },
+        curves={**threshold_charts(by_line), **calibration_charts(bins)},
+        grids={"heat_grids": heat_grids(by_grid)} if routed else {},
+        origin={name: sweep.files.about[name] for name in ("version", "git") if sweep.files.about.get(name)},
+    )
+
+
+def calibration_rows(sweep: TrackedSweep) -> Sequence[Row]:
+    """List accuracy by confidence of every arm that has one: ten bins of equal width, (low, high], no empty ones."""
+    rows = []
+    for (dataset, model, tokens), whole in sweep.files.trunks.items():
+        splits = whole.questions["split"].to_numpy()
+        for arm, graded in whole.arms.items():
+            for split in dict.fromkeys(splits):
+                here = (splits == split) & ~np.isnan(graded.signals.max_prob)
+                for bin in reliability_bins(graded.signals.max_prob[here], graded.right[here]) if here.any() else []:
+                    low, high = wilson(bin.right, bin.n)
+                    values = (dataset, model, tokens, split, arm.weight, round(bin.low, 12), round(bin.high, 12), bin.n)
+                    figures = (bin.confidence, 100 * bin.right / bin.n, low, high, arm.label)
+                    rows.append(dict(zip(CALIBRATION, (*values, *figures), strict=True)))
+    return rows
+
+
+def heat_grids(routed: Sequence[Row]) -> list[HeatGrid]:
+    """Lay out accuracy over weight1 x threshold, one grid for each setting, criterion and weight2."""
+    grids = []
+    for group in list(_group_rows(routed, (*SETTING, "criterion", "settings", "weight2")).values())[:PICTURES]:
+        thresholds, weights = (sorted({cell[name] for cell in group}) for name in ("threshold", "weight1"))
+        at = {(cell["weight1"], cell["threshold"]): cell["accuracy"] for cell in group}
+        title = f"accuracy, {_setting_label(group[0])}, weight2={group[0]['weight2']:g}"
+        values = [[at.get((weight, threshold)) for threshold in thresholds] for weight in weights]
+        grids.append(HeatGrid(title, "threshold", "weight1", thresholds, weights, values))
+    return grids
+
+
+def threshold_charts(routed: Sequence[Row]) -> dict[str, LineChart]:
+    """Draw accuracy against threshold, a line for each pair of weights: of many, those that reach highest."""
+    charts = {}
+    groups = _group_rows(routed, (*SETTING, "criterion", "settings"))
+    for i, group in enumerate(list(groups.values())[:PICTURES]):
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for cell in group:
+            if cell["accuracy"] is not None:
+                name = f"weight1={cell['weight1']:g} weight2={cell['weight2']:g}"
+                lines.setdefault(name, []).append((cell["threshold"], cell["accuracy"]))
+        ranked = sorted(lines, key=lambda name: -max(y for _, y in lines[name]))[:LINES]
+        kept = {name: sorted(points) for name, points in lines.items() if name in ranked}
+        title = f"accuracy against threshold, {_setting_label(group[0])}"
+        if kept:
+            charts[f"threshold_chart_{i}"] = LineChart(title, "threshold", "accuracy (%)", kept)
+    return charts
+
+
+def calibration_charts(bins: Sequence[Row]) -> dict[str, LineChart]:
+    """Draw accuracy against mean confidence of the baseline, beside the diagonal of perfect calibration."""
+    charts = {}
+    own = [row for row in bins if row["arm"] == BASE.label]
+    groups = _group_rows(own, ("dataset", "model", "max_new_tokens", "split"))
+    for i, (key, group) in enumerate(list(groups.items())[:PICTURES]):
+        points = sorted((row["confidence"], row["accuracy"]) for row in group)
+        lines = {"measured": points, "perfect": [(0.0, 0.0), (1.0, 100.0)]}
+        title = f"confidence calibration at weight 1, {key[0]} x {key[1]} {key[3]}"
+        charts[f"calibration_chart_{i}"] = LineChart(title, "confidence", "accuracy (%)", lines)
+    return charts
+
+
+def cell_label(cell: Row) -> str:
+    """Name a cell as a person says it: `adapt_vis w1=0.5 w2=1.5 t=0.4 controlled_a recorded`."""
+    parts = [*filter(None, [cell["method"], format_hyperparameters(cell)]), cell["dataset"], cell["model"]]
+    parts += [cell["split"]] if cell["split"] != "test" else []
+    return " ".join([*parts, f"limit={cell['limit']}"] if cell["limit"] else parts)
+
+
+def _setting_label(cell: Row) -> str:
+    limit = f" limit={cell['limit']}" if cell["limit"] else ""
+    criterion = "" if cell["criterion"] in (None, "max_prob") else f" by {cell['criterion']}"
+    others = f" {cell['settings']}" if cell["settings"] else ""
+    return f"{cell['dataset']} x {cell['model']} {cell['split']}{limit}{criterion}{others}"
+
+
+def _identity(row: Row) -> tuple[Any, ...]:
+    """Return what says which cell a row is about."""
+    return tuple(row.get(name) for name in IDENTITY)
+
+
+def _order(cell: Row, names: Sequence[str]) -> tuple[Any, ...]:
+    return tuple((False,) if cell[name] is None else (True, cell[name]) for name in names)
+
+
+def _group_rows(rows: Iterable[Row], names: Sequence[str]) -> dict[tuple[Any, ...], list[Row]]:
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row.get(name) for name in names), []).append(row)
+    return groups
+
+
+def _plain_rows(frame: pd.DataFrame) -> list[Row]:
+    return [{str(name): _plain(name, value) for name, value in row.items()} for row in frame.to_dict("records")]
+
+
+def _plain(name: Any, value: Any) -> Any:
+    """Return a column's value as str, int or float; None for nan, infinities and empty texts."""
+    if isinstance(value, str):
+        if name in WHOLE and value.isdecimal():  # of a column that holds words too, as batch_size does: "auto"
+            return int(value)
+        return value or ("" if name == "relation" else None)
+    return _cast(int if name in WHOLE else float, value)
+
+
+def _cast(kind: type, value: Any) -> Any:
+    """Return a value as `kind`; None for nan and infinities: JSON has none, and W&B would refuse the whole table."""
+    return None if value is None or (isinstance(value, float) and not math.isfinite(value)) else kind(value)
+
+
+def _table(names: Sequence[str], rows: Iterable[Row]) -> TrackedTable:
+    """Build a table of rows with the types of their columns, as long as W&B shows."""
+    types = {name: str if name in TEXT else int if name in WHOLE else float for name in names}
+    return TrackedTable(types, [tuple(row.get(name) for name in names) for row in rows][:TABLE_ROWS])

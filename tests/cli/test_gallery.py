@@ -1,0 +1,188 @@
+"""Maps on pictures: at the right place, at the right size, by the command and in the report."""
+
+from __future__ import annotations
+
+import base64
+import io
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import spatial_eval
+from spatial_eval.cli import attention as cli_attention
+from spatial_eval.cli import main
+from spatial_eval.core.errors import ConfigError, DataError
+from spatial_eval.core.types import Arm
+from spatial_eval.report import figures, sections
+from spatial_eval.store import attention
+from spatial_eval.store.attention import View
+
+CROP = View((4, 4), (0.25, 0.0, 0.75, 1.0))  # CLIP on a picture twice as wide as high
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    path = tmp_path / "wide.png"
+    Image.new("RGB", (200, 100), (120, 120, 120)).save(path)
+    return path
+
+
+@pytest.mark.parametrize("token", [0, 3, 6, 12, 15])
+def test_a_token_lights_its_own_place_and_no_other(token: int, wide: Path) -> None:
+    values = np.zeros(16, dtype=np.float32)
+    values[token] = 0.2
+    drawn = np.asarray(figures.draw_attention(wide, values, CROP, top=0.2, size=400)).astype(int)  # 400 x 200
+    assert drawn.shape == (200, 400, 3)
+    bright = drawn.min(axis=2) > 120
+    row, column = divmod(token, 4)
+    want = np.zeros((200, 400), dtype=bool)
+    want[50 * row : 50 * row + 50, 100 + 50 * column : 150 + 50 * column] = True
+    np.testing.assert_array_equal(bright, want)
+    assert drawn[:, :100].max() < 50  # the margins that the crop cuts are dark
+    assert drawn[:, 300:].max() < 50
+
+
+def test_brightness_is_of_the_common_scale(wide: Path) -> None:
+    half = figures.draw_attention(wide, np.full(16, 0.1, np.float32), CROP, top=0.2)
+    full = figures.draw_attention(wide, np.full(16, 0.1, np.float32), CROP, top=0.1)
+    middle = (half.width // 2, half.height // 2)
+    assert sum(half.getpixel(middle)) < sum(full.getpixel(middle))
+    assert figures.draw_attention(wide, np.full(16, np.nan, np.float32), CROP, top=0.0).size == half.size
+
+
+def test_an_unknown_place_is_a_strip_below(wide: Path) -> None:
+    values = np.array([0, 0, 0, 1], dtype=np.float32)
+    drawn = np.asarray(figures.draw_attention(wide, values, None, top=1.0, size=400))
+    assert drawn.shape == (200 + figures.STRIP, 400, 3)
+    assert (drawn[:200] == 120).all()
+    assert drawn[200:, 300:].min() > 120
+    assert drawn[200:, :300].max() < 10
+
+
+def test_no_picture(tmp_path: Path) -> None:
+    (tmp_path / "torn.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match=r"torn\.png cannot be drawn on"):
+        figures.draw_attention(tmp_path / "torn.png", np.zeros(16, np.float32), CROP, top=1.0)
+
+
+def draw(folder: Path, out: Path, *arguments: str) -> int:
+    return main.main(["attention", str(folder), *arguments, "--out", str(out)])
+
+
+def test_the_command_writes_what_it_says(gazed: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert (
+        draw(gazed, tmp_path, "--examples", "2", "--arm", "1", "--arm", "0.5", "--layer", "mean", "--layer", "2") == 0
+    )
+    said = capsys.readouterr()
+    assert said.err == ""
+    written = sorted(tmp_path.glob("*.png"))
+    assert sorted(map(Path, said.out.splitlines())) == written
+    assert len(written) == 2 * 2 * 2
+    first = spatial_eval.load(gazed).attention().ids[0]
+    assert tmp_path / f"scenes_a--tiny--{first}--0.5--mean.png" in written
+    with Image.open(written[0]) as file:
+        assert file.size == (448, 448 + 16)
+
+
+def test_the_command_draws_the_map(gazed: Path, tmp_path: Path) -> None:
+    found = spatial_eval.load(gazed).attention()
+    i, arm = 5, found.arm("2")
+    draw(gazed, tmp_path, "--question", found.ids[i], "--arm", "2", "--layer", "3")
+    (path,) = tmp_path.glob("*.png")
+    with Image.open(path) as file:
+        pixels = np.asarray(file).astype(int)[:448]
+    row, column = divmod(int(found.map[i][arm, 3].argmax()), 8)
+    bright = pixels[..., :2].mean(axis=2).reshape(8, 56, 8, 56).mean(axis=(1, 3))  # the picture itself is dimmed
+    assert np.unravel_index(bright.argmax(), (8, 8)) == (row, column)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--question", "nobody"), "question nobody is not captured; ids go from "),
+        (("--arm", "0.7"), "unknown arm '0.7'; did you mean 0.8? (valid: 0.5, 0.8, 1, 1.2, 1.5, 2)"),
+        (("--layer", "4"), "--layer 4 is not valid; expected mean, or 0 to 3"),
+        (("--layer", "last"), "--layer last is not valid; expected mean, or 0 to 3"),
+        (("--examples", "0"), "--examples 0 is not valid; expected at least 1"),
+        (("--dataset", "vsr"), "0 captures of sweep"),
+    ],
+)
+def test_the_command_refuses(gazed: Path, tmp_path: Path, arguments: tuple[str, ...], message: str, capsys) -> None:
+    assert draw(gazed, tmp_path / "none", *arguments) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "none").exists()
+
+
+def test_pictures_that_are_gone_and_masses_that_are_no_maps(gazed: Path, tmp_path: Path, capsys) -> None:
+    folder = Path(shutil.copytree(gazed, tmp_path / gazed.name))
+    text = (folder / "sweep.json").read_text("utf8")
+    (folder / "sweep.json").write_text(text.replace(str(gazed.parents[1]), str(tmp_path / "moved")), "utf8")
+    assert draw(folder, tmp_path / "png") == 1
+    assert "error: the picture of question" in capsys.readouterr().err
+    path = next(folder.glob("attention/*.npz"))
+    with np.load(path) as file:
+        np.savez(path, **{name: file[name] for name in file.files if "/" not in name and name != "level"}, level="mass")
+    assert draw(folder, tmp_path / "png") == 1
+    assert "has no maps: run its command with capture=map, or heads" in capsys.readouterr().err
+
+
+def test_spread_over_the_questions() -> None:
+    ids = [str(i) for i in range(10)]
+    assert cli_attention.questions(ids, None, 3) == [0, 3, 6]
+    assert cli_attention.questions(ids, None, None) == [0, 2, 4, 6]
+    assert cli_attention.questions(ids, None, 99) == list(range(10))
+    assert cli_attention.questions(ids, ["7", "2"], None) == [7, 2]
+    with pytest.raises(ConfigError, match="question x is not captured; ids go from 0 to 9"):
+        cli_attention.questions(ids, ["x"], None)
+
+
+# The report
+
+
+def test_the_report_shows_it_and_stays_one_small_file(gazed: Path) -> None:
+    page = (gazed / "report.html").read_text("utf8")
+    section = page[page.index('<section id="attention"') :]
+    section = section[: section.index("</section>")]
+    assert '<a href="#attention">Attention</a>' in page
+    assert "src=" not in page.replace('src="data:', "")
+    assert len(section) < 60_000
+    pictures = re.findall(r'src="data:image/webp;base64,([^"]+)" alt="question \d+, arm ([^"]+)"', section)
+    assert [arm for _, arm in pictures] == ["1", "0.5", "1.2", "2"] * 3
+    for data, _ in pictures:
+        assert Image.open(io.BytesIO(base64.b64decode(data))).size == (150, 150)
+    found = spatial_eval.load(gazed).attention()
+    share = 100 * found.mass.mean(axis=(0, 3))
+    for label in ("1", "0.5", "1.2", "2"):
+        for layer in range(4):
+            tip = f"{label}, layer {layer}: {share[found.arm(label), layer]:.1f} % on the image, n = 24"
+            assert tip in section
+
+
+def test_right_and_wrong_are_those_of_the_answers(gazed: Path) -> None:
+    sweep = spatial_eval.load(gazed)
+    found = sweep.attention()
+    right = sweep.right(found)
+    share = 100 * found.mass.mean(axis=(2, 3))
+    base = found.arm("1")
+    good, bad = (share[right[:, base] == value, base] for value in (1, 0))
+    assert len(good) + len(bad) == 24
+    assert len(good) == round(0.24 * sweep.cells["accuracy"][sweep.find(method="base")])
+    text = re.sub(r"<[^>]+>", " ", (gazed / "report.html").read_text("utf8"))
+    text = " ".join(text.split())
+    parts = [f"{part.mean():.1f} n = {len(part)}" for part in (share[:, base], good, bad)]
+    assert f" 1 {' '.join(parts)} " in text
+
+
+def test_at_most_four_arms_and_the_baseline_first() -> None:
+    class Found:
+        arms = tuple(Arm(weight) for weight in (0.0, 0.5, 0.8, 1.0, 1.2, 1.5, 2.0))
+
+    assert [Found.arms[w].weight for w in sections.spread_arms(Found())] == [1.0, 0.0, 0.8, 2.0]  # type: ignore[arg-type]
+    assert list(attention.select_layer(np.ones((2, 3, 4), np.float32), slice(1, 2)).shape) == [2, 4]

@@ -1,0 +1,139 @@
+"""The one composer: our options and a user's own, one grammar for every command."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hydra_front import COMPOSER
+
+from spatial_eval.benchmarks.readers import JsonLines, Vsr
+from spatial_eval.config.compose import Composer, set_values
+from spatial_eval.core.errors import ConfigError
+from spatial_eval.core.paths import conf_folder, sweeps_folder
+from spatial_eval.models.hf import HF
+
+
+def make_own(folder: Path, **files: str) -> Path:
+    """A folder of options; `dataset__mine="text"` is dataset/mine.yaml."""
+    for name, text in files.items():
+        path = folder / f"{name.replace('__', '/')}.yaml"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return folder
+
+
+def test_our_options_lie_where_they_are_said_to_lie() -> None:
+    assert (conf_folder(), sweeps_folder()) == (ROOT / "conf", ROOT / "sweeps")
+    assert COMPOSER.get_group_options("launcher") == ["inline", "local", "slurm"]
+    assert COMPOSER.sweep_files()["demo"] == ROOT / "sweeps" / "demo.yaml"
+
+
+@pytest.mark.parametrize(
+    "name", ["own", "my own", "a,b", "it's", "x=1", "[a]", "{b}", "ü", "back\\slash", "end\\", "$home"]
+)
+def test_a_folder_of_ones_own_may_be_called_anything(name: str, tmp_path: Path) -> None:
+    own = make_own(tmp_path / name, model__mine="defaults: [hf, _self_]\npath: a/b\n", sweeps__grid="weight: 0.5\n")
+    composer = Composer(own)
+    assert composer.read_model("mine", {}) == HF("a/b")
+    assert "mine" in composer.get_group_options("model")
+    assert composer.sweep_files()["grid"] == own / "sweeps" / "grid.yaml"
+    assert "demo" in composer.sweep_files()
+    assert "mine" not in COMPOSER.get_group_options("model")
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "values"),
+    [
+        ("weight=0.5,0.8", "weight", [0.5, 0.8]),
+        ("dataset.rows=8", "dataset.rows", [8]),
+        ("dataset.repo=org/name", "dataset.repo", ["org/name"]),
+        ("dataset.where=[task=Relation]", None, []),
+        ("dataset.template='Look. {question}'", "dataset.template", ["Look. {question}"]),
+        ("threshold=range(0,0.3,0.1)", "threshold", [0.0, 0.1, 0.2]),
+        ("launcher=glob(*)", "launcher", ["inline", "local", "slurm"]),
+        ("dataset.rows=", "dataset.rows", [""]),
+        ("+weight=1", None, []),
+        ("~weight", None, []),
+        ("weight", None, []),
+    ],
+)
+def test_overrides_are_read_in_one_grammar(override: str, key: str | None, values: list[object]) -> None:
+    if key is None:
+        with pytest.raises(ConfigError, match=r"cannot (read|use) ") as error:
+            COMPOSER.parse(override)
+        assert "\n" not in str(error.value)
+    else:
+        found, given = COMPOSER.parse(override)
+        assert (found, [round(v, 9) if isinstance(v, float) else v for v in given]) == (key, values)
+
+
+def test_a_command_takes_one_value_per_key() -> None:
+    assert COMPOSER.parse_values(["dataset=vsr", "dataset.rows=8"]) == {"dataset": "vsr", "dataset.rows": 8}
+    with pytest.raises(ConfigError, match=r"dataset=vsr,hub is a list of values; expected one value"):
+        COMPOSER.parse_values(["dataset=vsr,hub"])
+
+
+@pytest.mark.parametrize("name", ["vsr", "VSR", "visual_spatial_reasoning"])
+def test_a_dataset_is_found_by_upstreams_names(name: str) -> None:
+    assert COMPOSER.find_dataset(name) == "vsr"
+    made = COMPOSER.read_benchmark(name, {"dataset.rows": 8, "dataset.distort": True})
+    assert isinstance(made, Vsr)
+    assert (made.rows, made.distort) == (8, True)
+
+
+def test_a_name_or_key_that_is_none_gets_one_line() -> None:
+    for wrong, says in [
+        (lambda: COMPOSER.read_benchmark("vrs", {}), r"unknown dataset 'vrs'; did you mean vsr\? .*your own questions"),
+        (lambda: COMPOSER.read_benchmark("vsr", {"dataset.row": 8}), "unknown key 'dataset.row'; did you mean dataset"),
+        (lambda: COMPOSER.read_model("tinny", {}), r"unknown model 'tinny'; did you mean tiny\?"),
+        (
+            lambda: COMPOSER.read_model("tiny", {"model.batch_size": "four"}),
+            "model.batch_size must be auto or an integer",
+        ),
+        (lambda: COMPOSER.read_benchmark("jsonl", {}), "dataset.path must be given"),
+        (lambda: COMPOSER.compose({"dataset": "nope"}), "cannot compose dataset=nope"),
+        (lambda: COMPOSER.read_benchmark("controlled_a", {"dataset.options.x": 1}), "dataset.options.x=1: "),
+    ]:
+        with pytest.raises(ConfigError, match=says) as error:
+            wrong()
+        assert "\n" not in str(error.value)
+
+
+def test_a_template_is_applied_wherever_a_benchmark_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "quiz.jsonl"
+    values = {"dataset.path": str(path)}
+    assert COMPOSER.read_benchmark("jsonl", values) == JsonLines(path)
+    named = COMPOSER.read_benchmark("jsonl", {**values, "dataset.template": "brief"})
+    assert named.name == "quiz+brief"
+    own = Composer(make_own(tmp_path / "own", template__mine="# Mine.\ntext: 'Hm. {question}'\n"))
+    assert own.read_benchmark("jsonl", {**values, "dataset.template": "mine"}).name == "quiz+mine"
+    with pytest.raises(ConfigError, match=r"unknown dataset.template 'mine'"):
+        COMPOSER.read_benchmark("jsonl", {**values, "dataset.template": "mine"})
+
+
+def test_values_are_set_on_a_copy() -> None:
+    tree = COMPOSER.compose({"dataset": "vsr"})
+    before = tree.dataset.rows
+    assert set_values(tree, {"dataset.rows": 3}).dataset.rows == 3
+    assert tree.dataset.rows == before
+    assert set_values(tree, {}) is tree
+
+
+def test_options_that_are_no_yaml_get_one_line(tmp_path: Path) -> None:
+    own = make_own(tmp_path, method__torn="kind: [\n", method__lost="defaults: [nowhere]\n")
+    for name in ("torn", "lost"):
+        with pytest.raises(ConfigError, match=f"cannot compose method={name}: ") as error:
+            Composer(own).compose({"method": name})
+        assert "\n" not in str(error.value)
+
+
+def test_without_our_own_options_nothing_is_composed_in_silence(tmp_path: Path, monkeypatch) -> None:
+    shutil.copytree(conf_folder(), tmp_path / "conf", ignore=shutil.ignore_patterns("*.yaml"))
+    monkeypatch.setattr("spatial_eval.config.compose.conf_folder", lambda: tmp_path / "conf")
+    with pytest.raises(ConfigError, match=r"unknown dataset 'vsr'|cannot compose"):
+        Composer().read_benchmark("vsr", {})
+    with pytest.raises(ConfigError, match="cannot compose"):
+        Composer().compose({})

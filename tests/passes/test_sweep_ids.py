@@ -1,0 +1,69 @@
+"""Sweep ids: the same cells keep the folder that they had."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+from every_kind import DATASETS, METHODS, MODELS
+
+from spatial_eval.benchmarks.prompts import apply_template
+from spatial_eval.config.descriptions import build_sweep_method
+from spatial_eval.core.types import Cell, Experiment, Part
+from spatial_eval.passes.tables import describe_cells, sweep_id
+
+# As 0.1 made them. An id that changes orphans the folders of earlier sweeps: their tables are made a second time.
+IDS = {
+    "whatsup": "2a49e0ccc0e0",
+    "vsr": "440db54b5374",
+    "jsonl": "73a3d98237b9",
+    "hub": "d947000a0a00",
+    "scenes": "c7a78682a75a",
+    "templated": "aece82e8dbe5",
+    "hf": "f0d6d41cfe83",
+    "recorded": "7390ecff382b",
+    "imported": "27b3dec50b70",
+    "base": "c7a78682a75a",
+    "scaling_vis": "8187f5d8d2e7",
+    "adapt_vis": "d659d9073122",
+    "vcd": "2de2c41f48fb",
+    "dola": "fb365b0acd7d",
+}
+
+
+def cells_of(kind: str) -> list[Cell]:
+    if kind in DATASETS:
+        return [Cell(Experiment(DATASETS[kind], MODELS["imported"]), METHODS["base"])]
+    if kind in MODELS:
+        return [Cell(Experiment(DATASETS["scenes"], MODELS[kind], 7), METHODS["base"], Part("all", 5))]
+    return [Cell(Experiment(DATASETS["scenes"], MODELS["imported"]), METHODS[kind])]
+
+
+@pytest.mark.parametrize("kind", IDS)
+def test_a_sweep_keeps_its_id(kind: str) -> None:
+    assert sweep_id(cells_of(kind)) == IDS[kind]
+
+
+@pytest.mark.parametrize("kind", [kind for kind in DATASETS if kind != "templated"])
+def test_every_scoring_rule_and_orientation_has_an_id_of_its_own(kind: str) -> None:
+    """Sweeps that grade alike answers differently must not write into one folder."""
+    dataset = DATASETS[kind]
+    changes: list[dict[str, object]] = [{"scoring": rule} for rule in (None, "paper", "words")]
+    if "orientation" in {f.name for f in fields(dataset)}:  # type: ignore[arg-type]
+        changes.append({"orientation": "stored"})
+    found = [replace(dataset, **change) for change in changes]  # type: ignore[type-var]
+    every = [*found, *(apply_template(one, "{question} Look.", "look") for one in found)]  # type: ignore[type-var]
+    assert len({sweep_id([Cell(Experiment(one, MODELS["imported"]), METHODS["base"])]) for one in every}) == len(every)
+
+
+def test_the_order_of_cells_is_no_part_of_the_id() -> None:
+    experiments = [Experiment(dataset, model) for dataset in DATASETS.values() for model in MODELS.values()]
+    cells = [Cell(experiment, method) for experiment in experiments for method in METHODS.values()]
+    assert sweep_id(cells) == sweep_id(cells[::-1]) == "93fc9e438124"
+
+
+@pytest.mark.parametrize("kind", METHODS)
+def test_a_method_of_sweep_json_is_built_again(kind: str) -> None:
+    (cell,) = describe_cells(cells_of(kind))["cells"]
+    assert build_sweep_method(cell["method"]) == METHODS[kind]
+    assert build_sweep_method({**cell["method"], "kind": kind}) == METHODS[kind]
