@@ -160,7 +160,7 @@ COLUMNS = {
     "chosen_accuracy": "percent there",
     "chosen_low": "lower end of its 95 % interval",
     "chosen_high": "upper end of its 95 % interval",
-    "base": "the untouched model's accuracy on the reported split",
+    "base": "the baseline's accuracy on the reported split",
     "difference_low": "lower end of its 95 % bootstrap interval over sets or images; empty below 10 of them",
     "difference_high": "upper end of its 95 % bootstrap interval over sets or images; empty below 10 of them",
     "vs_base": "points more than base on the questions that both answered; empty for base and where it is not stored",

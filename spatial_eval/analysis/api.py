@@ -79,7 +79,7 @@ class Sweep:
         return diagnostics.table_of(self.part(cell), self.method(cell))
 
     def flips(self, cell: int) -> diagnostics.Flips:
-        """What the cell fixed and what it broke against the untouched model."""
+        """What the cell fixed and what it broke against the baseline."""
         return diagnostics.count_flips(self.part(cell), self.method(cell))
 
     def attention(self, dataset: str = "", model: str = "", max_new_tokens: int = 0) -> Attention:
@@ -94,7 +94,7 @@ class Sweep:
         return attention.answered_right(self.files.samples, found)
 
     def confidence(self) -> pd.DataFrame:
-        """One row a dataset, model and split: AUROC and calibration error of the untouched model's confidence."""
+        """One row a dataset, model and split: AUROC and calibration error of the baseline's confidence."""
         rows = []
         for key, part in self.files.parts.items():
             found = diagnostics.summarize_confidence(part)

@@ -55,7 +55,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """How much the untouched model's confidence (N questions) knows about being right; auroc in [0, 1], ece in points.
+    """How much the baseline's confidence (N questions) knows about being right; auroc in [0, 1], ece in points.
 
     Attributes:
         bars: (low, high, right, wrong) over twenty bins of confidence.
@@ -122,7 +122,7 @@ def summarize_confidence(part: SplitAnswers) -> Confidence | None:
 def weight_responses(part: SplitAnswers) -> dict[str, dict[float, Estimate]]:
     """Kind of scaling (and layers) -> weight, ascending -> accuracy of that arm alone; the paper's kind comes first.
 
-    Each holds the untouched model at the weight that leaves it so. Kinds without another stored arm are absent.
+    Each holds the baseline at the weight that leaves it so. Kinds without another stored arm are absent.
     """
     kinds = dict.fromkeys((arm.scaling, arm.layers) for arm in sorted(part.arms) if not arm.contrast and arm != BASE)
     found = {}
@@ -148,7 +148,7 @@ def oracle_accuracy(part: SplitAnswers) -> Estimate:
 
 
 def series(method: Method) -> dict[str, Method]:
-    """What a method is to be read beside: the untouched model, each of its branches alone, and itself."""
+    """What a method is to be read beside: the baseline, each of its branches alone, and itself."""
     from spatial_eval.methods.routing import ScalingVis
 
     found: dict[str, Method] = {"base": Base()}
@@ -195,7 +195,7 @@ def count_flips(part: SplitAnswers, method: Method) -> Flips:
 def table_of(part: SplitAnswers, method: Method) -> pd.DataFrame:
     """A method's answers, one row a question: the questions' columns, then what happened to each.
 
-    `confidence` is the untouched model's, in [0, 1]; `branch` and `weight` say whose answer was taken.
+    `confidence` is the baseline's, in [0, 1]; `branch` and `weight` say whose answer was taken.
     """
     found = part.follow(method)
     arms = list(method.branches().values())

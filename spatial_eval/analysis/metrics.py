@@ -153,7 +153,7 @@ def follow_method(method: Method, arms: Mapping[Arm, Graded]) -> CellOutcome:
 def result_row(cell: Cell, data: Columns, found: CellOutcome | None = None) -> dict[str, Any]:
     """One row of results.csv: what the cell is and how it did, in percent; None where a figure does not apply.
 
-    `found`: its outcome, where it is at hand. What it gains on base depends on the other cells: see `against_base`.
+    `found`: its outcome, where it is known. What it gains on base depends on the other cells: see `against_base`.
     """
     found = cell_outcome(cell, data) if found is None else found
     n, right = int(found.answered.sum()), int(found.right.sum())

@@ -81,9 +81,9 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """A cell's accuracy (`now`) beside the untouched model's on the same questions; `gain` in points.
+    """A cell's accuracy (`now`) beside the baseline's on the same questions; `gain` in points.
 
-    `base`, `gain` and the exact `p` of `test` are None where the untouched model's answers are not stored; `gain` and
+    `base`, `gain` and the exact `p` of `test` are None where the baseline's answers are not stored; `gain` and
     `p` also where the cell is base itself.
     """
 

@@ -40,7 +40,7 @@ class Wandb:
     """`tracking=wandb`: Weights & Biases, shown by spatial_eval.tracking.
 
     Attributes:
-        mode: offline (written under the sweep's folder) | auto (and uploaded where a key is at hand and the server
+        mode: offline (written under the sweep's folder) | auto (and uploaded where a key is set and the server
             answers within 2 s) | online (and uploaded) | disabled.
         entity: user or team; None = the key's own. group: None = the sweep's id.
         max_cell_runs: with more cells than this only base and the best ones get runs of their own; >= 0.

@@ -36,7 +36,7 @@ class ModelError(SpatialEvalError):
 
 
 class MissingModel(ModelError):
-    """A model is not at hand, and the hub cannot be asked."""
+    """A model is absent here, and the hub cannot be asked."""
 
 
 class StoreError(SpatialEvalError):

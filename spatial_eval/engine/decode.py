@@ -202,7 +202,7 @@ def dola_layers(model: Any, arm: Arm) -> list[int]:
 
 @dataclass(slots=True)
 class FollowerState:
-    """A stream that never chooses: it hears the tokens of arms `where` of another stream and gives its own logits."""
+    """A stream that never chooses: it is fed the tokens of arms `where` of another stream and gives its own logits."""
 
     stream: DecodeState
     where: Sequence[int]

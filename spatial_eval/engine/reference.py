@@ -1,13 +1,15 @@
 """The slow, plain way (`model.decoding=per_arm`): one greedy `generate` per arm, textbook attention.
 
-It judges the engine in the tests and at the start of every run, and serves the models that the engine
-must refuse. It shares with the engine only which layers, image tokens and end tokens are meant.
+The engine is compared with it in the tests and at the start of every run; it serves the models that the engine must
+refuse. It shares with the engine only which layers, image tokens and end tokens are meant.
 B questions, H heads, Q rows, K keys, D head size.
 
-Contrastive decoding without any cache: at every step the whole text is read again. The judge of the fast way.
+Contrastive decoding without any cache: at every step the whole text is read again. The shared prefix is compared with
+it.
 
-VCD and DoLa written out from their papers, one question and one token at a time; shares no code with `contrast.py`
-except the noise itself, which is given. B questions, L prompt positions, V vocabulary, T new tokens.
+VCD and DoLa written out from their papers, one question and one token at a time; shares no code with
+`engine/contrastive.py` except the noise itself, which is given. B questions, L prompt positions, V vocabulary,
+T new tokens.
 """
 
 from __future__ import annotations

@@ -23,7 +23,7 @@ from spatial_eval.store.attention import Extent, View
 if TYPE_CHECKING:
     from spatial_eval.models.spec import CheckpointSpec
 
-STAND_IN = (640, 480)  # width and height of a picture that is not at hand
+STAND_IN = (640, 480)  # width and height of a picture that is absent
 
 
 DISTORTED = (2300, 4096)  # width, height of VSR's images in the reference

@@ -40,7 +40,7 @@ class CheckpointSpec:
         revision: branch, tag or commit on the hub; "" = main.
         dtype: auto = float32 on a CPU, bfloat16 elsewhere. device: auto, cpu, mps, cuda or cuda:N.
         device_map: how accelerate spreads the layers over the devices of this process; None = one device. No part
-            of the identity (unverified: no machine with several GPUs was at hand).
+            of the identity (unverified: not run on a machine with several GPUs).
         batch_size: rows of the dataset a forward pass may serve, or "auto": as many as fit.
         attn: kernel of the shared prefix's attention; sdpa lets torch choose.
         decoding: shared = one prefill for all arms; per_arm = one plain generate each.

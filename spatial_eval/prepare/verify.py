@@ -135,7 +135,7 @@ def list_data_benchmarks(composer: Composer, name: str, values: Mapping[str, Any
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkState:
-    """What is at hand of one benchmark.
+    """Check which files of one benchmark are present.
 
     Attributes:
         name: its option of conf/dataset. questions, images: how many are there.

@@ -60,7 +60,7 @@ class UploadedRun:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where to upload. `key` is "" where none is at hand; it is never shown."""
+    """Where to upload. `key` is "" where none is set; it is never shown."""
 
     url: str
     key: str = field(repr=False)
