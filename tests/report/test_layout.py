@@ -97,7 +97,11 @@ def test_the_terminal_shows_cells_and_the_layout(here, cli) -> None:
 
 def test_each_figure_has_its_interval_and_n(swept) -> None:
     files = sweep_data.read_sweep_data(swept)
-    for sheet in tables.relation_sheets(files, selection.picks(files)):
+    sheets = tables.relation_sheets(files, selection.picks(files))
+    assert sheets
+    for sheet in sheets:
+        assert len(sheet.header) > 1
+        assert sheet.rows
         assert all("(n=" in name for name in sheet.header[1:])
         assert all("(" in cell for row in sheet.rows for cell in row[1:])
 
