@@ -5,7 +5,7 @@ JOBS ?= 2
 # make demo TORCH_INDEX=ADDRESS: an index that has torch for this machine; PyTorch's install page names that of the CPU build
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test wheel test-newest test-versions test-long test-slurm test-faults test-browser mutants lint docs format clean
+.PHONY: demo test wheel test-newest test-versions test-long test-slurm test-faults test-browser mutants lint docs site notebooks format clean
 
 demo: .venv/installed
 	@$(BIN)/python launch.py sweep=demo
@@ -56,6 +56,16 @@ lint: .venv/installed-dev
 # docs/reference.md from YAML comments, dataclasses and argparse
 docs: .venv/installed
 	PYTHONPATH=. $(BIN)/python docs/reference.py
+
+# The documentation as pages: build/site/index.html
+site: .venv/installed-dev
+	$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt mkdocs-material "mkdocstrings[python]"
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+
+# Executes the notebooks on a fresh sweep and writes what they show into them
+notebooks: .venv/installed
+	$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[notebooks]"
+	$(BIN)/python docs/notebooks.py
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .

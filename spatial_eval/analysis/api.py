@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -116,13 +117,19 @@ class Sweep:
 
     def best(self) -> pd.DataFrame:
         """As `select` where val and test are there; else the best on the same questions, with `corrected` figures."""
-        return pd.DataFrame(selection.selection_rows(selection.picks(self.files)))
+        return _tabulate(selection.selection_rows(selection.picks(self.files)))
 
     def select(self, on: str = "val", report: str = "test", metric: str = "accuracy") -> pd.DataFrame:
         """Chosen on one split, reported on another; one row for each dataset, model and family of methods."""
-        return pd.DataFrame(
+        return _tabulate(
             selection.selection_rows(selection.select_settings(self.files, on=on, report=report, metric=metric))
         )
+
+
+def _tabulate(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Return rows as a table; a column that is empty in every row holds nan, as it does in `cells`."""
+    table = pd.DataFrame(rows)
+    return table.astype({name: "float64" for name in table if table[name].isna().all()})
 
 
 def _names(key: tuple[Any, ...]) -> dict[str, Any]:
