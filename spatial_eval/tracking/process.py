@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from spatial_eval.core.files import write_atomic
 from spatial_eval.core.types import Pass, Places
 from spatial_eval.passes import tables
 from spatial_eval.passes.pass_state import inspect_pass
+from spatial_eval.tracking.publications import PublishStatus, read_urls
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +120,8 @@ def log_status(folder: Path, status: Mapping[str, Any]) -> None:
     head = f"tracking: {status['runs']} runs, {status['written']} written now, {status['uploaded']} uploaded now"
     next_step = f"; upload them with: python -m spatial_eval publish {folder} --sync"
     log.info("%s, %s%s", head, status["state"], next_step if status["state"] != "complete" else "")
+    for page, url in status["urls"].items():
+        log.info("tracking: %s: %s", page, url)
     for note in status["notes"]:
         log.info("tracking: %s", note)
     for problem in status["problems"]:
@@ -172,8 +175,9 @@ def _run_publisher(folder: Path, tracking: Tracking, request: Mapping[str, Any],
         process.wait()
     if not why:
         return dict(json.loads(answer))
-    status: dict[str, Any] = {"state": "failed", "runs": 0, "written": 0, "mended": 0, "uploaded": 0}
-    return status | {"waiting": {}, "notes": [], "problems": [f"the publisher {why}; what it wrote stays"]}
+    return asdict(
+        PublishStatus("failed", problems=[f"the publisher {why}; what it wrote stays"], urls=read_urls(folder))
+    )
 
 
 def _last_line(errors: str) -> str:

@@ -71,6 +71,7 @@ class PublishStatus:
             | incomplete (see problems and waiting) | failed (the publisher died; set by its parent).
         runs: how many the sweep has. written: by this call. mended: of these, runs whose payloads were gone.
         waiting: runs that are not wholly on the server, and why.
+        urls: pages of the project, the sweep's group and run, and a saved view (`view`), where it was uploaded.
     """
 
     state: str = OFFLINE
@@ -81,6 +82,14 @@ class PublishStatus:
     waiting: dict[str, str] = field(default_factory=dict)
     problems: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    urls: dict[str, str] = field(default_factory=dict)
+
+
+def read_urls(sweep: Path) -> dict[str, str]:
+    """Return the addresses that the sweep's publish.json holds, {} where it holds none."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return dict(json.loads((sweep / "publish.json").read_text("utf8")).get("urls", {}))
+    return {}
 
 
 class PublishLedger:

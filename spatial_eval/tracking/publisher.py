@@ -6,12 +6,14 @@ server died. process.py starts this one and bounds its time.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
 import sys
 import tempfile
 import time
+import urllib.parse
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -22,11 +24,20 @@ from typing import Any, NoReturn
 from spatial_eval.analysis.sweep_data import read_sweep_data
 from spatial_eval.config import schema
 from spatial_eval.config.tracking import TRACKERS, TrackedFiles, Tracking, Wandb
+from spatial_eval.core.columns import KNOBS
 from spatial_eval.core.errors import SpatialEvalError
 from spatial_eval.report.charts import draw_heat_map
 from spatial_eval.tracking import upload
-from spatial_eval.tracking.publications import COMPLETE, INCOMPLETE, PublishLedger, PublishStatus, Request, Written
-from spatial_eval.tracking.runs import TABLE_ROWS, TrackedRun, TrackedSweep, TrackedTable, tracked_runs
+from spatial_eval.tracking.publications import (
+    COMPLETE,
+    INCOMPLETE,
+    PublishLedger,
+    PublishStatus,
+    Request,
+    Written,
+    read_urls,
+)
+from spatial_eval.tracking.runs import TABLE_ROWS, TrackedRun, TrackedSweep, TrackedTable, sweep_run_id, tracked_runs
 from spatial_eval.tracking.upload import PROBE_S, Server, Unreachable, UploadedRun
 
 GIVE_UP = 3  # runs that fail in a row
@@ -53,12 +64,34 @@ def publish_runs(request: Request, settings: Wandb, server: Server) -> PublishSt
             except Unreachable as error:
                 status.notes.append(f"stays offline: {error}")
             status.uploaded = len(ledger.synced(server.url)) - before
-    synced = ledger.synced()
-    if status.problems or status.waiting:
-        status.state = INCOMPLETE
-    elif entries and all((entry.id, entry.digest) in synced for entry in entries):
-        status.state = COMPLETE
+        synced = ledger.synced()
+        if status.problems or status.waiting:
+            status.state = INCOMPLETE
+        elif entries and all((entry.id, entry.digest) in synced for entry in entries):
+            status.state = COMPLETE
+        status.urls = read_urls(Path(request.folder))
+        if status.uploaded:
+            _find_pages(client, server, request, settings, status)
     return status
+
+
+def _find_pages(client: WandbClient, server: Server, request: Request, settings: Wandb, status: PublishStatus) -> None:
+    """Add to a status where the project, the sweep's group and run, and a saved view of them are shown."""
+    sweep = Path(request.folder).name
+    try:
+        home = client.find_project(server, settings)
+        status.urls |= {
+            "project": home,
+            "group": f"{home}/groups/{urllib.parse.quote(settings.group or sweep, safe='')}",
+        }
+        if not request.cells_only:
+            status.urls["sweep"] = f"{home}/runs/{sweep_run_id(sweep)}"
+            if status.state == COMPLETE and "view" not in status.urls and importlib.util.find_spec("wandb_workspaces"):
+                status.urls["view"] = client.save_view(server, home, sweep)
+    except Unreachable as error:
+        status.notes.append(f"the pages' addresses are not known: {error}")
+    except Exception as error:  # noqa: BLE001  a package of its own, whose errors are of many kinds; all tables are there
+        status.notes.append(f"no view was saved: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
 
 
 def _write_runs(
@@ -210,6 +243,46 @@ class WandbClient:
         self._is_connected = True
         with _translate_api_errors(server, seconds):
             return self._wandb.Api(overrides={"base_url": server.url}, api_key=server.key, timeout=seconds)
+
+    def find_project(self, server: Server, settings: Wandb) -> str:
+        """Return the address of the project's page. Raises Unreachable."""
+        entity = settings.entity or self.connect(server, ANSWER_S).default_entity
+        return f"{self._wandb.util.app_url(server.url)}/{entity}/{settings.project}"
+
+    def save_view(self, server: Server, home: str, sweep: str) -> str:
+        """Save a view of the sweep's cells, as docs/wandb.md reviews them, and return its address.
+
+        Needs the package wandb-workspaces, which takes server and key from the environment alone.
+        """
+        import wandb_workspaces.reports.v2 as panels
+        from wandb_workspaces import expr, workspaces
+
+        axes = [panels.ParallelCoordinatesPlotColumn(panels.Config(name)) for name in ("method", *KNOBS)]
+        axes += [panels.ParallelCoordinatesPlotColumn(panels.SummaryMetric("vs_base"))]
+        shown = [
+            panels.ParallelCoordinatesPlot(columns=axes, title="what each key does to vs_base"),
+            panels.ScatterPlot(
+                title="routing", x=panels.SummaryMetric("share_weight1"), y=panels.SummaryMetric("vs_base")
+            ),
+            panels.BarPlot(title="vs_base", metrics=[panels.Metric("vs_base")], max_bars_to_show=20),
+        ]
+        *_, entity, project = home.split("/")
+        view = workspaces.Workspace(
+            entity=entity,
+            project=project,
+            name=f"sweep {sweep}",
+            sections=[workspaces.Section(name="Against base", panels=shown, is_open=True)],
+            runset_settings=workspaces.RunsetSettings(
+                filters=[expr.Config("sweep") == sweep, expr.Metric("JobType") == "cell"],
+                groupby=[expr.Config("method")],
+                order=[expr.Ordering(expr.Summary("vs_base"), ascending=False)],
+            ),
+        )
+        os.environ |= {"WANDB_BASE_URL": server.url, "WANDB_API_KEY": server.key}
+        try:
+            return str(view.save().url)
+        finally:
+            del os.environ["WANDB_API_KEY"], os.environ["WANDB_BASE_URL"]
 
     def find_uploaded(self, server: Server, entries: Sequence[Written]) -> dict[str, UploadedRun]:
         """Ask the server what it has of each run, by id. Raises Unreachable."""

@@ -22,11 +22,11 @@ from spatial_eval.analysis.metrics import format_hyperparameters, other_fields
 from spatial_eval.analysis.selection import FIELDS, Selected, picks, selection_rows
 from spatial_eval.analysis.sweep_data import SweepData
 from spatial_eval.config.tracking import Wandb
-from spatial_eval.core.columns import ASKED, BY_RELATION, IDENTITY, ROW, TRUNK
+from spatial_eval.core.columns import ASKED, BY_RELATION, IDENTITY, ROW, TRUNK, VERSIONS
 from spatial_eval.core.types import BASE, Arm
 from spatial_eval.report.charts import HeatGrid
 
-VERSION = 2  # raised when a run of equal results should be published again
+VERSION = 3  # raised when a run of equal results should be published again
 TABLE_ROWS = 200_000  # the most that W&B shows of a table
 WHOLE = (
     *("n", "missing", "limit", "max_new_tokens", "batch_size", "fixed", "broken"),
@@ -106,6 +106,7 @@ class TrackedRun:
         config: what it is, flat. figures: how it did; numbers only.
         tables, curves, grids: by the key they are logged under.
         origin: which code made it; shown with the configuration, no part of the content.
+        A run without tables is a light one: its configuration and figures serve the workspace's charts.
     """
 
     id: str
@@ -163,7 +164,7 @@ class TrackedSweep:
 
     def asked(self, cell: Row) -> dict[str, Any]:
         """Return how the cell's model was asked to run: the ASKED that are known, none in files of earlier versions."""
-        return self._asked.get(tuple(cell[name] for name in TRUNK), {})
+        return self._asked.get(_experiment(cell), {})
 
     @cached_property
     def answers(self) -> Mapping[tuple[Any, ...], pd.DataFrame]:
@@ -176,9 +177,32 @@ class TrackedSweep:
             found[(*key[:3], Arm(**arm))] = frame.set_index("row")[["prediction", "n_tokens", "confidence_own"]]
         return found
 
+    @cached_property
+    def described(self) -> Mapping[tuple[Any, ...], dict[str, Any]]:
+        """Keys of the dataset and the model as they were set, `model.attn` and the like, by TRUNK."""
+        found = {}
+        for one in self.files.about.get("trunks", ()):
+            parts = [(name, one[name]) for name in ("dataset", "model")]
+            given = {f"{name}.{key}": value for name, part in parts for key, value in part.items() if key != "name"}
+            key = (one["dataset"].get("name"), one["model"].get("name"), one["max_new_tokens"])
+            found[key] = {name: value for name, value in given.items() if value is not None}
+        return found
+
+    @cached_property
+    def origin(self) -> Mapping[str, Any]:
+        """Version of this package, git state, and the versions that computed the answers."""
+        about = {name: self.files.about[name] for name in ("version", "git") if self.files.about.get(name)}
+        passes = self.files.passes
+        ran = {name: sorted(set(passes[name].dropna().astype(str))) for name in ("python", *VERSIONS) if name in passes}
+        return about | {f"ran_with.{name}": "; ".join(values) for name, values in ran.items() if values}
+
+    @cached_property
+    def _places(self) -> Mapping[tuple[Any, ...], int]:
+        return {_identity(cell): i for i, cell in enumerate(self.cells)}
+
     def find(self, cell: Row) -> int:
         """Return the index of a row of `cells`."""
-        return next(i for i, row in enumerate(self.cells) if row is cell)
+        return self._places[_identity(cell)]
 
 
 def tracked_runs(sweep: TrackedSweep, settings: Wandb, cells: Iterable[Row] | None = None) -> Iterator[TrackedRun]:
@@ -187,13 +211,13 @@ def tracked_runs(sweep: TrackedSweep, settings: Wandb, cells: Iterable[Row] | No
         yield from (cell_run(sweep, cell, settings) for cell in cells)
         return
     chosen = picks(sweep.files)
-    own = own_runs(sweep, settings.max_cell_runs, chosen)
-    yield from (cell_run(sweep, cell, settings) for cell in own)
-    yield sweep_run(sweep, settings, chosen, own)
+    whole = {_identity(cell) for cell in cells_with_tables(sweep, settings.max_cell_runs, chosen)}
+    yield from (cell_run(sweep, cell, settings, light=_identity(cell) not in whole) for cell in sweep.cells)
+    yield sweep_run(sweep, settings, chosen)
 
 
-def own_runs(sweep: TrackedSweep, most: int, chosen: Sequence[Selected]) -> list[Row]:
-    """Choose the cells that get a run of their own: all; of more than `most`, base and the best, at most `most`.
+def cells_with_tables(sweep: TrackedSweep, most: int, chosen: Sequence[Selected]) -> list[Row]:
+    """Choose the cells whose runs hold tables: all; of more than `most`, base and the best, at most `most`.
 
     A best cell brings the same cell on the split that it was chosen on. Base that nobody asked for does not count.
 
@@ -216,13 +240,18 @@ def run_id(sweep: str, what: Mapping[str, Any]) -> str:
     return f"{sweep.lower()[:40]}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
+def sweep_run_id(sweep: str) -> str:
+    """Return the id of a sweep's own run."""
+    return run_id(sweep, {"sweep": sweep})
+
+
 def cell_id(sweep: TrackedSweep, cell: Row) -> str:
     # Left out where it is empty, a column that earlier versions did not have leaves their runs their ids.
     return run_id(sweep.id, {name: cell[name] for name in IDENTITY if name != "settings" or cell[name]})
 
 
-def cell_run(sweep: TrackedSweep, cell: Row, settings: Wandb) -> TrackedRun:
-    """Build a cell's run: swept keys flat in the configuration; accuracy and its companions; its tables."""
+def cell_run(sweep: TrackedSweep, cell: Row, settings: Wandb, *, light: bool = False) -> TrackedRun:
+    """Build a cell's run: all keys flat in the configuration; accuracy and its companions; its tables if not light."""
     index = sweep.find(cell)
     own = other_fields(sweep.files.methods[index])
     config = {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
@@ -232,12 +261,15 @@ def cell_run(sweep: TrackedSweep, cell: Row, settings: Wandb) -> TrackedRun:
         name=cell_label(cell),
         job_type="cell",
         group=settings.group or sweep.id,
-        config={**config, **sweep.asked(cell), "sweep": sweep.id},
+        config={**sweep.described.get(_experiment(cell), {}), **config, **sweep.asked(cell), "sweep": sweep.id},
         figures={name: cell[name] for name in FIGURES if cell.get(name) is not None},
-        tables={
+        tables={}
+        if light
+        else {
             "samples": TrackedTable(SAMPLES, sample_rows(sweep, index)),
             "by_relation": _table(BY_RELATION, sweep.relations.get(_identity(cell), ())),
         },
+        origin=sweep.origin,
     )
 
 
@@ -269,10 +301,9 @@ def sample_rows(sweep: TrackedSweep, cell: int) -> list[tuple[Any, ...]]:
     return list(zip(*columns, strict=True))
 
 
-def sweep_run(sweep: TrackedSweep, settings: Wandb, chosen: Sequence[Selected], own: Iterable[Row]) -> TrackedRun:
-    """Build the sweep's own run: a table of all cells, those in `own` with their runs, and what one looks at first."""
-    shown = {_identity(cell) for cell in own}
-    named = [{**cell, "run": cell_id(sweep, cell) if _identity(cell) in shown else None} for cell in sweep.cells]
+def sweep_run(sweep: TrackedSweep, settings: Wandb, chosen: Sequence[Selected]) -> TrackedRun:
+    """Build the sweep's own run: a table of all cells with their runs, and what one looks at first."""
+    named = [{**cell, "run": cell_id(sweep, cell)} for cell in sweep.cells]
     best = max((s for s in chosen if not s.family), key=lambda s: s.test.now.value, default=None)
     figures: dict[str, Any] = {"cells": len(sweep.cells), "missing": sum(cell["missing"] for cell in sweep.cells)}
     figures |= {"failures": len(sweep.failures)}
@@ -290,7 +321,7 @@ def sweep_run(sweep: TrackedSweep, settings: Wandb, chosen: Sequence[Selected], 
         config |= {name: values[0] if len(values) == 1 else values} if values and len(values) <= 200 else {}
     bounds = ("accuracy", "accuracy_low", "accuracy_high", "share_weight1", "settings")
     return TrackedRun(
-        id=run_id(sweep.id, {"sweep": sweep.id}),
+        id=sweep_run_id(sweep.id),
         name=f"sweep {sweep.id}",
         job_type="sweep",
         group=settings.group or sweep.id,
@@ -307,7 +338,7 @@ def sweep_run(sweep: TrackedSweep, settings: Wandb, chosen: Sequence[Selected], 
         },
         curves={**threshold_charts(by_line), **calibration_charts(bins)},
         grids={"heat_grids": heat_grids(by_grid)} if routed else {},
-        origin={name: sweep.files.about[name] for name in ("version", "git") if sweep.files.about.get(name)},
+        origin=sweep.origin,
     )
 
 
@@ -382,6 +413,10 @@ def _setting_label(cell: Row) -> str:
     criterion = "" if cell["criterion"] in (None, "max_prob") else f" by {cell['criterion']}"
     others = f" {cell['settings']}" if cell["settings"] else ""
     return f"{cell['dataset']} x {cell['model']} {cell['split']}{limit}{criterion}{others}"
+
+
+def _experiment(cell: Row) -> tuple[Any, ...]:
+    return tuple(cell[name] for name in TRUNK)
 
 
 def _identity(row: Row) -> tuple[Any, ...]:

@@ -136,7 +136,7 @@ def upload_runs(
 def _find_uploaded(client: ServerClient, server: Server, entries: Sequence[Written]) -> dict[str, UploadedRun]:
     found = client.find_uploaded(server, entries)
     for attempt in range(1, TRIES):
-        rest = [entry for entry in entries if not found[entry.id].tables]
+        rest = [entry for entry in entries if _missing_parts(entry, found[entry.id])]
         if not rest:
             break
         time.sleep(0.5 * attempt)

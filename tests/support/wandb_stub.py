@@ -34,6 +34,7 @@ class Stub:
         self.files: dict[str, bytes] = {}
         self.asked: Counter[str] = Counter()
         self.unknown: list[str] = []
+        self.views: list[dict[str, Any]] = []
         self.bodies: list[bytes] = []
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.stub = self
@@ -276,6 +277,11 @@ def _output_artifacts(stub: Stub, given: dict[str, Any], query: str) -> dict[str
     return {"project": {"run": {"artifacts": found}}}
 
 
+def _upsert_view(stub: Stub, given: dict[str, Any], query: str) -> dict[str, Any]:
+    stub.views.append(given)
+    return {"upsertView": {"view": {"id": "v", "name": given["name"]}, "inserted": True}}
+
+
 _ANSWERS: dict[str, Callable[[Stub, dict[str, Any], str], dict[str, Any]]] = {
     "Viewer": _viewer,
     "ServerFeaturesQuery": lambda stub, given, query: {"serverInfo": {"features": []}},
@@ -289,4 +295,5 @@ _ANSWERS: dict[str, Callable[[Stub, dict[str, Any], str], dict[str, Any]]] = {
     "GetDefaultEntity": _default_entity,
     "Run": _run,
     "RunOutputArtifacts": _output_artifacts,
+    "UpsertView2": _upsert_view,
 }

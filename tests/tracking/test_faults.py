@@ -5,6 +5,7 @@ The server is tests/wandb_stub.py: these tests show what our side and the client
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -15,7 +16,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT, command, questions, recordings, write_lines
-from wandb_stub import KEY, Stub
+from wandb_stub import ENTITY, KEY, Stub
 
 from spatial_eval.tracking import process
 from spatial_eval.tracking.publications import PublishLedger
@@ -82,6 +83,18 @@ def test_fifty_runs_are_published_online_and_the_key_is_nowhere(overrides, env, 
         assert_complete(stub, folder, 53)
         assert {run["group"] for run in stub.runs.values()} == {folder.name}
         assert sorted({run["job"] for run in stub.runs.values()}) == ["cell", "sweep"]
+        pages = status(folder)["urls"]
+        home = f"{stub.url}/{ENTITY}/spatial-eval"
+        assert {name: pages[name] for name in ("project", "group")} == {
+            "project": home,
+            "group": f"{home}/groups/{folder.name}",
+        }
+        assert pages["sweep"].rpartition("/")[2] in stub.runs
+        assert all(f"tracking: {name}: {url}" in done.stderr for name, url in pages.items())
+        if importlib.util.find_spec("wandb_workspaces"):
+            (view,) = stub.views
+            assert (view["displayName"], view["projectName"]) == (f"sweep {folder.name}", "spatial-eval")
+            assert pages["view"].startswith(f"{home}?nw=")
         requests = sum(stub.asked.values())
         again = publish(folder, "--sync", env={**env, "WANDB_BASE_URL": stub.url})
         assert (again.returncode, "0 written now, 0 uploaded now, complete" in again.stderr) == (0, True)

@@ -104,7 +104,7 @@ def test_equal_content_has_an_equal_digest_and_only_that(sweep) -> None:
 
 def test_swept_keys_lie_flat_in_the_configuration(sweep) -> None:
     run = runs.cell_run(sweep, sweep.cells[-1], Wandb(group="mine"))
-    assert run.config == {
+    assert {name: value for name, value in run.config.items() if "." not in name} == {
         "dataset": "quiz",
         "model": "recorded",
         "method": "adapt_vis",
@@ -139,17 +139,25 @@ def test_the_sweep_run_holds_everything(sweep) -> None:
     assert grid.values == [[cells[w, t] for t in (0.3, 0.5)] for w in (0.5, 0.8)]
 
 
-def test_of_many_cells_base_and_the_best_get_runs_and_all_stay_in_the_table(sweep) -> None:
+def test_of_many_cells_base_and_the_best_get_tables_and_every_one_a_run(sweep) -> None:
     chosen = picks(sweep.files)
-    few = runs.own_runs(sweep, 6, chosen)
+    few = runs.cells_with_tables(sweep, 6, chosen)
     assert [cell["method"] for cell in few] == ["base", "scaling_vis", "adapt_vis"]
     assert few[2]["accuracy"] == max(c["accuracy"] for c in sweep.cells if c["method"] == "adapt_vis")
-    assert [cell["method"] for cell in runs.own_runs(sweep, 2, chosen)] == ["base", "scaling_vis"]
-    *_, run = runs.tracked_runs(sweep, Wandb(max_cell_runs=6))
-    cells = run.tables["cells"]
-    own = [row for row in cells.rows if row[-1]]
-    assert (len(cells.rows), len(own)) == (7, 3)
-    assert own[0][-1] == runs.cell_id(sweep, few[0])
+    assert [cell["method"] for cell in runs.cells_with_tables(sweep, 2, chosen)] == ["base", "scaling_vis"]
+    *cells, run = runs.tracked_runs(sweep, Wandb(max_cell_runs=6))
+    assert [one.id for one in cells] == [row[-1] for row in run.tables["cells"].rows]
+    assert [one.id for one in cells if one.tables] == [runs.cell_id(sweep, cell) for cell in few]
+    for light, cell in zip(cells, sweep.cells, strict=True):
+        whole = runs.cell_run(sweep, cell, Wandb())
+        assert (light.config, light.figures, light.origin) == (whole.config, whole.figures, whole.origin)
+
+
+def test_a_run_names_every_key_and_version(sweep) -> None:
+    run, *_ = runs.tracked_runs(sweep, Wandb())
+    model = sweep.files.about["trunks"][0]["model"]
+    assert {f"model.{key}" for key, value in model.items() if value is not None and key != "name"} <= set(run.config)
+    assert {"version", "git", "ran_with.spatial_eval", "ran_with.python"} <= set(run.origin)
 
 
 def test_the_best_cells_are_those_of_every_other_table(sweep) -> None:
@@ -171,7 +179,7 @@ def test_the_best_cells_are_those_of_every_other_table(sweep) -> None:
 def test_base_that_nobody_asked_for_takes_no_run_from_the_others(sweep) -> None:
     cells = sweep.files.about["cells"]
     about = {**sweep.files.about, "cells": [*cells[:-1], {**cells[-1], "asked": False}]}
-    assert len(runs.own_runs(TrackedSweep(dataclasses.replace(sweep.files, about=about)), 6, [])) == 7
+    assert len(runs.cells_with_tables(TrackedSweep(dataclasses.replace(sweep.files, about=about)), 6, [])) == 7
 
 
 def test_a_cell_brings_what_it_gains_on_base(sweep) -> None:
