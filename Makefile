@@ -5,7 +5,7 @@ JOBS ?= 2
 # make demo TORCH_INDEX=ADDRESS: an index that has torch for this machine; PyTorch's install page names that of the CPU build
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test wheel test-newest test-versions test-long test-slurm test-faults test-browser mutants lint docs site notebooks format clean
+.PHONY: demo test wheel test-newest test-versions test-long test-slurm test-faults test-browser mutants lint docs site notebooks screenshots format clean
 
 demo: .venv/installed
 	@$(BIN)/python launch.py sweep=demo
@@ -66,6 +66,10 @@ site: .venv/installed-dev
 notebooks: .venv/installed
 	$(BIN)/pip install -qq --disable-pip-version-check -c constraints.txt -e ".[notebooks]"
 	$(BIN)/python docs/notebooks.py
+
+# docs/report.png from the recorded answers under SPATIAL_EVAL_DATA; needs Chromium
+screenshots: .venv/installed
+	$(BIN)/python docs/screenshots.py
 
 format: .venv/installed-dev
 	$(BIN)/ruff check --fix .
