@@ -5,7 +5,7 @@ JOBS ?= 2
 # make demo TORCH_INDEX=ADDRESS: an index that has torch for this machine; PyTorch's install page names that of the CPU build
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test wheel test-newest test-versions test-long test-slurm test-faults test-browser mutants lint docs site notebooks screenshots format clean
+.PHONY: demo test wheel gpu test-newest test-versions test-long test-slurm test-faults test-browser fuzz mutants lint docs site notebooks screenshots format clean
 
 demo: .venv/installed
 	@$(BIN)/python launch.py sweep=demo
@@ -20,6 +20,10 @@ test-newest: .venv/installed-dev
 # Builds the wheel, installs it and uses it from an empty folder; at most 3 minutes
 wheel: .venv/installed-dev
 	$(BIN)/python tests/wheel.py
+
+# By hand, with a CUDA machine's python (torch >= 2.11, transformers >= 5.17): exactness, speed, the whole program; 6 minutes
+gpu:
+	$(PYTHON) benchmarks/gpu_run.py
 
 # By hand: all that `make test` runs with every dependency at its lower bound, then what test-newest runs
 test-versions: .venv/installed-dev
@@ -39,9 +43,13 @@ test-long: .venv/installed-dev
 test-slurm: .venv/installed-dev
 	@PYTHON=$(BIN)/python bash tests/run_slurm.sh
 
-# W&B servers on 127.0.0.1 that refuse, stall and die; at most 8 minutes
+# W&B servers on 127.0.0.1 that reject, stall and crash; at most 8 minutes
 test-faults: .venv/installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) -m faults
+
+# Random command lines, damaged files and rows against every command; FUZZ="--tries 3000 --seed 7" by hand
+fuzz: .venv/installed-dev
+	$(BIN)/python tests/fuzz.py $(FUZZ)
 
 # Chromium and chromedriver (Debian: chromium, chromium-driver), and the notebooks
 test-browser: .venv/installed-dev

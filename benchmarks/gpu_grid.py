@@ -1,9 +1,10 @@
 """The whole grid on a CUDA machine: milliseconds a question, against the machine's own ceilings.
 
-    python benchmarks/gpu_grid.py [--batch 1,2,4,8,16,32] [--json FILE] [--small]
+    python benchmarks/gpu_grid.py [--batch 1,2,4,8,16,32] [--questions 1] [--padded] [--json FILE] [--small]
 
-LLaVA-1.5-7B geometry with random weights in bfloat16, about 620 prompt tokens, 7 weights, 8 new tokens. Imports
-torch, transformers and the engine's modules only, and needs no file. Columns, all per question:
+LLaVA-1.5-7B geometry with random weights in bfloat16, about 620 prompt tokens, 7 weights, 8 new tokens. `--questions`
+is the number of questions per image, `--batch` that of images per batch; `--padded` makes every second question
+shorter. Imports torch, transformers and the engine's modules only, and needs no file. Columns, all per question:
 
     prefill    image, prompt and first token of all weights    decode   the other tokens of all weights
     all        both, eager decoding                            graphs   both, decode steps as a CUDA graph
@@ -22,6 +23,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,17 +32,19 @@ import transformers
 
 from spatial_eval.core.types import Arm
 from spatial_eval.engine import decode, reference
+from spatial_eval.engine.attention import find_kernel
 from spatial_eval.engine.kv_cache import Graphs
-from spatial_eval.engine.request import Intervention
+from spatial_eval.engine.request import Decoded, Intervention
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 WEIGHTS = (0.0, 0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
-ARMS = tuple(Arm(weight) for weight in WEIGHTS)
+GRID = Intervention(tuple(Arm(weight) for weight in WEIGHTS))
 REFERENCE = 126  # generates a question in the paper's code for the published grid
 TOKENS = 8
-TEXT = 44  # prompt tokens beside the image's
+BEFORE, AFTER = 5, 39  # prompt tokens around the image's
+SHORTER = 8  # tokens that a short question has less
 ROUNDS = 5
 COLUMNS = ("prefill", "decode", "all", "graphs", "floor", "x floor", "plain")
 
@@ -76,19 +80,39 @@ def build(device: str, *, small: bool) -> Any:
     return model
 
 
-def inputs(model: Any, batch: int) -> dict[str, torch.Tensor]:
-    """Prompts of one length: no padding, so the prefix needs no mask and SDPA takes its flash kernel."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """N prompts about I images: the tensors of the prompts, the images once each, and the image of each prompt."""
+
+    text: dict[str, torch.Tensor]
+    pixels: torch.Tensor
+    image: list[int]
+
+    @property
+    def shared(self) -> dict[str, Any]:
+        return {**self.text, "pixel_values": self.pixels}
+
+    @property
+    def repeated(self) -> dict[str, Any]:
+        return {**self.text, "pixel_values": self.pixels[self.image]}
+
+
+def make_batch(model: Any, prompts: int, *, questions: int = 1, padded: bool = False) -> Batch:
+    """Prompts of one length, or left padded ones; `questions` of them on each image."""
     generator = torch.Generator().manual_seed(1)
-    vision = model.config.vision_config
-    image = torch.full((batch, (vision.image_size // vision.patch_size) ** 2), model.config.image_token_id)
-    words = torch.randint(5, model.config.text_config.vocab_size, (batch, TEXT), generator=generator)
-    ids = torch.cat([words[:, :5], image, words[:, 5:]], dim=1).to(model.device)  # (B, L)
-    pixels = torch.randn(batch, 3, vision.image_size, vision.image_size, generator=generator)
-    return {
-        "input_ids": ids,
-        "attention_mask": torch.ones_like(ids),
-        "pixel_values": pixels.to(model.device, model.dtype),
-    }
+    vision, vocabulary = model.config.vision_config, model.config.text_config.vocab_size
+    image = [number // questions for number in range(prompts)]
+    tokens = torch.full((prompts, (vision.image_size // vision.patch_size) ** 2), model.config.image_token_id)
+    before = torch.randint(5, vocabulary, (1, BEFORE), generator=generator).expand(prompts, -1)
+    after = torch.randint(5, vocabulary, (prompts, AFTER), generator=generator)
+    ids = torch.cat([before, tokens, after], dim=1)  # (N, L)
+    mask = torch.ones_like(ids)
+    if padded:
+        ids[1::2] = ids[1::2].roll(SHORTER, dims=1)
+        mask[1::2, :SHORTER] = 0
+    pixels = torch.randn(image[-1] + 1, 3, vision.image_size, vision.image_size, generator=generator)
+    text = {"input_ids": ids.to(model.device), "attention_mask": mask.to(model.device)}
+    return Batch(text, pixels.to(model.device, model.dtype), image)
 
 
 def seconds(run: Callable[[], Any], rounds: int = ROUNDS) -> float:
@@ -119,35 +143,43 @@ def ceilings(model: Any, *, small: bool) -> dict[str, float]:
     return {"flops": flops, "bytes": 2 * length / seconds(lambda: target.copy_(source))}
 
 
-def floor_seconds(model: Any, batch: int, length: int, ceiling: dict[str, float]) -> float:
+def floor_seconds(model: Any, batch: Batch, ceiling: dict[str, float]) -> float:
     """Of a whole batch: multiply-adds of the prefill, then per step the larger of arithmetic and memory traffic."""
+    prompts, length = batch.text["input_ids"].shape
+    images, shared, own = len(batch.pixels), length - AFTER, AFTER - 1 + len(WEIGHTS)
     text, width, steps = model.config.text_config, len(WEIGHTS), TOKENS - 1
     language = sum(one.numel() for one in model.model.language_model.layers.parameters())
     head = model.lm_head.weight.numel()
     vision = sum(one.numel() for one in model.model.vision_tower.parameters())
-    rows, patches = length - 1 + width, length - TEXT + 1
-    attention = 2 * rows * rows * text.hidden_size * text.num_hidden_layers  # causal: half of 4 n^2 d
-    prefill = batch * (2 * (language * rows + head * width + vision * patches) + attention) / ceiling["flops"]
+    patches, deep = shared - BEFORE + 1, text.hidden_size * text.num_hidden_layers
+    pairs = images * shared**2 // 2 + prompts * own * (shared + own // 2)  # of query and key
+    products = language * (images * shared + prompts * own) + head * prompts * width + vision * images * patches
+    prefill = (2 * products + 4 * pairs * deep) / ceiling["flops"]
     size = model.dtype.itemsize
-    cached = 2 * text.num_hidden_layers * text.hidden_size * (length + width * TOKENS // 2) * size
-    arithmetic = 2 * (language + head) * batch * width / ceiling["flops"]
-    traffic = ((language + head) * size + batch * cached) / ceiling["bytes"]
+    columns = images * shared + prompts * (own + width * TOKENS // 2)
+    arithmetic = 2 * (language + head) * prompts * width / ceiling["flops"]
+    traffic = ((language + head) * size + 2 * deep * columns * size) / ceiling["bytes"]
     return prefill + steps * max(arithmetic, traffic)
 
 
-def measure(model: Any, batch: int, ceiling: dict[str, float]) -> dict[str, float]:
+def decode_batch(model: Any, batch: Batch, tokens: int, graphs: Graphs | None = None) -> Decoded:
+    return decode.decode_arms(
+        *(model, batch.shared), intervention=GRID, max_new_tokens=tokens, image=batch.image, graphs=graphs
+    )
+
+
+def measure(model: Any, batch: Batch, ceiling: dict[str, float]) -> dict[str, float]:
     """Milliseconds a question; also the peak memory in GiB on a GPU."""
-    given, grid = inputs(model, batch), Intervention(ARMS)
-    graphs = Graphs()
+    graphs, prompts = Graphs(required=False), len(batch.image)
 
     def ours(tokens: int, steps: Graphs | None = None) -> Callable[[], Any]:
-        return lambda: decode.decode_arms(model, given, intervention=grid, max_new_tokens=tokens, graphs=steps)
+        return lambda: decode_batch(model, batch, tokens, steps)
 
     if model.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     first, whole, replayed = seconds(ours(1)), seconds(ours(TOKENS)), seconds(ours(TOKENS, graphs))
-    plain = seconds(lambda: model.generate(**given, max_new_tokens=TOKENS, do_sample=False))
-    floor = floor_seconds(model, batch, given["input_ids"].shape[1], ceiling)
+    plain = seconds(lambda: model.generate(**batch.repeated, max_new_tokens=TOKENS, do_sample=False))
+    floor = floor_seconds(model, batch, ceiling)
     times = {
         "prefill": first,
         "decode": whole - first,
@@ -156,18 +188,17 @@ def measure(model: Any, batch: int, ceiling: dict[str, float]) -> dict[str, floa
         "floor": floor,
         "plain": plain,
     }
-    found = {name: 1e3 * taken / batch for name, taken in times.items()}
+    found = {name: 1e3 * taken / prompts for name, taken in times.items()}
     found["x floor"] = min(whole, replayed) / floor
     found["GiB"] = torch.cuda.max_memory_allocated() / 2**30 if model.device.type == "cuda" else 0.0
     return found
 
 
 def check(model: Any) -> float:
-    """Largest difference of first logits between engine and oracle, in standard deviations of the logits."""
-    given, grid = inputs(model, 2), Intervention(ARMS)
-    ours = decode.decode_arms(model, given, intervention=grid, max_new_tokens=TOKENS, graphs=Graphs())
-    eager = decode.decode_arms(model, given, intervention=grid, max_new_tokens=TOKENS)
-    judge = reference.decode_reference(model, given, intervention=grid, max_new_tokens=1)
+    """Largest difference of first logits between engine and reference, in standard deviations of the logits."""
+    batch = make_batch(model, 2, questions=2, padded=True)
+    ours, eager = decode_batch(model, batch, TOKENS, Graphs(required=False)), decode_batch(model, batch, TOKENS)
+    judge = reference.decode_reference(model, batch.repeated, intervention=GRID, max_new_tokens=1)
     same = sum(a == b for x, y in zip(ours.tokens, eager.tokens, strict=True) for a, b in zip(x, y, strict=True))
     print(f"graphs and eager decoding agree on {same} of {2 * len(WEIGHTS)} answers")
     return float((ours.logits - judge.logits).abs().max() / judge.logits.std())
@@ -175,7 +206,9 @@ def check(model: Any) -> float:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", default="1,2,4,8,16,32", help="batch sizes, comma separated")
+    parser.add_argument("--batch", default="1,2,4,8,16,32", help="images per batch, comma separated")
+    parser.add_argument("--questions", type=int, default=1, help="questions per image")
+    parser.add_argument("--padded", action="store_true", help="questions of two lengths")
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--small", action="store_true", help="a toy model on any device: tries the program")
     args = parser.parse_args(arguments)
@@ -189,15 +222,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(f"{name}, {model.dtype}, torch {torch.__version__}, transformers {transformers.__version__}")
     print(f"ceilings: {ceiling['flops'] / 1e12:.3g} TFLOP/s, {ceiling['bytes'] / 1e12:.3g} TB/s")
     print(f"first logits, engine against plain generate: {check(model):.2g} standard deviations")
-    one = {**inputs(model, 1)}
-    slow = seconds(
-        lambda: reference.decode_reference(model, one, intervention=Intervention((Arm(0.5),)), max_new_tokens=TOKENS), 2
-    )
+    one, weight = make_batch(model, 1).shared, Intervention((Arm(0.5),))
+    slow = seconds(lambda: reference.decode_reference(model, one, intervention=weight, max_new_tokens=TOKENS), 2)
+    kernel = find_kernel(device, model.dtype, model.config.text_config.head_dim, masked=args.padded)
+    print(f"log-sum-exp attention: {kernel.__name__}; {args.questions} questions per image")
     print(f"{'ms a question':>14}" + "".join(f"{column:>9}" for column in COLUMNS) + f"{'GiB':>7}")
     results: dict[int, dict[str, float]] = {}
-    for batch in (int(size) for size in args.batch.split(",")):
-        results[batch] = found = measure(model, batch, ceiling)
-        print(f"{f'batch {batch}':>14}" + "".join(f"{found[c]:9.2f}" for c in COLUMNS) + f"{found['GiB']:7.1f}")
+    for size in (int(size) for size in args.batch.split(",")):
+        batch = make_batch(model, size * args.questions, questions=args.questions, padded=args.padded)
+        results[size * args.questions] = found = measure(model, batch, ceiling)
+        print(
+            f"{f'batch {size * args.questions}':>14}"
+            + "".join(f"{found[c]:9.2f}" for c in COLUMNS)
+            + f"{found['GiB']:7.1f}"
+        )
     grid_way = 1e3 * REFERENCE * slow
     best = min(min(found["all"], found["graphs"]) for found in results.values())
     print(f"the reference's way (extrapolated from 2 measured generates): {grid_way:.0f} ms a question")

@@ -66,23 +66,23 @@ license: apache-2.0
 ---
 # The embedded tiny model
 
-A stock `LlavaForConditionalGeneration` of 1.2 million parameters, really trained, so that the whole tool can be tried
-and tested on a laptop without a network: a CLIP vision tower (3 layers, width 96, 64 patches of a 96 pixel image), a
-projector, and a Llama (4 layers, width 128, a vocabulary of 456). It loads like any model of the hub.
+A stock `LlavaForConditionalGeneration` of 1.2 million parameters, trained on drawn scenes, so that the whole tool can
+be tried and tested on a laptop without a network: a CLIP vision tower (3 layers, width 96, 64 patches of a 96 pixel
+image), a projector, and a Llama (4 layers, width 128, a vocabulary of 456). It loads like any model of the hub.
 
-**What it is for**: a first run, examples, and tests on a model that can be right and can be wrong.
-**What it is not for**: any claim about vision-language models. It has seen drawings of 20 things and 6 pieces of
-furniture, knows the questions of the four scene forms, and answers anything else with one of their words.
-Of two named things it often confuses which is which, and then says the commoner word (left, front, above).
-{verdict} It proves the tool, not the method.
+**What it is for**: a first run, examples, and tests on a model that gives right and wrong answers.
+**What it is not for**: any claim about vision-language models. It was trained on drawings of 20 things and 6 pieces of
+furniture and on the questions of the four scene forms, and answers anything else with one of their words.
+Of two named things it often confuses which is which, and then answers with the commoner word (left, front, above).
+{verdict} It shows the tool, not the method.
 
 ## Data
 
-Scenes of this package's own renderer (`spatial_eval/pictures.py`), drawn at random from a mix that differs from the
-benchmark's: in training every thing has a habitual relation that is seen three times as often, and left and right are
-commoner than the rest, so words alone suggest an answer that the image has to overrule. Benchmark scenes are balanced,
-use other random streams, and their default difficulty is {default}. No photograph,
-no text from elsewhere and no other model took part.
+Scenes of this package's renderer (`spatial_eval/benchmarks/scenes`), drawn at random from a mix that differs from the
+benchmark's: in training every thing has one relation that occurs three times as often, and left and right are
+commoner than the rest, so the question alone suggests an answer that the image may contradict. Benchmark scenes are
+balanced, use other random streams, and their default difficulty is {default}. No photograph,
+no other text and no other model was used.
 
 ## Recipe
 
@@ -93,8 +93,8 @@ the end of sequence. Weights are stored in bfloat16 and meant to be run in float
 
 ## Accuracy
 
-First generated word, untouched model (weight 1), float32, seed 0 of each form, in percent; chance is 25, and with the
-image taken away it gets exactly that, because the four pictures of a set share one question.
+First generated word, baseline (weight 1), float32, seed 0 of each form, in percent; chance is 25, and without the
+image the accuracy is exactly that, because the four pictures of a set share one question.
 
 {accuracy}
 

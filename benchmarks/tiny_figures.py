@@ -1,4 +1,4 @@
-"""What a tiny model answers, in figures. Plain on purpose: the tests recompute the model card with it."""
+"""Compute the figures of a tiny model's card; the tests recompute them with it."""
 
 from __future__ import annotations
 

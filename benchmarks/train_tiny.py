@@ -27,14 +27,14 @@ from transformers.image_utils import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 PATCHES = GRID**2
 PREFIX = 1 + PATCHES  # begin of sequence and the image
 CLASSES = 1 + len(NAMES)
-BLIND = 0.9  # share of questions whose last token alone sees the image
+BLIND = 0.9  # share of questions whose last token alone attends to the image
 
 RECIPE = """`python benchmarks/train_tiny.py --out DIR --seed {seed} --scenes {scenes}
 --look-steps {look_steps} --steps {steps}`
 
 {look_steps} steps of 64 scenes teach the vision tower alone what covers each patch; {steps} steps of 32 scenes teach
-the whole model up to three relational questions and a caption a scene, packed behind one copy of the image. In
-{blind:.0f} % of the questions the last prompt token alone sees the image, so that looking is learnt where the
+the whole model up to three relational questions and one caption per scene, packed behind one copy of the image. In
+{blind:.0f} % of the questions the last prompt token alone attends to the image, so that this attention is learnt where
 interventions act. AdamW; {minutes:.0f} minutes with {threads} threads, {cpu:.0f} of CPU time, drawing included."""
 
 
@@ -79,7 +79,7 @@ class School:
         """Token ids, positions and targets (-100 = none), each (B, L), and a mask (B, 1, L, L) to add to logits.
 
         Each question starts behind the image at the same position and sees the image and itself only; of some
-        questions only the last token sees the image, so that looking is learnt where the interventions act.
+        questions only the last token attends to the image, so that this attention is learnt where interventions act.
         """
         packed = []
         for row in rows:

@@ -51,7 +51,10 @@ WHAT = {
 FLAGS = {
     "-m, --multirun": "run a grid: every combination of the values given as lists",
     "-cd DIR, --config-dir DIR": "your own options and sweeps beside ours: DIR/dataset, method, model, launcher, "
-    "tracking, preset, template and sweeps, a YAML each; no name may be one of ours",
+    "tracking, preset, template and sweeps, a YAML each; no name may be one of ours. Its config.yaml sets defaults "
+    "(docs/hydra.md). Default: $SPATIAL_EVAL_CONFIG_DIR",
+    "--cfg job": "what the command composes, as YAML; --package KEY for a part of it, --resolve "
+    "with values in place of ${...}",
     "-h, --help": "every key and option, those of `--config-dir` too",
 }
 SWEEPS = (
@@ -59,14 +62,16 @@ SWEEPS = (
     "values, and optionally `grids:`, a list of such. What the command line says replaces an axis."
 )
 FILES = {
-    "results.csv": "one row a cell",
-    "by_relation.csv": "one row a cell and relation",
-    "samples.parquet": "one row a question and arm",
-    "passes.csv": "one row a pass: what it cost",
-    "failures.csv": "one row a question and arm that could not be answered",
-    "attention/": "of `capture=mass`, `map` or `heads`: arrays, one .npz a pass (docs/attention.md)",
+    "name.txt": "what the sweep is called, a line of text; in no id",
+    "results.csv": "one row per cell",
+    "by_relation.csv": "one row per cell and relation",
+    "samples.parquet": "one row per question and arm",
+    "passes.csv": "one row per pass: what it cost",
+    "failures.csv": "one row per question and arm that could not be answered",
+    "attention/": "of `capture=mass`, `map` or `heads`: arrays, one .npz per pass (docs/attention.md)",
     "sweep.json": "the cells, the command, the configuration, the commit, versions, digests of the tables",
     "report.html": "all of it to look at, in one file without a server",
+    "report_samples.js": "of more than 20,000 answers (or 6 MB): all of them; report.html loads it when asked",
     "wandb/": "the runs of `tracking=wandb`, before and after they are uploaded",
     "jobs/": "of `launcher=local` and `slurm`: what was launched, the code, a log a job",
 }
@@ -84,13 +89,9 @@ VARIABLES = {
     "OMP_NUM_THREADS": "CPU threads of a job, unless `launcher.threads` says",
 }
 COLUMNS = {
-    "dataset": "label of the benchmark; `NAME+TEMPLATE` where `dataset.template` is set",
+    "dataset": "label of the benchmark; `NAME@FRAMING` and `NAME+TEMPLATE` where these are set",
     "model": "label of the model",
     "method": "kind of the method",
-    "weight": "scaling_vis's factor, or the arm's; empty where the method has none",
-    "weight1": "adapt_vis's factor where the model is unsure",
-    "weight2": "adapt_vis's factor where it is sure",
-    "threshold": "adapt_vis's threshold on the rounded confidence",
     "criterion": "what stands for confidence",
     "settings": "the method's other fields that are not at their default, as `name=value name=value`",
     "split": "val, test or all; of a question: val or test",
@@ -111,7 +112,11 @@ COLUMNS = {
     "f1": "of yes, percent: harmonic mean of precision and recall",
     "f1_paper": "the paper's F1: harmonic mean of the accuracies on yes and on no",
     "yes_rate": "percent of the answered questions that the model answers with yes; unreadable answers are not yes",
-    "scoring": "the rule by which answers count (docs/results.md)",
+    "chance": "percent that guessing among each question's options gives; empty where options are not known",
+    "accuracy_adjusted": "percent of the way from chance to all right: (accuracy - chance) / (100 - chance)",
+    "framing": "form in which the questions were asked (`dataset.framing`); empty = the benchmark's own",
+    "scoring": "the rule by which answers count (docs/results.md, docs/benchmarks.md)",
+    "unreadable": "percent of the answered questions from whose text the rule reads no option",
     "share_weight1": "percent of the questions routed to weight1",
     "paper": "the published accuracy, where this is exactly its setting",
     "difference": "accuracy minus the published one; in a comparison b minus a; in a choice against base; in points",
@@ -124,11 +129,13 @@ COLUMNS = {
     "correct": "by the rule in `scoring`",
     "correct_strict": "by its strict form",
     "gold": "the right answer, lower case",
+    "golds": "all right answers as JSON, where there are several",
+    "options": "the options as JSON: a list, or a mapping of letters to texts; empty where none are known",
     "prediction": "the option that the answer gives, by that rule; empty where none or several",
     "row": "index in the whole dataset",
     "pair": "the pair that the question belongs to",
     "set": "the set that the question belongs to",
-    "question": "as it was asked, template included",
+    "question": "as it was asked, framing and template included",
     "image": "path relative to data_dir or output_dir",
     "entropy": "of the first token's distribution, in nats",
     "margin": "largest minus second largest probability of the first token",
@@ -234,7 +241,7 @@ def _head(path: Path) -> list[str]:
 
 def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
     for key, value in tree.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and not above:  # deeper ones are written in braces, as one value
             yield from _flat(value, f"{above}{key}.")
         else:
             yield f"{above}{key}", value
@@ -387,6 +394,9 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
     lines = [head, ["---"] * len(head), *([cell.replace("|", "\\|") for cell in row] for row in rows)]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
+
+_root = read(ROOT / "conf" / "config.yaml").notes
+COLUMNS |= {key: _note(_root, key, "conf/config.yaml") for key in column_names.KNOBS}
 
 if __name__ == "__main__":
     PATH.write_text(text(), "utf8")

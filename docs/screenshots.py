@@ -32,11 +32,12 @@ def find_chromium() -> str:
 
 
 def run_sweep(data: Path, folder: Path) -> Path:
-    """Run the recorded paper table below `folder` and return its report."""
-    command = [sys.executable, str(ROOT / "launch.py"), *GRID, f"model.path={data / 'recorded'}"]
-    command += [f"output_dir={folder}", f"data_dir={data}"]
-    done = subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.PIPE, text=True)
-    return Path(done.stdout.splitlines()[-1]).with_name("report.html")
+    """Run the recorded paper table in `folder`, by paths relative to it, and return its report."""
+    (folder / "data").symlink_to(data)
+    command = [sys.executable, str(ROOT / "launch.py"), *GRID, "model.path=data/recorded"]
+    environment = {name: value for name, value in os.environ.items() if name != "SPATIAL_EVAL_DATA"}
+    done = subprocess.run(command, cwd=folder, env=environment, check=True, stdout=subprocess.PIPE, text=True)
+    return folder / Path(done.stdout.splitlines()[-1]).with_name("report.html")
 
 
 def draw_page(page: Path, picture: Path) -> None:

@@ -37,10 +37,14 @@ def run(arguments: Sequence[str], config_dir: str | Path | None = None) -> Sweep
 
 
 def load(sweep: str | Path | None = None, output_dir: str | Path = "outputs") -> Sweep:
-    """Load a finished sweep as pandas tables: by id, the beginning of one, or its folder; without a name the latest.
+    """Load a finished sweep as pandas tables: by name, the beginning of its id, or folder.
+
+    Args:
+        sweep: None = the latest one.
+        output_dir: as launch.py's key.
 
     Raises:
-        spatial_eval.core.errors.SpatialEvalError: there is none in `output_dir`, or its files are not whole.
+        spatial_eval.core.errors.SpatialEvalError: there is none in `output_dir`, or its files are incomplete.
     """
     from spatial_eval.analysis import api  # pandas only when it is asked for
 

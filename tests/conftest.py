@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -11,9 +12,11 @@ from collections.abc import Callable, Generator, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import settings
 from trials.cluster import Cluster
+from warm_process import WARM
 
 from spatial_eval.analysis import sweep_data
 from spatial_eval.core.hashing import hash_text
@@ -25,6 +28,11 @@ settings.load_profile("shared machines")
 ROOT = Path(__file__).resolve().parents[1]
 WEIGHTS = (0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
 OPTIONS = ("Left", "Right", "On", "Under")
+
+
+def pytest_collection_finish() -> None:
+    """Keep what imports made out of every collection of garbage: statsmodels collects in each call (0.3 s of it)."""
+    gc.freeze()
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -57,15 +65,15 @@ def cli(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
 
 
 def command(*first: str, last: Sequence[str] = ()) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return what runs python with these arguments around its own, in a process of its own (see warm_process)."""
+
     def run(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         base = {key: value for key, value in os.environ.items() if key != "SPATIAL_EVAL_DATA"}
+        words, environment = [*first, *arguments, *last], base | (env or {})
+        if WARM.fits(environment):
+            return WARM.run(words, environment)
         return subprocess.run(
-            [sys.executable, *first, *arguments, *last],
-            capture_output=True,
-            text=True,
-            cwd=ROOT,
-            env=base | (env or {}),
-            check=False,
+            [sys.executable, *words], capture_output=True, text=True, cwd=ROOT, env=environment, check=False
         )
 
     return run
@@ -108,12 +116,27 @@ def recordings(rows: Sequence[dict[str, object]], name: str, seed: int = 0) -> l
     return out
 
 
+SECRET = "sesame-5ec2e75ec2e7"
+PLANTED = dict.fromkeys(("WANDB_API_KEY", "HF_TOKEN", "OPENAI_API_KEY", "AWS_SECRET_ACCESS_KEY", "MY_VAR"), SECRET)
+
+
+def files_with(folder: Path, secret: str = SECRET) -> list[Path]:
+    """Files anywhere below a folder that hold a secret, by name or content: there must be none."""
+    found = [path for path in folder.rglob("*") if path.is_file()]
+    return [path for path in found if secret in str(path) or secret.encode() in path.read_bytes()]
+
+
 def reseal(folder: Path) -> Path:
     """The sweep's folder as if a run had written the tables that a test put there."""
     about = json.loads((folder / "sweep.json").read_text("utf8"))
     about["digests"] = {name: hash_text((folder / name).read_bytes()) for name in sweep_data.TABLES}
     (folder / "sweep.json").write_text(json.dumps(about), "utf8")
     return folder
+
+
+def parquet_bytes(samples: pd.DataFrame) -> bytes:
+    """Return samples.parquet with these rows, for `dataclasses.replace(files, content=...)`."""
+    return samples.to_parquet(index=False)
 
 
 @pytest.fixture

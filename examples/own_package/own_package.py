@@ -1,4 +1,4 @@
-"""A method, a dataset and a tracker for spatial-eval that live in a package of their own (CONTRIBUTING.md)."""
+"""Add a method, a dataset and a tracker to spatial-eval from another package (CONTRIBUTING.md)."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from spatial_eval.core.types import BASE, Arm, Places, Sample, Signals
 
 @dataclass(frozen=True, slots=True)
 class Band:
-    """`weight` where the untouched model's confidence lies in [low, high), else the untouched model."""
+    """Scale by `weight` where the baseline's confidence lies in [low, high), else take the baseline's answer."""
 
     weight: float
     low: float = 0.0
@@ -40,7 +40,7 @@ class Band:
 
 @dataclass(frozen=True, slots=True)
 class Sheet:
-    """A CSV file with the columns question, answer, options (left|right) and image (relative to the file)."""
+    """Read a CSV file with the columns question, answer, options (left|right) and image (relative to the file)."""
 
     path: Path
     name: str = "sheet"
@@ -57,7 +57,7 @@ class Sheet:
             raise DataError(f"{self.path} is not a sheet of questions: {error}") from None
 
     def ready(self, samples: Sequence[Sample], places: Places) -> None:
-        """Its images are files already."""
+        """Do nothing: the images are files already."""
 
     def _sample(self, i: int, row: Mapping[str, str]) -> Sample:
         options = tuple(row["options"].lower().split("|"))
@@ -67,12 +67,12 @@ class Sheet:
 
 @dataclass(frozen=True, slots=True)
 class Lines:
-    """The cells of every sweep as JSON lines, `folder`/ID.jsonl, one line per cell."""
+    """Write the cells of every sweep as JSON lines, `folder`/ID.jsonl, one line per cell."""
 
     folder: Path
 
     def publish(self, sweep: Path) -> None:
-        """Write the file by rename: published again, it replaces itself."""
+        """Write the file by rename, so that publishing again replaces it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         part = self.folder / f".{sweep.name}.part"
         spatial_eval.load(sweep).cells.to_json(part, orient="records", lines=True)

@@ -1,4 +1,4 @@
-"""A sweep as pandas tables: `spatial_eval.load()` in a notebook or a script."""
+"""Load a sweep as pandas tables: `spatial_eval.load()` in a notebook or a script."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from spatial_eval.store.attention import Attention
 
 
 def load(sweep: str | Path | None = None, output_dir: str | Path = "outputs") -> Sweep:
-    """A finished sweep: by id, the beginning of one, or its folder; the latest of `output_dir` without a name.
+    """Load a finished sweep by name, the beginning of its id, or its folder; without a name the latest of `output_dir`.
 
     Raises ConfigError where there is none, DataError where its files are not whole.
     """
@@ -29,7 +29,7 @@ def load(sweep: str | Path | None = None, output_dir: str | Path = "outputs") ->
 
 @dataclass(frozen=True)
 class Sweep:
-    """Tidy tables; accuracies in percent, confidences in [0, 1]. Row i of `cells` is cell i of the other methods."""
+    """Hold tidy tables; accuracies in percent, confidences in [0, 1]. Row i of `cells` is cell i in the methods."""
 
     files: SweepData
 
@@ -39,21 +39,21 @@ class Sweep:
 
     @property
     def cells(self) -> pd.DataFrame:
-        """results.csv: one row a cell."""
+        """Return results.csv: one row per cell."""
         return self.files.cells
 
     @property
     def samples(self) -> pd.DataFrame:
-        """samples.parquet: one row a question and weight."""
+        """Return samples.parquet: one row per question and arm."""
         return self.files.samples
 
     @property
     def by_relation(self) -> pd.DataFrame:
-        """by_relation.csv: one row a cell and relation."""
+        """Return by_relation.csv: one row per cell and relation."""
         return self.files.by_relation
 
     def find(self, **columns: Any) -> int:
-        """The one cell whose columns have these values: `find(method="base", split="test")`. Raises ConfigError.
+        """Find the one cell whose columns have these values: `find(method="base", split="test")`. Raises ConfigError.
 
         A method's own fields count as columns: `find(method="mine", alpha=0.2)`.
         """
@@ -72,30 +72,30 @@ class Sweep:
         return self.files.methods[cell]
 
     def part(self, cell: int) -> SplitAnswers:
-        """The questions that the cell is about, with every stored arm."""
+        """Return the questions of the cell's split, with every stored arm."""
         return self.files.parts[self.files.keys[cell]]
 
     def answers(self, cell: int) -> pd.DataFrame:
-        """One row a question of the cell: relation, gold, confidence, branch, weight, text, correct, ..."""
+        """Return one row per question of the cell: relation, gold, confidence, branch, weight, text, correct, ..."""
         return diagnostics.table_of(self.part(cell), self.method(cell))
 
     def flips(self, cell: int) -> diagnostics.Flips:
-        """What the cell fixed and what it broke against the baseline."""
+        """Find the questions that the cell fixed and those that it broke against the baseline."""
         return diagnostics.count_flips(self.part(cell), self.method(cell))
 
     def attention(self, dataset: str = "", model: str = "", max_new_tokens: int = 0) -> Attention:
-        """What was captured (capture=mass, map or heads): `.mass` (questions, arms, layers, heads), `.map[i]`, ...
+        """Return captured attention (capture=mass, map, heads): `.mass` (questions, arms, layers, heads), `.map[i]`...
 
         Names are needed where the sweep has several. Raises ConfigError where there is none.
         """
         return attention.find_attention(self.files.folder, dataset, model, max_new_tokens)
 
     def right(self, found: Attention) -> NDArray[float64]:
-        """(questions, arms) of an `attention`: 1 where that answer was right, 0 wrong, nan not answered."""
+        """Grade the answers of an `attention`, (questions, arms): 1 right, 0 wrong, nan not answered."""
         return attention.answered_right(self.files.samples, found)
 
     def confidence(self) -> pd.DataFrame:
-        """One row a dataset, model and split: AUROC and calibration error of the baseline's confidence."""
+        """Compute AUROC and calibration error of the baseline's confidence, one row per dataset, model and split."""
         rows = []
         for key, part in self.files.parts.items():
             found = diagnostics.summarize_confidence(part)
@@ -107,7 +107,7 @@ class Sweep:
         return pd.DataFrame(rows)
 
     def oracle(self) -> pd.DataFrame:
-        """One row a dataset, model and split: the accuracy of choosing the best stored weight for each question."""
+        """Compute the accuracy of the best stored arm per question, one row per dataset, model and split."""
         rows = []
         for key, part in self.files.parts.items():
             found = diagnostics.oracle_accuracy(part)
@@ -116,11 +116,11 @@ class Sweep:
         return pd.DataFrame(rows)
 
     def best(self) -> pd.DataFrame:
-        """As `select` where val and test are there; else the best on the same questions, with `corrected` figures."""
+        """Select as `select` where val and test are there; else on the same questions, with `corrected` figures."""
         return _tabulate(selection.selection_rows(selection.picks(self.files)))
 
     def select(self, on: str = "val", report: str = "test", metric: str = "accuracy") -> pd.DataFrame:
-        """Chosen on one split, reported on another; one row for each dataset, model and family of methods."""
+        """Select cells on one split and report them on another; one row per dataset, model and family of methods."""
         return _tabulate(
             selection.selection_rows(selection.select_settings(self.files, on=on, report=report, metric=metric))
         )

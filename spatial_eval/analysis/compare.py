@@ -1,4 +1,4 @@
-"""Two sweeps, or two cells, question by question. Pure but for reading the sweeps' files."""
+"""Compare two sweeps, or two cells, question by question. Pure except for reading the sweeps' files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FIELDS = (
 
 @dataclass(frozen=True)
 class Side:
-    """Some cells of a sweep: `given` is what the user fixed of them."""
+    """Hold some cells of a sweep; `given`: the column values that the user fixed."""
 
     files: SweepData
     given: Mapping[str, Any]
@@ -34,7 +34,11 @@ class Side:
 
 
 def side(text: str, output: Path) -> Side:
-    """What HOW describes. Raises ConfigError, DataError."""
+    """Read the cells that a command line's side names: SWEEP, SWEEP:COLUMN=VALUE,... or COLUMN=VALUE,...
+
+    Raises:
+        ConfigError: no sweep, column or cell is called so. DataError: the sweep's files are incomplete.
+    """
     head, equals, _ = text.partition("=")
     name, colon, _ = head.rpartition(":")
     filters = text[len(name) + len(colon) :] if equals else ""
@@ -52,15 +56,18 @@ def side(text: str, output: Path) -> Side:
 def _those(files: SweepData, given: Mapping[str, Any]) -> Side:
     mask, columns = pd.Series(True, index=files.cells.index), _columns(files)
     for column, value in given.items():
-        mask &= columns[column] == value
-    if not mask.any():
-        wanted = ", ".join(f"{column}={none_if_empty(value)}" for column, value in given.items())
-        raise ConfigError(f"no cell of sweep {files.folder.name} has {wanted}")
+        matching = mask & (columns[column] == value)
+        if not matching.any():
+            wanted = ", ".join(f"{name}={none_if_empty(value)}" for name, value in given.items())
+            choices = columns.loc[mask, column].dropna().unique()
+            valid = ", ".join(f"{choice:g}" if isinstance(choice, float) else f"{choice}" for choice in choices)
+            raise ConfigError(f"no cell of sweep {files.folder.name} has {wanted} (valid {column}: {valid or 'none'})")
+        mask = matching
     return Side(files, given, [int(i) for i in files.cells.index[mask]])
 
 
 def _columns(files: SweepData) -> pd.DataFrame:
-    """What says which cell a row is: the columns of results.csv, and what `settings` is made of, a column a field."""
+    """Return the columns that identify a cell: those of results.csv, and one per field in `settings`."""
     return files.cells[list(IDENTITY)].join(files.others)
 
 
@@ -74,7 +81,7 @@ def _value(column: Any, text: str, item: str) -> Any:
 
 
 def compare(a: Side, b: Side) -> list[dict[str, Any]]:
-    """One row for each pair of cells that agree in everything that neither side fixed; `difference` is b minus a.
+    """Pair the cells that agree in everything that neither side fixed, one row per pair; `difference` is b minus a.
 
     A side that fixes nothing is narrowed to what the other fixes.
 
@@ -162,5 +169,5 @@ def _both(a: Any, b: Any) -> str:
 
 
 def format_label(sweep: str, cell: Any) -> str:
-    """A cell in a few characters: its sweep, its method and its settings."""
+    """Format a cell as a short label: its sweep, its method and its settings."""
     return " ".join([sweep[:6], str(cell["method"]), *filter(None, [format_hyperparameters(cell)])])

@@ -1,4 +1,4 @@
-"""What a sweep's stored answers say beyond one accuracy a cell. Pure.
+"""Analyse stored answers beyond one accuracy per cell: curves, confidence, relations, flips. Pure.
 
 Everything here is free: thresholds, routers and calibration are functions of answers that are stored already.
 """
@@ -20,25 +20,31 @@ from spatial_eval.analysis.intervals import (
     bootstrap_interval,
     calibration_error,
     compact,
+    paired,
     proportion,
     reliability_bins,
 )
-from spatial_eval.analysis.metrics import CellOutcome, Graded
+from spatial_eval.analysis.metrics import CellOutcome, Graded, against_base
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData
-from spatial_eval.core.types import BASE, SCALINGS, Method
+from spatial_eval.core.columns import AGAINST
+from spatial_eval.core.types import BASE, SCALINGS, Arm, Method
 from spatial_eval.methods.routing import CRITERIA, AdaptVis, Base
 
+MAX_OPTIONS = 8  # distinct gold answers, beyond which there is no table of answers by gold
+RISK_POINTS = 60  # of a risk-coverage curve
+
 if TYPE_CHECKING:
-    from numpy import bool_
+    from numpy import bool_, intp
     from numpy.typing import NDArray
 
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Accuracy of adapt_vis against every threshold.
+    """Hold the accuracy of adapt_vis at every threshold.
 
     The method rounds its criterion to 2 decimals, so it changes at M known values only: step k (of M + 1) holds
-    for thresholds in (edges[k - 1], edges[k]], the first from 0 and the last to 1.
+    for thresholds in (edges[k - 1], edges[k]], the first from 0 and the last to 1. `base` counts the baseline's right
+    answers to the same n questions.
     """
 
     method: AdaptVis  # with any threshold
@@ -46,16 +52,17 @@ class Curve:
     right: Sequence[int]  # M + 1
     n: Sequence[int]  # M + 1
     to_weight1: Sequence[int]  # M + 1
+    base: Sequence[int]  # M + 1
 
     def at(self, threshold: float) -> tuple[int, int]:
-        """(right, n) of the method with this threshold."""
+        """Return (right, n) at a threshold."""
         step = int(np.searchsorted(self.edges, threshold, side="left"))
         return self.right[step], self.n[step]
 
 
 @dataclass(frozen=True, slots=True)
 class Confidence:
-    """How much the baseline's confidence (N questions) knows about being right; auroc in [0, 1], ece in points.
+    """Measure how well the baseline's confidence (N questions) predicts right answers; auroc in [0, 1], ece in points.
 
     Attributes:
         bars: (low, high, right, wrong) over twenty bins of confidence.
@@ -69,8 +76,9 @@ class Confidence:
 
 
 def threshold_curve(part: SplitAnswers, method: AdaptVis) -> Curve | None:
-    """The exact curve of the method over all thresholds; None where the model gave no such criterion."""
+    """Compute the method's exact curve over all thresholds; None where its criterion was not recorded."""
     low, high = (part.arms[arm] for arm in method.branches().values())
+    untouched = part.arms[BASE].right
     values = np.round(CRITERIA[method.criterion](part.arms[BASE].signals), 2)
     here = part.arms[BASE].signals.answered & ~np.isnan(values)
     if not here.any():
@@ -89,11 +97,22 @@ def threshold_curve(part: SplitAnswers, method: AdaptVis) -> Curve | None:
         moved(low.right & low.signals.answered, high.right & high.signals.answered),
         moved(low.signals.answered, high.signals.answered),
         moved(low.signals.answered, none),
+        moved(low.signals.answered & untouched, high.signals.answered & untouched),
     )
 
 
+def threshold_gains(part: SplitAnswers, curve: Curve) -> list[Estimate]:
+    """Return the curve's paired difference from base in points per step, as results.csv gives it for one cell."""
+    edges = [*curve.edges, math.inf]
+    outcomes = [part.follow(replace(curve.method, threshold=edge)) for edge in edges]
+    right, answered = np.stack([o.right for o in outcomes]), np.stack([o.answered for o in outcomes])
+    rows = against_base(right, answered, part.follow(Base()), part.cluster)
+    gains = [[math.nan if (end := row[name]) is None else float(end) for name in AGAINST[:3]] for row in rows]
+    return [Estimate(value, low, high, n) for (value, low, high), n in zip(gains, curve.n, strict=True)]
+
+
 def threshold_curves(files: SweepData, cells: Iterable[int]) -> list[Curve]:
-    """Of every pair of weights with which adapt_vis stands among the cells, which share one part."""
+    """Compute a curve per pair of weights of the adapt_vis cells, which share one part."""
     pairs: dict[AdaptVis, SplitAnswers] = {}
     for cell in cells:
         method = files.methods[cell]
@@ -104,7 +123,7 @@ def threshold_curves(files: SweepData, cells: Iterable[int]) -> list[Curve]:
 
 
 def summarize_confidence(part: SplitAnswers) -> Confidence | None:
-    """Of the untouched arm; None where it is not stored or gave no confidence."""
+    """Summarize the baseline's confidence; None where it is not stored or has none."""
     graded = part.arms.get(BASE)
     if graded is None:
         return None
@@ -120,18 +139,44 @@ def summarize_confidence(part: SplitAnswers) -> Confidence | None:
 
 
 def weight_responses(part: SplitAnswers) -> dict[str, dict[float, Estimate]]:
-    """Kind of scaling (and layers) -> weight, ascending -> accuracy of that arm alone; the paper's kind comes first.
+    """Compute kind of scaling (and layers) -> weight, ascending -> accuracy of that arm; the paper's kind first.
 
     Each holds the baseline at the weight that leaves it so. Kinds without another stored arm are absent.
     """
-    kinds = dict.fromkeys((arm.scaling, arm.layers) for arm in sorted(part.arms) if not arm.contrast and arm != BASE)
+    return {kind: {w: _alone(part.arms[arm]) for w, arm in arms.items()} for kind, arms in _arms_by_kind(part).items()}
+
+
+def weight_gains(part: SplitAnswers) -> dict[str, dict[float, Estimate]]:
+    """Return the paired difference from base in points of each arm of `weight_responses`; {} without the baseline."""
+    if BASE not in part.arms:
+        return {}
+
+    def gain(arm: Arm) -> Estimate:
+        both = part.arms[arm].signals.answered & part.arms[BASE].signals.answered
+        return paired(part.arms[arm].right[both], part.arms[BASE].right[both], part.cluster[both]).gain
+
+    kinds = _arms_by_kind(part)
+    return {kind: {w: gain(arm) for w, arm in arms.items() if arm != BASE} for kind, arms in kinds.items()}
+
+
+def _arms_by_kind(part: SplitAnswers) -> dict[str, dict[float, Arm]]:
+    kinds: dict[Arm, dict[float, Arm]] = {}  # a kind is an arm whose weight says nothing
+    for arm in sorted(part.arms):
+        if not arm.contrast and arm != BASE:
+            kinds.setdefault(replace(arm, weight=BASE.weight), {})[arm.weight] = arm
     found = {}
-    for scaling, layers in sorted(kinds, key=lambda kind: (kind[1] != "", list(SCALINGS).index(kind[0]), kind[1])):
-        arms = {a.weight: a for a in part.arms if not a.contrast and (a.scaling, a.layers) == (scaling, layers)}
-        if BASE in part.arms:
-            arms = {weight: arm for weight, arm in arms.items() if arm != BASE} | {SCALINGS[scaling]: BASE}
-        found[scaling + f", layers {layers}" * bool(layers)] = {w: _alone(part.arms[arms[w]]) for w in sorted(arms)}
+    for kind in sorted(kinds, key=lambda kind: (_places(kind) != "", list(SCALINGS).index(kind.scaling), kind)):
+        arms, neutral = kinds[kind], SCALINGS[kind.scaling]
+        if BASE in part.arms and not math.isnan(neutral):
+            arms |= {neutral: BASE}
+        found[kind.scaling + _places(kind)] = {w: arms[w] for w in sorted(arms)}
     return found
+
+
+def _places(arm: Arm) -> str:
+    """Where it scales, as text behind its kind; "" = as the paper."""
+    values = {name: getattr(arm, name) for name in ("layers", "scope", "heads", "steps")}
+    return "".join(f", {name} {value}" for name, value in values.items() if value != getattr(BASE, name))
 
 
 def _alone(graded: Graded) -> Estimate:
@@ -140,7 +185,7 @@ def _alone(graded: Graded) -> Estimate:
 
 
 def oracle_accuracy(part: SplitAnswers) -> Estimate:
-    """The ceiling of routing: the share of questions that some stored arm answers rightly (all of them stored)."""
+    """Compute the upper bound of routing: the share of questions that some stored arm answers rightly."""
     graded = list(part.arms.values())
     answered = np.logical_and.reduce([g.signals.answered for g in graded])
     right = np.logical_or.reduce([g.right for g in graded]) & answered
@@ -148,19 +193,20 @@ def oracle_accuracy(part: SplitAnswers) -> Estimate:
 
 
 def series(method: Method) -> dict[str, Method]:
-    """What a method is to be read beside: the baseline, each of its branches alone, and itself."""
+    """List the outcomes to show beside a method: the baseline, each of its branches alone, and itself."""
     from spatial_eval.methods.routing import ScalingVis
 
     found: dict[str, Method] = {"base": Base()}
     if isinstance(method, AdaptVis):
         weights = (method.weight1, method.weight2)
-        alone = {f"weight {w:g} alone": ScalingVis(w, method.scaling, method.layers) for w in weights}
+        same = {name: getattr(method, name) for name in ("scaling", "layers", "scope", "heads", "steps")}
+        alone = {f"weight {w:g} alone": ScalingVis(w, **same) for w in weights}
         found |= {name: one for name, one in alone.items() if BASE not in one.arms()}
     return found | ({} if method.kind == "base" else {method.kind: method})
 
 
 def relation_accuracies(part: SplitAnswers, methods: Mapping[str, Method]) -> dict[str, dict[str, Estimate]]:
-    """relation -> name of method -> accuracy; empty without relations. Methods whose arms are absent are left out."""
+    """Compute relation -> method -> accuracy; empty without relations, without methods whose arms are absent."""
     outcomes = {name: part.follow(m) for name, m in methods.items() if m.arms() <= part.arms.keys()}
     relations = part.questions["relation"].to_numpy()
     return {
@@ -173,9 +219,62 @@ def among(found: CellOutcome, mask: NDArray[bool_]) -> Estimate:
     return proportion(int((found.right & mask).sum()), int((found.answered & mask).sum()))
 
 
+def risk_coverage(part: SplitAnswers, method: Method) -> list[tuple[float, Estimate]]:
+    """Return (coverage, percent wrong) of the questions on which the baseline is most confident, coverage ascending.
+
+    Coverage is in percent of the questions with a confidence; equal confidences enter together. At most RISK_POINTS
+    points; source: El-Yaniv, Wiener, JMLR 11 (2010) 1605-1641.
+    """
+    score, outcome = part.arms[BASE].signals.max_prob, part.follow(method)
+    here = outcome.answered & ~np.isnan(score)
+    order = np.argsort(-score[here], kind="stable")
+    wrong, ranked = np.cumsum(~outcome.right[here][order]), score[here][order]
+    last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)) if len(ranked) else np.arange(0)
+    kept = last[np.unique(np.linspace(0, len(last) - 1, min(len(last), RISK_POINTS)).round().astype(int))]
+    return [(100 * (i + 1) / len(ranked), proportion(int(wrong[i]), int(i) + 1)) for i in kept]
+
+
+@dataclass(frozen=True, slots=True)
+class Confusion:
+    """Count what a method answers by what is right, over the questions that it answered.
+
+    Attributes:
+        golds: gold answers (G). answers: golds, then "other" for an option that is never gold and "none" for no option
+            or several, where they occur (A). counts: (G, A).
+    """
+
+    golds: Sequence[str]
+    answers: Sequence[str]
+    counts: NDArray[intp]
+
+    @property
+    def never(self) -> list[str]:
+        """List the gold answers of at least 5 % of the questions that make up less than 1 % of the method's answers."""
+        said, gold, n = self.counts.sum(axis=0), self.counts.sum(axis=1), self.counts.sum()
+        return [name for i, name in enumerate(self.golds) if 100 * said[i] < n <= 20 * gold[i]]
+
+
+def confusions(part: SplitAnswers, methods: Mapping[str, Method]) -> dict[str, Confusion]:
+    """Return the confusion of each method by name; {} where there are not 2 to MAX_OPTIONS distinct gold answers."""
+    gold = part.questions["gold"].to_numpy()
+    golds = sorted(set(gold))
+    if not 2 <= len(golds) <= MAX_OPTIONS:
+        return {}
+    tables = {}
+    for name, method in methods.items():
+        outcome, arms = part.follow(method), list(method.branches().values())
+        given = np.stack([part.predictions[arm] for arm in arms])[outcome.branch, np.arange(len(gold))]
+        kinds = np.array([g if g in golds else "other" if g else "none" for g in given], dtype=object)
+        rows = [(kinds == answer) & outcome.answered for answer in (*golds, "other", "none")]
+        tables[name] = np.array([[int((row & (gold == g)).sum()) for row in rows] for g in golds], dtype=np.intp)
+    shown = [True] * len(golds) + [any(t[:, place].any() for t in tables.values()) for place in (-2, -1)]
+    answers = [a for a, show in zip((*golds, "other", "none"), shown, strict=True) if show]
+    return {name: Confusion(golds, answers, counts[:, shown]) for name, counts in tables.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Flips:
-    """Questions whose answer a method turned, against base, over the n that both answered."""
+    """Hold the questions that a method fixed or broke against base, among the n that both answered."""
 
     n: int
     fixed: pd.DataFrame = field(repr=False)
@@ -183,7 +282,10 @@ class Flips:
 
 
 def count_flips(part: SplitAnswers, method: Method) -> Flips:
-    """Both frames hold sample_id, relation, gold, question, image, confidence, weight, before, after; in row order."""
+    """Find the questions that a method fixed and broke, in row order.
+
+    Columns of both frames: sample_id, relation, gold, question, image, confidence, weight, before, after.
+    """
     old, new = part.follow(Base()), part.follow(method)
     both = old.answered & new.answered
     table = table_of(part, method)
@@ -193,7 +295,7 @@ def count_flips(part: SplitAnswers, method: Method) -> Flips:
 
 
 def table_of(part: SplitAnswers, method: Method) -> pd.DataFrame:
-    """A method's answers, one row a question: the questions' columns, then what happened to each.
+    """Tabulate a method's answers, one row per question: the question's columns, then its outcome.
 
     `confidence` is the baseline's, in [0, 1]; `branch` and `weight` say whose answer was taken.
     """

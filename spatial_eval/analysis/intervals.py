@@ -1,4 +1,4 @@
-"""Intervals and corrections by drawing questions again. Pure: the seed is a constant, equal input gives equal output.
+"""Compute confidence intervals, tests and corrections by resampling questions. Pure: the seed is a constant.
 
 Questions about one object pair or one image are not independent, so whole clusters are drawn (Field, Welsh,
 J R Stat Soc B 69 (2007) 369-390), and tests turn the signs of whole clusters. `cluster` is (N,) with codes 0 .. K-1.
@@ -14,15 +14,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 if TYPE_CHECKING:
-    from numpy import bool_, float64, intp
+    from numpy import bool_, float64, intp, uint8
     from numpy.typing import NDArray
 
 Z95 = 1.959963984540054
@@ -30,7 +31,7 @@ Z95 = 1.959963984540054
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """A figure that never travels without its 95 % interval and the number of questions behind it."""
+    """Hold a figure with its 95 % interval and the number of questions behind it."""
 
     value: float
     low: float
@@ -40,7 +41,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Bin:
-    """A bar of a reliability diagram: questions with `low` < confidence <= `high`."""
+    """Hold one bar of a reliability diagram: questions with `low` < confidence <= `high`."""
 
     low: float
     high: float
@@ -64,24 +65,30 @@ def wilson(right: int, n: int, *, z: float = Z95) -> tuple[float, float]:
 
 
 def proportion(right: int, n: int) -> Estimate:
-    """right of n in percent, with its Wilson interval; all nan for n = 0."""
+    """Compute `right` of `n` in percent with its Wilson interval; all nan for n = 0."""
     low, high = wilson(right, n)
     return Estimate(100 * right / n if n else math.nan, low, high, n)
 
 
+@lru_cache(maxsize=4096)
 def mcnemar(fixed: int, broken: int) -> float:
-    """Two-sided exact p of McNemar's test (Psychometrika 12 (1947) 153-157) that `fixed` and `broken` are one rate.
+    """Compute the two-sided exact p of McNemar's test that `fixed` and `broken` have one rate.
 
-    The conditional binomial form (Fagerland, Lydersen, Laake, BMC Med Res Methodol 13 (2013) 91, eq. 3).
+    Psychometrika 12 (1947) 153-157. The
+    conditional binomial form (Fagerland, Lydersen, Laake, BMC Med Res Methodol 13 (2013) 91, eq. 3).
     Pairs are taken as independent; questions that come in sets or share an image are not: see `sign_flips`.
     """
     n, least = fixed + broken, min(fixed, broken)
     halves: int = 2**n  # whole numbers divide exactly, however large
-    return min(1.0, 2 * sum(math.comb(n, k) for k in range(least + 1)) / halves)
+    ways = total = 1
+    for k in range(least):
+        ways = ways * (n - k) // (k + 1)
+        total += ways
+    return min(1.0, 2 * total / halves)
 
 
 def sign_flips(gains: Iterable[int]) -> float:
-    """Two-sided exact p that each cluster's gain (right answers more, or fewer) might as well have the other sign.
+    """Compute the two-sided exact p of a sign-flip test of the clusters' gains in right answers.
 
     The share of all 2**K ways to turn the signs of K clusters that give a sum at least as far from 0 (Fisher's
     randomization test, The Design of Experiments (1935), section 21). With gains of -1, 0 and 1 it is `mcnemar`.
@@ -103,7 +110,7 @@ def sign_flips(gains: Iterable[int]) -> float:
 
 @lru_cache(maxsize=256)
 def _coins(n: int) -> tuple[float, ...]:
-    """Binomial(n, 1/2) at 0 .. n."""
+    """Return the probabilities of Binomial(n, 1/2) at 0 .. n."""
     ways, halves, found = 1, 2**n, []
     for k in range(n + 1):
         found.append(ways / halves)
@@ -112,7 +119,7 @@ def _coins(n: int) -> tuple[float, ...]:
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Adjusted p values that hold the family-wise error (Holm, Scand J Stat 6 (1979) 65-70), in the order given."""
+    """Adjust p values for the family-wise error (Holm, Scand J Stat 6 (1979) 65-70), in the order given."""
     adjusted = [0.0] * len(p)
     running = 0.0
     for rank, i in enumerate(sorted(range(len(p)), key=lambda i: p[i])):
@@ -122,7 +129,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def auroc(score: NDArray[float64], right: NDArray[bool_]) -> Estimate:
-    """Chance that a right answer's score is above a wrong one's, ties half, in [0, 1].
+    """Compute the probability that a right answer's score exceeds a wrong one's, ties half, in [0, 1].
 
     The Mann-Whitney form (Hanley, McNeil, Radiology 143 (1982) 29-36) with the variance of DeLong, DeLong,
     Clarke-Pearson (Biometrics 44 (1988) 837-845) through midranks (Sun, Xu, IEEE SPL 21 (2014) 1389-1393);
@@ -145,7 +152,7 @@ def auroc(score: NDArray[float64], right: NDArray[bool_]) -> Estimate:
 
 
 def midranks(values: NDArray[Any]) -> NDArray[float64]:
-    """Ranks from 1; equal values share the mean of theirs."""
+    """Compute ranks from 1; equal values share their mean rank."""
     import numpy as np
 
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
@@ -155,7 +162,7 @@ def midranks(values: NDArray[Any]) -> NDArray[float64]:
 
 
 def reliability_bins(confidence: NDArray[float64], right: NDArray[bool_], *, bins: int = 10) -> list[Bin]:
-    """Questions in bins of equal width, (i / bins, (i + 1) / bins], 0 in the first; empty bins are left out."""
+    """Sort questions into bins of equal width, (i / bins, (i + 1) / bins], 0 in the first; empty bins are left out."""
     import numpy as np
 
     edges = np.linspace(0, 1, bins + 1)
@@ -173,7 +180,7 @@ def reliability_bins(confidence: NDArray[float64], right: NDArray[bool_], *, bin
 
 
 def calibration_error(confidence: NDArray[float64], right: NDArray[bool_], *, bins: int = 10) -> float:
-    """Mean distance of accuracy and confidence over `reliability` bins, in points (ECE).
+    """Compute the mean distance of accuracy and confidence over `reliability` bins, in points (ECE).
 
     Naeini, Cooper, Hauskrecht, AAAI 2015, 2901-2907; Guo et al., ICML 2017, eq. 3. nan for no questions.
     """
@@ -185,6 +192,7 @@ def calibration_error(confidence: NDArray[float64], right: NDArray[bool_], *, bi
 DRAWS = 2000
 SEED = 0
 FEW = 10  # clusters, below which there is no bootstrap interval
+CELLS = 2**22  # numbers of draws x clusters in memory at a time
 BLOCK = 256  # cells whose draws are in memory at a time
 MCNEMAR = "exact McNemar test"
 FLIPS = "exact test by sign flips of whole sets or images"
@@ -193,12 +201,12 @@ NO_INTERVAL = f"no interval: fewer than {FEW} sets or images, too few to draw ag
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """What one cell's answers gain on another's to the same questions.
+    """Hold what one cell's answers gain on another's to the same questions.
 
     Attributes:
-        gain: in points, with a percentile interval; its ends are nan below FEW clusters. fixed, broken: questions that
-            only the one, only the other answered rightly. p: two-sided and exact, by `test`: MCNEMAR where each
-            question is a cluster of its own, else FLIPS.
+        gain: in points, with a percentile interval; its ends are nan below FEW clusters.
+        fixed, broken: number of questions that only the new cell, only the old cell answered rightly.
+        p: two-sided and exact, by `test`: MCNEMAR where each question is its own cluster, else FLIPS.
     """
 
     gain: Estimate
@@ -210,7 +218,7 @@ class Paired:
 
 @dataclass(frozen=True, slots=True)
 class BestOf:
-    """What the accuracy of a cell that was chosen from many on the same questions is worth, in percent.
+    """Hold the corrected accuracy of a cell that was chosen from many on the same questions, in percent.
 
     Attributes:
         cells: how many it was chosen from. distinct: how many of them differ in any answer.
@@ -228,7 +236,7 @@ class BestOf:
 
 
 def linked(*labels: Sequence[str]) -> NDArray[intp]:
-    """(N,) codes, by first appearance, of questions that share a label, directly or through others.
+    """Compute (N,) codes, by first appearance, of questions that share a label, directly or through others.
 
     `labels`: columns (N,), as the set, the pair and the image of each question; "" is no label.
     """
@@ -248,28 +256,37 @@ def linked(*labels: Sequence[str]) -> NDArray[intp]:
 
 
 def compact(code: NDArray[intp]) -> NDArray[intp]:
-    """The same clusters as 0 .. K-1 in order of first appearance, so that equal questions give equal draws."""
+    """Number the clusters 0 .. K-1 in order of first appearance, so that equal questions give equal draws."""
     _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
     place = np.empty(len(first), dtype=np.intp)
     place[np.argsort(first)] = np.arange(len(first))
     return place[inverse.ravel()]
 
 
-@lru_cache(maxsize=8)
-def draw_counts(clusters: int, draws: int = DRAWS) -> NDArray[intp]:
-    """(draws, clusters): how often each cluster is in each draw with replacement (Efron, Ann Stat 7 (1979) 1-26)."""
-    picked = np.random.default_rng(SEED).integers(clusters, size=(draws, clusters))
-    picked += np.arange(draws)[:, None] * clusters
-    return np.bincount(picked.ravel(), minlength=draws * clusters).reshape(draws, clusters)
+def draw_blocks(clusters: int, draws: int = DRAWS) -> Iterator[NDArray[uint8]]:
+    """Count how often each cluster is in each draw with replacement (Efron, Ann Stat 7 (1979) 1-26).
+
+    Yields (a block of the draws, clusters).
+    """
+    counts = _draw_counts(clusters, max(draws, DRAWS))[:draws]  # the first draws are the same, however many follow
+    step = max(1, CELLS // max(1, clusters))
+    yield from (counts[start : start + step] for start in range(0, draws, step))
 
 
 @lru_cache(maxsize=2)
-def _weights(clusters: int, draws: int) -> NDArray[float64]:
-    return draw_counts(clusters, draws).astype(np.float64)
+def _draw_counts(clusters: int, draws: int) -> NDArray[uint8]:
+    chance = np.random.default_rng(SEED)
+    step = max(1, CELLS // max(1, clusters))
+    counts = np.empty((draws, clusters), dtype=np.uint8)  # one cluster more than 255 times among many: never
+    for start in range(0, draws, step):
+        rows = min(step, draws - start)
+        picked = chance.integers(clusters, size=(rows, clusters)) + np.arange(rows)[:, None] * clusters
+        counts[start : start + rows] = np.bincount(picked.ravel(), minlength=rows * clusters).reshape(rows, clusters)
+    return counts
 
 
 def cluster_sums(values: NDArray[Any], cluster: NDArray[intp]) -> NDArray[float64]:
-    """(..., N) values added up within clusters: (..., K)."""
+    """Sum (..., N) values within clusters: (..., K)."""
     size = int(cluster.max()) + 1 if len(cluster) else 0
     flat = np.reshape(values, (math.prod(np.shape(values)[:-1]), len(cluster)))
     added = np.stack([np.bincount(cluster, weights=row, minlength=size) for row in flat]) if len(flat) else flat
@@ -277,14 +294,14 @@ def cluster_sums(values: NDArray[Any], cluster: NDArray[intp]) -> NDArray[float6
 
 
 def paired(new: NDArray[bool_], old: NDArray[bool_], cluster: NDArray[intp], *, draws: int = DRAWS) -> Paired:
-    """`new` against `old`, (N,) each, on the questions that both answered."""
+    """Compare `new` with `old`, (N,) each, on the questions that both answered."""
     return paired_each(new[None], old, cluster, draws=draws)[0]
 
 
 def paired_each(
     new: NDArray[bool_], old: NDArray[bool_], cluster: NDArray[intp], *, draws: int = DRAWS
 ) -> list[Paired]:
-    """Each of C cells (C, N) against `old` (N,) on the same questions, with the same draws.
+    """Compare each of C cells (C, N) with `old` (N,) on the same questions, with the same draws.
 
     The interval is the percentile bootstrap of clusters drawn whole (Efron, Tibshirani, An Introduction to the
     Bootstrap (1993), chapters 8 and 13).
@@ -297,8 +314,8 @@ def paired_each(
         gain = cluster_sums(block.astype(np.int8) - old.astype(np.int8), cluster)  # (block, K)
         low = high = np.full(len(block), math.nan)
         if len(size) >= FEW:
-            weights = _weights(len(size), draws)
-            drawn = 100 * (weights @ gain.T) / (weights @ size)[:, None]
+            sums = [_weigh(counts, gain, size) for counts in draw_blocks(len(size), draws)]
+            drawn = np.concatenate([100 * gained / whole[:, None] for gained, whole in sums])
             low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
         for i, right in enumerate(block):
             fixed, broken = int((right & ~old).sum()), int((old & ~right).sum())
@@ -308,10 +325,16 @@ def paired_each(
     return found
 
 
+def _weigh(counts: NDArray[uint8], *sums: NDArray[Any]) -> list[NDArray[float64]]:
+    """Sum over clusters, (K,) or (C, K), in each draw: (draws,) or (draws, C)."""
+    weights = counts.astype(np.float64)
+    return [weights @ values.T for values in sums]
+
+
 def bootstrap_interval(
     figure: Callable[[NDArray[intp]], float], cluster: NDArray[intp], *, draws: int = 200
 ) -> tuple[float, float]:
-    """Percentile interval of any figure of questions, given as a function of the indices drawn (with repeats).
+    """Compute a percentile interval of any function of the drawn indices (with repeats).
 
     (nan, nan) below FEW clusters.
     """
@@ -320,7 +343,8 @@ def bootstrap_interval(
         return math.nan, math.nan
     order = np.argsort(cluster, kind="stable")
     sorted_codes = cluster[order]
-    values = [figure(np.repeat(order, drawn[sorted_codes])) for drawn in draw_counts(clusters, draws)]
+    drawn = chain.from_iterable(draw_blocks(clusters, draws))
+    values = [figure(np.repeat(order, counts[sorted_codes])) for counts in drawn]
     low, high = np.nanpercentile(values, [2.5, 97.5])
     return float(low), float(high)
 
@@ -335,7 +359,7 @@ def best_of(
     chosen: int | None = None,
     draws: int = 1000,
 ) -> BestOf:
-    """What choosing one of C cells on these N questions is worth; `chosen`: its index (None = the first of the best).
+    """Correct the accuracy of one of C cells that was chosen on these N questions; `chosen`: None = the first best.
 
     `right`, `answered`: (C, N). The corrected accuracy is the bootstrap bias correction of Tsamardinos,
     Greasidou, Borboudakis (Machine Learning 107 (2018) 1895-1922): each draw chooses on the clusters in it
@@ -362,12 +386,14 @@ def best_of(
 def _left_out(
     right: NDArray[bool_], answered: NDArray[bool_], cluster: NDArray[intp], most: float, draws: int
 ) -> Estimate | None:
-    """Accuracy, at most `most`, of the best on drawn clusters on those left out; None where none ever are."""
+    """Compute the accuracy, at most `most`, of the best on drawn clusters on those left out; None where none are."""
     hits, sizes = cluster_sums(right, cluster), cluster_sums(answered, cluster)  # (C, K) each
-    inside = draw_counts(hits.shape[1], draws)
-    outside = (inside == 0).astype(np.float64)
-    choice = drawn_accuracies(inside, hits, sizes).argmax(axis=1)
-    found = safe_ratio((outside * hits[choice]).sum(axis=1), (outside * sizes[choice]).sum(axis=1))
+    shares = []
+    for inside in draw_blocks(hits.shape[1], draws):
+        choice = drawn_accuracies(inside, hits, sizes).argmax(axis=1)
+        outside = (inside == 0).astype(np.float64)
+        shares.append(safe_ratio((outside * hits[choice]).sum(axis=1), (outside * sizes[choice]).sum(axis=1)))
+    found = np.concatenate(shares)
     found = 100 * found[found >= 0]
     if not len(found):
         return None
@@ -386,7 +412,7 @@ def _best_p(
     cell: int,
     draws: int,
 ) -> float:
-    """p of one of C distinct cells against base, for all of them; that of its own test where no other differs.
+    """Compute p of one of C distinct cells against base, adjusted for all; its own test's where no other differs.
 
     Where no draw comes as far as the cell, its own exact p times the number of cells (Bonferroni), if that is below
     what the draws can tell apart. A p below 1 / (1 + draws) is then Bonferroni's alone, any other maxT's: both hold.
@@ -402,31 +428,32 @@ def _best_p(
 
 
 def distinct_patterns(right: NDArray[bool_], answered: NDArray[bool_]) -> tuple[NDArray[intp], NDArray[intp]]:
-    """(U,) the first cell of each pattern of answers, (C,) the pattern of each cell: thresholds make many alike."""
+    """Find (U,) the first cell of each pattern of answers and (C,) each cell's pattern: thresholds make many alike."""
     both = np.packbits(np.concatenate([right, answered], axis=1), axis=1)
     rows = np.ascontiguousarray(both).view(np.dtype((np.void, both.shape[1]))).ravel()
     _, first, pattern = np.unique(rows, return_index=True, return_inverse=True)
     return first.astype(np.intp), pattern.astype(np.intp)
 
 
-def drawn_accuracies(drawn: NDArray[intp], hits: NDArray[float64], sizes: NDArray[float64]) -> NDArray[float64]:
-    """(draws, C) accuracies in [0, 1] of C cells in draws (draws, K) of K clusters; -1 where nothing is answered."""
-    weights = drawn.astype(np.float64)
+def drawn_accuracies(drawn: NDArray[uint8], hits: NDArray[float64], sizes: NDArray[float64]) -> NDArray[float64]:
+    """Compute (draws, C) accuracies in [0, 1] of C cells in draws (draws, K) of K clusters; -1 if none answered."""
     if (sizes == sizes[0]).all():
-        return safe_ratio(weights @ hits.T, np.repeat((weights @ sizes[0])[:, None], len(hits), axis=1))
-    return safe_ratio(weights @ hits.T, weights @ sizes.T)
+        right, whole = _weigh(drawn, hits, sizes[0])
+        return safe_ratio(right, np.repeat(whole[:, None], len(hits), axis=1))
+    return safe_ratio(*_weigh(drawn, hits, sizes))
 
 
 def _max_t(gain: NDArray[float64], cell: int, draws: int) -> float:
-    """p of one of C cells, adjusted for all of them; `gain` is (C, K), what each cluster gains on base."""
+    """Compute p of one of C cells, adjusted for all; `gain` (C, K): what each cluster gains on base."""
     spread = np.sqrt((gain**2).sum(axis=1))
     scaled = gain / np.where(spread > 0, spread, 1)[:, None]
-    signs = np.random.default_rng(SEED).choice([-1.0, 1.0], size=(draws, gain.shape[1]))
-    most = np.abs(signs @ scaled.T).max(axis=1)
+    chance, step = np.random.default_rng(SEED), max(1, CELLS // max(1, gain.shape[1]))
+    sizes = [(min(step, draws - start), gain.shape[1]) for start in range(0, draws, step)]
+    most = np.concatenate([np.abs(chance.choice([-1.0, 1.0], size) @ scaled.T).max(axis=1) for size in sizes])
     return float((1 + (most >= abs(scaled[cell].sum()) - 1e-9).sum()) / (1 + draws))
 
 
 def safe_ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[float64]:
-    """part / whole; -1 for nothing of nothing, below every accuracy."""
+    """Divide part by whole; -1 for 0 of 0, below every accuracy."""
     out: NDArray[float64] = np.divide(part, whole, out=np.full(np.shape(part), -1.0), where=whole > 0)
     return out

@@ -1,18 +1,19 @@
-"""Stored answers to result rows. Pure: one grading per generation, then columns of booleans for any number of cells."""
+"""Compute result rows from stored answers. Pure: one grading per generation, then boolean columns for any cells."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from spatial_eval.analysis.intervals import Paired, distinct_patterns, holm, linked, paired_each, wilson
-from spatial_eval.benchmarks.scoring import correct, correct_strict, says_yes
+from spatial_eval.benchmarks.scoring import grade_answer, says_yes
 from spatial_eval.config.descriptions import build_sweep_method
 from spatial_eval.core.columns import (
     AGAINST,
@@ -26,34 +27,43 @@ from spatial_eval.core.columns import (
     TRUNK,
     VERSIONS,
 )
-from spatial_eval.core.types import Arm, Cell, Generation, Method, Sample, Signals
+from spatial_eval.core.types import Arm, Cell, Method, Sample, Signals
 from spatial_eval.core.validate import format_value
 from spatial_eval.methods.published import published_accuracy
+from spatial_eval.store.answers import Answers
 
 if TYPE_CHECKING:
     from numpy import bool_, intp
     from numpy.typing import NDArray
 
+T = TypeVar("T")
+
 # The paper divides by n / 2 and n / 4 although its split breaks sets (a perfect model scores below 100): by these
 # members of a group, in these benchmarks only.
 PARTNERS = {"pair": 2, "set": 4}
 PAPER_GROUPS = ("controlled_a", "controlled_b")
+GROUPS: Mapping[str, Callable[[Sample], str]] = {
+    "relation": attrgetter("relation"),
+    "pair": attrgetter("pair"),
+    "set": attrgetter("set"),
+}
 PARTED = 5.0  # points between accuracy and accuracy_strict beyond which both are shown and a line says so
 
 
 @dataclass(frozen=True, slots=True)
 class Graded:
-    """One arm's answers to N questions, as columns (N,)."""
+    """Hold one arm's graded answers to N questions as columns (N,). `unreadable`: the rule reads no option."""
 
     signals: Signals
     right: NDArray[bool_]
     strict: NDArray[bool_]
     says_yes: NDArray[bool_]
+    unreadable: NDArray[bool_]
 
 
 @dataclass(frozen=True)
 class Columns:
-    """A part of a dataset with every stored arm: what all its cells are computed from."""
+    """Hold a part of a dataset with every stored arm: what all its cells are computed from."""
 
     samples: Sequence[Sample]
     arms: Mapping[Arm, Graded]
@@ -63,76 +73,98 @@ class Columns:
 
     @cached_property
     def cluster(self) -> NDArray[intp]:
-        """(N,) code of questions of one set, pair or image, which are drawn together and tested together."""
+        """Return (N,) codes of questions of one set, pair or image, which are drawn and tested together."""
         images = [str(sample.image or "") for sample in self.samples]
         return linked([s.set for s in self.samples], [s.pair for s in self.samples], images)
 
     @property
     def scoring(self) -> str:
-        """The rule that graded the answers."""
+        """Return the rule that graded the answers."""
         return " ".join(dict.fromkeys(sample.scoring for sample in self.samples))
 
 
+class Grader:
+    """Grade texts of `answers` by number: a text under samples that grade alike is graded once."""
+
+    def __init__(self, samples: Sequence[Sample], answers: Answers) -> None:
+        self._texts = answers.texts
+        kinds: dict[tuple[Any, ...], int] = {}
+        self._first: list[Sample] = []
+        self._kind = np.empty(len(samples), dtype=np.int64)  # (N,) of samples that grade alike
+        for i, sample in enumerate(samples):
+            key = (sample.scoring, sample.answers, sample.options, sample.option_texts)
+            self._kind[i] = kinds.setdefault(key, len(kinds))
+            if len(kinds) > len(self._first):
+                self._first.append(sample)
+
+    def mark(
+        self, rule: Callable[[Sample, str], T], samples: NDArray[intp], texts: NDArray[intp]
+    ) -> tuple[list[T], NDArray[intp]]:
+        """Return what `rule` gives for each distinct pair, and (M,) which of these holds for each.
+
+        Args:
+            samples: (M,) indices of samples. texts: (M,) codes of texts.
+        """
+        size = max(1, len(self._texts))
+        pairs, which = np.unique(self._kind[samples] * size + texts, return_inverse=True)
+        found = [rule(self._first[int(pair) // size], self._texts[int(pair) % size]) for pair in pairs]
+        return found, which.ravel()
+
+
 def grade_columns(
-    samples: Sequence[Sample],
-    stored: Mapping[tuple[str, Arm], Generation],
-    arms: Iterable[Arm],
-    *,
-    whole: Sequence[Sample] | None = None,
+    samples: Sequence[Sample], answers: Answers, arms: Iterable[Arm], *, whole: Sequence[Sample] | None = None
 ) -> Columns:
     """Grade every answer of `samples` under `arms` once. Absent answers are missing, not wrong.
 
     `whole`: the dataset that `samples` are a part of (default: they are all of it); it says how large a group is.
     """
     groups, names, members = {}, {}, {}
-    for group in ("relation", "pair", "set"):
-        keys = [getattr(sample, group) for sample in samples]
-        names[group] = sorted({key for key in keys if key})
+    for group, read in GROUPS.items():
+        keys = list(map(read, samples))
+        names[group] = sorted(set(keys) - {""})
         code = {key: i for i, key in enumerate(names[group])}
         groups[group] = np.array([code.get(key, -1) for key in keys], dtype=np.intp)
-        sizes = Counter(getattr(sample, group) for sample in (samples if whole is None else whole))
+        sizes = Counter(map(read, samples if whole is None else whole))
         members[group] = np.array([sizes[name] for name in names[group]], dtype=np.intp)
-    graded = {arm: _grade(samples, [stored.get((sample.id, arm)) for sample in samples]) for arm in arms}
+    grader, places = Grader(samples, answers), answers.find_places(sample.id for sample in samples)
+    graded = {arm: _grade(grader, answers, answers.records(arm, places)) for arm in arms}
     return Columns(samples, graded, groups, names, members)
 
 
-def _grade(samples: Sequence[Sample], answers: Sequence[Generation | None]) -> Graded:
-    def column(name: str) -> NDArray[Any]:
-        values = [None if answer is None else getattr(answer, name) for answer in answers]
-        return np.array([math.nan if value is None else value for value in values], dtype=np.float64)
+def _grade(grader: Grader, answers: Answers, records: NDArray[intp]) -> Graded:
+    there = np.flatnonzero(records >= 0)
+    texts = answers.text_codes(records[there])
 
-    def marks(rule: Any) -> NDArray[bool_]:
-        pairs = zip(samples, answers, strict=True)
-        return np.array([answer is not None and rule(sample, answer.text) for sample, answer in pairs], dtype=bool)
+    marks = np.zeros((4, len(records)), dtype=bool)  # as the fields of Graded
+    values, which = grader.mark(_mark_answer, there, texts)
+    marks[:, there] = np.array(values, dtype=bool).reshape(-1, 4)[which].T
+    return Graded(answers.signals(records), *marks)
 
-    signals = Signals(
-        max_prob=column("confidence"),
-        entropy=column("entropy"),
-        margin=column("margin"),
-        logit=column("logit"),
-        answered=marks(lambda *_: True),
-    )
-    return Graded(signals, marks(correct), marks(correct_strict), marks(says_yes))
+
+def _mark_answer(sample: Sample, text: str) -> tuple[bool, bool, bool, bool]:
+    said, right, strict = grade_answer(sample, text)
+    return right, strict, says_yes(sample.scoring, said, text), not said
 
 
 @dataclass(frozen=True, slots=True)
 class CellOutcome:
-    """A cell's answers, question by question; columns (N,). Where `answered` is False the rest means nothing."""
+    """Hold a cell's answers as columns (N,); where `answered` is False the other columns are undefined."""
 
     branch: NDArray[intp]
     answered: NDArray[bool_]
     right: NDArray[bool_]
     strict: NDArray[bool_]
     says_yes: NDArray[bool_]
+    unreadable: NDArray[bool_]
 
 
 def cell_outcome(cell: Cell, data: Columns) -> CellOutcome:
-    """What the cell's method makes of the stored arms."""
+    """Apply the cell's method to the stored arms."""
     return follow_method(cell.method, data.arms)
 
 
 def follow_method(method: Method, arms: Mapping[Arm, Graded]) -> CellOutcome:
-    """What a method makes of stored arms.
+    """Apply a method to stored arms.
 
     A question is answered where every arm that routing looks at is stored, with the signal that it looks at, and
     the arm that it chose.
@@ -140,24 +172,24 @@ def follow_method(method: Method, arms: Mapping[Arm, Graded]) -> CellOutcome:
     branches = list(method.branches().values())
     branch = method.route({arm: arms[arm].signals for arm in method.arms()})
     here = np.arange(len(branch))
-    pick = {
-        name: np.stack([getattr(arms[arm], name) for arm in branches])[branch, here]
-        for name in ("right", "strict", "says_yes")
-    }
-    answered = np.stack([arms[arm].signals.answered for arm in branches])[branch, here] & (branch >= 0)
+    graded = [arms[arm] for arm in branches]
+    answered = np.stack([one.signals.answered for one in graded])[branch, here] & (branch >= 0)
     for arm in method.arms() - set(branches):
         answered &= arms[arm].signals.answered
-    return CellOutcome(branch, answered, **{name: column & answered for name, column in pick.items()})
+    columns = [[g.right, g.strict, g.says_yes, g.unreadable] for g in graded]
+    return CellOutcome(
+        branch, answered, *(np.stack(column)[branch, here] & answered for column in zip(*columns, strict=True))
+    )
 
 
 def result_row(cell: Cell, data: Columns, found: CellOutcome | None = None) -> dict[str, Any]:
-    """One row of results.csv: what the cell is and how it did, in percent; None where a figure does not apply.
+    """Compute a cell's row of results.csv, in percent; None where a figure does not apply.
 
     `found`: its outcome, where it is known. What it gains on base depends on the other cells: see `against_base`.
     """
     found = cell_outcome(cell, data) if found is None else found
     n, right = int(found.answered.sum()), int(found.right.sum())
-    values = cell_identity(cell) | _accuracy(found, np.ones(len(data.samples), dtype=bool))
+    values = cell_identity(cell) | accuracy_figures(found, np.ones(len(data.samples), dtype=bool))
     as_paper = cell.experiment.dataset.name.partition("+")[0] in PAPER_GROUPS  # in other words too (dataset.template)
     for group, partners in PARTNERS.items():
         right_groups, complete = _groups(found, data.groups[group], data.members[group])
@@ -165,8 +197,10 @@ def result_row(cell: Cell, data: Columns, found: CellOutcome | None = None) -> d
         values[f"{group}_accuracy_complete"] = share
         known = as_paper and len(data.names[group]) > 0
         values[f"{group}_accuracy"] = percent(right_groups * partners, n) if known else share
-    values |= _yes_no(found, data.samples)
-    if "weight1" in cell.method.branches():
+    values |= yes_no_figures(found, [sample.answers[0] for sample in data.samples])
+    values["unreadable"] = percent(int(found.unreadable.sum()), n)
+    values |= chance_figures(found, data.samples)
+    if len(cell.method.branches()) == 2 and cell.method.routing is not None:
         values["share_weight1"] = percent(int((found.answered & (found.branch == 0)).sum()), n)
     values["scoring"] = data.scoring
     paper_value = published_accuracy(
@@ -182,8 +216,9 @@ def result_row(cell: Cell, data: Columns, found: CellOutcome | None = None) -> d
 def against_base(
     right: NDArray[bool_], answered: NDArray[bool_], base: CellOutcome | None, cluster: NDArray[intp]
 ) -> list[dict[str, float | int | None]]:
-    """AGAINST of each of C cells other than base, (C, N) over one part; None where base answered none of a cell's
-    questions.
+    """Compute AGAINST of each of C cells other than base, (C, N) over one part.
+
+    None where base answered none of a cell's questions.
 
     p_holm is adjusted (Holm) for the number of these cells that differ in any answer; equal ones share one p.
     """
@@ -212,21 +247,22 @@ def _gain(found: Paired, p_holm: float) -> tuple[float | int | None, ...]:
 
 
 def relation_rows(cell: Cell, data: Columns, found: CellOutcome | None = None) -> list[dict[str, Any]]:
-    """The cell's accuracy on each relation, in alphabetical order; none where the dataset has no relations."""
+    """Compute the cell's accuracy on each relation, in alphabetical order; none where the dataset has no relations."""
     found = cell_outcome(cell, data) if found is None else found
     rows = []
     for code, name in enumerate(data.names["relation"]):
-        values = cell_identity(cell) | {"relation": name} | _accuracy(found, data.groups["relation"] == code)
+        values = cell_identity(cell) | {"relation": name} | accuracy_figures(found, data.groups["relation"] == code)
         rows.append({key: values.get(key) for key in BY_RELATION})
     return rows
 
 
 def cell_identity(cell: Cell) -> dict[str, Any]:
-    """The columns that say which cell a row is."""
+    """Return the columns that identify a cell."""
     trunk = cell.experiment
     names = {"dataset": trunk.dataset.name, "model": trunk.model.name, "method": cell.method.kind}
     part = {"split": cell.part.split, "limit": cell.part.limit, "max_new_tokens": trunk.max_new_tokens}
-    return names | method_fields(cell.method) | part | {"settings": format_settings(cell.method)}
+    others = {"settings": format_settings(cell.method), "framing": trunk.dataset.framing or None}
+    return names | method_fields(cell.method) | part | others
 
 
 def method_fields(method: Method) -> dict[str, Any]:
@@ -235,7 +271,7 @@ def method_fields(method: Method) -> dict[str, Any]:
 
 
 def other_fields(method: Method) -> dict[str, Any]:
-    """A method's fields without a column of their own that are not at their default, in the order of the class.
+    """List a method's fields that have no column of their own and are not at their default, in the class's order.
 
     A field added to a class with a default leaves every earlier cell as it was.
     """
@@ -244,8 +280,23 @@ def other_fields(method: Method) -> dict[str, Any]:
 
 
 def format_settings(method: Method) -> str:
-    """`others` as text: `alpha=0.2 layers=[8, 16]`."""
+    """Format `others` as text: `alpha=0.2 layers=[8, 16]`."""
     return " ".join(f"{name}={format_field(value)}" for name, value in other_fields(method).items())
+
+
+def spell_settings(methods: Sequence[Method]) -> list[str]:
+    """Format each method's settings beside the others: what any of its kind sets stands there at its default too."""
+    names: dict[str, dict[str, None]] = {}
+    for method in methods:
+        criteria = ["criterion"] if method_fields(method).get("criterion", "max_prob") != "max_prob" else []
+        names.setdefault(method.kind, {}).update(dict.fromkeys([*criteria, *other_fields(method)]))
+    spelled = []
+    for method in methods:
+        values = method_fields(method)
+        others = [name for name in names[method.kind] if name != "criterion"]
+        default = ["max_prob"] * ("criterion" in names[method.kind] and values["criterion"] == "max_prob")
+        spelled.append(" ".join([*default, *(f"{name}={format_field(values[name])}" for name in others)]))
+    return spelled
 
 
 def format_hyperparameters(row: Mapping[str, Any]) -> str:
@@ -262,12 +313,12 @@ def format_hyperparameters(row: Mapping[str, Any]) -> str:
 
 
 def format_field(value: Any) -> str:
-    """A field's value as a user types it; a list in brackets."""
+    """Format a field's value as a user types it; a list in brackets."""
     return f"[{','.join(map(format_field, value))}]" if isinstance(value, tuple) else format_value(value)
 
 
 def methods_by_row(about: Mapping[str, Any]) -> dict[tuple[Any, ...], Method]:
-    """The method behind each row of results.csv, by IDENTITY with None for empty, from what sweep.json says of cells.
+    """Return the method of each row of results.csv, by IDENTITY with None for empty, from sweep.json.
 
     Raises ConfigError where there is no such method here, or one with other fields.
     """
@@ -283,11 +334,12 @@ def methods_by_row(about: Mapping[str, Any]) -> dict[tuple[Any, ...], Method]:
 
 
 def percent(part: int, whole: int) -> float | None:
-    """None for 0 of 0: nothing is known."""
+    """Compute part of whole in percent; None for 0 of 0."""
     return 100 * part / whole if whole else None
 
 
-def _accuracy(found: CellOutcome, among: NDArray[bool_]) -> dict[str, Any]:
+def accuracy_figures(found: CellOutcome, among: NDArray[bool_]) -> dict[str, Any]:
+    """Return n, missing and accuracy, with its interval and strictly, of the questions where `among` (N,) is True."""
     n = int((found.answered & among).sum())
     right = int((found.right & among).sum())
     low, high = wilson(right, n) if n else (None, None)
@@ -302,22 +354,22 @@ def _accuracy(found: CellOutcome, among: NDArray[bool_]) -> dict[str, Any]:
 
 
 def _groups(found: CellOutcome, code: NDArray[intp], members: NDArray[intp]) -> tuple[int, int]:
-    """(groups with every member right, groups with every member answered); members: (G,) in the whole dataset."""
+    """Count (groups with every member right, groups with every member answered); members: (G,) in the whole dataset."""
     size = len(members)
     answered = np.bincount(code[found.answered & (code >= 0)], minlength=size)
     right = np.bincount(code[found.right & (code >= 0)], minlength=size)
     return int((right == members).sum()), int((answered == members).sum())
 
 
-def _yes_no(found: CellOutcome, samples: Sequence[Sample]) -> dict[str, float | None]:
-    """Precision, recall and F1 of `yes`; the paper's F1: harmonic mean of the accuracies on yes and on no.
+def yes_no_figures(found: CellOutcome, golds: Sequence[str]) -> dict[str, float | None]:
+    """Compute precision, recall and F1 of `yes`; the paper's F1: harmonic mean of the accuracies on yes and on no.
 
     And yes_rate: the percentage of the answered questions that the model answers with yes. An answer that is neither
     yes nor no counts as not yes there, and as wrong.
     """
-    if not samples or any(sample.answers[0] not in ("yes", "no") for sample in samples):
+    if not golds or any(gold not in ("yes", "no") for gold in golds):
         return {}
-    yes = np.array([sample.answers[0] == "yes" for sample in samples])
+    yes = np.array([gold == "yes" for gold in golds])
     hits, rejects = int((found.right & yes).sum()), int((found.right & ~yes).sum())
     on_yes, on_no = (
         percent(hits, int((found.answered & yes).sum())),
@@ -329,8 +381,24 @@ def _yes_no(found: CellOutcome, samples: Sequence[Sample]) -> dict[str, float | 
     return {"precision": precision, "recall": on_yes, **f1, "yes_rate": rate}
 
 
+def chance_figures(found: CellOutcome, samples: Sequence[Sample]) -> dict[str, float | None]:
+    """Return chance, and accuracy above chance, (sum of right - sum of chances) / (n - sum of chances), in percent.
+
+    The chance of a question is one of its options; {} where a question's options are not known.
+    """
+    sizes = [len(sample.options) or 2 * (sample.answers[0] in ("yes", "no")) for sample in samples]
+    n = int(found.answered.sum())
+    if not n or min(sizes) < 2:
+        return {}
+    expected = float((found.answered / np.array(sizes)).sum())
+    return {
+        "chance": 100 * expected / n,
+        "accuracy_adjusted": 100 * (int(found.right.sum()) - expected) / (n - expected),
+    }
+
+
 def apart(row: Mapping[str, Any]) -> float:
-    """Points between a row's accuracy and accuracy_strict, numbers or their texts; 0 where one is not known."""
+    """Compute the points between a row's accuracy and accuracy_strict; 0 where one is not known."""
     both = [row.get(name) for name in ("accuracy", "accuracy_strict")]
     known = [float(value) for value in both if value is not None and value != ""]
     found = abs(known[0] - known[1]) if len(known) == 2 else 0.0
@@ -338,7 +406,7 @@ def apart(row: Mapping[str, Any]) -> float:
 
 
 def parting(rows: Iterable[Mapping[str, Any]]) -> str:
-    """One line about the rows of which accuracy and accuracy_strict are more than PARTED points apart; "" for none."""
+    """Describe in a line the rows whose accuracy and accuracy_strict are more than PARTED points apart; "" for none."""
     every = list(rows)
     far = [row for row in every if apart(row) > PARTED]
     if not far:
@@ -357,12 +425,12 @@ def _mean(a: float | None, b: float | None) -> float | None:
 
 
 def several(values: Iterable[Any]) -> str:
-    """Distinct values in alphabetical order as one column's text; those that are empty are not known."""
+    """Join distinct values in alphabetical order as one column's text; empty ones are unknown and left out."""
     return SEVERAL.join(sorted({str(value) for value in values} - {""}))
 
 
 def mixtures(passes: Iterable[Mapping[Any, Any]]) -> dict[tuple[Any, ...], str]:
-    """One line per row of passes.csv, by TRUNK, whose answers come from several devices or versions of a library."""
+    """Return a line per row of passes.csv, by TRUNK, whose answers mix devices or versions of a library."""
     lines = {}
     for row in passes:
         found = {name: str(row.get(name) or "").split(SEVERAL) for name in ("device", *VERSIONS)}

@@ -1,4 +1,4 @@
-"""THE rule for the best cell, and what a best cell is worth. Pure.
+"""Select the best cell by the package's one rule, and correct its accuracy for the choice. Pure.
 
 Every table that shows a best cell (stdout, `results`, `select`, report.html, W&B, `load().best()`) takes it from
 `picks` or `select`. The rule: the highest accuracy on val where the sweep has val cells with answers, reported on test;
@@ -17,6 +17,7 @@ The reported split cannot leak into a choice: select_best is given the answers o
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,7 +31,7 @@ from spatial_eval.analysis.intervals import (
     best_of,
     cluster_sums,
     distinct_patterns,
-    draw_counts,
+    draw_blocks,
     drawn_accuracies,
     holm,
     paired,
@@ -41,7 +42,7 @@ from spatial_eval.analysis.metrics import CellOutcome, format_settings
 from spatial_eval.analysis.sweep_data import SweepData, none_if_empty
 from spatial_eval.core.columns import NAMED
 from spatial_eval.core.errors import ConfigError
-from spatial_eval.core.types import SCALINGS, Method
+from spatial_eval.core.types import SCALINGS, Arm, Method
 from spatial_eval.methods.registry import METHODS
 from spatial_eval.methods.routing import Base
 
@@ -56,7 +57,7 @@ RULE = "of equal accuracies: the simplest method, then the weights nearest to 1,
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """All that a choice may look at: C methods' answers to the N questions of one split."""
+    """Hold all that a choice may use: C methods' answers to the N questions of one split."""
 
     methods: Sequence[Method]
     right: NDArray[bool_]  # (C, N), False where unanswered
@@ -81,7 +82,7 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Against:
-    """A cell's accuracy (`now`) beside the baseline's on the same questions; `gain` in points.
+    """Hold a cell's accuracy (`now`) beside the baseline's on the same questions; `gain` in points.
 
     `base`, `gain` and the exact `p` of `test` are None where the baseline's answers are not stored; `gain` and
     `p` also where the cell is base itself.
@@ -98,7 +99,7 @@ class Against:
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """A chosen cell and what it gives on the split it is reported on.
+    """Hold a chosen cell and its figures on the split where it is reported.
 
     Attributes:
         cell: its row of results.csv on the reporting split. family: a method's name where only its cells were
@@ -128,12 +129,12 @@ class Selected:
 
     @property
     def corrected(self) -> Estimate | None:
-        """What such a choice gives on questions it was not made on; None where it was made on others, or on none."""
+        """Return the accuracy corrected for the choice; None where it was made on other questions, or not made."""
         return self.best.corrected if self.best else None
 
     @property
     def mark(self) -> str:
-        """How it came to stand for its method: to be read beside its accuracy; "" where there was nothing to choose."""
+        """Describe how it was chosen, to be shown beside its accuracy; "" where there was nothing to choose."""
         if self.candidates == 1:
             return ""
         if self.on != self.split:
@@ -145,7 +146,7 @@ class Selected:
 def select_settings(
     files: SweepData, *, on: str = "val", report: str = "test", metric: str = "accuracy"
 ) -> list[Selected]:
-    """Per dataset and model the best cell of all and the best of each method, chosen on `on`, reported on `report`.
+    """Select per dataset and model the best cell of all and of each method on `on`, reported on `report`.
 
     Raises ConfigError where the sweep has no cells on one of them.
     """
@@ -166,7 +167,7 @@ def select_settings(
 
 
 def picks(files: SweepData) -> list[Selected]:
-    """As `select`, for any sweep: chosen on val where a method has cells with answers there, else where reported."""
+    """Select in any sweep: on val where a method has cells with answers there, else where it is reported."""
     found = []
     for group in _groups(files):
         report = next(split for split in ("test", "all", "val") if split in group)
@@ -177,7 +178,7 @@ def picks(files: SweepData) -> list[Selected]:
 
 
 def by_settings(files: SweepData, chosen: Sequence[Selected]) -> list[Selected]:
-    """The choice of each method, or of each of its other settings (kinds of scaling, layers) where it has several."""
+    """Select per method, or per its other settings (kinds of scaling, layers) where it has several."""
     found = []
     for group in _groups(files):
         for s in (s for s in chosen if s.family and any(s.cell in cells for cells in group.values())):
@@ -190,7 +191,7 @@ def by_settings(files: SweepData, chosen: Sequence[Selected]) -> list[Selected]:
 
 
 def adjust(found: Sequence[Selected]) -> list[Selected]:
-    """With `p_holm` filled in: overall choices are adjusted for each other, and the methods' choices for each other."""
+    """Fill in `p_holm`: overall choices are adjusted for each other, and the methods' choices for each other."""
     adjusted: dict[int, float] = {}
     for overall in (True, False):
         looked = {i: s.test.p if s.best is None else s.best.p for i, s in enumerate(found) if (not s.family) == overall}
@@ -211,7 +212,7 @@ def _groups(files: SweepData) -> list[Group]:
 
 
 def _partners(files: SweepData, group: Group, on: str, report: str) -> dict[int, int]:
-    """Cell on `on` -> the cell of the same method on `report`, where both have answers."""
+    """Map a cell on `on` to the cell of the same method on `report`, where both have answers."""
     answered = [n > 0 for n in files.cells["n"]]
     there = {files.methods[cell]: cell for cell in group.get(report, []) if answered[cell]}
     cells = [cell for cell in group.get(on, []) if files.methods[cell] in there and answered[cell]]
@@ -228,7 +229,7 @@ def _families(files: SweepData, pairs: Mapping[int, int]) -> dict[str, dict[int,
 
 
 def _elect(files: SweepData, family: str, pairs: Mapping[int, int], metric: str) -> Selected:
-    """The best of the cells in `pairs`, reported at its partner."""
+    """Select the best of the cells in `pairs`, reported at its partner."""
     cells = list(pairs)
     standing = candidates(files, cells, metric)
     choice = select_best(standing)
@@ -256,7 +257,7 @@ def _elect(files: SweepData, family: str, pairs: Mapping[int, int], metric: str)
 
 
 def candidates(files: SweepData, cells: Sequence[int], metric: str) -> Candidates:
-    """Of cells that share one part; reads that part only."""
+    """Build the candidates from cells that share one part; reads that part only."""
     outcomes = [files.outcome(cell) for cell in cells]
     right = np.stack([getattr(o, METRICS[metric]) for o in outcomes])
     part = files.parts[files.keys[cells[0]]]
@@ -266,14 +267,14 @@ def candidates(files: SweepData, cells: Sequence[int], metric: str) -> Candidate
 
 
 def select_best(given: Candidates, *, draws: int = DRAWS) -> Choice:
-    """The best of the candidates, ties by this module's rule. There must be one at least."""
+    """Select the best candidate, ties by this module's rule; there must be at least one."""
     order = _Order(given.methods)
     hits, sizes = cluster_sums(given.right, given.cluster), cluster_sums(given.answered, given.cluster)
     accuracy = safe_ratio(hits.sum(axis=1), sizes.sum(axis=1))
     index = order.first(accuracy)
     first, pattern = distinct_patterns(given.right, given.answered)
     chosen = Counter[int]()
-    for block in np.array_split(draw_counts(hits.shape[1], draws), max(1, draws // 100)):
+    for block in draw_blocks(hits.shape[1], draws):
         drawn = drawn_accuracies(block, hits[first], sizes[first])[:, pattern]  # (draws of the block, C)
         chosen.update(order.first(row) for row in drawn)
     found = proportion(int(given.right[index].sum()), int(given.answered[index].sum()))
@@ -282,13 +283,19 @@ def select_best(given: Candidates, *, draws: int = DRAWS) -> Choice:
     return Choice(index, found, tied, chosen[index] / draws, rivals)
 
 
+def _neutral_weight(arm: Arm) -> float:
+    """The weight from which the tie rule measures an arm's: 0 where none leaves the model untouched."""
+    neutral = SCALINGS[arm.scaling]
+    return 0.0 if math.isnan(neutral) else neutral
+
+
 class _Order:
-    """The tie rule, with what it looks at computed once."""
+    """Apply the tie rule, with its inputs computed once."""
 
     def __init__(self, methods: Sequence[Method]) -> None:
         kinds = list(METHODS)
         force = [
-            sum(abs(arm.weight - SCALINGS[arm.scaling]) + arm.alpha for arm in m.branches().values()) for m in methods
+            sum(abs(arm.weight - _neutral_weight(arm)) + arm.alpha for arm in m.branches().values()) for m in methods
         ]
         simple = [(kinds.index(m.kind), round(f, 9)) for m, f in zip(methods, force, strict=True)]
         rank = {key: i for i, key in enumerate(sorted(set(simple)))}
@@ -303,7 +310,7 @@ class _Order:
 
 
 def _worth(files: SweepData, cell: int, given: Candidates, chosen: int, metric: str) -> BestOf:
-    """What choosing one of `given` on its own questions is worth, against base too where its answers are stored."""
+    """Correct the accuracy of a choice among `given` on its own questions, against base too where that is stored."""
     base = files.parts[files.keys[cell]].follow(Base())
     if not base.answered.any():
         return best_of(given.right, given.answered, given.cluster, chosen=chosen)
@@ -338,13 +345,19 @@ FIELDS = (
 
 
 def selection_rows(found: Iterable[Selected]) -> list[dict[str, Any]]:
-    """One flat row each, with FIELDS as columns; None where a figure does not apply."""
+    """Build one flat row per selection, with FIELDS as columns; None where a figure does not apply."""
     return [{name: _row(s).get(name) for name in FIELDS} for s in found]
 
 
 def _row(s: Selected) -> dict[str, Any]:
-    knobs = {name: getattr(s.method, name, None) for name in NAMED} | {"settings": format_settings(s.method)}
-    names = {"dataset": s.dataset, "model": s.model, "family": s.family or "all", "method": s.method.kind, **knobs}
+    hyperparameters = {name: getattr(s.method, name, None) for name in NAMED} | {"settings": format_settings(s.method)}
+    names = {
+        "dataset": s.dataset,
+        "model": s.model,
+        "family": s.family or "all",
+        "method": s.method.kind,
+        **hyperparameters,
+    }
     names |= {"chosen_on": s.on, "split": s.split, "paper": s.paper, "p": s.test.p, "p_holm": s.p_holm, "mark": s.mark}
     choice = {"candidates": s.candidates, "tied": s.choice.tied, "chosen_again": 100 * s.choice.again}
     chosen = _flat(s.choice.accuracy, "chosen_accuracy", "chosen") | {"chosen_n": s.choice.accuracy.n}
@@ -357,7 +370,7 @@ def _row(s: Selected) -> dict[str, Any]:
 
 
 def _flat(found: Estimate, name: str, bounds: str) -> dict[str, Any]:
-    """nan, as of an interval that there is none of, becomes None."""
+    """Replace nan, as of an absent interval, by None."""
     return {
         name: none_if_empty(found.value),
         f"{bounds}_low": none_if_empty(found.low),

@@ -1,15 +1,17 @@
-"""A sweep's stored answers, read back from its own files: no model, no benchmark and no store is needed.
+"""Read a sweep's stored answers from its own files: no model, benchmark or store is needed.
 
 Where finished sweeps lie, and their tables as one run wrote them.
 """
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
-import json
+import logging
 import math
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -19,12 +21,21 @@ import numpy as np
 import pandas as pd
 
 from spatial_eval.analysis.intervals import linked
-from spatial_eval.analysis.metrics import CellOutcome, Graded, against_base, follow_method, format_field, methods_by_row
-from spatial_eval.benchmarks.scoring import says_yes_stored
-from spatial_eval.core.columns import AGAINST, BY_RELATION, IDENTITY, NAMED, ROW, TRUNK
-from spatial_eval.core.errors import ConfigError, DataError, describe_unknown
+from spatial_eval.analysis.metrics import (
+    CellOutcome,
+    Graded,
+    against_base,
+    follow_method,
+    format_field,
+    methods_by_row,
+)
+from spatial_eval.benchmarks.scoring import says_yes
+from spatial_eval.core.columns import AGAINST, BY_RELATION, IDENTITY, KNOBS, NAMED, ROW, TRUNK
+from spatial_eval.core.errors import ConfigError, DataError
+from spatial_eval.core.files import is_regular_file, read_json_object, read_regular_file
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.paths import OutputPaths
+from spatial_eval.core.sweep_names import LATEST, match_sweep
 from spatial_eval.core.types import BASE, Arm, Method, Signals
 from spatial_eval.methods.routing import Base
 
@@ -32,114 +43,192 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy import bool_, intp
     from numpy.typing import NDArray
+    from pyarrow import parquet
 
+log = logging.getLogger(__name__)
+
+LARGEST_TABLE = 2**32  # bytes; the answers of 2 million questions and arms have a fiftieth of it
 TABLES = ("by_relation.csv", "passes.csv", "failures.csv", "samples.parquet", "results.csv")
 
 
 @dataclass(frozen=True, slots=True)
 class SweepFiles:
-    """sweep.json, and the bytes of TABLES by name."""
+    """Hold sweep.json, and the bytes of TABLES by name."""
 
     about: Mapping[str, Any]
     tables: Mapping[str, bytes]
 
 
-def read_files(folder: Path) -> SweepFiles:
-    """Read a sweep's folder whole, so that no two of its files are of different runs.
+def read_files(folder: Path, names: Sequence[str] = TABLES) -> SweepFiles:
+    """Read a sweep's folder, so that no two of its files are of different runs.
 
     Files of versions before 0.2, whose sweep.json has no digests, are read as they are.
 
+    Args:
+        names: which of TABLES.
+
     Raises DataError naming the file that is absent, or is not the one that sweep.json describes.
     """
-    way_out = "run its launch.py command again"
-    try:
-        about = json.loads((folder / "sweep.json").read_text("utf8"))
-        tables = {name: (folder / name).read_bytes() for name in TABLES}
+    with translate_damage(folder):
+        about = read_json_object(folder / "sweep.json")
+        tables = {name: read_regular_file(folder / name, LARGEST_TABLE) for name in names}
         digests = about.get("digests")
-        wrong = [] if digests is None else [name for name in TABLES if digests[name] != hash_text(tables[name])]
-    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
-        raise DataError(f"{folder} is not a whole sweep ({error}): {way_out}") from None
+        wrong = [] if digests is None else [name for name in names if digests[name] != hash_text(tables[name])]
     if wrong:
         raise DataError(
             f"{folder / wrong[0]} is not the file that sweep.json describes: it was changed, or a run was cut off "
-            f"while it wrote the folder, or is writing it now; {way_out}"
+            "while it wrote the folder, or is writing it now; run its launch.py command again"
         )
     return SweepFiles(about, tables)
 
 
-def read_parquet(content: bytes) -> pa.Table:
+@contextlib.contextmanager
+def translate_damage(folder: Path) -> Iterator[None]:
+    """Turn what files of another hand make of a reader into one line. Raises DataError."""
+    try:
+        yield
+    except (
+        ConfigError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        ArithmeticError,
+        csv.Error,
+    ) as error:
+        reason = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else error
+        raise DataError(f"{folder} is not a whole sweep ({reason}): run its launch.py command again") from None
+
+
+def parse_table_rows(content: bytes) -> list[dict[str, str]]:
+    """Parse a table as texts, a dict per row. Raises ValueError, or csv.Error for a field of 128 KiB and more."""
+    return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+
+
+def check_about(about: Mapping[str, Any]) -> None:
+    """Raise TypeError or LookupError where what sweep.json says is of another type than what is made of it.
+
+    It has no digest: whoever moves data or outputs changes its paths.
+    """
+    config, git = about.get("config", {}), about.get("git") or {}
+    shlex.join(about.get("command", []))
+    texts = [*(config.get(name, "") for name in ("data_dir", "output_dir")), git["commit"] if git else ""]
+    texts += [about.get(name, "") for name in ("id", "name", "version")]
+    for trunk in about["trunks"]:
+        dataset, model = trunk["dataset"], trunk["model"]
+        texts += [dataset["name"], dataset.get("orientation", ""), model["name"], model.get("paper_model", "")]
+    Path("/".join(texts))
+
+
+def read_parquet(content: bytes, columns: Sequence[str] | None = None) -> pa.Table:
     """Read a parquet file on this thread alone.
 
     pyarrow's own threads abort a process that ends soon after they were started (exit code 134 instead of 1).
+
+    Args:
+        columns: which, of those that are there; texts are read as dictionaries. None = all of it, as it stands.
+
     Raises OSError or ValueError.
     """
     import pyarrow as pa
     from pyarrow import parquet
 
-    with parquet.ParquetFile(pa.BufferReader(content)) as file:
-        return file.read(use_threads=False)
+    with parquet.ParquetFile(pa.BufferReader(content), read_dictionary=columns and list(columns)) as file:
+        names = file.schema_arrow.names
+        return file.read(columns and [name for name in columns if name in names], use_threads=False)
+
+
+def read_footer(content: bytes) -> parquet.FileMetaData:
+    """Return the names of a parquet file's columns and its number of rows. Raises OSError or ValueError."""
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    return parquet.read_metadata(pa.BufferReader(content))
 
 
 def find_sweep(output: Path, name: str | None, mark: str = "results.csv") -> Path:
-    """Return the folder of a sweep that holds `mark`: by path, by the beginning of its id, else the latest.
+    """Return the folder of a sweep that holds `mark`: by path, by name, by the beginning of its id, else the latest.
 
-    Raises ConfigError where there is none, or several begin so.
+    Raises ConfigError where there is none, or several ids begin so.
     """
-    if name and (Path(name) / mark).exists():
+    if name and _is_there(Path(name) / mark):
         return Path(name).absolute()
-    made = sorted(OutputPaths(output).sweeps.glob(f"*/{mark}"), key=lambda path: path.stat().st_mtime_ns)
-    folders = [output.absolute() / path.relative_to(output).parents[mark.count("/")] for path in made]
+    folders = list_sweeps(output, mark)
     if not folders:
         raise ConfigError(f"no sweep under {output}: run launch.py first, or name its output_dir with --output-dir")
-    if not name:
+    if name is None or name in ("", LATEST):
         return folders[-1]
-    found = [folder for folder in folders if folder.name.startswith(name)]
-    if len(found) != 1:
-        raise ConfigError(describe_unknown("sweep", name, [folder.name for folder in folders]))
-    return found[0]
+    *others, found = match_sweep(folders, name)
+    if others:
+        before = ", ".join(folder.name for folder in others)
+        log.warning("%s is the name of several sweeps: the newest is %s; before it %s", name, found.name, before)
+    return found
 
 
+def _is_there(mark: Path) -> bool:
+    """Whether a file, or a folder where the name is one's, is there; nothing else is opened later."""
+    return is_regular_file(mark) if mark.suffix else mark.is_dir()
+
+
+def list_sweeps(output: Path, mark: str = "results.csv") -> list[Path]:
+    """List the folders of the sweeps under an output folder that hold `mark`, the oldest first."""
+    found = [path for path in OutputPaths(output).sweeps.glob(f"*/{mark}") if _is_there(path)]
+    made = sorted(found, key=lambda path: path.stat().st_mtime_ns)
+    return [output.absolute() / path.relative_to(output).parents[mark.count("/")] for path in made]
+
+
+ANSWER = ("text", "confidence", "entropy", "margin", "logit", "correct", "correct_strict", "prediction", "scoring")
 QUESTION = ("sample_id", "row", "split", "relation", "gold", "pair", "set", "question", "image")
 _TEXT = {"dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error", "scoring"}
 _TEXT |= {"python", "spatial_eval", "torch", "transformers", "device"}  # a version or a commit may look like a number
-_TEXT |= {"dtype", "preset", "decoding", "revision", "arm"}
+_TEXT |= {"dtype", "preset", "decoding", "revision", "arm", "framing"}
 # Columns of results.csv and by_relation.csv that earlier versions did not write, and what stands for them.
-LATER: Mapping[str, Any] = {"settings": "", "scoring": "", "yes_rate": math.nan}
+LATER: Mapping[str, Any] = {"settings": "", "scoring": "", "framing": ""} | dict.fromkeys(
+    (*KNOBS, "yes_rate", "unreadable", "chance", "accuracy_adjusted"), math.nan
+)
 
 
 @dataclass(frozen=True)
 class SplitAnswers:
-    """The stored answers to the questions of one split of one trunk; N questions in row order.
+    """Hold the stored answers to the questions of one split of one experiment; N questions in row order.
 
     Attributes:
         questions: (N, QUESTION) as text. arms: graded columns (N,) by arm. cluster: (N,) code of what shares a set,
             a pair or an image: drawn together when questions are drawn again, and tested together.
+        predictions: the option that each answer gives, by arm (N,); "" where it gives none or several.
     """
 
     questions: pd.DataFrame
     arms: Mapping[Arm, Graded]
     texts: Mapping[Arm, NDArray[Any]]  # (N,) object; "" where unanswered
     cluster: NDArray[intp]
+    predictions: Mapping[Arm, NDArray[Any]]
 
     def follow(self, method: Method) -> CellOutcome:
-        """What the method makes of the stored arms; of an arm that is not stored no question is answered."""
+        """Apply the method to the stored arms; an arm that is not stored answers no question."""
         absent = method.arms() - self.arms.keys()
         return follow_method(method, {**self.arms, **dict.fromkeys(absent, _unanswered(len(self.questions)))})
 
     def within(self, mask: NDArray[bool_]) -> SplitAnswers:
         """The questions where `mask` (N,) is True."""
+        if mask.all():
+            return self
         arms = {
             arm: Graded(
-                Signals(**{name: getattr(g.signals, name)[mask] for name in Signals.__slots__}),
+                g.signals.within(mask),
                 g.right[mask],
                 g.strict[mask],
                 g.says_yes[mask],
+                g.unreadable[mask],
             )
             for arm, g in self.arms.items()
         }
-        texts = {arm: text[mask] for arm, text in self.texts.items()}
+        texts, predictions = (
+            {arm: column[mask] for arm, column in columns.items()} for columns in (self.texts, self.predictions)
+        )
         questions = self.questions[mask].reset_index(drop=True)
-        return SplitAnswers(questions, arms, texts, _cluster(questions))
+        return SplitAnswers(questions, arms, texts, _cluster(questions), predictions)
 
     @property
     def clusters(self) -> int:
@@ -148,28 +237,52 @@ class SplitAnswers:
 
 @dataclass(frozen=True)
 class SweepData:
-    """A sweep's folder, read: the tables as written, and the method behind each row of results.csv.
+    """Hold a sweep's folder: the tables as written, and the method of each row of results.csv.
 
     Raises DataError from `read` where a file is absent or of another shape.
     """
 
     folder: Path
     about: Mapping[str, Any]  # sweep.json
-    cells: pd.DataFrame  # results.csv, one row a cell
+    cells: pd.DataFrame  # results.csv, one row per cell
     by_relation: pd.DataFrame
-    samples: pd.DataFrame  # samples.parquet, one row a question and arm
+    content: bytes  # of samples.parquet
     passes: pd.DataFrame
     failures: pd.DataFrame
     methods: Sequence[Method]  # of the rows of `cells`
 
     @cached_property
+    def samples(self) -> pd.DataFrame:
+        """Return samples.parquet, one row per question and arm. Large: prefer `trunks`."""
+        with self._reading():
+            frame: pd.DataFrame = read_parquet(self.content).to_pandas()
+        return frame
+
+    @property
+    def size(self) -> int:
+        """Count the stored answers: rows of `samples`."""
+        return int(read_footer(self.content).num_rows)
+
+    @cached_property
     def trunks(self) -> Mapping[tuple[Any, ...], SplitAnswers]:
-        """All stored answers by (dataset, model, max_new_tokens)."""
-        return {key: _part(frame) for key, frame in self.samples.groupby(list(TRUNK), sort=False)}
+        """Return all stored answers by (dataset, model, max_new_tokens)."""
+        with self._reading():
+            table = _Columns(self.content)
+        first, which = table.distinct(TRUNK)
+        keys = zip(*(table.values(name, first).tolist() for name in TRUNK), strict=True)
+        return {key: _part(table, np.flatnonzero(which == i)) for i, key in enumerate(keys)}
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            reason = str(error).splitlines()[0]
+            raise DataError(f"{self.folder}/samples.parquet cannot be read: {reason}; run its command again") from None
 
     @cached_property
     def parts(self) -> Mapping[tuple[Any, ...], SplitAnswers]:
-        """By (dataset, model, max_new_tokens, split, limit), limit 0 = none; in the order of `cells`."""
+        """Return the answers by (dataset, model, max_new_tokens, split, limit); limit 0 = none; order of `cells`."""
         found: dict[tuple[Any, ...], SplitAnswers] = {}
         for key in dict.fromkeys(self.keys):
             whole = self.trunks.get(key[:3])
@@ -184,48 +297,47 @@ class SweepData:
 
     @cached_property
     def keys(self) -> Sequence[tuple[Any, ...]]:
-        """The part that each row of `cells` is about."""
+        """Return the key in `parts` of each row of `cells`."""
         frame = self.cells.assign(limit=self.cells["limit"].fillna(0).astype(int))
         return list(frame[[*TRUNK, "split", "limit"]].itertuples(index=False, name=None))
 
     @cached_property
     def others(self) -> pd.DataFrame:
-        """The fields that share the column `settings`, a column each: numbers, else text as a user types it."""
+        """Return the fields that share the column `settings`, one column per field: numbers, else the text typed."""
         each = (f.name for method in self.methods for f in fields(method))  # type: ignore[arg-type]
         names = dict.fromkeys(name for name in each if name not in NAMED)
         found = {name: [_shown(getattr(method, name, None)) for method in self.methods] for name in names}
         return pd.DataFrame(found, index=self.cells.index)
 
     def row(self, cell: int) -> dict[str, Any]:
-        """A row of `cells` by column."""
+        """Return a row of `cells` by column."""
         return {str(name): value for name, value in self.cells.iloc[cell].items()}
 
     def outcome(self, cell: int) -> CellOutcome:
-        """The answers of a row of `cells`, over `parts[keys[cell]].questions`. KeyError where nothing is stored."""
+        """Return the answers of a row of `cells`, over `parts[keys[cell]].questions`. KeyError: nothing is stored."""
         return self.parts[self.keys[cell]].follow(self.methods[cell])
 
 
 def read_sweep_data(folder: Path) -> SweepData:
-    """The files of a sweep's folder. Raises DataError."""
+    """Read the files of a sweep's folder. Raises DataError."""
     found = read_files(folder)
     about, tables = found.about, found.tables
-    try:
+    with translate_damage(folder):
         cells = _csv("results.csv", tables, ROW)
-        samples = pd.read_parquet(io.BytesIO(tables["samples.parquet"]), use_threads=False)
+        names = read_footer(tables["samples.parquet"]).schema.names
         passes, failures = (_csv(name, tables, ()) for name in ("passes.csv", "failures.csv"))
         relations = _csv("by_relation.csv", tables, BY_RELATION)
+        check_about(about)
         methods = _methods(about, cells)
-    except (OSError, ValueError, KeyError, TypeError, ConfigError) as error:
-        raise DataError(f"{folder} is not a whole sweep: {error}; run its launch.py command again") from None
-    lacking = [name for name in ("row", "set", "question") if name not in samples]
+    lacking = [name for name in ("row", "set", "question") if name not in names]
     if lacking:
         raise DataError(f"{folder}/samples.parquet is of an older version (no {lacking[0]}): run its command again")
-    files = SweepData(folder, about, cells, relations, samples, passes, failures, methods)
+    files = SweepData(folder, about, cells, relations, tables["samples.parquet"], passes, failures, methods)
     return files if set(AGAINST) <= set(cells) else replace(files, cells=cells.assign(**_against(files)))
 
 
 def _against(files: SweepData) -> dict[str, Any]:
-    """AGAINST of every cell, for tables of a version that did not write it."""
+    """Compute AGAINST of every cell, for tables of a version that did not write it."""
     found = pd.DataFrame(math.nan, files.cells.index, list(AGAINST))
     for key in dict.fromkeys(files.keys):
         cells = [i for i, m in enumerate(files.methods) if files.keys[i] == key and m.kind != "base"]
@@ -240,7 +352,7 @@ def _against(files: SweepData) -> dict[str, Any]:
 
 
 def _csv(name: str, tables: Mapping[str, bytes], columns: Sequence[str]) -> pd.DataFrame:
-    """Numbers as they were written, to the last digit; text stays text, `NA` and `None` too."""
+    """Parse a table; numbers to the last digit as written, text stays text, `NA` and `None` too."""
     names, *rows = csv.reader(io.StringIO(tables[name].decode(), newline=""))
     absent = [key for key in columns if key not in names]
     # What a cell gains on base can be computed again.
@@ -280,51 +392,130 @@ def _shown(value: Any) -> Any:
 
 
 def none_if_empty(value: Any) -> Any:
-    """Empty, nan and None are one."""
+    """Return None for an empty text, nan or None, else the value."""
     return None if value is None or value == "" or (isinstance(value, float) and math.isnan(value)) else value
 
 
-def _part(frame: pd.DataFrame) -> SplitAnswers:
-    """All answers of one trunk."""
-    questions = frame.drop_duplicates("row").sort_values("row")[list(QUESTION)].reset_index(drop=True)
-    questions = questions.fillna("")
-    place = pd.Series(np.arange(len(questions)), index=questions["row"])
-    arms, texts = {}, {}
-    stated = [f.name for f in fields(Arm) if f.name in frame]
-    for values, rows in frame.groupby(stated):
-        named: dict[str, Any] = dict(zip(stated, values, strict=True))
-        arm = Arm(**named)
-        at = place[rows["row"]].to_numpy()
-        arms[arm], texts[arm] = _graded(rows, at, len(questions))
-    return SplitAnswers(questions, arms, texts, _cluster(questions))
+class _Columns:
+    """Hold columns of samples.parquet as numbers; a text, or any other value, by its code among the distinct ones."""
+
+    def __init__(self, content: bytes) -> None:
+        import pyarrow as pa
+
+        self._numbers: dict[str, NDArray[Any]] = {}
+        self._codes: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
+        names = read_footer(content).schema.names
+        for name in (*TRUNK, *QUESTION, *ANSWER, *(f.name for f in fields(Arm))):
+            if name not in names:
+                continue
+            column = read_parquet(content, [name])[name]  # one at a time: together they take gigabytes
+            if pa.types.is_floating(column.type) or pa.types.is_integer(column.type):
+                self._numbers[name] = _compress(column.to_numpy())
+            else:
+                coded = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+                coded = coded.unify_dictionaries().combine_chunks()
+                values = [*coded.dictionary.to_pylist(), None]
+                codes = coded.indices.fill_null(len(values) - 1).to_numpy()
+                self._codes[name] = _compress(codes), np.array(values, dtype=object)
+            del column
+            pa.default_memory_pool().release_unused()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._numbers or name in self._codes
+
+    def values(self, name: str, rows: NDArray[intp]) -> NDArray[Any]:
+        """Return the values of some rows; an absent text is None, an absent number nan."""
+        if name in self._numbers:
+            found: NDArray[Any] = self._numbers[name][rows]
+            return found
+        codes, values = self._codes[name]
+        chosen: NDArray[Any] = values[codes[rows]]
+        return chosen
+
+    def distinct(self, names: Sequence[str], rows: NDArray[intp] | None = None) -> tuple[NDArray[intp], NDArray[intp]]:
+        """Find (U,) the first of some rows (default: all) per combination of values, (M,) that of each row."""
+        here = slice(None) if rows is None else rows
+        code: NDArray[Any] | None = None
+        for name in names:
+            column = self._codes[name][0][here] if name in self._codes else self._numbers[name][here]
+            values, one = np.unique(column, return_inverse=True)
+            both = one if code is None else code * len(values) + one
+            code = np.unique(both, return_inverse=True)[1]
+        assert code is not None  # there is a name
+        _, first, which = np.unique(code, return_index=True, return_inverse=True)
+        order = np.argsort(first)  # by first appearance
+        rank = np.empty(len(order), dtype=np.intp)
+        rank[order] = np.arange(len(order))
+        first = first[order]
+        return first if rows is None else rows[first], rank[which.ravel()]
+
+
+def _compress(column: NDArray[Any]) -> NDArray[Any]:
+    """Return the column, without memory of its own where it holds one value."""
+    same = len(column) > 0 and bool((column == column[0]).all())
+    return np.broadcast_to(column[:1].copy(), column.shape) if same else column
+
+
+def _part(table: _Columns, rows: NDArray[intp]) -> SplitAnswers:
+    """Collect all answers of one experiment from its rows."""
+    numbers = table.values("row", rows)
+    _, first, place = np.unique(numbers, return_index=True, return_inverse=True)
+    columns = {name: table.values(name, rows[first]) for name in QUESTION}
+    questions = pd.DataFrame({name: pd.Series(values) for name, values in columns.items()}).fillna("")
+    questions = questions.astype({name: "str" for name in QUESTION if name != "row"})
+    arms: dict[Arm, Graded] = {}
+    texts: dict[Arm, NDArray[Any]] = {}
+    predictions: dict[Arm, NDArray[Any]] = {}
+    stated = [f.name for f in fields(Arm) if f.name in table]
+    each, which = table.distinct(stated, rows)
+    for i in range(len(each)):
+        arm = Arm(**{name: table.values(name, each[i : i + 1]).tolist()[0] for name in stated})
+        here = np.flatnonzero(which == i)
+        at = place.ravel()[here]
+        arms[arm] = _graded(table, rows[here], at, len(questions))
+        for name, answers in (("text", texts), ("prediction", predictions)):
+            given = table.values(name, rows[here])
+            answers[arm] = np.full(len(questions), "", dtype=object)
+            answers[arm][at] = np.where(given == None, "", given)  # noqa: E711  elementwise
+    ordered = {arm: arms[arm] for arm in sorted(arms)}
+    return SplitAnswers(questions, ordered, texts, _cluster(questions), predictions)
 
 
 def _unanswered(n: int) -> Graded:
     unknown, never = np.full(n, math.nan), np.zeros(n, dtype=bool)
-    return Graded(Signals(unknown, unknown, unknown, unknown, never), never, never, never)
+    return Graded(Signals(unknown, unknown, unknown, unknown, never), never, never, never, never)
 
 
 def _cluster(questions: pd.DataFrame) -> NDArray[intp]:
     return linked(*(list(questions[name]) for name in ("set", "pair", "image")))
 
 
-def _graded(rows: pd.DataFrame, at: NDArray[intp], n: int) -> tuple[Graded, NDArray[Any]]:
-    def column(name: str) -> NDArray[Any]:
-        values = np.full(n, math.nan)
-        values[at] = rows[name].to_numpy(dtype=np.float64, na_value=math.nan)
-        return values
+def _graded(table: _Columns, rows: NDArray[intp], at: NDArray[intp], n: int) -> Graded:
+    """Build columns over N questions from an arm's rows; `at`: the question of each row."""
 
-    def marks(values: Any) -> NDArray[bool_]:
-        out = np.zeros(n, dtype=bool)
-        out[at] = values
-        return out
+    def spread(values: NDArray[Any], empty: NDArray[Any]) -> NDArray[Any]:
+        empty[at] = values
+        return empty
 
-    text = np.full(n, "", dtype=object)
-    text[at] = rows["text"].to_numpy(dtype=object)
-    signals = Signals(column("confidence"), column("entropy"), column("margin"), column("logit"), marks(True))
-    rules = rows["scoring"] if "scoring" in rows else [None] * len(rows)
-    said = zip(rules, rows["prediction"], rows["text"], strict=True)
-    yes = np.array([says_yes_stored(*one) for one in said], dtype=bool)
-    return Graded(
-        signals, marks(rows["correct"].to_numpy(bool)), marks(rows["correct_strict"].to_numpy(bool)), marks(yes)
-    ), text
+    def numbers(name: str) -> NDArray[Any]:
+        return spread(table.values(name, rows).astype(np.float64), np.full(n, math.nan))
+
+    def marks(values: NDArray[Any]) -> NDArray[bool_]:
+        return spread(values.astype(bool), np.zeros(n, dtype=bool))
+
+    signals = Signals(
+        max_prob=numbers("confidence"),
+        entropy=numbers("entropy"),
+        margin=numbers("margin"),
+        logit=numbers("logit"),
+        answered=marks(np.ones(len(rows))),
+    )
+    first, which = table.distinct(
+        ["scoring", "prediction", "text"] if "scoring" in table else ["prediction", "text"], rows
+    )
+    rules = table.values("scoring", first) if "scoring" in table else np.full(len(first), None)
+    said = zip(rules, table.values("prediction", first), table.values("text", first), strict=True)
+    yes = np.array([says_yes(*one) for one in said], dtype=bool)[which]
+    right, strict = (marks(table.values(name, rows)) for name in ("correct", "correct_strict"))
+    read = table.values("prediction", rows)
+    return Graded(signals, right, strict, marks(yes), marks((read == "") | (read == None)))  # noqa: E711  elementwise

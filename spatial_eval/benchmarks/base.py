@@ -24,7 +24,12 @@ class BenchmarkDefaults:
     distort = False
     orientation = "upright"
     template = ""
+    framing = ""
     rows = 0
+
+    @property
+    def fetched_by(self) -> str:
+        return ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,24 +6,30 @@ as a letter ("A", "(A)", "A. left"), as the text of an option, as the index of a
 
 from __future__ import annotations
 
-import logging
 import math
 import re
 import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from spatial_eval.benchmarks import prompts
-from spatial_eval.benchmarks.scoring import RULES, YES_NO
+from spatial_eval.benchmarks.scoring import BY_GOLD, RULES, YES_NO
 from spatial_eval.core.errors import DataError
+from spatial_eval.core.terminal import warn_once
 from spatial_eval.core.types import Sample
 
-log = logging.getLogger(__name__)
-
 FORMS = 'a list of texts, a mapping as {"A": "left", "B": "right"}, or a text as "(a) left (b) right"'
+# dataset.options_style: how an option is written, and what stands between two of them.
+STYLES = {
+    "lines": ("{letter}. {text}", "\n"),
+    "brackets": ("({letter}) {text}", "\n"),
+    "half_brackets": ("{letter}) {text}", "\n"),
+    "colons": ("{letter}: {text}", "\n"),
+    "inline": ("{letter}. {text}", " "),
+    "none": ("", ""),
+}
 NEEDS = "needs a text `question` and an `answer` (a text, a list of texts, or the index of an option)"
 _ALPHABET = string.ascii_lowercase
 _LETTER = re.compile(r"[^\w]*([A-Za-z])[^\w]*")
@@ -125,7 +131,7 @@ def read_choices(value: Any, where: str) -> Choices:
     if isinstance(value, Mapping):
         return _read_mapping(value, where)
     if not isinstance(value, list | tuple) or not all(isinstance(text, str) and text.strip() for text in value):
-        raise DataError(f"{where} must be {FORMS}")
+        raise DataError(f"{where} must be {FORMS}, not {_shorten(value)}")
     return _read_list([text.strip() for text in value])
 
 
@@ -176,7 +182,12 @@ def _read_text(text: str, where: str) -> Choices:
         parts = [text[m.end() : end].strip().rstrip(";,").rstrip() for m, end in zip(matches, ends, strict=True)]
         if all(parts):
             return Choices(tuple(_ALPHABET[: len(parts)]), tuple(parts))
-    raise DataError(f"{where} must be {FORMS}, not {text!r}")
+    raise DataError(f"{where} must be {FORMS}, not {_shorten(text)}")
+
+
+def _shorten(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
 
 
 def _is_empty(value: Any) -> bool:
@@ -198,6 +209,28 @@ def resolve_rule(rows: Sequence[Row], scoring: str | None) -> tuple[str, Sequenc
     if scoring is None or RULES[scoring].needs == "letters":
         rows = _add_letters(rows)
     return scoring or infer_rule(rows), rows
+
+
+def resolve_rules(rows: Sequence[Row], scoring: str | None) -> tuple[list[str], Sequence[Row]]:
+    """As `resolve_rule`, with a rule per row: one for all, unless `scoring` is BY_GOLD.
+
+    Then gold answers that are capital letters, those that are yes or no, and the others each have their own.
+    """
+    if scoring != BY_GOLD:
+        rule, rows = resolve_rule(rows, scoring)
+        return [rule] * len(rows), rows
+    forms = ["letter" if _is_capital(row.answer) else "yes_no" if _is_yes_no(row) else "words" for row in rows]
+    rules, resolved = list(forms), list(rows)
+    for form in dict.fromkeys(forms):
+        places = [i for i, found in enumerate(forms) if found == form]
+        rule, some = resolve_rule([rows[i] for i in places], form)
+        for i, row in zip(places, some, strict=True):
+            rules[i], resolved[i] = rule, row
+    return rules, resolved
+
+
+def _is_capital(answer: Any) -> bool:
+    return isinstance(answer, str) and re.fullmatch(r"\(?[A-Z]\)?\.?", answer.strip()) is not None
 
 
 def infer_rule(rows: Sequence[Row]) -> str:
@@ -233,7 +266,7 @@ def _add_letters(rows: Sequence[Row]) -> Sequence[Row]:
     if unnamed and all(str(text).islower() and len(text) == 1 for row in rows for text in _as_list(row.answer)):
         return rows
     if unnamed:
-        _warn(
+        warn_once(
             f"{unnamed.where}: the gold answer {unnamed.answer!r} is a letter, and neither options nor the "
             "question say of what; give the options (of a hub data set dataset.columns.options), or set "
             "dataset.scoring=words"
@@ -241,12 +274,6 @@ def _add_letters(rows: Sequence[Row]) -> Sequence[Row]:
     last = max(match[1] for match in golds if match)
     letters = tuple(_ALPHABET[: _ALPHABET.index(last) + 1])
     return [replace(row, choices=Choices(letters)) for row in rows]
-
-
-@cache
-def _warn(line: str) -> None:
-    """Log a line once per process: a run reads its data before and after."""
-    log.warning("%s", line)
 
 
 def _names_letters(row: Row) -> bool:
@@ -271,14 +298,17 @@ def _shows_options(row: Row) -> bool:
 # --- apply a scoring rule to a row
 
 
-def pose_question(row: Row, rule: str) -> Asked:
-    """Return the row as the scoring rule reads it; a letter's question lists the options' texts, added where absent.
+def pose_question(row: Row, rule: str, style: str | None = None) -> Asked:
+    """Return the row as the scoring rule reads it; a letter's question lists the options' texts.
+
+    Args:
+        style: how, a key of STYLES; None = as lines, added where the question does not show the texts.
 
     Raises:
         DataError: the gold answer is none of the options, or the rule cannot read the options.
     """
     if RULES[rule].needs == "letters":
-        return _pose_letters(row, rule)
+        return _pose_letters(row, rule, style)
     options = row.choices.words()
     golds = tuple(_gold_words(row))
     if not golds or (options and not set(golds) & set(options)):
@@ -290,7 +320,7 @@ def pose_question(row: Row, rule: str) -> Asked:
     return Asked(row.question, golds, options, (), rule, golds[0])
 
 
-def _pose_letters(row: Row, rule: str) -> Asked:
+def _pose_letters(row: Row, rule: str, style: str | None) -> Asked:
     choices, question = row.choices, row.question
     letters = choices.lettered()
     if not choices:
@@ -308,9 +338,9 @@ def _pose_letters(row: Row, rule: str) -> Asked:
         golds = [_find_letter(text, choices) for text in _gold_texts(row.answer)]
     if not golds or "" in golds:
         raise DataError(_explain_gold(row, rule))
-    if not _shows_options(row):
+    if choices.texts and style != "none" and (style or not _shows_options(row)):
         try:
-            question = prompts.fill_template("{question}\n{options}", question, letters, choices.texts)
+            question = prompts.append_options(question, letters, choices.texts, STYLES[style or "lines"])
         except ValueError as error:
             raise DataError(
                 f"{row.where}: the question does not show its options {choices}, and they cannot be put behind it "

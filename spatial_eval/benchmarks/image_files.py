@@ -40,6 +40,8 @@ def open_rgb(path: Path, orientation: str) -> Image:
     """Open an image in RGB. Raises OSError, ValueError and others of PIL's where the file cannot be decoded."""
     from PIL import Image, ImageOps
 
+    if not path.is_file():  # opening a pipe would wait for ever
+        raise FileNotFoundError(f"{path} is no file")
     with Image.open(path) as file:
         if getattr(file, "is_animated", False):
             _warn_once(f"{path} is animated: the first frame of animated pictures is shown")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from string import Formatter
 from typing import Any
 
@@ -30,6 +30,20 @@ _WRAPPED = re.compile(
 def strip_wrapper(question: str) -> str:
     """Return the question without `<image>`, `USER:` and `ASSISTANT:`."""
     return _ASSISTANT.sub("", _USER.sub("", question.replace(IMAGE, "", 1))).strip()
+
+
+def split_wrapper(question: str) -> tuple[str, str, str]:
+    """Return what stands before the bare question, the bare question, and what stands behind it.
+
+    Raises:
+        ValueError: the question is empty or has `<image>` within it.
+    """
+    wrapped = _WRAPPED.fullmatch(question)
+    if wrapped is None or not wrapped["bare"]:
+        raise ValueError("it is empty")
+    if IMAGE in wrapped["bare"]:
+        raise ValueError(f"{IMAGE} stands in the midst of the question")
+    return wrapped["head"], wrapped["bare"], wrapped["tail"]
 
 
 def prompt_mode(dataset: Benchmark) -> str:
@@ -102,12 +116,8 @@ def fill_template(template: str, question: str, options: Sequence[str], texts: S
     Raises:
         ValueError: the question is empty or has `<image>` within it, or the template needs options and none are known.
     """
-    wrapped = _WRAPPED.fullmatch(question)
-    if wrapped is None or not wrapped["bare"]:
-        raise ValueError("it is empty")
-    if IMAGE in wrapped["bare"]:
-        raise ValueError(f"{IMAGE} stands in the midst of the question")
-    bare, lists_options = wrapped["bare"], any(name == "options" for _, name, _, _ in Formatter().parse(template))
+    head, bare, tail = split_wrapper(question)
+    lists_options = any(name == "options" for _, name, _, _ in Formatter().parse(template))
     if lists_options and not options:
         raise ValueError("no options are known, and the template has {options}")
     lines = [f"{letter.upper()}. {text}" for letter, text in zip(options, texts, strict=False)]
@@ -120,25 +130,28 @@ def fill_template(template: str, question: str, options: Sequence[str], texts: S
             bare, behind = bare.removesuffix(block), block
         words = [option.upper() if len(option) == 1 else option for option in options]
         listed = " or ".join(filter(None, [", ".join(words[:-1]), *words[-1:]]))
-    return wrapped["head"] + template.format(question=bare, options=listed) + behind + wrapped["tail"]
+    return head + template.format(question=bare, options=listed) + behind + tail
 
 
-@dataclass(frozen=True, slots=True)
-class Templated:
-    """Read a benchmark with its questions put through `template` (`fill_template`).
+def append_options(question: str, letters: Sequence[str], texts: Sequence[str], style: tuple[str, str]) -> str:
+    """Return the question with its lettered options behind its bare text, its wrapper unchanged.
 
-    Its name is `<benchmark>+<name of the template>`, so that no published number of the benchmark stands beside it.
+    Args:
+        style: how an option is written, with {letter} and {text}, and what stands between two of them.
+
+    Raises:
+        ValueError: the question is empty or has `<image>` within it.
     """
+    form, between = style
+    listed = between.join(form.format(letter=a.upper(), text=text) for a, text in zip(letters, texts, strict=True))
+    return fill_template("{question}\n" + listed.replace("{", "{{").replace("}", "}}"), question, ())
 
-    name: str
+
+class Rewritten:
+    """Provide the members of a benchmark whose questions are another's, asked otherwise."""
+
+    __slots__ = ()
     benchmark: Benchmark
-    template: str
-
-    def describe(self) -> dict[str, Any]:
-        return {**self.benchmark.describe(), "template": self.template}
-
-    def read(self, places: Places) -> list[Sample]:
-        return [self._fill(sample) for sample in self.benchmark.read(places)]
 
     def ready(self, samples: Sequence[Sample], places: Places) -> None:
         self.benchmark.ready(samples, places)
@@ -160,8 +173,38 @@ class Templated:
         return self.benchmark.orientation
 
     @property
+    def template(self) -> str:
+        return self.benchmark.template
+
+    @property
+    def framing(self) -> str:
+        return self.benchmark.framing
+
+    @property
     def rows(self) -> int:
         return self.benchmark.rows
+
+    @property
+    def fetched_by(self) -> str:
+        return self.benchmark.fetched_by
+
+
+@dataclass(frozen=True, slots=True)
+class Templated(Rewritten):
+    """Read a benchmark with its questions put through `template` (`fill_template`).
+
+    Its name is `<benchmark>+<name of the template>`, so that no published number of the benchmark stands beside it.
+    """
+
+    name: str
+    benchmark: Benchmark
+    template: str = field()  # without it, the property of Rewritten would be its default
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.benchmark.describe(), "template": self.template}
+
+    def read(self, places: Places) -> list[Sample]:
+        return [self._fill(sample) for sample in self.benchmark.read(places)]
 
     def _fill(self, sample: Sample) -> Sample:
         try:
@@ -171,6 +214,13 @@ class Templated:
             raise DataError(
                 f"{self.benchmark.name}, question {sample.id}: dataset.template cannot be filled: {error}"
             ) from None
+
+
+def without_template(dataset: Benchmark) -> Benchmark:
+    """Return the dataset whose questions are asked otherwise, in a template or a framing; itself where they are not."""
+    while isinstance(dataset, Rewritten):
+        dataset = dataset.benchmark
+    return dataset
 
 
 def apply_template(benchmark: Benchmark, text: str, name: str = "") -> Templated:

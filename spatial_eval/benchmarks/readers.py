@@ -1,7 +1,7 @@
-"""Read the benchmarks of the paper, and questions in a user's JSON lines.
+"""Read the benchmarks of the paper, and list the classes of all.
 
-A benchmark in a known format is a YAML in conf/dataset. A new format is a class here or in a module beside this one,
-and a line in BENCHMARKS.
+A benchmark whose questions are rows with columns is a YAML in conf/dataset (rows.RowBenchmark says the keys). A new
+format is a class in a module beside this one, and a line in BENCHMARKS.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from spatial_eval.benchmarks import choices
 from spatial_eval.benchmarks.base import FileBenchmark
 from spatial_eval.benchmarks.choices import Choices, Row
 from spatial_eval.benchmarks.hub_dataset import Hub
+from spatial_eval.benchmarks.question_files import PublicFile, QuestionFile
+from spatial_eval.benchmarks.rows import check_cut, group_rows
 from spatial_eval.benchmarks.scenes.rendered import Scenes
 from spatial_eval.core.errors import DataError, MissingData
 from spatial_eval.core.jsonl import read_gold_answers, read_json_lines, read_sample_id
@@ -65,8 +67,12 @@ class WhatsUp(FileBenchmark):
     image_file: str = ""
     sets: bool = False
 
+    @property
+    def fetched_by(self) -> str:
+        return f"dataset={UPSTREAM.get(self.upstream.lower(), self.name)}"
+
     def read(self, places: Places) -> list[Sample]:
-        path = find_file(self.name, places.data, f"prompts/{self.prompts}", self.prompts)
+        path = find_file(self, places.data, f"prompts/{self.prompts}", self.prompts)
         lines = _read_lines(self, path)
         images = self._read_annotation(places, path, lines)
         options = Choices((), self.options)
@@ -143,6 +149,7 @@ class Vsr(FileBenchmark):
         file: the split's JSON lines under vsr/.
         images: folder of images.
         distort: stretch images to 2300 x 4096 pixels (width x height) before the processor, as the reference does.
+        cut: how val and test are cut, one of rows.CUTS.
     """
 
     name: str
@@ -151,14 +158,24 @@ class Vsr(FileBenchmark):
     file: str
     images: str
     distort: bool = False
+    cut: str = "rows"
+
+    def __post_init__(self) -> None:
+        check_cut(self.cut)
+        FileBenchmark.__post_init__(self)  # super() fails in a dataclass with slots
 
     def describe(self) -> dict[str, Any]:
         return {**FileBenchmark.describe(self), "distort": self.distort}
 
+    @property
+    def fetched_by(self) -> str:
+        return "dataset=vsr_random" if self.file.startswith("random_") else "dataset=vsr"
+
     def read(self, places: Places) -> list[Sample]:
-        path = find_file(self.name, places.data, f"vsr/{self.file}", self.file)
+        path = find_file(self, places.data, f"vsr/{self.file}", self.file)
         folder = _find_folder(self, places)
-        return [self._build_sample(i, line, folder, path) for i, line in enumerate(_read_lines(self, path))]
+        samples = [self._build_sample(i, line, folder, path) for i, line in enumerate(_read_lines(self, path))]
+        return group_rows(samples) if self.cut == "groups" else samples
 
     def _build_sample(self, i: int, line: Mapping[str, Any], folder: Path, path: Path) -> Sample:
         if not {"caption", "label", "relation", "image"} <= line.keys() or line["label"] not in (0, 1):
@@ -172,58 +189,12 @@ class Vsr(FileBenchmark):
         return asked.sample(str(i), i, folder / line["image"], relation=line["relation"])
 
 
-@dataclass(frozen=True, slots=True)
-class JsonLines(FileBenchmark):
-    """Read a user's own questions, one JSON object per line.
-
-    Keys: `id` (any JSON scalar), `question`, `answer` (an option's text, its letter or its index, or a list of texts),
-    `image_path` (relative to the file); optional `relation`, `pair`, `set`, `options` (choices.FORMS).
-    """
-
-    path: Path
-    name: str = ""
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "name", self.name or self.path.stem)
-        FileBenchmark.__post_init__(self)  # super() fails in a dataclass with slots
-
-    def read(self, places: Places) -> list[Sample]:  # noqa: ARG002  the protocol's signature
-        lines = list(read_json_lines(self.path))
-        rule, rows = choices.resolve_rule([self._read_row(i, line) for i, line in enumerate(lines)], self.scoring)
-        samples: dict[str, Sample] = {}
-        for i, row in enumerate(rows):
-            sample = self._build_sample(i, row, lines[i], rule)
-            other = samples.setdefault(sample.id, sample)
-            if other is not sample:
-                raise DataError(
-                    f"{self.path}: id {sample.id!r} stands in rows {other.row} and {sample.row}; ids must differ"
-                )
-        if not samples:
-            raise DataError(f"{self.path} holds no question")
-        return list(samples.values())
-
-    def _read_row(self, i: int, line: Mapping[str, Any]) -> Row:
-        where, question = f"{self.path}, row {i}", line.get("question")
-        if not isinstance(question, str):
-            raise DataError(f"{where}: {choices.NEEDS}")
-        options = choices.read_choices(line.get("options"), f"{where}: options")
-        return Row(where, question, options, line.get("answer"))
-
-    def _build_sample(self, i: int, row: Row, line: Mapping[str, Any], rule: str) -> Sample:
-        asked = choices.pose_question(row, rule)
-        name = line.get("image_path")
-        if name is not None and not isinstance(name, str):
-            raise DataError(f"{self.path}, row {i}: image_path must be a text, relative to the file")
-        image = None if name is None else self.path.parent / name
-        groups = {key: str(line.get(key) or "") for key in ("relation", "pair", "set")}
-        groups["relation"] = groups["relation"] or (asked.meaning if asked.options else "")
-        return asked.sample(read_sample_id(line, i), i, image, **groups)
-
-
 BENCHMARKS: dict[str, type[Benchmark]] = {
     "whatsup": WhatsUp,
     "vsr": Vsr,
-    "jsonl": JsonLines,
+    "jsonl": QuestionFile,  # before `file`: the name that descriptions keep
+    "file": QuestionFile,
+    "public": PublicFile,
     "hub": Hub,
     "scenes": Scenes,
 }
@@ -234,7 +205,7 @@ def first_existing(folder: Path, *names: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).exists()), None)
 
 
-def find_file(dataset: str, folder: Path, *names: str) -> Path:
+def find_file(dataset: WhatsUp | Vsr, folder: Path, *names: str) -> Path:
     """Return the first of `names` that exists under `folder`.
 
     Raises:
@@ -243,8 +214,8 @@ def find_file(dataset: str, folder: Path, *names: str) -> Path:
     path = first_existing(folder, *names)
     if path is None:
         raise MissingData(
-            f"dataset {dataset}: no {names[0]} under data_dir={folder}; run `python -m spatial_eval prepare "
-            f"dataset={dataset}`, or set data_dir= or SPATIAL_EVAL_DATA to the folder that holds it"
+            f"dataset {dataset.name}: no {names[0]} under data_dir={folder}; run `python -m spatial_eval prepare "
+            f"{dataset.fetched_by}`, or set data_dir= or SPATIAL_EVAL_DATA to the folder that holds it"
         )
     return path
 

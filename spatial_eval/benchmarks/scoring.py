@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 
+from spatial_eval.benchmarks import community_rules
 from spatial_eval.core.errors import ConfigError, describe_unknown
 from spatial_eval.core.types import Sample
 
 YES_NO = ("yes", "no")
+BY_GOLD = "by_gold"  # a value of dataset.scoring: each question's own rule, by the form of its gold answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,36 +36,28 @@ class Rule:
     needs: str = ""
 
 
-def prediction(sample: Sample, text: str) -> str:
-    """Return the option that the text gives, lower case; "" where it gives none or several."""
-    return RULES[sample.scoring].predict(sample, answer_part(text))
+class Grade(NamedTuple):
+    """What a rule makes of a text: the option read from it ("" = none or several), and whether it counts."""
+
+    prediction: str
+    right: bool
+    strict: bool
 
 
-def correct(sample: Sample, text: str) -> bool:
-    """Return whether the text counts for `accuracy`."""
-    rule = RULES[sample.scoring]
-    if rule.right is not None:
-        return rule.right(sample, answer_part(text))
-    return rule.predict(sample, answer_part(text)) in sample.answers
+def grade_answer(sample: Sample, text: str) -> Grade:
+    """Grade a text by the sample's rule."""
+    rule, part = RULES[sample.scoring], answer_part(text)
+    said = rule.predict(sample, part)
+    right = said in sample.answers if rule.right is None else rule.right(sample, part)
+    return Grade(said, right, (said if rule.strict is None else rule.strict(sample, part)) in sample.answers)
 
 
-def correct_strict(sample: Sample, text: str) -> bool:
-    """Return whether the text counts for `accuracy_strict`."""
-    rule = RULES[sample.scoring]
-    return (rule.strict or rule.predict)(sample, answer_part(text)) in sample.answers
-
-
-def says_yes(sample: Sample, text: str) -> bool:
-    """Return whether the text would count for `accuracy` if the gold answer were yes."""
-    return correct(replace(sample, answers=("yes",)), text)
-
-
-def says_yes_stored(rule: str | None, said: str, text: str) -> bool:
-    """Return `says_yes` of an answer in samples.parquet.
+def says_yes(rule: str | None, said: str, text: str) -> bool:
+    """Return whether a text counts as yes.
 
     Args:
-        rule: its scoring rule; None in files written before 0.2.
-        said: its prediction.
+        rule: the scoring rule; None in files written before 0.2.
+        said: what the rule reads from the text (`prediction`).
     """
     return "Yes" in answer_part(text) if rule in (None, "", "paper") else said == "yes"
 
@@ -72,14 +67,15 @@ def answer_part(text: str) -> str:
     return text.rpartition("</think>")[2].partition("<think>")[0]
 
 
-def check_rule(name: str | None) -> None:
+def check_rule(name: str | None, where: str = "dataset.scoring") -> None:
     """Check the name of a scoring rule; None leaves it to the options (choices.infer_rule).
 
     Raises:
         ConfigError: there is no such rule.
     """
-    if name is not None and name not in RULES:
-        raise ConfigError(describe_unknown("dataset.scoring", name, RULES))
+    known = [*RULES, *([BY_GOLD] if where == "dataset.scoring" else [])]
+    if name is not None and name not in known:
+        raise ConfigError(describe_unknown(where, name, known))
 
 
 # --- whole words
@@ -136,7 +132,6 @@ def _one_yes_no(_sample: Sample, text: str) -> str:
 
 # --- letters of options
 
-_ANSWER = re.compile(r"answer is:?|answer:")
 _LEADING = re.compile(r"\s*\(?([a-z])(?:[).:]|\s*$)", re.IGNORECASE)
 _BRACKETED = re.compile(r"\(([a-z])\)", re.IGNORECASE)
 _STATED = re.compile(
@@ -189,20 +184,24 @@ def _strict_letter(sample: Sample, text: str) -> str:
     return leading if leading == _letter(sample, text) else ""
 
 
-def _camb(sample: Sample, text: str) -> bool:
-    """Return whether the first character behind the last "answer is" or "answer:", brackets aside, is a gold letter.
-
-    Source: github.com/cambrian-mllm/cambrian, eval/eval/coco/coco_test.py, extract_mcq_answer. Known weaknesses: an
-    answer in words counts by its first letter (`above` is A), `A bus is left` is A.
-    """
-    last = _ANSWER.split(text.lower())[-1].strip().rstrip(".").lstrip("(").rstrip(")")
-    return last[:1] in sample.answers
-
+_CAMBRIAN = Rule(community_rules.read_cambrian, strict=_leading, needs="letters")
 
 RULES: Mapping[str, Rule] = {
     "paper": Rule(_word, right=_paper),
     "words": Rule(_word),
     "letter": Rule(_letter, strict=_strict_letter, needs="letters"),
     "yes_no": Rule(_yes_no, strict=_one_yes_no, needs="yes_no"),
-    "l_camb": Rule(_leading, right=_camb, needs="letters"),
+    "yn_pope": Rule(community_rules.read_pope, needs="yes_no"),
+    "yn_exact": Rule(community_rules.read_exact, needs="yes_no"),
+    "yn_xor": Rule(community_rules.read_xor, needs="yes_no"),
+    "yn_first": Rule(community_rules.read_first, needs="yes_no"),
+    "yn_pai": Rule(community_rules.read_pai, needs="yes_no"),
+    "yn_substring": Rule(community_rules.read_substring, needs="yes_no"),
+    "yn_deco": Rule(community_rules.read_deco, needs="yes_no"),
+    "l_lead": Rule(community_rules.read_leading_letter, needs="letters"),
+    "l_cambrian": _CAMBRIAN,
+    "l_camb": _CAMBRIAN,  # its earlier name
+    "l_vk": Rule(community_rules.read_vlmevalkit, needs="letters"),
+    "l_3dsr": Rule(community_rules.read_3dsrbench, needs="letters"),
+    "l_viewspatial": Rule(community_rules.read_viewspatial, needs="letters"),
 }

@@ -1,11 +1,14 @@
-"""Arguments that several commands share, a parent parser each (argparse's `parents=`)."""
+"""Arguments that several commands share, a parent parser each (argparse's `parents=`), and their defaults."""
 
 from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from spatial_eval.config.defaults import default_folder, find_folder
 
 
 def read_folder(text: str) -> Path:
@@ -19,16 +22,56 @@ def _make_parent(*names: str, **options: Any) -> argparse.ArgumentParser:
     return parent
 
 
-OUTPUT_DIR = _make_parent(
-    "--output-dir", type=Path, default=Path("outputs"), help="as launch.py's output_dir (default: outputs)"
-)
+OUTPUT_DIR = _make_parent("--output-dir", type=Path, help="as launch.py's output_dir (default: outputs)")
 DATA_DIR = _make_parent(
-    "--data-dir",
-    type=read_folder,
-    default=os.environ.get("SPATIAL_EVAL_DATA") or "data",
-    help="as launch.py's data_dir (default: $SPATIAL_EVAL_DATA, else data)",
+    "--data-dir", type=read_folder, help="as launch.py's data_dir (default: $SPATIAL_EVAL_DATA, else data)"
 )
-SWEEP = _make_parent("sweep", nargs="?", help="id, the beginning of one, or folder of a sweep (default: the latest)")
+SWEEP = _make_parent(
+    "sweep", nargs="?", help="name, beginning of an id, or folder of a sweep, or latest (default: latest)"
+)
 CONFIG_DIR = _make_parent(
-    "-cd", "--config-dir", type=read_folder, metavar="DIR", help="your own options beside ours, as for launch.py"
+    "-cd",
+    "--config-dir",
+    type=read_folder,
+    metavar="DIR",
+    help="your own options beside ours, as for launch.py (default: $SPATIAL_EVAL_CONFIG_DIR)",
 )
+
+
+def fill_defaults(parsed: argparse.Namespace) -> None:
+    """Fill in the folders that a command takes and nobody gave: by config.yaml of --config-dir, else launch.py's.
+
+    Raises:
+        ConfigError: config.yaml is wrong.
+    """
+    given = vars(parsed)
+    own = find_folder(given.get("config_dir"))
+    if "config_dir" in given:
+        parsed.config_dir = own
+    if "output_dir" in given and parsed.output_dir is None:
+        parsed.output_dir = Path(default_folder("output_dir", own) or "outputs").expanduser()
+    if "data_dir" in given and parsed.data_dir is None:
+        named = os.environ.get("SPATIAL_EVAL_DATA") or default_folder("data_dir", own) or "data"
+        parsed.data_dir = read_folder(named)
+
+
+class Commands:
+    """Adds commands to the command line's parser, each with its help text.
+
+    Args:
+        subparsers: of argparse. helps: help text by command.
+    """
+
+    def __init__(self, subparsers: Any, helps: Mapping[str, str]) -> None:
+        self._subparsers, self._helps = subparsers, helps
+
+    def add_parser(
+        self, name: str, *, parents: Sequence[argparse.ArgumentParser] = (), description: str = ""
+    ) -> argparse.ArgumentParser:
+        """Add a command; `description`: where it is not the help text."""
+        text = self._helps[name]
+        about = description or f"{text[0].upper()}{text[1:]}."
+        added: argparse.ArgumentParser = self._subparsers.add_parser(
+            name, parents=list(parents), help=text, description=about
+        )
+        return added

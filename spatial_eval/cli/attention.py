@@ -6,21 +6,17 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from spatial_eval.analysis import sweep_data
-from spatial_eval.cli.arguments import OUTPUT_DIR, SWEEP
+from spatial_eval.cli.arguments import OUTPUT_DIR, SWEEP, Commands
 from spatial_eval.core.errors import ConfigError, DataError
 
 EXAMPLES = 4
 
 
-def add_attention(commands: Any) -> None:
+def add_attention(commands: Commands) -> None:
     """The command, for the command line's parser."""
-    text = "draw where a sweep's models looked (runs with capture=map or heads)"
-    made = commands.add_parser(
-        "attention", parents=[SWEEP, OUTPUT_DIR], help=text, description=f"{text[0].upper()}{text[1:]}."
-    )
+    made = commands.add_parser("attention", parents=[SWEEP, OUTPUT_DIR])
     made.add_argument("--question", action="append", metavar="ID", help="the questions to draw, by id")
     made.add_argument("--examples", type=int, metavar="N", help=f"else so many, spread evenly (default: {EXAMPLES})")
     made.add_argument("--arm", action="append", metavar="LABEL", help="arms as results name them, 0.5 (default: all)")
@@ -54,14 +50,16 @@ def run_attention(parsed: argparse.Namespace) -> int:
     for i in chosen:
         path = pictures.find(images.get(found.ids[i], ""))
         if path is None:
-            raise DataError(f"the picture of question {found.ids[i]} is not at hand: {images.get(found.ids[i])}")
+            raise DataError(f"the picture of question {found.ids[i]} is missing: {images.get(found.ids[i])}")
         for name, index in layers:
             maps = attention.select_layer(found.map[i], index)  # (W, n)
             top = float(maps[arms].max(initial=0.0, where=maps[arms] >= 0))
             for arm in arms:
                 label, share = found.arms[arm].label, float(found.mass[i, arm, index].mean())
                 drawing = figures.draw_attention(path, maps[arm], found.views[i], top=top, orientation=turn)
-                text = f"arm {label}, layer {name}: {100 * share:.1f} % on the image, brightest {100 * top:.2f} %"
+                own = float(maps[arm].max(initial=0.0, where=maps[arm] >= 0))
+                text = f"arm {label}, layer {name}: {100 * share:.1f} % on the image, "
+                text += f"brightest {100 * own:.2f} of {100 * top:.2f} %"
                 target = parsed.out / f"{_safe(found.dataset, found.model, found.ids[i], label, name)}.png"
                 target.parent.mkdir(parents=True, exist_ok=True)
                 figures.add_caption(drawing, text).save(target)

@@ -1,10 +1,7 @@
-"""What would fail here, before it does: a line a thing, and what to do about it. Loads no model, writes nothing.
+"""Check what would fail here before it does: one line per thing, and what to do about it. Writes nothing.
 
 Whatever may hang (torch and a driver, the hub, W&B, Slurm's controller) is asked at once and for a minute at most.
-
-How large a model is, and how much memory is free here. Loads nothing.
-
-What lies outside this machine and may not answer: the hub, W&B, Slurm's controller. Each is given some seconds.
+No model is loaded: its size is counted from the headers of its files.
 """
 
 from __future__ import annotations
@@ -27,7 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from spatial_eval.cli.arguments import CONFIG_DIR, DATA_DIR, OUTPUT_DIR
+from spatial_eval.cli.arguments import CONFIG_DIR, DATA_DIR, OUTPUT_DIR, Commands
 from spatial_eval.config import schema
 from spatial_eval.core import requirements
 from spatial_eval.core.errors import ConfigError, MissingData, ModelError, SpatialEvalError
@@ -42,7 +39,7 @@ if TYPE_CHECKING:
 
 
 def parameters(model: HF) -> int | None:
-    """Counted from the headers of the files that a run loads, guessed from `7b` in its name where they are not here.
+    """Count parameters from the headers of the files that a run loads; where they are not here from `7b` in its name.
 
     None where neither tells.
     """
@@ -57,17 +54,14 @@ def parameters(model: HF) -> int | None:
 
 
 def available() -> int:
-    """Bytes of RAM that a new process could take: what is free, and what its control group leaves."""
-    facts = (
-        dict(re.findall(r"^(\w+):\s+(\d+) kB", Path("/proc/meminfo").read_text(), re.M))
-        if sys.platform == "linux"
-        else {}
-    )
-    found = int(facts.get("MemAvailable", 0)) * 1024 or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    """Return the bytes of RAM that a new process could take: what is free, and what its control group leaves."""
+    text = Path("/proc/meminfo").read_text() if sys.platform == "linux" else ""
+    free = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.M)
+    size = int(free[1]) * 1024 if free else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     if limit.is_file() and used.is_file() and limit.read_text().strip() != "max":
-        found = min(found, int(limit.read_text()) - int(used.read_text()))
-    return found
+        size = min(size, int(limit.read_text()) - int(used.read_text()))
+    return size
 
 
 OK, FAILS, UNKNOWN = "ok", "would fail", "not checked"
@@ -91,6 +85,11 @@ class DoctorLine:
         return f"{self.thing:<17} {self.state:<11} {self.said}"
 
 
+def make_line(good: bool, thing: str, said: str, advice: str) -> DoctorLine:
+    """Return a line that is ok, or would fail, with advice."""
+    return DoctorLine(thing, OK, said) if good else DoctorLine(thing, FAILS, f"{said}: {advice}")
+
+
 def check_hub(model: Model) -> DoctorLine:
     if not isinstance(model, HF):
         return DoctorLine("hub", OK, f"model {model.name} needs none")
@@ -105,18 +104,19 @@ def check_hub(model: Model) -> DoctorLine:
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         return DoctorLine("hub", FAILS, f"{here} and HF_HUB_OFFLINE is set: {fetch}, or unset it")
     url = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
-    answer = within(HUB_S, lambda: _status(f"{url}/{model.path}/resolve/{model.revision or 'main'}/config.json"))
+    answer = _ask_within(
+        HUB_S, lambda: _read_status(f"{url}/{model.path}/resolve/{model.revision or 'main'}/config.json")
+    )
     if isinstance(answer, int) and answer < 400:
         return DoctorLine("hub", OK, f"{here}, {url} has it: it is fetched at the first run")
     if answer in (401, 403):
-        return DoctorLine(
-            "hub", FAILS, f"{here}, {url} wants a login for it: accept its terms there, then `hf auth login`"
-        )
+        login = "wants a login for it: accept its terms there, then `hf auth login`"
+        return DoctorLine("hub", FAILS, f"{here}, {url} {login}")
     why = f"answers with HTTP {answer}" if isinstance(answer, int) else answer
     return DoctorLine("hub", FAILS, f"{here}, {url} {why}: {fetch}, or give model.path=FOLDER")
 
 
-def _status(url: str) -> int | str:
+def _read_status(url: str) -> int | str:
     try:
         with urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_S) as answer:
             return int(answer.status)
@@ -124,16 +124,16 @@ def _status(url: str) -> int | str:
         with error:
             return error.code
     except (OSError, ValueError) as error:
-        return f"is out of reach ({getattr(error, 'reason', error)})"
+        return f"is out of reach ({error.reason if isinstance(error, urllib.error.URLError) else error})"
 
 
-def within(seconds: float, ask: Callable[[], int | str]) -> int | str:
-    """The answer, or that none came: resolving a name can hang for longer than any time-out of a socket."""
-    found: list[int | str] = []
-    thread = threading.Thread(target=lambda: found.append(ask()), daemon=True)
+def _ask_within(seconds: float, ask: Callable[[], int | str]) -> int | str:
+    """Return the answer, or that none came: resolving a name can hang for longer than any time-out of a socket."""
+    answers: list[int | str] = []
+    thread = threading.Thread(target=lambda: answers.append(ask()), daemon=True)
     thread.start()
     thread.join(seconds)
-    return found[0] if found else f"did not answer within {seconds:g} s"
+    return answers[0] if answers else f"did not answer within {seconds:g} s"
 
 
 def check_wandb() -> DoctorLine:
@@ -151,22 +151,19 @@ def check_wandb() -> DoctorLine:
 def check_slurm_controller() -> DoctorLine:
     absent = [name for name in ("sbatch", "squeue") if shutil.which(name) is None]
     if absent:
-        return DoctorLine(
-            "slurm", UNKNOWN, f"no {' or '.join(absent)} on PATH: launcher=slurm would fail here", needed=False
-        )
+        said = f"no {' or '.join(absent)} on PATH: launcher=slurm would fail here"
+        return DoctorLine("slurm", UNKNOWN, said, needed=False)
     try:
-        done = subprocess.run(
-            ["squeue", "-h", "-o", "%i"], capture_output=True, text=True, check=False, timeout=SLURM_S
-        )
+        command = ["squeue", "-h", "-o", "%i"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SLURM_S)
         why = "" if done.returncode == 0 else (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[0]
     except (OSError, subprocess.TimeoutExpired):
         why = f"no answer within {SLURM_S:g} s"
     if why:
         said = f"sbatch and squeue are there, the controller does not answer ({why}): launcher=slurm would fail"
         return DoctorLine("slurm", FAILS, said, needed=False)
-    return DoctorLine(
-        "slurm", OK, f"the controller answers, {len(done.stdout.split()):,} jobs in its queue", needed=False
-    )
+    said = f"the controller answers, {len(done.stdout.split()):,} jobs in its queue"
+    return DoctorLine("slurm", OK, said, needed=False)
 
 
 TORCH_S = 7.0
@@ -203,60 +200,61 @@ print(json.dumps(error))
 def examine(
     model: Model, dataset: Benchmark, data: Path, output: Path, known: Sequence[tuple[str, Benchmark]]
 ) -> Iterator[DoctorLine]:
-    """Every line, in a fixed order. `known`: the benchmarks that lie in a data_dir, by name."""
+    """Yield every line, in a fixed order. `known`: the benchmarks that lie in a data_dir, by name."""
     with ThreadPoolExecutor() as pool:
-        torch, hub = pool.submit(_torch), pool.submit(check_hub, model)
-        files = pool.submit(_weights, model)
-        wandb, slurm = pool.submit(check_wandb), pool.submit(check_slurm_controller)
-        held = pool.submit(lambda: list(_data(model, dataset, data, known)))
+        torch, hub, files, wandb, slurm, held = (
+            pool.submit(_ask_torch),
+            pool.submit(check_hub, model),
+            pool.submit(_check_weights, model),
+            pool.submit(check_wandb),
+            pool.submit(check_slurm_controller),
+            pool.submit(lambda: list(_check_data(model, dataset, data, known))),
+        )
         yield from versions()
-        found = torch.result()
-        yield _device(model, found)
-        yield from _memory(model, found)
-        yield _graphs(model, found)
-        yield hub.result()
+        seen = torch.result()
+        yield from (_device(model, seen), *_memory(model, seen), _graphs(model, seen), hub.result())
         yield from files.result()
         yield _disk(output)
-        yield from held.result()
-        yield wandb.result()
-        yield slurm.result()
+        yield from (*held.result(), wandb.result(), slurm.result())
 
 
 def versions() -> Iterator[DoctorLine]:
-    """Python and each required package against what pyproject.toml allows."""
-    python = requirements.read_python()
-    good = python.contains(platform.python_version(), prereleases=True)
-    said = f"{platform.python_version()}, required {python}"
-    yield (
-        DoctorLine("python", OK, said)
-        if good
-        else DoctorLine("python", FAILS, f"{said}: make an environment with such a one")
-    )
-    wrong: list[str] = []
-    right: list[str] = []
-    for one in requirements.read_packages():
-        have = requirements.find_version(one.name)
+    """Compare Python and each required package with what pyproject.toml allows."""
+    python, version = requirements.read_python(), platform.python_version()
+    good = python.contains(version, prereleases=True)
+    yield make_line(good, "python", f"{version}, required {python}", "make an environment with such a one")
+    wrong, right, newer = [], [], requirements.list_newer()
+    for package in requirements.read_packages():
+        have = requirements.find_version(package.name)
         if not have:
-            wrong.append(f"{one.name} is not installed")
-        elif one.specifier.contains(have, prereleases=True):
-            right.append(f"{one.name} {have}")
-        elif not requirements.is_newer(one, have):
-            wrong.append(f"{one.name} {have} (required {one.specifier})")
-    newer = requirements.list_newer()
-    if wrong:
-        yield DoctorLine("packages", FAILS, f"{'; '.join(wrong)}: pip install -e . in the checkout")
-    else:
-        yield DoctorLine("packages", OK, ", ".join(right))
+            wrong.append(f"{package.name} is not installed")
+        elif package.specifier.contains(have, prereleases=True):
+            right.append(f"{package.name} {have}")
+        elif not requirements.is_newer(package, have):
+            wrong.append(f"{package.name} {have} (required {package.specifier})")
+    yield make_line(not wrong, "packages", "; ".join(wrong) or ", ".join(right), "pip install -e . in the checkout")
     if newer:
         yield DoctorLine("packages", UNKNOWN, "; ".join(newer))
 
 
-def _torch() -> Mapping[str, Any]:
-    """What torch sees, asked in a process of its own: a driver may hang. {"error": ...} where it does not answer."""
+def _run_python(code: str, seconds: float, given: str = "") -> subprocess.CompletedProcess[str]:
+    """Run code in a process of its own: it imports torch, and a driver may hang. Raises OSError, TimeoutExpired."""
+    path = os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])
+    return subprocess.run(
+        [sys.executable, "-c", code],
+        input=given,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=seconds,
+        env=os.environ | {"PYTHONPATH": path},
+    )
+
+
+def _ask_torch() -> Mapping[str, Any]:
+    """Return what torch sees; {"slow": ...} or {"error": ...} where it does not answer."""
     try:
-        done = subprocess.run(
-            [sys.executable, "-c", TORCH], capture_output=True, text=True, check=False, timeout=TORCH_S
-        )
+        done = _run_python(TORCH, TORCH_S)
     except (OSError, subprocess.TimeoutExpired):
         return {"slow": f"torch did not answer within {TORCH_S:g} s: try `python -c 'import torch'`"}
     if done.returncode:
@@ -274,21 +272,19 @@ def _device(model: Model, torch: Mapping[str, Any]) -> DoctorLine:
         return DoctorLine("device", FAILS, torch["error"])
     names = ", ".join(gpu[0] for gpu in torch["gpus"]) or "no GPU"
     said = f"torch {torch['version']} (CUDA {torch['cuda'] or 'none'}) sees {names}; {model.name} runs on {wanted}"
-    if wanted.startswith("cuda") and not torch["gpus"]:
-        return DoctorLine("device", FAILS, f"{said}: install torch for CUDA, or set model.device=cpu")
-    slow = wanted == "cpu" and (parameters(model) or 0) > 1e9
-    return DoctorLine("device", OK, said + ("; expect minutes a question without a GPU" if slow else ""))
+    if wanted == "cpu" and (parameters(model) or 0) > 1e9:
+        said += "; expect minutes a question without a GPU"
+    good = bool(torch["gpus"]) or not wanted.startswith("cuda")
+    return make_line(good, "device", said, "install torch for CUDA, or set model.device=cpu")
 
 
 def _memory(model: Model, torch: Mapping[str, Any]) -> Iterator[DoctorLine]:
     if not isinstance(model, HF):
         return
-    count, exact = parameters(model), model.folder() is not None
-    have = available()
+    count, exact, have = parameters(model), model.folder() is not None, available()
     if count is None:
-        yield DoctorLine(
-            "memory", UNKNOWN, f"the size of {model.path} is not known here; {have / GIB:.0f} GiB of RAM are free"
-        )
+        said = f"the size of {model.path} is not known here; {have / GIB:.0f} GiB of RAM are free"
+        yield DoctorLine("memory", UNKNOWN, said)
         return
     size = count * BYTES[model.run_dtype()]
     what = f"{count / 1e9:.3g} G parameters{'' if exact else ' (by its name)'} in {model.run_dtype()}"
@@ -302,58 +298,45 @@ def _memory(model: Model, torch: Mapping[str, Any]) -> Iterator[DoctorLine]:
 
 def _fits(thing: str, what: str, need: float, have: float, where: str, advice: str) -> DoctorLine:
     said = f"{what} {need / GIB:.2g} GiB, {have / GIB:.0f} GiB are free ({where})"
-    return DoctorLine(thing, OK, said) if need <= have else DoctorLine(thing, FAILS, f"{said}: {advice}")
+    return make_line(need <= have, thing, said, advice)
 
 
-def _weights(model: Model) -> list[DoctorLine]:
-    """Whether the model's files hold what its config.json wants, asked in a process of its own: it imports torch."""
+def _check_weights(model: Model) -> list[DoctorLine]:
+    """Check whether the model's files hold what its config.json wants."""
     try:
         folder = model.folder() if isinstance(model, HF) else None
     except ModelError:  # said where the hub is
         folder = None
     if not isinstance(model, HF) or folder is None:
         return []
+    state, said = UNKNOWN, f"the files of {model.path} could not be compared with its config.json"
     try:
         weights.check_files(folder, model.path)  # at once, without torch
+        count = parameters(model) or 0
+        error = json.loads(_run_python(WEIGHTS, WEIGHTS_S, json.dumps(asdict(model))).stdout.splitlines()[-1])
+        good = f"{count:,} parameters in the files of {model.path}, as its config.json has them"
+        state, said = (FAILS, error) if error else (OK, good)
     except ModelError as error:
-        return [DoctorLine("weights", FAILS, str(error))]
-    found, count = "", parameters(model)
-    try:
-        done = subprocess.run(
-            [sys.executable, "-c", WEIGHTS],
-            input=json.dumps(asdict(model)),
-            capture_output=True,
-            text=True,
-            timeout=WEIGHTS_S,
-            check=False,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join([str(PACKAGE), os.environ.get("PYTHONPATH", "")])},
-        )
-        found = json.loads(done.stdout.splitlines()[-1])
+        state, said = FAILS, str(error)
     except subprocess.TimeoutExpired:
         said = f"the files of {model.path} were not compared with its config.json within {WEIGHTS_S:g} s"
-        return [DoctorLine("weights", UNKNOWN, f"{said}: loading compares them")]
+        said += ": loading compares them"
     except (OSError, ValueError, IndexError):
-        return [DoctorLine("weights", UNKNOWN, f"the files of {model.path} could not be compared with its config.json")]
-    if found:
-        return [DoctorLine("weights", FAILS, found)]
-    return [
-        DoctorLine(
-            "weights", OK, f"{count or 0:,} parameters in the files of {model.path}, as its config.json has them"
-        )
-    ]
+        pass
+    return [DoctorLine("weights", state, said)]
 
 
 def _graphs(model: Model, torch: Mapping[str, Any]) -> DoctorLine:
-    if "gpus" not in torch:
-        return DoctorLine("CUDA graphs, bf16", UNKNOWN, "torch gave no answer", needed=False)
-    if not torch["gpus"]:
-        return DoctorLine(
-            "CUDA graphs, bf16", UNKNOWN, "no GPU is seen; model.graphs=true replays nothing on a CPU", False
+    thing = "CUDA graphs, bf16"
+    if not torch.get("gpus"):
+        said = (
+            "no GPU is seen; model.graphs=true replays nothing on a CPU" if "gpus" in torch else "torch gave no answer"
         )
+        return DoctorLine(thing, UNKNOWN, said, needed=False)
     name, _, _, half = torch["gpus"][0]
     said = f"{name}: graphs can be captured, bfloat16 is {'native' if half else 'emulated: take float16 or float32'}"
     fails = not half and isinstance(model, HF) and model.run_dtype() == "bfloat16"
-    return DoctorLine("CUDA graphs, bf16", FAILS if fails else OK, said)
+    return DoctorLine(thing, FAILS if fails else OK, said)
 
 
 def _disk(output: Path) -> DoctorLine:
@@ -362,27 +345,24 @@ def _disk(output: Path) -> DoctorLine:
     said = f"{free / GIB:.0f} GiB free at {output}"
     if not os.access(there, os.W_OK):
         return DoctorLine("disk", FAILS, f"{there} cannot be written: set output_dir=")
-    return (
-        DoctorLine("disk", OK, said)
-        if free > GIB
-        else DoctorLine("disk", FAILS, f"{said}: free some, or set output_dir=")
-    )
+    return make_line(free > GIB, "disk", said, "free some, or set output_dir=")
 
 
-def _data(model: Model, dataset: Benchmark, data: Path, known: Sequence[tuple[str, Benchmark]]) -> Iterator[DoctorLine]:
-    """One line a benchmark that lies in data_dir; the chosen one is needed, its images where a model looks at them."""
+def _check_data(
+    model: Model, dataset: Benchmark, data: Path, known: Sequence[tuple[str, Benchmark]]
+) -> Iterator[DoctorLine]:
+    """Yield one line per benchmark in data_dir; the chosen one is needed, its images where a model looks at them."""
     looks, seen = isinstance(model, HF), set()
     for one in (glance_benchmark(*named, data) for named in known):
         seen.add(one.name)
-        said, problem = f"{one.questions:,} questions, {one.images:,} images", one.problem.partition("; ")[0]
+        counted, problem = f"{one.questions:,} questions, {one.images:,} images", one.problem.partition("; ")[0]
         if problem and one.questions and not looks:
-            said, problem = f"{said} ({model.name} looks at none)", ""
-        state, said = (
-            (FAILS, f"{said}: {problem}; run `python -m spatial_eval prepare dataset={one.name}`")
-            if problem
-            else (OK, said)
-        )
-        yield DoctorLine(f"data {one.name}", state, said, needed=one.name == dataset.name)
+            counted, problem = f"{counted} ({model.name} looks at none)", ""
+        state, text = OK, counted
+        if problem:
+            lacking = f"{counted}: {problem}" if one.questions else problem
+            state, text = FAILS, f"{lacking}; run `python -m spatial_eval prepare dataset={one.name}`"
+        yield DoctorLine(f"data {one.name}", state, text, needed=one.name == dataset.name)
     places = Places(data, data, remember=False)
     try:
         samples = dataset.read(places)
@@ -396,11 +376,10 @@ def _data(model: Model, dataset: Benchmark, data: Path, known: Sequence[tuple[st
             yield DoctorLine("recordings" if dataset.name in seen else f"data {dataset.name}", FAILS, str(error))
 
 
-def add_doctor(commands: Any) -> None:
+def add_doctor(commands: Commands) -> None:
     """Add `doctor` to the subparsers of the command line."""
-    said = "say what would fail here for a model and a dataset, and what to do"
-    about = f"{said.capitalize()}; needs some seconds, at most a minute."
-    command = commands.add_parser("doctor", parents=[DATA_DIR, OUTPUT_DIR, CONFIG_DIR], help=said, description=about)
+    about = "Say what would fail here for a model and a dataset, and what to do; needs some seconds, at most a minute."
+    command = commands.add_parser("doctor", parents=[DATA_DIR, OUTPUT_DIR, CONFIG_DIR], description=about)
     command.add_argument(
         "what",
         nargs="*",

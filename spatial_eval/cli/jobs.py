@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import logging
+import contextlib
 import sys
 import time
 from dataclasses import replace
-from typing import Any
 
-from spatial_eval.cli.arguments import OUTPUT_DIR, SWEEP
+from spatial_eval.cli.arguments import OUTPUT_DIR, SWEEP, Commands
 from spatial_eval.config.launchers import Slurm
+from spatial_eval.core import terminal
 from spatial_eval.core.errors import StoreError
 from spatial_eval.launch import records, slurm, status
 
@@ -18,15 +18,10 @@ WATCH_S = 2.0
 CANCEL_S = 20.0  # a job looks for the marker every two seconds
 
 
-def add_jobs(commands: Any) -> None:
+def add_jobs(commands: Commands) -> None:
     """Add the three commands to the command line's parser."""
-    for name, run, text in (
-        ("status", show_status, "show how far a sweep is"),
-        ("retry", retry_sweep, "compute what failed or is missing, then write the tables"),
-        ("cancel", cancel_sweep, "stop a sweep's jobs"),
-    ):
-        description = f"{text[0].upper()}{text[1:]}."
-        command = commands.add_parser(name, parents=[SWEEP, OUTPUT_DIR], help=text, description=description)
+    for name, run in (("status", show_status), ("retry", retry_sweep), ("cancel", cancel_sweep)):
+        command = commands.add_parser(name, parents=[SWEEP, OUTPUT_DIR])
         command.set_defaults(run=run)
         if name == "status":
             command.add_argument("--watch", action="store_true", help="again every two seconds until nothing runs")
@@ -44,9 +39,9 @@ def show_status(parsed: argparse.Namespace) -> int:
     reader = status.StatusReader(_read_request(parsed))
     while True:
         now = reader.read()
-        clear = "\x1b[H\x1b[2J" if parsed.watch and sys.stdout.isatty() else ""
-        sys.stdout.write(clear + status.format_status(now))
-        sys.stdout.flush()
+        if parsed.watch:
+            terminal.clear_screen()
+        terminal.print_output(status.format_status(now).rstrip("\n"))
         if not parsed.watch or not now.is_open:
             return 0 if now.is_complete else 3
         try:
@@ -60,7 +55,7 @@ def retry_sweep(parsed: argparse.Namespace) -> int:
     from spatial_eval.passes.pass_state import inspect_pass
     from spatial_eval.sweep import run
 
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    terminal.start_logging()
     request = _read_request(parsed)
     states = {
         experiment: inspect_pass(target.work, request.places, retry=True)
@@ -81,30 +76,30 @@ def cancel_sweep(parsed: argparse.Namespace) -> int:
     """Stop every job of the sweep, waiting or running; what they stored stays. Exit code 3 where some still run."""
     folder = status.find_launched(parsed.output_dir, parsed.sweep)
     launches = [launch for launch in records.list_launches(folder) if not launch.is_closed]
-    unreadable = []
+    readable = []
     for launch in launches:
         try:
             launch.read()
+            slurm.list_arrays(launch)
+            readable.append(launch)
         except StoreError as error:
-            unreadable.append(launch)
-            sys.stderr.write(f"error: {error}\n")
+            terminal.write_error(f"error: {error}")
 
     def open_jobs() -> list[status.JobState]:
-        readable = [launch for launch in launches if launch not in unreadable]
         return [one for launch in readable for one in status.job_states(launch) if one.is_open]
 
-    before = open_jobs()
+    before = left = open_jobs()
     answers = True
     for launch in launches:
         launch.mark("cancelled")
-        answers = slurm.cancel_launch(launch) and answers
+        with contextlib.suppress(StoreError):  # named above
+            answers = slurm.cancel_launch(launch) and answers
     end = time.monotonic() + CANCEL_S
-    left = before
     while left and time.monotonic() < end:
         time.sleep(0.2)
         left = open_jobs()
-    for launch in launches:
-        if launch not in unreadable and not any(one.is_open for one in status.job_states(launch)):
+    for launch in readable:
+        if not any(one.is_open for one in status.job_states(launch)):
             launch.mark("closed")
     sys.stdout.write(f"{len(before) - len(left)} jobs of {folder.name} stopped\n")
     if not answers:
@@ -113,4 +108,4 @@ def cancel_sweep(parsed: argparse.Namespace) -> int:
         )
     for one in left:
         sys.stderr.write(f"still running: {one.job.label} {one.slurm}\n")
-    return 3 if left or unreadable or not answers else 0
+    return 3 if left or len(readable) < len(launches) or not answers else 0

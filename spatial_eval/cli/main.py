@@ -3,12 +3,68 @@
 from __future__ import annotations
 
 import argparse
+import pkgutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
-from spatial_eval.cli import attention, doctor, exchange, jobs, prepare, results, store
+from spatial_eval.cli.arguments import Commands, fill_defaults
 from spatial_eval.cli.run import launch
+from spatial_eval.core import terminal
 from spatial_eval.core.errors import SpatialEvalError
+from spatial_eval.core.version import VERSION
+
+# The function that adds some commands -> their help texts. Its module is imported where one of them is used, so that
+# --help and each command load no more than they need.
+COMMANDS: Mapping[str, Mapping[str, str]] = {
+    "spatial_eval.cli.sweeps:add_sweeps": {
+        "list": "list the sweeps: names, ids, cells, GPU hours, largest difference to base",
+        "cite": "write what to cite for a sweep: a methods paragraph and BibTeX",
+    },
+    "spatial_eval.cli.results:add_results": {
+        "results": "print a sweep's tables",
+        "compare": "compare two sweeps or two cells, question by question",
+        "select": "choose cells on val and report them on test",
+        "report": "write a sweep's report.html again",
+        "publish": "show a sweep in Weights & Biases",
+    },
+    "spatial_eval.cli.samples:add_samples": {
+        "samples": "list samples with what arms or a cell answered",
+    },
+    "spatial_eval.cli.prepare:add_prepare": {
+        "scenes": "write the rendered scenes as files",
+        "prepare": "fetch data and models, adopt data you have, check it",
+    },
+    "spatial_eval.cli.attention:add_attention": {
+        "attention": "draw where a sweep's models looked (runs with capture=map or heads)",
+    },
+    "spatial_eval.cli.doctor:add_doctor": {
+        "doctor": "say what would fail here for a model and a dataset, and what to do",
+    },
+    "spatial_eval.cli.store:add_store": {
+        "store": "look after stored generations: verify, size, rm",
+    },
+    "spatial_eval.cli.import_answers:add_import": {
+        "import": "others' answers into the store: recordings, what export wrote, result files of the reference code, "
+        "of LLaVA, lmms-eval, VLMEvalKit and Inspect",
+    },
+    "spatial_eval.cli.export_answers:add_export": {
+        "export": "a sweep's answers as one file with a data card, to be shared without weights",
+    },
+    "spatial_eval.cli.jobs:add_jobs": {
+        "status": "show how far a sweep is",
+        "retry": "compute what failed or is missing, then write the tables",
+        "cancel": "stop a sweep's jobs",
+    },
+}
+# README.md holds the same five (tests/test_docs.py); all of them: docs/glossary.md.
+GLOSSARY: Mapping[str, str] = {
+    "base": "the model as it is: what methods are compared with",
+    "arm": "one way to decode: a weight on the attention to the image, or a contrast",
+    "method": "a rule whose answer counts: one arm's, or of two arms by the confidence",
+    "cell": "a method with its settings on a dataset and a model: a row of results.csv",
+    "sweep": "all cells of one command; SWEEP is its name, its id's beginning, or latest",
+}
 
 
 def run_command_line() -> None:
@@ -20,27 +76,45 @@ def main(arguments: Sequence[str]) -> int:
     """Run one command; returns its exit code: 0 complete, 1 user error, 2 usage (argparse), 3 incomplete."""
     if arguments and arguments[0] == "run":  # its arguments are Hydra's, argparse would read -m as its own
         return launch(arguments[1:])
-    parsed = parser().parse_args(arguments)
-    try:
-        return int(parsed.run(parsed))
-    except SpatialEvalError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 1
-    except BrokenPipeError:  # `| head`
-        sys.stderr.close()
-        return 0
+    with terminal.guarded_streams():
+        if not arguments:
+            parser().print_help(sys.stderr)
+            return 2
+        parsed = parser(arguments[0] if arguments else "").parse_args(arguments)
+        try:
+            fill_defaults(parsed)
+            return int(parsed.run(parsed))
+        except SpatialEvalError as error:
+            terminal.write_error(f"error: {error}")
+            return 1
 
 
-def parser() -> argparse.ArgumentParser:
-    top = argparse.ArgumentParser(prog="python -m spatial_eval", description="Run sweeps, and look at them.")
+class Parser(argparse.ArgumentParser):
+    """Quotes what was typed without control characters."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(terminal.clean_text(message))
+
+
+def parser(command: str | None = None) -> argparse.ArgumentParser:
+    """Build the parser of the command line.
+
+    Args:
+        command: the one whose arguments are needed; the others are known by name. None = all.
+    """
+    top = Parser(
+        prog="python -m spatial_eval",
+        description="Run sweeps, and look at them.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="\n".join(["five words:", *(f"  {word:<8} {meaning}" for word, meaning in GLOSSARY.items())]),
+    )
+    top.add_argument("--version", action="version", version=f"spatial-eval {VERSION}", help="print the version")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     commands.add_parser("run", add_help=False, help="run one cell, or a grid with -m: the arguments of launch.py")
-    results.add_results(commands)
-    prepare.add_prepare(commands)
-    attention.add_attention(commands)
-    doctor.add_doctor(commands)
-    store.add_store(commands)
-    exchange.add_import(commands)
-    exchange.add_export(commands)
-    jobs.add_jobs(commands)
+    for target, helps in COMMANDS.items():
+        if command is None or command in helps:
+            pkgutil.resolve_name(target)(Commands(commands, helps))
+        else:
+            for name, text in helps.items():
+                commands.add_parser(name, help=text)
     return top

@@ -11,18 +11,18 @@ from pathlib import Path
 from typing import Any
 
 from spatial_eval.benchmarks.scenes.generator import DIFFICULTIES
-from spatial_eval.cli.arguments import CONFIG_DIR, DATA_DIR, read_folder
+from spatial_eval.cli.arguments import CONFIG_DIR, DATA_DIR, Commands, read_folder
+from spatial_eval.core import terminal
 from spatial_eval.core.errors import ConfigError, DataError, ModelError
-from spatial_eval.prepare.sources import COCO, COCO_WAYS, DRIVE, SOURCES, FetchOptions
+from spatial_eval.prepare.sources import COCO, COCO_WAYS, DRIVE, GITHUB, SOURCES, FetchOptions
 
 COMPLETE, INCOMPLETE = 0, 3
 
 
-def add_prepare(commands: Any) -> None:
+def add_prepare(commands: Commands) -> None:
     """Add `prepare` and `scenes` to the subparsers of the command line."""
     scenes = commands.add_parser(
         "scenes",
-        help="write the rendered scenes as files",
         description="Write the four sets of rendered scenes in the upstream layout: a data_dir for the real readers.",
     )
     scenes.add_argument("--out", type=Path, required=True, help="folder to write")
@@ -32,14 +32,14 @@ def add_prepare(commands: Any) -> None:
     prepare = commands.add_parser(
         "prepare",
         parents=[DATA_DIR, CONFIG_DIR],
-        help="fetch data and models, adopt data you have, check it",
         description="Make data and models ready; nothing else ever writes into data_dir or downloads data.",
     )
     prepare.add_argument(
         "what",
         nargs="*",
         metavar="dataset=NAME|all, model=NAME",
-        help="fetch what this benchmark lacks into data_dir, or this model into the hub cache; "
+        help="fetch what this benchmark (all: the paper's seven, and your own of --config-dir) lacks into data_dir, or "
+        "this model into the hub cache; "
         "dataset.KEY=VALUE and model.KEY=VALUE too",
     )
     prepare.add_argument(
@@ -57,6 +57,7 @@ def add_prepare(commands: Any) -> None:
     )
     prepare.add_argument("--coco", default=COCO, metavar="URL", help=f"server of COCO's images (default: {COCO})")
     prepare.add_argument("--drive", default=DRIVE, metavar="URL", help=f"Google Drive (default: {DRIVE})")
+    prepare.add_argument("--github", default=GITHUB, metavar="URL", help=f"GitHub's files (default: {GITHUB})")
     prepare.set_defaults(run=run_prepare)
 
 
@@ -110,9 +111,8 @@ def run_prepare(parsed: argparse.Namespace) -> int:
     if parsed.check:
         states: Iterator[Any] = (verify.check_benchmark(*one, data) for one in benchmarks)
     elif name:
-        options = FetchOptions(
-            parsed.source, folder, parsed.pictures, parsed.coco.rstrip("/"), parsed.drive.rstrip("/")
-        )
+        servers = (server.rstrip("/") for server in (parsed.coco, parsed.drive, parsed.github))
+        options = FetchOptions(parsed.source, folder, parsed.pictures, *servers)
         states = recipes.fetch_benchmarks(benchmarks, data, options)
     else:
         states = (verify.glance_benchmark(*one, data) for one in benchmarks)
@@ -133,6 +133,7 @@ def run_prepare(parsed: argparse.Namespace) -> int:
 def _log_to_stderr() -> Iterator[None]:
     """Show on stderr what takes time."""
     logger, handler = logging.getLogger("spatial_eval"), logging.StreamHandler(sys.stderr)
+    handler.setFormatter(terminal.CleanFormatter())
     level = logger.level
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

@@ -5,38 +5,40 @@ from __future__ import annotations
 import argparse
 import csv
 import io
-import logging
-import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from spatial_eval.analysis.sweep_data import find_sweep, read_files
-from spatial_eval.cli.arguments import OUTPUT_DIR, SWEEP
+from spatial_eval.analysis.sweep_data import find_sweep, parse_table_rows, read_files, translate_damage
+from spatial_eval.cli.arguments import OUTPUT_DIR, SWEEP, Commands
+from spatial_eval.core.errors import ConfigError
+from spatial_eval.core.terminal import print_output, start_logging, terminal_width
 from spatial_eval.report import tables as report_tables
 
 COMPLETE, INCOMPLETE = 0, 3
 
 
-def add_results(commands: Any) -> None:
-    """The sub-commands of this module."""
-    table = _command(commands, "results", "print a sweep's tables", results, sweep=True)
+def add_results(commands: Commands) -> None:
+    """Add this module's commands to the command line's parser."""
+    table = _add(commands, "results", results, sweep=True)
     table.add_argument("--by", choices=["relation"], help="accuracy on each relation")
-    table.add_argument("--cells", action="store_true", help="one row a cell in place of the paper's layout")
-    pair = _command(commands, "compare", "compare two sweeps or two cells, question by question", print_comparison)
-    how = "a sweep (id, beginning of one, folder), a cell (method=base,split=test), or both (ID:method=base)"
+    table.add_argument("--cells", action="store_true", help="one row per cell in place of the paper's layout")
+    table.add_argument(
+        "--rule", metavar="R[,R]", help="grade the stored answers by other scoring rules, one row per cell and rule"
+    )
+    pair = _add(commands, "compare", print_comparison)
+    how = "a sweep (name, id, folder), a cell (method=base,split=test), or both (SWEEP:method=base)"
     pair.add_argument("a", metavar="A", help=how)
     pair.add_argument("b", metavar="B", help="likewise; cells are paired by all that neither side fixes")
-    choice = _command(commands, "select", "choose cells on val and report them on test", select, sweep=True)
+    choice = _add(commands, "select", select, sweep=True)
     choice.add_argument("--on", default="val", metavar="SPLIT", help="where to choose (default: val)")
     choice.add_argument("--report", default="test", metavar="SPLIT", help="where to report (default: test)")
     choice.add_argument(
         "--metric", choices=["accuracy", "accuracy_strict"], default="accuracy", help="default: accuracy"
     )
-    _command(commands, "report", "write a sweep's report.html again", report, sweep=True, formats=False)
-    said = "Publish a sweep's stored results to Weights & Biases: under its folder; --sync uploads."
-    command = commands.add_parser(
-        "publish", parents=[SWEEP, OUTPUT_DIR], help="show a sweep in Weights & Biases", description=said
-    )
+    _add(commands, "report", report, sweep=True, formats=False)
+    about = "Publish a sweep's stored results to Weights & Biases: under its folder; --sync uploads."
+    command = commands.add_parser("publish", parents=[SWEEP, OUTPUT_DIR], description=about)
     command.add_argument("--sync", action="store_true", help="upload, and verify that every table arrived")
     command.add_argument("--staged", action="store_true", help="upload what is written, write nothing new")
     command.add_argument("--project", help="default: tracking.project of the sweep's launch")
@@ -44,10 +46,16 @@ def add_results(commands: Any) -> None:
     command.set_defaults(run=publish)
 
 
-def _command(commands: Any, name: str, what: str, run: Any, *, sweep: bool = False, formats: bool = True) -> Any:
-    """A sub-command with the options that all of them share."""
-    parents = [SWEEP, OUTPUT_DIR] if sweep else [OUTPUT_DIR]
-    made = commands.add_parser(name, parents=parents, help=what, description=what.capitalize() + ".")
+def _add(
+    commands: Commands,
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    *,
+    sweep: bool = False,
+    formats: bool = True,
+) -> argparse.ArgumentParser:
+    """Add a command with the options that all of them share."""
+    made = commands.add_parser(name, parents=[SWEEP, OUTPUT_DIR] if sweep else [OUTPUT_DIR])
     if formats:
         made.add_argument("--format", choices=list(report_tables.ROW_FORMATS), default="table", help="default: table")
     made.set_defaults(run=run)
@@ -57,14 +65,19 @@ def _command(commands: Any, name: str, what: str, run: Any, *, sweep: bool = Fal
 def results(parsed: argparse.Namespace) -> int:
     """A sweep's tables; exit code 3 where answers are missing. csv and json are its rows as they stand."""
     folder = find_sweep(parsed.output_dir, parsed.sweep)
+    if parsed.rule is not None:
+        return _print_rules(folder, parsed)
     tables = read_files(folder).tables
-    rows = _rows(tables["results.csv"])
     name = "by_relation.csv" if parsed.by == "relation" else "results.csv"
-    if parsed.format == "csv":
-        _print(tables[name].decode().rstrip("\n"))
-    elif parsed.format == "json" or parsed.cells:
-        _print(report_tables.ROW_FORMATS[parsed.format](rows if parsed.by is None else _rows(tables[name])))
-    else:
+    flat = parsed.cells or parsed.format in ("csv", "json")
+    with translate_damage(folder):
+        rows = parse_table_rows(tables["results.csv"])
+        missing = any(int(row["missing"]) for row in rows)
+        if parsed.format == "csv":
+            print_output(report_tables.format_csv(*_csv(tables[name])))
+        elif flat:
+            _print_rows(parsed.format, parse_table_rows(tables[name]))
+    if not flat:
         from spatial_eval.analysis import selection
         from spatial_eval.analysis.sweep_data import read_sweep_data
 
@@ -74,9 +87,22 @@ def results(parsed: argparse.Namespace) -> int:
             files, chosen
         )
         table = parsed.format == "table" and parsed.by is None
-        head = [report_tables.results_table(rows, selection.by_settings(files, chosen))] if table else []
-        _print("\n\n".join([*head, *map(report_tables.SHEET_FORMATS[parsed.format], sheets)]))
-    return INCOMPLETE if any(int(row["missing"]) for row in rows) else COMPLETE
+        settings = selection.by_settings(files, chosen) if table else []
+        head = [report_tables.results_table(rows, settings, files, terminal_width())] if table else []
+        print_output("\n\n".join([*head, *(_format_sheet(parsed.format, sheet) for sheet in sheets)]))
+    return INCOMPLETE if missing else COMPLETE
+
+
+def _print_rules(folder: Path, parsed: argparse.Namespace) -> int:
+    from spatial_eval.analysis.regrading import rule_rows
+    from spatial_eval.analysis.sweep_data import read_sweep_data
+
+    if parsed.by is not None or parsed.cells:
+        raise ConfigError(f"--rule prints cells: leave {'--by' if parsed.by else '--cells'} away")
+    rows = rule_rows(read_sweep_data(folder), list(dict.fromkeys(parsed.rule.split(","))))
+    sheet = report_tables.results_sheet
+    _flat_or_sheet(parsed.format, list(rows[0]), rows, lambda: sheet(rows, report_tables.RULE_COLUMNS))
+    return INCOMPLETE if any(row["missing"] for row in rows) else COMPLETE
 
 
 def print_comparison(parsed: argparse.Namespace) -> int:
@@ -105,7 +131,7 @@ def report(parsed: argparse.Namespace) -> int:
     """Rebuild report.html; its path is printed."""
     from spatial_eval.report.page import write_report
 
-    _print(str(write_report(find_sweep(parsed.output_dir, parsed.sweep)).absolute()))
+    print_output(str(write_report(find_sweep(parsed.output_dir, parsed.sweep)).absolute()))
     return COMPLETE
 
 
@@ -113,7 +139,7 @@ def publish(parsed: argparse.Namespace) -> int:
     """Publish a stored sweep; exit code 3, and a list, where something is not done that was asked for."""
     from spatial_eval.tracking.process import publish_again
 
-    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    start_logging()
     folder = find_sweep(parsed.output_dir, parsed.sweep).absolute()
     upload, names = parsed.sync or parsed.staged, {"project": parsed.project, "entity": parsed.entity}
     status = publish_again(folder, upload=upload, staged=parsed.staged, **names)
@@ -122,15 +148,26 @@ def publish(parsed: argparse.Namespace) -> int:
 
 def _flat_or_sheet(form: str, fields: Sequence[str], rows: Sequence[Mapping[str, Any]], sheet: Any) -> None:
     if form in report_tables.SHEET_FORMATS:
-        _print(report_tables.SHEET_FORMATS[form](sheet()))
+        print_output(_format_sheet(form, sheet()))
     else:
-        blank = [{name: "" if row[name] is None and form == "csv" else row[name] for name in fields} for row in rows]
-        _print(report_tables.ROW_FORMATS[form](blank))
+        _print_rows(
+            form, [{name: "" if row[name] is None and form == "csv" else row[name] for name in fields} for row in rows]
+        )
 
 
-def _rows(content: bytes) -> list[dict[str, str]]:
-    return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+def _print_rows(form: str, rows: report_tables.Rows) -> None:
+    text = report_tables.ROW_FORMATS[form]
+    print_output(report_tables.results_table(rows, width=terminal_width()) if form == "table" else text(rows))
 
 
-def _print(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
+def _format_sheet(form: str, sheet: report_tables.Sheet) -> str:
+    """Format a sheet; for people who look at a terminal as wide as that."""
+    if form == "table":
+        return report_tables.format_text(sheet, terminal_width())
+    return report_tables.SHEET_FORMATS[form](sheet)
+
+
+def _csv(content: bytes) -> tuple[list[dict[str, str]], Sequence[str]]:
+    """Read a table: its rows, and the names of its columns."""
+    reader = csv.DictReader(io.StringIO(content.decode(), newline=""))
+    return list(reader), reader.fieldnames or ()

@@ -20,8 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
 from spatial_eval.benchmarks import readers
+from spatial_eval.benchmarks.framing import apply_framing
 from spatial_eval.benchmarks.prompts import apply_template
 from spatial_eval.config import schema
+from spatial_eval.config.launchers import LISTED
 from spatial_eval.core.errors import ConfigError, describe_unknown
 from spatial_eval.core.paths import conf_folder, sweeps_folder
 from spatial_eval.core.types import Benchmark, Model
@@ -60,9 +62,13 @@ class Composer:
         """List the names of a group's options, sorted. Hydra's parser calls it by this name, for `glob(*)`."""
         del results_filter  # a group holds files only
         if group not in self._options:
-            folders = [folder / group for folder in (conf_folder(), self.own) if folder is not None]
-            self._options[group] = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
+            self._options[group] = sorted({path.stem for path in self.option_files(group)})
         return self._options[group]
+
+    def option_files(self, group: str) -> list[Path]:
+        """List the YAML files of a group's options, ours and the user's."""
+        folders = [folder / group for folder in (conf_folder(), self.own) if folder is not None]
+        return [path for folder in folders for path in folder.glob("*.yaml")]
 
     def sweep_files(self) -> dict[str, Path]:
         """Map the name of each sweep file, ours and the user's, to its path."""
@@ -78,7 +84,10 @@ class Composer:
             raise ConfigError(f"cannot read {override!r}: {str(error).splitlines()[0]}; expected key=value") from None
         if parsed.is_add() or parsed.is_delete() or parsed.is_force_add() or parsed.package:
             raise ConfigError(f"cannot use {override!r}: keys are set as key=value, none is added or removed")
-        return parsed.key_or_group, [value.text if isinstance(value, QuotedString) else value for value in values]
+        key = parsed.key_or_group
+        if len(values) > 1 and (key in LISTED or key.startswith("launcher.extra.")):  # sbatch's own lists
+            return key, [override.partition("=")[2]]
+        return key, [value.text if isinstance(value, QuotedString) else value for value in values]
 
     def parse_values(self, overrides: Iterable[str]) -> dict[str, Any]:
         """As `parse`, for a command that takes one value per key."""
@@ -125,16 +134,23 @@ class Composer:
         return name if name in self.get_group_options("dataset") else readers.UPSTREAM.get(lower, lower)
 
     def read_benchmark(self, name: str, values: Mapping[str, Any]) -> Benchmark:
-        """Build the benchmark of `dataset=name` with `dataset.KEY` values, its template applied. Raises ConfigError."""
+        """Build the benchmark of `dataset=name` with `dataset.KEY` values (`build_dataset`). Raises ConfigError."""
         option = self.find_dataset(name)
         self.check_option("dataset", option, hint="your own questions: --dataset jsonl dataset.path=FILE")
         node = set_values(self.compose({"dataset": option}), values).dataset
-        return self.apply_template(schema.read_dataset(node), node.get("template"))
+        return self.build_dataset(node)
 
     def read_model(self, name: str, values: Mapping[str, Any]) -> Model:
         """Build the model of `model=name` with `model.KEY` values. Raises ConfigError."""
         self.check_option("model", name)
         return schema.read_model(set_values(self.compose({"model": name}), values).model)
+
+    def build_dataset(self, node: DictConfig) -> Benchmark:
+        """Build the benchmark of a composed node, in its framing, its template around that. Raises ConfigError."""
+        benchmark, framing = schema.read_dataset(node), node.get("framing")
+        if framing is not None:
+            benchmark = apply_framing(benchmark, str(framing))
+        return self.apply_template(benchmark, node.get("template"))
 
     def apply_template(self, benchmark: Benchmark, template: Any) -> Benchmark:
         """Ask a benchmark in the words of `dataset.template`.
@@ -183,9 +199,9 @@ def _check_own_folder(own: Path) -> None:
         raise ConfigError(f"--config-dir {own}: there is no such folder")
     folders = {own / group: conf_folder() / group for group in GROUP_FOLDERS} | {own / "sweeps": sweeps_folder()}
     files = {path: ours / path.name for folder, ours in folders.items() for path in sorted(folder.glob("*.yaml"))}
-    if not files:
+    if not files and not (own / "config.yaml").is_file():
         listed = ", ".join(folder.name for folder in folders)
-        raise ConfigError(f"--config-dir {own} holds no YAML in any of its folders {listed}")
+        raise ConfigError(f"--config-dir {own} holds no config.yaml, and no YAML in any of its folders {listed}")
     for path, ours in files.items():
         if ours.exists():
             raise ConfigError(f"{path}: {path.parent.name} {path.stem} is one of spatial_eval's own: rename the file")

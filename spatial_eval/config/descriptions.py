@@ -15,6 +15,7 @@ from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from spatial_eval.benchmarks.framing import Framed
 from spatial_eval.benchmarks.prompts import Templated
 from spatial_eval.config.schema import build_by_kind
 from spatial_eval.core.errors import ConfigError, describe_unknown
@@ -25,7 +26,11 @@ from spatial_eval.models.registry import MODELS
 
 T = TypeVar("T")
 
-TEMPLATED = "templated"  # kind of a benchmark that another one is wrapped in
+# Kinds of a benchmark that another one is wrapped in, and what that says beside its name.
+WRAPPERS: Mapping[str, tuple[type[Templated] | type[Framed], str]] = {
+    "templated": (Templated, "template"),
+    "framed": (Framed, "framing"),
+}
 SWEEP_FORMS: Mapping[str, tuple[str, str]] = {
     "base": ("Base", ""),
     "scaling_vis": ("ScalingVis", "weight scaling layers"),
@@ -47,8 +52,13 @@ SWEEP_FORMS: Mapping[str, tuple[str, str]] = {
 }
 
 
-# What 0.1 did where a later field's default is another: not written either.
-IMPLIED: Mapping[tuple[str, str], Any] = {("whatsup", "scoring"): "paper", ("vsr", "scoring"): "paper"}
+# What 0.1 did where a later field's default is another: not written in sweep.json, and so read where it is absent.
+IMPLIED: Mapping[tuple[str, str], Any] = {
+    ("whatsup", "scoring"): "paper",
+    ("vsr", "scoring"): "paper",
+    ("jsonl", "columns"): {},
+    ("hf", "share"): "question",
+}
 
 
 def describe_value(table: Mapping[str, type[T]], value: T) -> dict[str, Any]:
@@ -64,41 +74,51 @@ def describe_value(table: Mapping[str, type[T]], value: T) -> dict[str, Any]:
 
 
 def describe_benchmark(benchmark: Benchmark) -> dict[str, Any]:
-    """Describe a benchmark, the one in a template's wrapper too. Raises ConfigError."""
-    if isinstance(benchmark, Templated):
-        inner = describe_benchmark(benchmark.benchmark)
-        return {"kind": TEMPLATED, "name": benchmark.name, "template": benchmark.template, "benchmark": inner}
+    """Describe a benchmark, the one in a template's or a framing's wrapper too. Raises ConfigError."""
+    for kind, (cls, key) in WRAPPERS.items():
+        if isinstance(benchmark, cls):
+            inner = describe_benchmark(benchmark.benchmark)
+            said = benchmark.template if key == "template" else benchmark.framing
+            return {"kind": kind, "name": benchmark.name, key: said, "benchmark": inner}
     return describe_value(BENCHMARKS, benchmark)
 
 
 def build_value(table: Mapping[str, type[T]], tree: Any, where: str) -> T:
-    """Build what describe_value described. Raises ConfigError: no mapping, an unknown kind or key, a wrong type."""
+    """Build what describe_value described, a field that did not exist then as IMPLIED says.
+
+    Raises:
+        ConfigError: no mapping, an unknown kind or key, a wrong type.
+    """
     if not isinstance(tree, dict) or "kind" not in tree:
         raise ConfigError(f"{where} is not a mapping with a kind")
     if tree["kind"] not in table:
         hint = "install the package that brings it"
         raise ConfigError(describe_unknown(f"{where}.kind", tree["kind"], table, hint=hint))
-    return build_by_kind(table, tree, where)
+    implied = {name: value for (kind, name), value in IMPLIED.items() if kind == tree["kind"]}
+    return build_by_kind(table, implied | tree, where)
 
 
 def build_benchmark(tree: Any, where: str) -> Benchmark:
     """Build what describe_benchmark described. Raises ConfigError."""
-    if isinstance(tree, dict) and tree.get("kind") == TEMPLATED:
+    if isinstance(tree, dict) and tree.get("kind") in WRAPPERS:
         inner = build_benchmark(tree.get("benchmark"), f"{where}.benchmark")
-        return Templated(str(tree.get("name")), inner, str(tree.get("template")))
+        cls, key = WRAPPERS[tree["kind"]]
+        return cls(str(tree.get("name")), inner, str(tree.get(key)))
     return build_value(BENCHMARKS, tree, where)
 
 
 def describe_for_sweep(value: Any) -> dict[str, Any]:
     """Describe a method, dataset, model or part as sweep.json holds it; a part of the sweep's id."""
-    if isinstance(value, Templated):
-        inner = {key: found for key, found in describe_for_sweep(value.benchmark).items() if key != "kind"}
-        return dict(sorted({"kind": "Templated", **asdict(value), "benchmark": inner}.items()))
+    if isinstance(value, Templated | Framed):
+        inner = describe_for_sweep(value.benchmark)
+        if isinstance(value, Templated) and not isinstance(value.benchmark, Framed):  # as 0.1 wrote it
+            del inner["kind"]
+        return dict(sorted({"kind": type(value).__name__, **asdict(value), "benchmark": inner}.items()))
     cls, tree = type(value), asdict(value)
     tables = (METHODS.own, BENCHMARKS.own, MODELS.own)
     kind = next((kind for table in tables for kind, own in table.items() if own is cls), None)
     if kind is not None:
-        name, always = SWEEP_FORMS.get(kind, (kind, ""))
+        name, always = SWEEP_FORMS.get(kind, (kind, "name"))  # tables need the name, its default too
         tree = {
             f.name: tree[f.name]
             for f in fields(value)

@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from spatial_eval.config import schema
 from spatial_eval.config.compose import Composer, set_values
+from spatial_eval.config.defaults import OWNED, find_defaults, read_defaults
+from spatial_eval.config.habits import reject_habits
 from spatial_eval.config.launchers import Resources
 from spatial_eval.config.schema import GROUPS, ONCE, PARTS, Settings
 from spatial_eval.core.columns import KNOBS
 from spatial_eval.core.errors import ConfigError, describe_unknown
+from spatial_eval.core.sweep_names import derive_name
 from spatial_eval.core.types import Benchmark, Cell, Experiment, Model, Part
 from spatial_eval.core.validate import format_value
 
@@ -148,13 +151,17 @@ KEY_ALIASES = {
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Distinct cells in the order of the grid; `total` counts equal ones too, `notes` say what was removed."""
+    """Distinct cells in the order of the grid; `total` counts equal ones too, `notes` say what was removed.
+
+    `file_name` is what its sweep file would call the sweep, None without one.
+    """
 
     cells: tuple[Cell, ...]
     total: int
     notes: tuple[str, ...]
     settings: Settings
     resources: Mapping[Model, Resources] = field(default_factory=dict)
+    file_name: str | None = None
 
 
 def build_grid(composer: Composer, arguments: Sequence[str], sweeps: Mapping[str, Path]) -> Grid:
@@ -166,21 +173,85 @@ def build_grid(composer: Composer, arguments: Sequence[str], sweeps: Mapping[str
     Raises:
         ConfigError: the first thing that is wrong.
     """
+    grids, names, said = _read_axes(composer, arguments, sweeps)
+    builder = _Builder(composer, alone=len(grids) == 1)
+    cells = [cell for axes in grids for cell in builder.cells(axes)]
+    builder.reject_unknown_keys()
+    distinct = tuple(dict.fromkeys(cells))
+    return Grid(
+        distinct,
+        len(cells),
+        (*said, *builder.notes(len(cells), len(distinct))),
+        builder.settings(grids),
+        builder.resources,
+        derive_name("-".join(Path(str(name)).stem for name in names)),
+    )
+
+
+def _read_axes(
+    composer: Composer, arguments: Sequence[str], sweeps: Mapping[str, Path]
+) -> tuple[list[dict[str, Sequence[Any]]], list[Any], list[str]]:
+    """Return the axes of each grid that a command line asks for, the names of sweep files, and notes."""
+    reject_habits(composer, arguments)
     given: dict[str, list[Any]] = dict(parse_axis(argument, composer.parse) for argument in arguments)
     names = given.pop("sweep", [])
     _check_keys(given, composer)
     grids = [
         axes for name in names for axes in select_axes(read_sweep_file(sweeps, name, composer.parse), given, name)
     ] or [{**given}]
+    path = find_defaults(composer.own)
+    used = [_add_defaults(composer, axes, path) for axes in grids] if path else []
     for axes in grids:
         _check_keys(axes, composer)
-    builder = _Builder(composer, alone=len(grids) == 1)
-    cells = [cell for axes in grids for cell in builder.cells(axes)]
-    builder.reject_unknown_keys()
-    distinct = tuple(dict.fromkeys(cells))
-    return Grid(
-        distinct, len(cells), builder.notes(len(cells), len(distinct)), builder.settings(grids), builder.resources
-    )
+    said = " ".join(f"{key}={format_value(value)}" for key, value in used[0].items()) if used else ""
+    return grids, names, [f"defaults of {path}: {said}"] if said else []
+
+
+def _add_defaults(composer: Composer, axes: dict[str, Sequence[Any]], path: Path) -> Mapping[str, Any]:
+    """Add what a user's config.yaml sets and nobody gave; returns it. A key of another launcher means nothing here."""
+    defaults = {key: value for key, value in read_defaults(path).items() if key not in axes}
+    choices = {key: value for key, value in defaults.items() if key in GROUPS}
+    for group, name in choices.items():
+        try:
+            composer.check_option(group, name)
+        except ConfigError as error:
+            raise ConfigError(f"{path}: {error}") from None
+    chosen = {key: str(axes[key][0]) if key in axes else choices.get(key) for key in OWNED}
+    if any("." in key for key in defaults):
+        for key in OWNED:
+            if chosen[key] is not None:
+                composer.check_option(key, chosen[key])
+    tree = composer.compose({key: name for key, name in chosen.items() if name is not None})
+    used = {key: value for key, value in defaults.items() if "." not in key or _has(tree, key)}
+    axes.update((key, [value]) for key, value in used.items())
+    return used
+
+
+def format_config(composer: Composer, arguments: Sequence[str], *, package: str = "", resolve: bool = False) -> str:
+    """Format what a command line composes as YAML, a document per choice of options; swept keys are lists.
+
+    Args:
+        package: the part to format, `method` or `launcher.extra`; "" = all.
+
+    Raises:
+        ConfigError: as for a run, or there is no such part.
+    """
+    sweeps = composer.sweep_files()
+    build_grid(composer, arguments, sweeps)  # what would not run has no configuration
+    grids, _, _ = _read_axes(composer, arguments, sweeps)
+    documents = []
+    for axes in grids:
+        for choice in _product({key: values for key, values in axes.items() if key in GROUPS}):
+            tree = composer.compose(choice)
+            values = {key: values for key, values in axes.items() if key in SCALARS or ("." in key and _has(tree, key))}
+            tree = set_values(tree, {key: v[0] if len(v) == 1 else list(v) for key, v in values.items()})
+            part = OmegaConf.select(tree, package) if package else tree
+            if part is None:
+                raise ConfigError(describe_unknown("--package", package, map(str, tree)))
+            text = OmegaConf.to_yaml(part, resolve=resolve) if OmegaConf.is_config(part) else f"{format_value(part)}\n"
+            head = " ".join(f"{group}={name}" for group, name in choice.items())
+            documents.append(f"# {head}\n{text}" if head else text)
+    return "---\n".join(documents)
 
 
 def _check_keys(axes: Axes, composer: Composer) -> None:
@@ -226,12 +297,12 @@ class _Builder:
             fields = {key: values for key, values in mine.items() if key.startswith("method.")}
             for override in _product({key: values for key, values in mine.items() if key not in fields}):
                 ready = self._preset(set_values(tree, override), {**override, **fields})
-                trunk = self._trunk(ready)
+                experiment = self._experiment(ready)
                 for values in _product(
                     fields
                 ):  # innermost: a method is cheap to build, a benchmark and a model are not
                     method = set_values(ready, values).method
-                    yield from self._cells(trunk, method, choice, {**defaults}, root_axes)
+                    yield from self._cells(experiment, method, choice, {**defaults}, root_axes)
 
     def reject_unknown_keys(self) -> None:
         """Raises ConfigError on a key that no choice of any grid has."""
@@ -242,9 +313,9 @@ class _Builder:
                 hint = "" if valid else f"the chosen {group} has no keys: choose another with {group}="
                 raise ConfigError(describe_unknown("key", key, valid, hint=hint))
 
-    def _trunk(self, tree: DictConfig) -> Experiment:
+    def _experiment(self, tree: DictConfig) -> Experiment:
         """What all cells of a composed tree share, but for `max_new_tokens`."""
-        asked = self.composer.apply_template(schema.read_dataset(tree.dataset), tree.dataset.get("template"))
+        asked = self.composer.build_dataset(tree.dataset)
         benchmark: Benchmark = self._intern(asked)
         model: Model = self._intern(schema.read_model(tree.model))
         self.resources[model] = schema.read_resources(tree.model)
@@ -254,14 +325,14 @@ class _Builder:
         self, shared: Experiment, node: DictConfig, choice: Mapping[str, str], root: dict[str, Any], axes: Axes
     ) -> Iterable[Cell]:
         recipe = schema.read_method(node, choice.get("method", str(node.get("kind"))))
-        unused = [key for key in axes if key in KNOBS and key not in recipe.knobs.values()]
+        unused = [key for key in axes if key in KNOBS and key not in recipe.root_keys.values()]
         self.ignored.setdefault(f"method {recipe.name}", {}).update(dict.fromkeys(unused))
-        self.used |= set(recipe.knobs.values())
+        self.used |= set(recipe.root_keys.values())
         for values in _product(axes):
             root |= values
-            trunk = self._intern(replace(shared, max_new_tokens=root["max_new_tokens"]))
+            experiment = self._intern(replace(shared, max_new_tokens=root["max_new_tokens"]))
             method = self._intern(recipe.build(root))
-            yield Cell(trunk, method, self._intern(Part(root["split"], root["limit"])))
+            yield Cell(experiment, method, self._intern(Part(root["split"], root["limit"])))
 
     def _intern(self, value: Any) -> Any:
         return self._interned.setdefault((type(value), value), value)
@@ -301,7 +372,7 @@ class _Builder:
         return schema.read_settings(root, tree.launcher, tree.tracking)
 
     def notes(self, total: int, distinct: int) -> tuple[str, ...]:
-        if total == distinct:  # a knob that another method of the grid uses needs no word
+        if total == distinct:  # a key that another method of the grid uses is not reported
             ignored = {name: [key for key in keys if key not in self.used] for name, keys in self.ignored.items()}
             return (*self.presets, *_unused(ignored))
         why = "; ".join(_unused(self.ignored)) or "equal cells were given more than once"
@@ -309,9 +380,9 @@ class _Builder:
 
 
 def _has(tree: DictConfig, key: str) -> bool:
-    """Whether a `group.key` means something for a choice of groups. Every dataset takes a template."""
+    """Whether a `group.key` means something for a choice of groups. Every dataset takes a template and a framing."""
     group, _, name = key.partition(".")
-    return name.split(".")[0] in tree[group].keys() or key == "dataset.template"  # noqa: SIM118  `in` is False for ???
+    return name.split(".")[0] in tree[group].keys() or (group == "dataset" and name in schema.REWORDED)  # noqa: SIM118  `in` is False for ???
 
 
 def _unused(ignored: Mapping[str, Iterable[str]]) -> list[str]:

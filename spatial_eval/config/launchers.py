@@ -1,9 +1,9 @@
-"""Where jobs run, as typed settings: one class a launcher, every value checked before anything is submitted."""
+"""Type and check launcher settings, one class per launcher, before anything is submitted."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from spatial_eval.core.errors import ConfigError
@@ -11,13 +11,16 @@ from spatial_eval.core.errors import ConfigError
 # What spatial_eval sets itself on every Slurm job; elsewhere it would be lost or break resuming.
 OURS = ("array", "chdir", "error", "export", "job-name", "output", "requeue", "no-requeue", "signal", "open-mode")
 
+# A list with commas is one value of these: `launcher.partition=main,high`.
+LISTED = ("launcher.partition", "launcher.constraint", "launcher.qos")
+
 
 @dataclass(frozen=True, slots=True)
 class Resources:
     """What a job of one model needs; None = what the launcher says. Never part of a model's identity.
 
     Attributes:
-        gpus: devices a job. memory: per node, as Slurm writes it (`16G`). time: minutes until a job is
+        gpus: devices per job. memory: per node, as Slurm writes it (`16G`). time: minutes until a job is
             interrupted and queued again; it goes on from the store.
     """
 
@@ -32,19 +35,19 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """In this process, one pass after the other."""
+    """Run in this process, one pass after the other."""
 
 
 @dataclass(frozen=True, slots=True)
 class Local:
-    """A pool of jobs on this machine, one a GPU or CPU slot.
+    """Run a pool of jobs on this machine, one per GPU or CPU slot.
 
     Attributes:
-        gpus: how many, or which by name (index, UUID, MIG); None = all that CUDA_VISIBLE_DEVICES or the driver shows.
+        gpus: number, or names (index, UUID, MIG); None = all that CUDA_VISIBLE_DEVICES or the driver shows.
         slots: CPU jobs at a time; None = by GPUs, or 1 where there is none.
-        threads: CPU threads a job; None = OMP_NUM_THREADS where set, else an equal share of the cores.
-        shards: jobs a model is cut into; auto = as many as keep every slot busy.
-        retries: how often a job that died is started again.
+        threads: CPU threads per job; None = OMP_NUM_THREADS where set, else an equal share of the cores.
+        shards: jobs per model; auto = as many as keep every slot busy.
+        retries: number of times that a job that died is started again.
     """
 
     gpus: int | str | tuple[int | str, ...] | None = None
@@ -68,13 +71,14 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Slurm:
-    """Job arrays through sbatch. `time` in minutes, `memory` as Slurm writes it; what is None is left to the site.
+    """Submit job arrays through sbatch; what is None is left to the site.
 
     Attributes:
-        gpus, cpus: a job. array_parallelism: jobs that may run at once. max_array: largest array of the site.
-        wait: False = submit and return. setup: shell lines before a job (module load ...). python: the jobs' Python,
-            a shell command (a container's exec line too). environment: names of variables that jobs get beside the
-            whitelist of snapshot.ENVIRONMENT. extra: sbatch parameters, verbatim.
+        time: minutes. memory: as Slurm writes it. gpus, cpus: per job. array_parallelism: jobs that may run at once.
+        max_array: largest array; never more than the site's MaxArraySize.
+        wait: False = submit and return. setup: shell lines before a job (module load ...); one that fails ends it.
+        python: the jobs' Python, a shell command (a container's exec line too). environment: names of variables that
+            jobs get beside code_snapshot.ENVIRONMENT. extra: sbatch parameters, verbatim.
         poll: seconds between looks at squeue. signal: seconds before the time limit at which a job is interrupted.
         lost: seconds until a job that nobody runs any more is given up or submitted again.
     """
@@ -101,14 +105,16 @@ class Slurm:
     lost: float = 30.0
 
     def __post_init__(self) -> None:
-        for name in ("time", "cpus", "array_parallelism", "max_array"):
-            _at_least(1, f"launcher.{name}", getattr(self, name))
-        for name in ("gpus", "retries", "signal"):
-            _at_least(0, f"launcher.{name}", getattr(self, name))
-        for name in ("poll", "lost"):
-            if not 0.1 <= getattr(self, name) <= 3600:
-                raise ConfigError(f"launcher.{name}={getattr(self, name):g} is not valid; expected 0.1 to 3600 seconds")
+        counts = {"time": self.time, "cpus": self.cpus, "max_array": self.max_array}
+        for name, count in {**counts, "array_parallelism": self.array_parallelism}.items():
+            _at_least(1, f"launcher.{name}", count)
+        for name, count in {"gpus": self.gpus, "retries": self.retries, "signal": self.signal}.items():
+            _at_least(0, f"launcher.{name}", count)
+        for name, seconds in {"poll": self.poll, "lost": self.lost}.items():
+            if not 0.1 <= seconds <= 3600:
+                raise ConfigError(f"launcher.{name}={seconds:g} is not valid; expected 0.1 to 3600 seconds")
         _shards(self.shards)
+        _reject_control_characters(asdict(self), "launcher")
         for key in self.extra:
             if str(key).replace("_", "-") in OURS:
                 raise ConfigError(f"launcher.extra.{key} cannot be set: jobs could not be found or resumed with it")
@@ -126,3 +132,18 @@ def _shards(value: int | str) -> None:
 def _at_least(least: int, key: str, value: int | None) -> None:
     if value is not None and value < least:
         raise ConfigError(f"{key}={value} is not valid; expected a whole number >= {least}")
+
+
+def _reject_control_characters(value: Any, key: str) -> None:
+    """Raise ConfigError where a text holds one: a line break would start a line of its own in the sbatch script."""
+    if isinstance(value, Mapping):
+        for name, inner in value.items():
+            _reject_control_characters(str(name), f"a name in {key}")
+            _reject_control_characters(inner, f"{key}.{name}")
+    elif isinstance(value, list | tuple):
+        for index, inner in enumerate(value):
+            _reject_control_characters(inner, f"{key}[{index}]")
+    elif isinstance(value, str) and not value.isprintable():
+        raise ConfigError(
+            f"{key}={value!r} holds a line break or another character that cannot be printed; write one line per item"
+        )

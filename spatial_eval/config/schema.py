@@ -18,6 +18,7 @@ from spatial_eval.config.tracking import TRACKERS, Tracking
 from spatial_eval.core.columns import BY_RELATION, KNOBS, NAMED, ROW
 from spatial_eval.core.errors import ConfigError, describe_unknown
 from spatial_eval.core.plan import SPLITS
+from spatial_eval.core.sweep_names import EXPECTED, is_name
 from spatial_eval.core.types import CAPTURES, Benchmark, Method, Model, Places
 from spatial_eval.core.validate import build_dataclass, format_value
 from spatial_eval.methods.registry import BENCHMARKS, METHODS
@@ -27,14 +28,14 @@ T = TypeVar("T")
 
 GROUPS = ("dataset", "model", "method", "launcher", "tracking")
 PARTS = ("split", "limit", "max_new_tokens")
-ONCE = ("data_dir", "output_dir", "action", "retry", "capture")  # one value for a whole sweep
+ONCE = ("name", "data_dir", "output_dir", "action", "retry", "capture")  # one value for a whole sweep
 ACTIONS = ("run", "plan")
 RESERVED = {*ROW, *BY_RELATION, "kind", "sweep"} - {*NAMED}  # no field of a method may be called so
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where and how to run; never part of a result's identity."""
+    """Where and how to run; never part of a result's identity. `name`: what the command line calls the sweep."""
 
     places: Places
     action: str
@@ -42,6 +43,7 @@ class Settings:
     capture: str
     launcher: Launcher
     tracking: Tracking
+    name: str | None = None
 
 
 def check_root_value(key: str, value: Any) -> Any:
@@ -64,6 +66,10 @@ def check_root_value(key: str, value: Any) -> Any:
         if value not in choices:
             raise ConfigError(describe_unknown(key, format_value(value), choices))
         return value
+    if key == "name":
+        if value is not None and not is_name(str(value)):
+            raise ConfigError(f"name={format_value(value)} is not valid; expected {EXPECTED}")
+        return None if value is None else str(value)
     if key == "retry":
         if not isinstance(value, bool):
             raise ConfigError(f"retry={format_value(value)} is not valid; expected true or false")
@@ -77,12 +83,16 @@ def read_settings(root: Mapping[str, Any], launcher: DictConfig, tracking: DictC
     """Of checked root values and the two composed groups."""
     places = Places(Path(root["data_dir"]).expanduser().absolute(), Path(root["output_dir"]).expanduser().absolute())
     tracker = build_by_kind(TRACKERS, to_plain_values(tracking, "tracking"), "tracking")
-    return Settings(places, root["action"], root["retry"], root["capture"], _launcher(launcher), tracker)
+    how = (root["action"], root["retry"], root["capture"])
+    return Settings(places, *how, _launcher(launcher), tracker, root["name"])
+
+
+REWORDED = ("template", "framing")  # keys that every dataset takes: its questions asked otherwise
 
 
 def read_dataset(node: DictConfig) -> Benchmark:
     return build_by_kind(
-        BENCHMARKS, {k: v for k, v in to_plain_values(node, "dataset").items() if k != "template"}, "dataset"
+        BENCHMARKS, {k: v for k, v in to_plain_values(node, "dataset").items() if k not in REWORDED}, "dataset"
     )
 
 
@@ -106,15 +116,15 @@ def _launcher(node: DictConfig) -> Launcher:
 
 @dataclass(frozen=True, slots=True)
 class MethodRecipe:
-    """A method's YAML: `knobs` says which root key each field takes its value from, `values` the literal fields."""
+    """Hold a method's YAML: the root key of each field that takes one (`root_keys`), and the literal `values`."""
 
     name: str
-    knobs: Mapping[str, str]
+    root_keys: Mapping[str, str]
     values: Mapping[str, Any]
 
     def build(self, root: Mapping[str, Any]) -> Method:
         made = build_by_kind(
-            METHODS, {**self.values, **{field: root[key] for field, key in self.knobs.items()}}, "method"
+            METHODS, {**self.values, **{field: root[key] for field, key in self.root_keys.items()}}, "method"
         )
         if made.kind != self.values["kind"]:
             raise ConfigError(f"method={self.name}: its class calls itself {made.kind!r}, not {self.values['kind']!r}")
@@ -129,22 +139,22 @@ def read_method(node: DictConfig, name: str) -> MethodRecipe:
         taken = [f.name for f in fields(METHODS[kind]) if f.name in RESERVED]  # type: ignore[arg-type]
         if taken:
             raise ConfigError(f"method={name}: its field {taken[0]} has the name of a column of the tables: rename it")
-    knobs, values = {}, {}
+    root_keys, values = {}, {}
     for field, value in raw.items():
         found = re.fullmatch(r"\$\{(\w+)\}", value) if isinstance(value, str) else None
         if found and found[1] in KNOBS:
-            knobs[field] = found[1]
+            root_keys[field] = found[1]
         elif isinstance(value, str) and "${" in value:
             raise ConfigError(
                 f"method={name}: {field}: {value} is not valid; expected a value or one of ${{{'}, ${'.join(KNOBS)}}}"
             )
         else:
             values[field] = check_root_value(field, value) if field in KNOBS else _canonical(value, f"method.{field}")
-    return MethodRecipe(name, knobs, values)
+    return MethodRecipe(name, root_keys, values)
 
 
 def _canonical(value: Any, where: str) -> Any:
-    """As the knobs: 0.6000000000000001 is 0.6. Raises ConfigError on what equals nothing (nan) or is no JSON."""
+    """Round as the root keys: 0.6000000000000001 is 0.6. Raises ConfigError on nan and on what is no JSON."""
     if not isinstance(value, float):
         return value
     if not math.isfinite(value):

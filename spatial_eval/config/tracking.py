@@ -42,7 +42,7 @@ class Wandb:
     Attributes:
         mode: offline (written under the sweep's folder) | auto (and uploaded where a key is set and the server
             answers within 2 s) | online (and uploaded) | disabled.
-        entity: user or team; None = the key's own. group: None = the sweep's id.
+        entity: user or team; None = the key's own. group: None = the sweep's name and id.
         max_cell_runs: with more cells than this the runs of all but base and the best ones hold no tables; >= 0.
         timeout: seconds that publishing at the end of a run may take; > 0.
     """

@@ -1,4 +1,4 @@
-"""Types, errors and plain helpers that every other package stands on.
+"""Define the types, errors and helpers that every other package uses.
 
 Imports nothing of spatial_eval and no heavy library.
 Start with types.py: Sample, Arm, Generation, Experiment, Cell, Pass.

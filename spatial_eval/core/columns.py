@@ -14,13 +14,13 @@ ROW = (
     *("pair_accuracy", "set_accuracy", "pair_accuracy_complete", "set_accuracy_complete"),
     *("precision", "recall", "f1", "f1_paper", "share_weight1", "paper", "difference"),
     *("criterion", "limit", "max_new_tokens", "settings"),
-    *("scoring", "yes_rate"),
+    *("scoring", "yes_rate", "unreadable", "chance", "accuracy_adjusted", "framing"),
     *AGAINST,
 )
 BY_RELATION = (
     *("dataset", "model", "method", *KNOBS, "split", "relation", "n", "missing"),
     *("accuracy", "accuracy_low", "accuracy_high", "accuracy_strict", "criterion", "limit", "max_new_tokens"),
-    "settings",
+    *("settings", "framing"),
 )
 # Columns of passes.csv: what made the answers, several of each where they mix; and how the model was asked to run.
 VERSIONS = ("spatial_eval", "torch", "transformers")

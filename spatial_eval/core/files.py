@@ -17,6 +17,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from spatial_eval.core.errors import StoreError
+from spatial_eval.core.terminal import warn_once
+
+LARGEST_JSON = 2**28  # bytes; sweep.json of 100,000 cells has a tenth of it
 
 
 def make_writer_name() -> str:
@@ -60,19 +63,68 @@ def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
     write_atomic(path, json.dumps(value) + "\n", sync=sync)
 
 
+def is_regular_file(path: Path) -> bool:
+    """Whether a path is a file that can be read to an end: no folder, FIFO or device, no name that is too long."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def list_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the regular files of a folder whose names match, in order; of anything else that does, say so once."""
+    paths = sorted(folder.glob(pattern))
+    for path in paths:
+        if not is_regular_file(path):
+            warn_once(f"{path} is passed over: it is no regular file; move it away")
+    return [path for path in paths if is_regular_file(path)]
+
+
+@contextlib.contextmanager
+def pass_over_unreadable(path: Path) -> Iterator[None]:
+    """Leave the block where the file system does not give a file, and say so once."""
+    try:
+        yield
+    except OSError as error:
+        warn_once(f"{path} is passed over: it cannot be read ({error.strerror or error}); make it readable")
+
+
+def read_regular_file(path: Path, most: int | None = None) -> bytes:
+    """Read a file whole.
+
+    Args:
+        most: bytes it may have; None = any number.
+
+    Raises:
+        OSError: it is absent, unreadable, or no regular file (a FIFO would wait for ever).
+        ValueError: it is too large.
+    """
+    if not is_regular_file(path):
+        raise FileNotFoundError(2, "not a regular file" if os.path.lexists(path) else "no such file", str(path))
+    if most is not None and path.stat().st_size > most:
+        raise ValueError(f"{path.stat().st_size:,} bytes; at most {most:,} are read")
+    return path.read_bytes()
+
+
 def read_json(path: Path) -> Any:
     """Parse a JSON file.
 
     Raises:
-        OSError: it is absent, unreadable or no regular file (opening a FIFO would wait for ever).
-        ValueError: it is not JSON, or nested too deeply.
+        OSError: as read_regular_file does.
+        ValueError: it is not JSON, nested too deeply, or larger than LARGEST_JSON.
     """
-    if not path.is_file():
-        raise FileNotFoundError(2, "no such file" if not path.exists() else "not a regular file", str(path))
     try:
-        return json.loads(path.read_bytes())
+        return json.loads(read_regular_file(path, LARGEST_JSON))
     except RecursionError:
         raise ValueError("nested too deeply") from None
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Parse a JSON file that holds an object; raises as read_json does."""
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
 
 
 @contextlib.contextmanager

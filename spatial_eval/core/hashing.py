@@ -10,6 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
+from stat import S_ISREG
 
 from spatial_eval.core.jsonl import read_valid_lines
 from spatial_eval.core.types import Places
@@ -52,7 +53,7 @@ def digest_files(paths: Sequence[Path], places: Places) -> list[str]:
 
 
 def noted(arguments: Mapping[str, str], compute: Callable[[str], str], places: Places) -> dict[str, str]:
-    """By key, what `compute` gives for its argument: 32 hex digits, remembered beside the digests of files."""
+    """Compute 32 hex digits by `compute` and its argument, or read them from the cache of digests, by key."""
     notes = places.cache / "digests.jsonl"
     known = _read_notes(notes)
     fresh = {key: compute(argument) for key, argument in arguments.items() if key not in known}
@@ -62,17 +63,19 @@ def noted(arguments: Mapping[str, str], compute: Callable[[str], str], places: P
 
 
 def digest_folder(folder: Path, patterns: Iterable[str], places: Places) -> str:
-    """Digest the files of a folder whose names match; names count, where the folder lies does not."""
+    """Digest the files of a folder whose names match; names count, the folder's own path does not."""
     paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
     names = [path.relative_to(folder).as_posix() for path in paths]
     return combine_digests(dict(zip(names, digest_files(paths, places), strict=True)))
 
 
 def _key(path: Path) -> str:
-    """What changes with a file's content; "" where there is none."""
+    """What changes with a file's content; "" where there is none, a pipe and a device included."""
     try:
         facts = path.stat()
-    except OSError:
+    except (OSError, ValueError):
+        return ""
+    if not S_ISREG(facts.st_mode):
         return ""
     known = (facts.st_size, facts.st_mtime_ns, facts.st_ino, facts.st_ctime_ns)
     return "|".join([str(path.resolve()), *map(str, known)])

@@ -1,4 +1,4 @@
-"""Which decoder layers an arm is about, as text: `0-15,20`, or "" for all. Pure."""
+"""Parse selections of decoder layers and attention heads, as text: `0-15,20`, `2-`, or "" for all. Pure."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Iterable, Sequence
 
 from spatial_eval.core.errors import ConfigError, ModelError
 
-BUCKETS = ("low", "high")  # of DoLa: halves of the model, by its depth
-_RUN = re.compile(r"(\d+)(?:-(\d+))?")
+BUCKETS = ("low", "high", "late")  # early layers of contrasts: halves of the model, and its last layers, by its depth
+_RUN = re.compile(r"(\d+)(?:(-)(\d*))?")
+_OPEN = 999  # the end of `2-`, past any model's
 
 Selection = str | int | tuple[str | int, ...]
+Heads = Selection | float | tuple[str | int | float, ...]  # a number with a point is refused, with its reason
 
 
 def canonical_layers(value: Selection, where: str, words: Sequence[str] = ("all",)) -> str:
-    """The one text of a selection: `all` is "", `[3, 4, 5, 20]` and `3-5,20` are the same.
+    """Return the canonical text of a selection: `all` is "", `[3, 4, 5, 20]` and `3-5,20` are the same.
 
     `value`: one of `words`, an index, a range `first-last` or a list of such. Raises ConfigError naming `where`.
     """
@@ -26,21 +28,67 @@ def canonical_layers(value: Selection, where: str, words: Sequence[str] = ("all"
 
 
 def layer_indices(text: str, depth: int) -> list[int]:
-    """The layers that a canonical text names in a model of `depth` layers. Raises ModelError beyond it."""
+    """List the layers that a canonical text names in a model of `depth` layers. Raises ModelError beyond it."""
     if not text:
         return list(range(depth))
     found = sorted(_parse(text, "layers", ()))
+    if found[-1] == _OPEN and found[0] < depth:
+        return [layer for layer in found if layer < depth]
     if found[-1] >= depth:
         raise ModelError(f"layers={text}: the model has {depth} decoder layers, 0 to {depth - 1}")
     return found
+
+
+def canonical_heads(value: Heads, where: str) -> str:
+    """Write a selection of heads in its one form: `0-7` in each layer, `14:3` in layer 14 alone; `all` is "".
+
+    `value`: as for layers, or a list of such and of `layer.heads` or `layer:heads`. Raises ConfigError naming `where`.
+    """
+    given = value if isinstance(value, tuple) else (value,)
+    if number := next((item for item in given if isinstance(item, float)), None):
+        text = str(number).replace(".", ":")
+        raise ConfigError(
+            f"{where}={number} is a number, in which head 3 and head 30 are one: write {text} or '{number}'"
+        )
+    items = (item.replace(".", ":") for one in given for item in str(one).replace(" ", "").split(","))
+    everywhere, alone = _split_heads([item for item in items if item != "all"], where)
+    single = [f"{layer}:{run}" for layer in sorted(alone) for run in _text(alone[layer] - everywhere).split(",") if run]
+    return ",".join([*([_text(everywhere)] if everywhere else []), *single])
+
+
+def head_indices(text: str, layers: Sequence[int], heads: int) -> dict[int, tuple[int, ...]]:
+    """Map those of `layers` in which a canonical text names heads to these. Raises ModelError beyond `heads`."""
+    if not text:
+        return {layer: tuple(range(heads)) for layer in layers}
+    everywhere, alone = _split_heads(text.split(","), "heads")
+    if max(everywhere.union(*alone.values())) >= heads:
+        raise ModelError(f"heads={text}: the model has {heads} attention heads, 0 to {heads - 1}")
+    if not alone.keys() <= set(layers):
+        raise ModelError(f"heads={text} names layers that are not scaled: {_text(alone.keys() - set(layers))}")
+    found = {layer: tuple(sorted(everywhere | alone.get(layer, set()))) for layer in layers}
+    return {layer: chosen for layer, chosen in found.items() if chosen}
+
+
+def _split_heads(items: Iterable[str], where: str) -> tuple[set[int], dict[int, set[int]]]:
+    """Heads of every layer, and by layer those of one alone."""
+    everywhere: set[int] = set()
+    alone: dict[int, set[int]] = {}
+    for item in items:
+        layer, colon, run = item.rpartition(":")
+        found = _parse(run, where, ("all", "layer:head as 14:3"))
+        if colon:
+            alone.setdefault(min(_parse(layer, where, ("layer:head as 14:3",))), set()).update(found)
+        else:
+            everywhere |= found
+    return everywhere, alone
 
 
 def _parse(text: str, where: str, words: Sequence[str]) -> set[int]:
     found: set[int] = set()
     for run in text.split(","):
         match = _RUN.fullmatch(run)
-        first, last = (int(match[1]), int(match[2] or match[1])) if match else (1, 0)
-        if first > last or last > 999:
+        first, last = (int(match[1]), int(match[3] or (_OPEN if match[2] else match[1]))) if match else (1, 0)
+        if first > last or last > _OPEN:
             valid = ", ".join([*words, "an index", "a range 0-15", "a list [0-3, 20]"])
             raise ConfigError(f"{where}={text} is not valid; expected one of: {valid}")
         found.update(range(first, last + 1))
@@ -54,4 +102,5 @@ def _text(found: Iterable[int]) -> str:
             runs[-1][1] = index
         else:
             runs.append([index, index])
-    return ",".join(f"{first}-{last}" if last > first else f"{first}" for first, last in runs)
+    ends = {_OPEN: ""}
+    return ",".join(f"{first}-{ends.get(last, last)}" if last > first else f"{first}" for first, last in runs)

@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 class OutputPaths:
-    """Paths under an output folder (`output_dir`).
+    """Name the paths under an output folder (`output_dir`).
 
     Attributes:
         generations: the store, a folder per experiment, append-only. captures: captured attention, under its keys.
@@ -26,15 +26,18 @@ class OutputPaths:
 
 
 class SweepPaths:
-    """Paths in a sweep's folder.
+    """Name the paths in a sweep's folder.
 
     Attributes:
-        about: what was run (cells, versions, command). attention: captured attention as arrays, a file per pass.
+        name: what the user called it. about: what was run (cells, versions, command).
+        attention: captured attention as arrays, a file per pass.
+        report_samples: the answers that report.html has no room for.
         jobs: the state of jobs: a folder per launch, and code snapshots. request: what the last launch asked for.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.name = folder / "name.txt"
         self.results = folder / "results.csv"
         self.by_relation = folder / "by_relation.csv"
         self.passes = folder / "passes.csv"
@@ -42,6 +45,7 @@ class SweepPaths:
         self.samples = folder / "samples.parquet"
         self.about = folder / "sweep.json"
         self.report = folder / "report.html"
+        self.report_samples = folder / "report_samples.js"
         self.attention = folder / "attention"
         self.wandb = folder / "wandb"
         self.publication = folder / "publish.json"
@@ -50,18 +54,18 @@ class SweepPaths:
 
     @property
     def output(self) -> OutputPaths:
-        """The output folder that the sweep lies in, wherever it was moved to: <output>/sweeps/<id>."""
+        """Return the output folder that holds the sweep, wherever it was moved to: <output>/sweeps/<id>."""
         folder = self.folder.absolute()
         return OutputPaths((folder if folder.parent.name == "sweeps" else folder.resolve()).parents[1])
 
     @property
     def launches(self) -> list[Path]:
-        """Folders of the launches, the oldest first."""
+        """List the folders of the launches, the oldest first."""
         return [path.parent for path in sorted(self.jobs.glob("*/launch.json"))]
 
     @property
     def pickles(self) -> list[Path]:
-        """State that 0.1 left. It is never opened: unpickling runs code."""
+        """List the state files that 0.1 wrote; they are never opened, because unpickling runs code."""
         return [*self.jobs.glob("launch.pkl"), *self.jobs.glob("*/tasks.pkl")]
 
 

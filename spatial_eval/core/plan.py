@@ -1,31 +1,42 @@
-"""Turn cells into the least work that answers them. Pure."""
+"""Fuse cells into the fewest passes that answer them. Pure."""
 
 from __future__ import annotations
 
 import random
-from collections.abc import Collection, Iterable, Mapping, Sequence, Sized
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from spatial_eval.core.types import Arm, Cell, Experiment, Part, Pass, Sample
+from spatial_eval.core.types import Arm, Batching, Cell, Experiment, Part, Pass, Sample, Work
 
 SPLITS = ("val", "test", "all")
 
 
-def split_indices(n: int, part: Part) -> range | list[int]:
-    """Return the row indices of a part of `n` rows, in order.
+def split_indices(samples: int | Sequence[Sample], part: Part) -> range | list[int]:
+    """Return the row indices of a part, in order.
 
-    `val` is the reference's fixed random fifth (seed 1), `test` the rest; the published tables are `test`.
+    `val` is the reference's fixed random fifth (seed 1), `test` the rest; the published tables are `test`. Where
+    samples name their cut, `val` is a fifth of the cuts, with all rows of each.
+
+    Args:
+        samples: of the whole dataset; their number where they are not known.
     """
+    n = samples if isinstance(samples, int) else len(samples)
+    cuts = [] if isinstance(samples, int) else [sample.cut for sample in samples]
     if part.split == "all":
         rows: range | list[int] = range(n)
     else:
-        val = sorted(random.Random(1).sample(range(n), int(0.2 * n)))
+        if any(cuts):
+            groups = sorted(set(cuts))
+            chosen = set(random.Random(1).sample(groups, int(0.2 * len(groups))))
+            val = [i for i, cut in enumerate(cuts) if cut in chosen]
+        else:
+            val = sorted(random.Random(1).sample(range(n), int(0.2 * n)))
         rows = val if part.split == "val" else sorted(set(range(n)).difference(val))
     return rows[: part.limit]
 
 
 def select_samples(samples: Sequence[Sample], part: Part) -> list[Sample]:
     """Return the samples of a part, in row order."""
-    return [samples[i] for i in split_indices(len(samples), part)]
+    return [samples[i] for i in split_indices(samples, part)]
 
 
 def fuse_cells(cells: Iterable[Cell], capture: str = "none") -> list[Pass]:
@@ -39,20 +50,61 @@ def fuse_cells(cells: Iterable[Cell], capture: str = "none") -> list[Pass]:
     ]
 
 
-def needed_arms(work: Pass, samples: Sized) -> dict[int, set[Arm]]:
-    """Return the arms that each row of the dataset needs; rows that need none are absent."""
-    need: dict[int, set[Arm]] = {}
+def needed_arms(work: Pass, samples: int | Sequence[Sample]) -> dict[int, frozenset[Arm]]:
+    """Return the arms that each row of the dataset needs; rows that need none are absent, equal sets are one object."""
+    need: dict[int, frozenset[Arm]] = {}
+    unions: dict[tuple[frozenset[Arm], frozenset[Arm]], frozenset[Arm]] = {}
     for part, arms in work.needs:
-        for row in split_indices(len(samples), part):
-            need.setdefault(row, set()).update(arms)
+        added = frozenset(arms)
+        for row in split_indices(samples, part):
+            have = need.get(row)
+            need[row] = added if have is None else unions.setdefault((have, added), have | added)
     return need
 
 
+def picture_name(sample: Sample) -> str:
+    """Name the picture of a sample: samples of one name are about one picture."""
+    return sample.image_digest or str(sample.image or f"row {sample.row}")
+
+
+def cut_blocks(samples: Sequence[Sample], batching: Batching) -> list[list[int]]:
+    """Cut the rows of a whole dataset into the blocks inside which batches are made.
+
+    In row order, or with `by_image` in the order in which pictures first appear, all rows of a picture together: they
+    stand in two blocks only where they alone are more than a block holds. A function of the dataset alone.
+    """
+    pictures: dict[str, list[int]] = {}
+    for row, sample in enumerate(samples):
+        pictures.setdefault(picture_name(sample) if batching.by_image else str(row), []).append(row)
+    blocks: list[list[int]] = []
+    for rows in pictures.values():
+        for start in range(0, len(rows), batching.rows):
+            part = rows[start : start + batching.rows]
+            if blocks and len(blocks[-1]) + len(part) <= batching.rows:
+                blocks[-1] += part
+            else:
+                blocks.append(part)
+    return blocks
+
+
+def remaining_blocks(blocks: Sequence[Sequence[int]], todo: Sequence[Work]) -> list[list[Work]]:
+    """Return what is left to do of each block, in order, without blocks that are done."""
+    left = {item[0].row: item for item in todo}
+    found = ([left[row] for row in block if row in left] for block in blocks)
+    return [block for block in found if block]
+
+
 def remaining_work(
-    need: Mapping[int, Collection[Arm]], samples: Sequence[Sample], done: Collection[tuple[str, Arm]]
-) -> list[tuple[Sample, tuple[Arm, ...]]]:
-    """Return samples in row order with the arms that `done` (by sample id) lacks; those that lack none are left out."""
-    todo = (
-        (samples[row], tuple(a for a in sorted(need[row]) if (samples[row].id, a) not in done)) for row in sorted(need)
-    )
-    return [(sample, arms) for sample, arms in todo if arms]
+    need: Mapping[int, frozenset[Arm]], samples: Sequence[Sample], *done: Collection[tuple[str, Arm]]
+) -> list[Work]:
+    """Return samples in row order with the arms that no `done` (by sample id) has; without those that lack none."""
+    ordered = {arms: tuple(sorted(arms)) for arms in set(need.values())}
+    lacking: list[Work] = []
+    for row in sorted(need):
+        sample = samples[row]
+        arms = ordered[need[row]]
+        for known in filter(len, done):
+            arms = tuple(arm for arm in arms if (sample.id, arm) not in known)
+        if arms:
+            lacking.append((sample, arms))
+    return lacking

@@ -1,62 +1,152 @@
-"""Show progress: a live line per running pass on a terminal, plain lines in a log."""
+"""Show progress on stderr: an overall line, under it those of what runs; live on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any
+
+from spatial_eval.core import terminal
 
 log = logging.getLogger(__name__)
 EVERY_S = 10.0  # between two plain lines
+ShowPass = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class ProgressLine:
+    """Hold the label of a running pass and its questions, done and total."""
+
+    name: str
+    done: int
+    total: int
+
+    @property
+    def text(self) -> str:
+        return f"{self.name} {self.done:,}/{self.total:,}"
+
+
+class ProgressDisplay:
+    """Show how many of `total` questions are done, and what runs; removed from a terminal at the end."""
+
+    def __init__(self, total: int) -> None:
+        self.total = total
+        self._start = self._logged = time.perf_counter()
+        self._before: int | None = None  # questions done when the first ones came: they tell nothing of the speed
+        self._update: Callable[[str, Sequence[ProgressLine]], None] | None = None
+
+    @contextlib.contextmanager
+    def live(self) -> Iterator[None]:
+        """Show what `show` is given live, where stderr is a terminal."""
+        console = terminal.live_console()
+        if console is None:
+            yield
+            return
+        from rich.console import Group
+        from rich.live import Live
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        shown = Live(
+            console=console, refresh_per_second=4, transient=True, redirect_stdout=False, redirect_stderr=False
+        )
+
+        def update(overall: str, lines: Sequence[ProgressLine]) -> None:
+            rows = Table.grid(padding=(0, 1))
+            for line in lines:
+                bar = ProgressBar(total=max(1, line.total), completed=line.done, width=20)
+                count = Text(f"{line.done:,}/{line.total:,}", no_wrap=True)
+                rows.add_row(bar, count, Text(terminal.clean_line(line.name), no_wrap=True, overflow="ellipsis"))
+            is_first = not any(line.done for line in lines)  # shown at once; the others as often as Live does
+            shown.update(Group(Text(overall, no_wrap=True, overflow="ellipsis"), rows), refresh=is_first)
+
+        with terminal.show_below(shown):
+            self._update = update
+            try:
+                yield
+            finally:
+                self._update = None
+
+    def show(self, head: str, lines: Sequence[ProgressLine], done: int) -> None:
+        """Show what runs and that `done` questions are done; in a log every EVERY_S."""
+        now = time.perf_counter()
+        if self._before in (None, done):  # until then models are loaded
+            self._before, self._start = done, now
+        if self._update is not None:
+            self._update(self._describe(head, done, now), lines)
+        elif now - self._logged >= EVERY_S:
+            self._logged = now
+            log.info("%s", "; ".join([self._describe(head, done, now), *(line.text for line in lines[:8])]))
+
+    def _describe(self, head: str, done: int, now: float) -> str:
+        rate = (done - (self._before or 0)) / max(1e-9, now - self._start)
+        parts = [head, f"{100 * done / max(1, self.total):.0f} %"]
+        if rate:
+            left = format_duration(max(0, self.total - done) / rate)
+            parts += [f"{format_rate(rate)} questions/s", f"{left} left"]
+        return ", ".join(parts)
+
+
+class RunProgress:
+    """Show the passes that this process computes; those of one dataset in several templates run side by side."""
+
+    def __init__(self, passes: int, questions: int) -> None:
+        self._passes, self._display = passes, ProgressDisplay(questions)
+        self._started = self._done = 0
+        self._running: dict[int, ProgressLine] = {}
+        self._live = contextlib.ExitStack()  # the display, while a pass runs
+
+    @contextlib.contextmanager
+    def show_pass(self, name: str, total: int, arms: int) -> Iterator[Callable[[int], None]]:
+        """Show a pass's questions; the context is `advance(questions)`. A line of the log stays of a whole one."""
+        self._started += 1
+        number, start = self._started, time.perf_counter()
+        head = f"pass {number} of {self._passes}"
+        log.info("%s: %s, %s questions, %d arms", head, name, f"{total:,}", arms)
+        if not self._running:
+            self._live.enter_context(self._display.live())
+        self._running[number] = ProgressLine(name, 0, total)
+
+        def advance(questions: int) -> None:
+            self._done += questions
+            self._running[number] = ProgressLine(name, self._running[number].done + questions, total)
+            self._display.show(head, list(self._running.values()), self._done)
+
+        try:
+            advance(0)
+            yield advance
+        finally:
+            done = self._running.pop(number).done
+            if not self._running:
+                self._live.close()
+        rate = format_rate(done / max(1e-9, time.perf_counter() - start))
+        log.info("%s: %s/%s questions, %s questions/s", name, f"{done:,}", f"{total:,}", rate)
 
 
 def show_progress(name: str, total: int, arms: int) -> AbstractContextManager[Callable[[int], None]]:
-    """Show questions done, questions/s and the time left on stderr; the context is `advance(questions)`."""
-    return (_show_live if sys.stderr.isatty() else _log_lines)(name, total, arms)
+    """Show the questions of the only pass; the context is `advance(questions)`."""
+    return RunProgress(1, total).show_pass(name, total, arms)
 
 
 @contextlib.contextmanager
-def _show_live(name: str, total: int, arms: int) -> Iterator[Callable[[int], None]]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+def show_jobs(jobs: int, questions: int) -> Iterator[Callable[[Sequence[ProgressLine], int, int], None]]:
+    """Show jobs of other processes; the context is `show(running, ended, done)`.
 
-    rate = TextColumn("{task.fields[rate]} questions/s")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rate, TimeRemainingColumn())
-    start = time.perf_counter()
-    with Progress(*columns, console=Console(stderr=True)) as shown:
-        task = shown.add_task(f"{name}, {arms} arms", total=total, rate="-")
+    Args:
+        questions: of all jobs, as `done`; `ended` jobs will not run again.
+    """
+    display = ProgressDisplay(questions)
 
-        def advance(questions: int) -> None:
-            shown.advance(task, questions)
-            done = shown.tasks[0].completed
-            shown.update(task, rate=f"{done / max(1e-9, time.perf_counter() - start):.1f}")
+    def show(running: Sequence[ProgressLine], ended: int, done: int) -> None:
+        display.show(f"{ended} of {jobs} jobs ended, {len(running)} running", running, done)
 
-        yield advance
-
-
-@contextlib.contextmanager
-def _log_lines(name: str, total: int, arms: int) -> Iterator[Callable[[int], None]]:
-    start = logged = time.perf_counter()
-    done = 0
-    log.info("%s: %d questions, %d arms", name, total, arms)
-
-    def advance(questions: int) -> None:
-        nonlocal done, logged
-        done += questions
-        now = time.perf_counter()
-        if done >= total or now - logged >= EVERY_S:
-            logged = now
-            rate = done / max(1e-9, now - start)
-            left = (total - done) / max(1e-9, rate)
-            log.info("%s: %d/%d questions, %.1f questions/s, %.0f s left", name, done, total, rate, left)
-
-    yield advance
+    with display.live():
+        yield show
 
 
 @contextlib.contextmanager
@@ -66,12 +156,13 @@ def show_bytes(name: str, total: int) -> Iterator[Callable[[int], None]]:
     Args:
         total: in bytes, 0 = not known.
     """
-    if sys.stderr.isatty():
-        from rich.console import Console
+    console = terminal.live_console()
+    if console is not None:
         from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
 
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as shown:
+        shown = Progress(*columns, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+        with terminal.show_below(shown.live):
             task = shown.add_task(name, total=total or None)
             yield lambda size: shown.advance(task, size)
         return
@@ -95,49 +186,13 @@ def format_bytes(size: int) -> str:
     return f"{size / 1e9:.1f} GB" if size >= 1e9 else f"{size / 1e6:.1f} MB"
 
 
-@dataclass(frozen=True, slots=True)
-class ProgressLine:
-    """State of a running job: questions done of total."""
-
-    name: str
-    done: int
-    total: int
+def format_duration(seconds: float) -> str:
+    """Format seconds as seconds, minutes or hours."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
-class ProgressBoard:
-    """Shows jobs of other processes: a live line per job on a terminal, a plain line every EVERY_S in a log."""
-
-    def __init__(self, jobs: int) -> None:
-        self.jobs = jobs
-        self._logged = time.perf_counter()
-        self._live: Any = None
-
-    def __enter__(self) -> ProgressBoard:
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.live import Live
-
-            self._live = Live(console=Console(stderr=True), refresh_per_second=4, transient=True)
-            self._live.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._live is not None:
-            self._live.stop()
-
-    def show(self, running: Sequence[ProgressLine], ended: int) -> None:
-        """Show the jobs that run now; `ended` jobs will not run again."""
-        head = f"{ended} of {self.jobs} jobs ended, {len(running)} running"
-        if self._live is not None:
-            from rich.progress_bar import ProgressBar
-            from rich.table import Table
-
-            table = Table.grid(padding=(0, 1))
-            for line in running:
-                bar = ProgressBar(total=max(1, line.total), completed=line.done, width=30)
-                table.add_row(line.name, bar, f"{line.done}/{line.total}")
-            table.add_row(head)
-            self._live.update(table)
-        elif time.perf_counter() - self._logged >= EVERY_S:
-            self._logged = time.perf_counter()
-            log.info("%s", "; ".join([head, *(f"{line.name} {line.done}/{line.total}" for line in running[:8])]))
+def format_rate(rate: float) -> str:
+    """Format a number per second with two digits that count, or all before the point."""
+    return f"{rate:,.0f}" if rate >= 10 else f"{rate:.2g}"

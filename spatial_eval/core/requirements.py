@@ -1,4 +1,4 @@
-"""What this package requires, as pyproject.toml has it, and which installed versions it was never tested with."""
+"""Read what this package requires (pyproject.toml), and list installed versions that are newer than those tested."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ _FILE = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 
 def read_python() -> SpecifierSet:
-    """The versions of Python that pyproject.toml allows, or the installed metadata where that file is not here."""
+    """Return the versions of Python that pyproject.toml allows, or the installed metadata without that file."""
     if _FILE.is_file():
         return SpecifierSet(tomllib.loads(_FILE.read_text("utf8"))["project"]["requires-python"])
     return SpecifierSet(str(metadata.metadata("spatial-eval")["Requires-Python"]))
 
 
 def read_packages() -> list[Requirement]:
-    """The packages that are always needed, from where read_python looks."""
+    """List the packages that are always needed, from the source of read_python."""
     if _FILE.is_file():
         return list(map(Requirement, tomllib.loads(_FILE.read_text("utf8"))["project"]["dependencies"]))
     return [Requirement(one) for one in metadata.requires("spatial-eval") or [] if "extra ==" not in one]
 
 
 def find_version(name: str) -> str:
-    """The installed version of a package, "" where there is none."""
+    """Return the installed version of a package, "" where there is none."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -41,7 +41,7 @@ def is_newer(package: Requirement, version: str) -> bool:
 
 
 def list_newer() -> list[str]:
-    """One line per installed package that is newer than the newest one tested."""
+    """Return one line per installed package that is newer than the newest one tested."""
     lines = []
     for package in read_packages():
         version = find_version(package.name)

@@ -9,8 +9,9 @@ pass        experiment + the arms that each part needs what one job computes on 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
     from numpy import bool_, float64, intp
     from numpy.typing import NDArray
 
-# Kinds of scaling -> the weight that leaves the model untouched. z: the last prompt row's pre-softmax logits
-# towards the image, in every selected layer and head, at prefill only.
+# Kinds of scaling -> the weight that is the baseline; nan = none is. z: a scaled row's pre-softmax logits
+# towards the image, in every selected layer and head.
 SCALINGS = {
     # z' = w z: the paper (arXiv 2503.01773, section 4). Changes the shape and the mass of the image's attention.
     "multiply": 1.0,
@@ -31,20 +32,53 @@ SCALINGS = {
     "mass": 1.0,
     # z' = z + w |z| (PAI, arXiv 2407.21771), here on the row and the step that the paper scales.
     "pai": 0.0,
+    # z' = z + c, so that the image has the share w of the row's attention, 0 < w < 1; its shape kept.
+    "share": math.nan,
 }
-CONTRASTS = ("", "vcd", "dola")
+# Rows of the prompt that a scaling changes: the last token's (the paper), or all behind the image.
+SCOPES = ("last", "text")
+# When: those rows (the paper), those and every generated token's, or these alone.
+STEPS = ("prefill", "all", "generated")
+
+
+@dataclass(frozen=True, slots=True)
+class Contrast:
+    """A rule that turns logits into a token.
+
+    Attributes:
+        against: what the logits are compared with: `noise` (a noised image), `text` (the prompt without its image),
+            `layers` (early layers), `stored` (the baseline's stored answer: no model runs, methods.controls).
+        fields: those of Arm that it reads; the others of a contrast stay at their defaults.
+    """
+
+    against: str
+    fields: tuple[str, ...]
+
+
+# Add one: its line, its formula in engine/contrastive.py, its definition in engine/reference.py, a method, its YAML.
+CONTRASTS = {
+    "vcd": Contrast("noise", ("alpha", "cutoff", "noise")),
+    "dola": Contrast("layers", ("layers", "cutoff")),
+    "text": Contrast("text", ("alpha", "cutoff")),
+    "m3id": Contrast("text", ("decay", "cutoff")),
+    "sla": Contrast("layers", ("layers", "gamma")),
+    "forced_yes": Contrast("stored", ()),
+}
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Arm:
-    """One decoding of a prompt. Fields added later must have defaults, so that old stores stay valid.
+    """Describe one decoding of a prompt. Fields added later must have defaults, so that old stores stay valid.
 
     Attributes:
         weight: strength of the scaling, >= 0. scaling: its kind, in SCALINGS.
         layers: decoder layers, `0-15,20`; "" = all. What is scaled; for dola the early layers, also `low` or `high`.
-        contrast: how logits become a token: "" greedy, vcd (against a noised image) or dola (against an early layer).
-        alpha: vcd's strength, >= 0. cutoff: contrasts choose among tokens of at least this share of the largest
-            probability, in [0, 1). noise: vcd's step of diffusion, 0 to 999.
+        scope: the rows of the prompt that are scaled, one of SCOPES. steps: when, one of STEPS. heads: attention heads
+            that are, `0-7` in each of the layers or `14:3` in one; "" = all.
+        contrast: how logits become a token, in CONTRASTS; "" = the largest.
+        alpha: strength of vcd and text, >= 0. cutoff: contrasts choose among tokens of at least this share of the
+            largest probability, in [0, 1). noise: vcd's step of diffusion, 0 to 999. decay: m3id's, per token, >= 0.
+            gamma: the early layers' share in sla, in [0, 1].
     """
 
     weight: float = 1.0
@@ -54,6 +88,11 @@ class Arm:
     alpha: float = 0.0
     cutoff: float = 0.0
     noise: int = 0
+    scope: str = "last"
+    heads: str = ""
+    steps: str = "prefill"
+    decay: float = 0.0
+    gamma: float = 0.0
 
     @property
     def plain(self) -> bool:
@@ -63,28 +102,42 @@ class Arm:
     @property
     def untouched(self) -> bool:
         """Whether it decodes as BASE does, whatever its kind and layers."""
-        return not self.contrast and self.weight == SCALINGS[self.scaling]
+        return not self.contrast and self.attention == BASE
+
+    @property
+    def against(self) -> str:
+        """What its contrast compares with, as Contrast.against; "" without one."""
+        return CONTRASTS[self.contrast].against if self.contrast else ""
+
+    @property
+    def attention(self) -> Arm:
+        """What it does to attention, without its contrast; BASE where that is nothing."""
+        if not self.contrast:
+            return BASE if self.weight == SCALINGS[self.scaling] else self
+        own = {name: getattr(BASE, name) for name in ("contrast", *_CONTRAST_FIELDS)}
+        if self.against == "layers":
+            own["layers"] = ""
+        return replace(self, **own).attention
 
     @property
     def label(self) -> str:
-        """Short text that names it: `0.5`, `0.5,scaling=mass,layers=0-15` or `dola,layers=high,cutoff=0.1`."""
-        head = "weight" if not self.contrast else "contrast"
-        values = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
-        more = [f"{name}={_text(value)}" for name, value in values.items() if name != head]
-        return ",".join([_text(getattr(self, head)), *more])
+        """Return its short label: `0.5`, `0.5,scaling=mass,layers=0-15` or `dola,layers=high,cutoff=0.1`.
+
+        A contrast's own numbers stand there at 0 too, since its method has other defaults.
+        """
+        head, always = ("contrast", CONTRASTS[self.contrast].fields) if self.contrast else ("weight", ())
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        values |= {f.name: None for f in fields(self) if values[f.name] == f.default and f.name not in always}
+        shown = [(name, value) for name, value in values.items() if name != head and value not in (None, "")]
+        return ",".join([_text(getattr(self, head)), *(f"{name}={_text(value)}" for name, value in shown)])
 
 
 def _text(value: str | float) -> str:
     return value if isinstance(value, str) else f"{value:g}"
 
 
+_CONTRAST_FIELDS = ("alpha", "cutoff", "noise", "decay", "gamma")
 BASE = Arm()
-
-
-def scaled_arm(weight: float, scaling: str = "multiply", layers: str = "") -> Arm:
-    """The arm of a scaling; BASE where it leaves the model untouched."""
-    arm = Arm(weight, scaling, layers)
-    return BASE if arm.untouched else arm
 
 
 # How much of the last prompt row's attention is kept beside an answer; each holds what the ones before it hold.
@@ -93,7 +146,7 @@ CAPTURES = ("none", "mass", "map", "heads")
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One question about one image.
+    """Hold one question about one image.
 
     Attributes:
         id: the row's own id as text; unique in its dataset.
@@ -108,6 +161,7 @@ class Sample:
             rule reads letters.
         option_texts: what the letters in `options` stand for, as the dataset writes it; () where it is not known, or
             where the options are texts themselves.
+        cut: questions of one value fall on one side of val and test; "" = rows are cut singly, as the paper does.
     """
 
     id: str
@@ -122,17 +176,21 @@ class Sample:
     set: str = ""
     scoring: str = "words"
     option_texts: tuple[str, ...] = ()
+    cut: str = ""
 
     @property
     def gold_texts(self) -> tuple[str, ...]:
-        """The gold answers as a file may give them, lower case: of letters also what they stand for."""
+        """Return the gold answers as a file may give them, lower case; of letters also the texts they stand for."""
         meant = dict(zip(self.options, self.option_texts, strict=True)) if self.option_texts else {}
         return self.answers + tuple(meant[one].strip().lower() for one in self.answers if one in meant)
 
 
+Work = tuple[Sample, tuple[Arm, ...]]  # a question and the arms that it is asked under
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """What the model said for one sample under one arm. Numbers are those of the arm's first new token.
+    """Hold the answer to one sample under one arm. Numbers are those of the arm's first new token.
 
     Attributes:
         tokens: the generated ids, EOS included; None where only text was recorded.
@@ -160,7 +218,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """A sample that could not be answered under one arm, and why (one line). Missing, never wrong."""
+    """Hold why (one line) a sample has no answer under one arm: it counts as missing, never as wrong."""
 
     sample_id: str
     arm: Arm
@@ -172,11 +230,11 @@ Record = Generation | Failure
 
 @dataclass(frozen=True, slots=True)
 class Places:
-    """Where things lie; never part of an experiment's identity.
+    """Hold the folders of a run; never part of an experiment's identity.
 
     Attributes:
         data: benchmark files, read only. output: the store, sweeps and cache, as OutputPaths names them.
-        remember: whether reading may leave notes in the cache; action=plan writes nothing.
+        remember: whether reading may write into the cache; action=plan writes nothing.
     """
 
     data: Path
@@ -194,13 +252,19 @@ class Places:
 
 @dataclass(frozen=True, slots=True)
 class Signals:
-    """What one arm's first token says about N questions, as columns (N,) of float64; nan = missing."""
+    """Hold the numbers of one arm's first token on N questions, as columns (N,) of float64; nan = missing."""
 
     max_prob: NDArray[float64]
     entropy: NDArray[float64]
     margin: NDArray[float64]
     logit: NDArray[float64]
     answered: NDArray[bool_]
+
+    def within(self, mask: NDArray[bool_]) -> Signals:
+        """Select the questions where `mask` (N,) is True."""
+        return Signals(
+            self.max_prob[mask], self.entropy[mask], self.margin[mask], self.logit[mask], self.answered[mask]
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,33 +284,33 @@ class Routing:
 
 
 class Method(Protocol):
-    """A rule that picks one arm's answer for each question. Pure: it never sees a model or a text."""
+    """Pick one arm's answer for each question. Pure: it gets neither a model nor a text."""
 
     @property
     def kind(self) -> str:
-        """The name in METHODS and in the results' `method` column."""
+        """Return its name in METHODS and in the results' `method` column."""
         ...
 
     def branches(self) -> Mapping[str, Arm]:
-        """The arms whose answers it may give, by branch name, in a fixed order."""
+        """Return the arms whose answers it may give, by branch name, in a fixed order."""
         ...
 
     def arms(self) -> frozenset[Arm]:
-        """Every arm it looks at; a superset of the branches."""
+        """Return every arm that it reads; a superset of the branches."""
         ...
 
     def route(self, signals: Mapping[Arm, Signals]) -> NDArray[intp]:
-        """(N,) index into `branches()`, -1 where what it looks at is nan; `signals` covers `arms()`."""
+        """Return (N,) indices into `branches()`, -1 where what it reads is nan; `signals` covers `arms()`."""
         ...
 
     @property
     def routing(self) -> Routing | None:
-        """The criterion by which it routes; None where it names none. A class of another package may lack it."""
+        """Return how it routes; None where it names no criterion. A class of another package may lack it."""
         ...
 
 
 class Benchmark(Protocol):
-    """A dataset by description (a frozen dataclass). Equal descriptions read equal samples."""
+    """Describe a dataset (a frozen dataclass). Equal descriptions read equal samples."""
 
     @property
     def name(self) -> str:
@@ -254,18 +318,18 @@ class Benchmark(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What its questions' prompts depend on beyond each sample's own digest; JSON, no paths.
+        """Describe what its prompts depend on beyond each sample's own digest; JSON, no paths.
 
         `prompt` and `distort` are part of the identity in any case.
         """
         ...
 
     def read(self, places: Places) -> list[Sample]:
-        """Every sample in row order. Opens no image. Raises DataError on a missing or malformed file."""
+        """Read every sample in row order. Opens no image. Raises DataError on a missing or malformed file."""
         ...
 
     def ready(self, samples: Sequence[Sample], places: Places) -> None:
-        """After this call the image of each of `samples` is a file, if it can be (rendered into the cache, say)."""
+        """Make the image of each of `samples` a file where possible (rendered into the cache, for example)."""
         ...
 
     # Members with a default (benchmarks.base.BenchmarkDefaults); a class of another package may lack them.
@@ -277,7 +341,7 @@ class Benchmark(Protocol):
 
     @property
     def prompt(self) -> str:
-        """How a question becomes a prompt: auto (default), raw or chat."""
+        """Return how a question becomes a prompt: auto (default), raw or chat."""
         ...
 
     @property
@@ -287,22 +351,45 @@ class Benchmark(Protocol):
 
     @property
     def orientation(self) -> str:
-        """upright (default) applies an image's EXIF orientation, stored does not."""
+        """Return upright or stored: upright (default) applies an image's EXIF orientation, stored does not."""
         ...
 
     @property
     def template(self) -> str:
-        """Text into which each question was put; default ""."""
+        """Return the text into which each question was put; default ""."""
+        ...
+
+    @property
+    def framing(self) -> str:
+        """Form in which each question is asked (benchmarks.framing); default "" = the benchmark's own."""
         ...
 
     @property
     def rows(self) -> int:
-        """Number of questions where it is known without reading them; default 0 = not known."""
+        """Return the number of questions if known without reading them; default 0 = not known."""
+        ...
+
+    @property
+    def fetched_by(self) -> str:
+        """Return what follows `python -m spatial_eval prepare` to fetch it; default "" = not fetched."""
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Batching:
+    """Describe how a model's batches are cut from a dataset.
+
+    Attributes:
+        rows: most rows of a block, inside which batches are cut. by_image: rows about one picture stand in one block,
+            so that they share its prefill.
+    """
+
+    rows: int
+    by_image: bool = False
+
+
 class Model(Protocol):
-    """A model by description (a frozen dataclass). Loading is the only expensive thing in the package."""
+    """Describe a model (a frozen dataclass). Loading it is the only expensive step."""
 
     @property
     def name(self) -> str:
@@ -311,48 +398,53 @@ class Model(Protocol):
 
     @property
     def paper_model(self) -> str:
-        """Its row in the paper's table, or ""."""
+        """Return its row in the paper's table, or ""."""
+        ...
+
+    @property
+    def batching(self) -> Batching:
+        """Return how its batches are cut."""
         ...
 
     def describe(self, places: Places) -> dict[str, Any]:
-        """Its identity: everything that could change a generation, no paths. Raises ModelError."""
+        """Describe its identity: everything that could change a generation, no paths. Raises ModelError."""
         ...
 
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
-        """Raises a SpatialEvalError where a pass could not give these arms; called before anything runs."""
+        """Raise a SpatialEvalError where a pass could not compute these arms; called before anything runs."""
         ...
 
     def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
-        """Per sample, the identity of what it is answered from beside its question: its image, or its recording."""
+        """Return per sample the identity of what it is answered from besides its question: its image or recording."""
         ...
 
     def signals(self) -> frozenset[str]:
-        """Names of the Signals columns that its generations carry."""
+        """Return the names of the Signals columns that its generations have."""
         ...
 
     def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm: ...
 
 
 class Vlm(Protocol):
-    """A loaded model: the only door to torch."""
+    """Compute answers: a loaded model, and the only interface to torch."""
 
     @property
     def device(self) -> str:
-        """Where it computes, as its generations say too; "" where it computes nothing."""
+        """Return the device, as in its generations; "" where it computes nothing."""
         ...
 
-    def answer(self, work: Sequence[tuple[Sample, tuple[Arm, ...]]]) -> Iterator[list[Record]]:
-        """Batches of records as they are done; every (sample, arm) of `work` appears exactly once.
+    def answer(self, blocks: Sequence[Sequence[Work]]) -> Iterator[list[Record]]:
+        """Yield batches of records as they are done; every (sample, arm) of `blocks` appears exactly once.
 
-        Batches are cut from fixed blocks of `Sample.row`, so that shards, limits and resumes compose
-        them alike. A question that fails becomes a Failure and costs only itself.
+        `blocks` holds what is left to do of the dataset's fixed blocks (`plan.cut_blocks`), so that shards, limits and
+        resumes compose batches alike. A question that fails becomes a Failure and affects no other.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """A dataset, a model and the decoding settings: what a stored answer's identity depends on."""
+    """Hold dataset, model and decoding settings: what a stored answer's identity depends on."""
 
     dataset: Benchmark
     model: Model
@@ -361,7 +453,7 @@ class Experiment:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Which questions: a split (val, test, all) and at most the first `limit` of it."""
+    """Describe which questions: a split (val, test, all) and at most the first `limit` of it."""
 
     split: str = "test"
     limit: int | None = None
@@ -369,7 +461,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One point of the grid, one row of results.csv."""
+    """Hold one point of the grid, one row of results.csv."""
 
     experiment: Experiment
     method: Method
@@ -378,7 +470,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """The arms that each part of an experiment's dataset needs; parts may overlap. `capture`: one of CAPTURES."""
+    """Hold the arms that each part of a dataset needs; parts may overlap. `capture`: one of CAPTURES."""
 
     experiment: Experiment
     needs: tuple[tuple[Part, tuple[Arm, ...]], ...]

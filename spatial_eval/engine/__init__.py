@@ -1,4 +1,4 @@
-"""Attention-scaled decoding: one prefill for every arm of a batch, and the plain reference implementation.
+"""Decode with scaled attention: one prefill for every arm of a batch, and the plain reference implementation.
 
 Imports core; the home of torch and transformers' attention.
 Start with decode.py; attention.py is where a weight touches logits.

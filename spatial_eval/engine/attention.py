@@ -1,22 +1,13 @@
-"""One attention function for transformers: stock SDPA for the prefix, exact scaled rows for the arms.
+"""Compute the language model's attention: image prefixes by the stock kernel, prompts' own rows that read them.
 
-Registered with AttentionInterface AND AttentionMaskInterface under one name: without the second a
-model gets no mask and ignores padding silently. B questions, H heads, W arms, K keys, D head size.
+A row behind the image attends to two places: the prefix of its image, whose keys are stored once per image, and the
+own rows of its prompt. Each part is a softmax of its own; their log-sum-exp merges the two exactly. Arms change logits
+towards image keys, which all lie in the prefix, so a scaling touches one part only.
 
-Kinds of scaling, on logits: what each does to an arm's row of a prefill. Add one: a formula, a line in FORMULAS
-and in `arms.SCALINGS`, and its definition on probabilities in `oracle.py`.
+Registered with AttentionInterface AND AttentionMaskInterface under one name: without the second a model gets no mask.
 
-A formula takes z (B, H, R, K) float32, the last prompt token's logits for R arms; weight (R, 1) >= 0; image
-(B, 1, 1, K) bool, the keys that are scaled, at least one a question. It returns new logits (B, H, R, K); those
-off the image stay as they are.
-
-Takes what a prefill's last rows attend to on its way through the layers: no pass of its own.
-
-B questions, H heads, P shared keys, W arms, n image tokens of a question.
-
-The last W rows of a prefill, one an arm, and what is done to each in which layer.
-
-B questions, H heads, P shared keys, R rows of one kind of scaling.
+I images, P prefix columns, N prompts (n of the busiest image), R rows per prompt, C own columns, A arms, H query heads,
+G key heads, D head size.
 """
 
 from __future__ import annotations
@@ -24,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 from weakref import ref
 
@@ -32,50 +24,100 @@ from torch import Tensor, nn
 from torch.nn.functional import pad
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
+from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from spatial_eval.core.errors import ModelError
-from spatial_eval.core.types import Arm
+from spatial_eval.core.types import SCALINGS, Arm
 from spatial_eval.engine.request import Attended, Intervention
 
-Formula = Callable[[Tensor, Tensor, Tensor], Tensor]
+PER_ARM = "; model.decoding=per_arm may still do"
+
+# Kinds of scaling, on logits. Add one: a formula, a line in FORMULAS and in `types.SCALINGS`, and its definition on
+# probabilities in reference.py.
+
+# Logits (..., P) float32, -inf where there is no key; weights; image keys, bool; the log of the row's unnormalised mass
+# on its own columns (..., 1). All broadcast.
+Formula = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
-def multiply(z: Tensor, weight: Tensor, image: Tensor) -> Tensor:
+def multiply(z: Tensor, weight: Tensor, image: Tensor, _own: Tensor) -> Tensor:
     return torch.where(image, z * weight, z)
 
 
-def temperature(z: Tensor, weight: Tensor, image: Tensor) -> Tensor:
+def temperature(z: Tensor, weight: Tensor, image: Tensor, _own: Tensor) -> Tensor:
     return torch.where(image, z * weight - _gain(z, weight, image), z)
 
 
-def mass(z: Tensor, weight: Tensor, image: Tensor) -> Tensor:
+def mass(z: Tensor, weight: Tensor, image: Tensor, _own: Tensor) -> Tensor:
     return torch.where(image, z + _gain(z, weight, image), z)
 
 
-def pai(z: Tensor, weight: Tensor, image: Tensor) -> Tensor:
+def pai(z: Tensor, weight: Tensor, image: Tensor, _own: Tensor) -> Tensor:
     return torch.where(image, z + weight * z.abs(), z)
 
 
-FORMULAS: dict[str, Formula] = {"multiply": multiply, "temperature": temperature, "mass": mass, "pai": pai}
+def share(z: Tensor, weight: Tensor, image: Tensor, own: Tensor) -> Tensor:
+    odds = _log_mass(z, image) - torch.logaddexp(_log_mass(z, ~image), own)  # their log
+    return torch.where(image & ~weight.isnan(), z + torch.logit(weight) - odds, z)
+
+
+FORMULAS: dict[str, Formula] = {
+    "multiply": multiply,
+    "temperature": temperature,
+    "mass": mass,
+    "pai": pai,
+    "share": share,
+}
 
 
 def _gain(z: Tensor, weight: Tensor, image: Tensor) -> Tensor:
-    """(B, H, R, 1): by how much multiplying raises the log of the image's unnormalised mass."""
-    return _mass(z * weight, image) - _mass(z, image)
+    """Compute by how much multiplying raises the log of the image's unnormalised mass, (..., 1)."""
+    return _log_mass(z * weight, image) - _log_mass(z, image)
 
 
-def _mass(z: Tensor, image: Tensor) -> Tensor:
+def _log_mass(z: Tensor, image: Tensor) -> Tensor:
     return z.masked_fill(~image, float("-inf")).logsumexp(dim=-1, keepdim=True)
+
+
+Scaling = tuple[Formula, Tensor]  # and (A, H or 1) its weight per arm and head; neutral where nothing is scaled
+
+
+def layer_scalings(intervention: Intervention, *, depth: int, heads: int, device: torch.device) -> list[list[Scaling]]:
+    """List what is scaled in each of `depth` layers of `heads` heads. Raises ModelError on absent layers or heads."""
+    arms = intervention.arms
+    chosen = [{} if arm.untouched else intervention.scaled_heads(arm, depth, heads) for arm in arms]
+    made: dict[tuple[tuple[int, ...] | None, ...], list[Scaling]] = {}  # most layers scale the same
+    found = []
+    for layer in range(depth):
+        key = tuple(where.get(layer) for where in chosen)
+        if key not in made:
+            made[key] = _scalings(arms, key, heads, device)
+        found.append(made[key])
+    return found
+
+
+def _scalings(
+    arms: Sequence[Arm], chosen: Sequence[tuple[int, ...] | None], heads: int, device: torch.device
+) -> list[Scaling]:
+    """Collect the scalings of one layer; `chosen` holds each arm's heads, None where it scales nothing there."""
+    made = []
+    for kind in dict.fromkeys(arm.scaling for arm, where in zip(arms, chosen, strict=True) if where is not None):
+        weight = torch.full((len(arms), heads), SCALINGS[kind])
+        for row, arm, where in zip(weight, arms, chosen, strict=True):
+            if where is not None and arm.scaling == kind:
+                row[list(where)] = arm.weight
+        alike = bool((weight == weight[:, :1]).all())
+        made.append((FORMULAS[kind], (weight[:, :1] if alike else weight).to(device)))
+    return made
 
 
 @dataclass(slots=True)
 class AttentionCapture:
-    """What was seen by layer, on the layer's device until the prefill is over: copying earlier would make it wait.
+    """Hold what arm rows attend to, per layer, on the layer's device until the prefill ends: a copy would block it.
 
     Attributes:
-        level: mass, map or heads. image: (B, P) bool, the image tokens.
-        mass: (B, H, W). rows: (B, W, P) averaged over heads, or (B, W, H, P).
+        level: mass, map or heads. image: (N, P) bool, each prompt's image tokens.
+        mass: (N, H, R). rows: (N, R, P) averaged over heads, or (N, R, H, P).
     """
 
     level: str
@@ -84,9 +126,8 @@ class AttentionCapture:
     rows: dict[int, Tensor] = field(default_factory=dict)
 
     def take(self, layer: int, probs: Tensor) -> None:
-        """`probs` (B, H, W, P + W) float32, the attention of the last W rows."""
-        image = self.image.to(probs.device)
-        shared = probs[..., : image.shape[1]].masked_fill(~image[:, None, None], 0.0)  # (B, H, W, P)
+        """Keep `probs` (N, H, R, P) float32, the attention of the arm rows on the prefix."""
+        shared = probs.masked_fill(~self.image.to(probs.device)[:, None, None], 0.0)
         self.mass[layer] = shared.sum(dim=-1)
         if self.level == "map":
             self.rows[layer] = shared.mean(dim=1)
@@ -94,98 +135,211 @@ class AttentionCapture:
             self.rows[layer] = shared.transpose(1, 2)
 
     def attended(self, depth: int) -> Attended:
-        """Raises ModelError unless each of `depth` layers was seen."""
+        """Collect all layers on the CPU. Raises ModelError unless each of `depth` layers was seen."""
         if sorted(self.mass) != list(range(depth)):
             raise ModelError(f"attention was captured in layers {sorted(self.mass)} of {depth}: set capture=none")
-        mass = torch.stack([self.mass[layer].cpu() for layer in range(depth)])  # (layers, B, H, W)
+        mass = torch.stack([self.mass[layer].cpu() for layer in range(depth)])  # (layers, N, H, R)
         if not self.rows:
             return Attended(mass.permute(1, 3, 0, 2), None)
-        rows = torch.stack([self.rows[layer].cpu() for layer in range(depth)], dim=2)  # (B, W, layers, [H,] P)
+        rows = torch.stack([self.rows[layer].cpu() for layer in range(depth)], dim=2)  # (N, R, layers, [H,] P)
         maps = [row[..., image] for row, image in zip(rows, self.image.cpu(), strict=True)]
         return Attended(mass.permute(1, 3, 0, 2), maps)
 
 
-PER_ARM = "; model.decoding=per_arm may still do"
+@dataclass(frozen=True, slots=True)
+class ImagePrefix:
+    """Hold keys and values of each image and the text before it, computed once for all prompts about it.
+
+    Attributes:
+        layers: per decoder layer keys and values (I, G, P, D), on the layer's device.
+        scaled: (I, P) bool, the keys that arms scale. image: (I, P) bool, the image tokens.
+        hidden: (I, P) bool, columns beyond an image's own length; None where there are none.
+    """
+
+    layers: Sequence[tuple[Tensor, Tensor]]
+    scaled: Tensor
+    image: Tensor
+    hidden: Tensor | None
 
 
 @dataclass(frozen=True, slots=True)
-class ScaledRows:
-    """The arms of one kind of scaling in a layer: `index` (R,) among the W, None = all of them; `weight` (R, 1)."""
+class Packing:
+    """Lay prompts side by side per image, so that one product reads each image's keys once.
 
-    formula: Formula
-    index: Tensor | None
-    weight: Tensor
+    Attributes:
+        images: I. most: n, places per image.
+        slot: (N,) a prompt's place among the I * n; None where that is its number.
+    """
+
+    images: int
+    most: int
+    slot: Tensor | None
 
     @classmethod
-    def of(cls, arms: Sequence[Arm], active: Sequence[int], device: torch.device) -> tuple[ScaledRows, ...]:
-        """`active`: positions of the arms that are scaled."""
-        made = []
-        for scaling in dict.fromkeys(arms[i].scaling for i in active):
-            rows = [i for i in active if arms[i].scaling == scaling]
-            weight = torch.tensor([[arms[i].weight] for i in rows], dtype=torch.float32, device=device)
-            index = None if len(rows) == len(arms) else torch.tensor(rows, device=device)
-            made.append(cls(FORMULAS[scaling], index, weight))
-        return tuple(made)
+    def arrange(cls, image: Sequence[int], images: int, device: torch.device) -> Packing:
+        """Lay out prompts by the image that each reads, an index below `images`."""
+        counts, ranks = [0] * images, []
+        for one in image:
+            ranks.append(counts[one])
+            counts[one] += 1
+        most = max(counts)
+        slots = [one * most + rank for one, rank in zip(image, ranks, strict=True)]
+        in_order = slots == list(range(images * most))
+        return cls(images, most, None if in_order else torch.tensor(slots, device=device))
 
-    def apply(self, logits: Tensor, image: Tensor) -> Tensor:
-        """(B, H, W, K), (B, 1, 1, K) -> (B, H, W, K); may write in place."""
-        weight, image = self.weight.to(logits.device), image.to(logits.device)  # layers may lie on several devices
-        if self.index is None:
-            return self.formula(logits, weight, image)
-        index = self.index.to(logits.device)
-        logits[:, :, index] = self.formula(logits[:, :, index], weight, image)
-        return logits
+    def spread(self, rows: Tensor) -> Tensor:
+        """Rearrange (N, ...) to (I, n, ...), zeros where an image has fewer prompts."""
+        if self.slot is not None:
+            places = torch.zeros(self.images * self.most, *rows.shape[1:], dtype=rows.dtype, device=rows.device)
+            places[self.slot.to(rows.device)] = rows
+            rows = places
+        return rows.reshape(self.images, self.most, *rows.shape[1:])
+
+    def gather(self, places: Tensor) -> Tensor:
+        """Rearrange (I, n, ...) to (N, ...)."""
+        rows = places.flatten(0, 1)
+        return rows if self.slot is None else rows[self.slot.to(rows.device)]
 
 
 @dataclass(slots=True)
-class ArmRows:
-    """The last W rows of a prefill: the last prompt token once per arm, each blind to the others.
+class PrefixRows:
+    """Run attention in the forward pass over images and the text before them.
 
     Attributes:
-        width: W. image: (B, 1, 1, P + W) bool, the keys that are scaled.
-        scaled: per decoder layer, which rows are scaled and how. layers: those that must fire: where some arm
-            says so, be it with a weight that leaves it untouched.
-        padded: some question is left padded, so the model must hand over a mask.
-        fired: layers of `layers` that were called, in order. masks: those that were checked.
-        watch: keeps what the rows attend to.
+        text: (I, P) bool, columns that are no image token. depth: decoder layers.
+        checked: masks that were checked, one per kind of layer and a copy per device.
     """
 
-    width: int
-    image: Tensor
-    scaled: list[tuple[ScaledRows, ...]]
-    layers: list[int]
-    padded: bool
+    text: Tensor
+    depth: int
+    checked: list[ref[Tensor]] = field(default_factory=list)
+
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+    ) -> Tensor:
+        """Run stock attention to (I, P, H, D) after checking the mask; the last layer's output is not used."""
+        self._check(module, key, mask)
+        if _layer(module) == self.depth - 1:
+            return torch.zeros_like(query).transpose(1, 2)
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)[0]
+
+    def _check(self, module: nn.Module, key: Tensor, mask: Tensor | None) -> None:
+        """Check the mask. Raises ModelError where own rows would attend to other columns than in one pass."""
+        columns = self.text.shape[1]
+        if key.shape[2] != columns:
+            raise ModelError(
+                f"layer {_layer(module)} keeps {key.shape[2]} of {columns} keys (a sliding window?){PER_ARM}"
+            )
+        if mask is None:
+            if not getattr(module, "is_causal", True):  # modules of some families do not say it
+                raise ModelError(f"attention is not causal: the prompt sees its own end{PER_ARM}")
+            return
+        if any(mask is one() for one in self.checked):
+            return
+        if mask.dtype != torch.bool or mask.shape[-2:] != (columns, columns):
+            shape = tuple(mask.shape)
+            raise ModelError(f"expected a bool mask of {columns} x {columns}, got {mask.dtype} {shape}{PER_ARM}")
+        self.checked.append(ref(mask))
+        later = torch.ones(columns, columns, dtype=torch.bool, device=mask.device).triu(1)
+        if bool((mask & later & self.text.to(mask.device)[:, None, None, :]).any()):
+            raise ModelError(f"positions see text behind them (a prefix-LM mask), so they depend on it{PER_ARM}")
+        if not bool((mask | later).all()):
+            raise ModelError(f"layer {_layer(module)} hides part of the prompt (a sliding window?){PER_ARM}")
+
+
+@dataclass(slots=True)
+class OwnRows:
+    """Run attention in one forward pass over the prompts' own rows: what follows the image, or a decode step.
+
+    Attributes:
+        prefix, packing: what the rows read beside their own columns, and how they are laid out for it.
+        scalings: per layer what is scaled, its weights laid out as (1 or I, H or 1, 1 or n, 1 or R', 1) for the last
+            `arms` rows of each prompt.
+        arms: R', how many of the last rows are scaled or captured. kept: how many are read in the last layer.
+        layers: those that must scale, be it with a neutral weight. fired: those that did, in order.
+        capture: keeps what the last `kept` rows attend to.
+    """
+
+    prefix: ImagePrefix
+    packing: Packing
+    scalings: Sequence[Sequence[Scaling]]
+    arms: int
+    kept: int
+    layers: Sequence[int] = ()
     fired: list[int] = field(default_factory=list)
-    masks: list[ref[Tensor]] = field(default_factory=list)
-    watch: AttentionCapture | None = None
+    capture: AttentionCapture | None = None
 
-    @classmethod
-    def of(cls, intervention: Intervention, image: Tensor, *, padded: bool, depth: int) -> ArmRows:
-        """`image` (B, P) bool, the keys to scale among the P shared positions. Raises ModelError on absent layers."""
-        arms = intervention.arms
-        touched = [set(intervention.scaled_layers(arm, depth)) for arm in arms]
-        made: dict[tuple[int, ...], tuple[ScaledRows, ...]] = {}  # most layers scale the same rows
-        scaled = []
-        for layer in range(depth):
-            here = (i for i in range(len(arms)) if layer in touched[i])
-            active = tuple(i for i in here if not arms[i].contrast and not arms[i].untouched)
-            if active not in made:
-                made[active] = ScaledRows.of(arms, active, image.device)
-            scaled.append(made[active])
-        keys = pad(image, (0, len(arms)))[:, None, None, :]
-        return cls(len(arms), keys, scaled, sorted(set().union(*touched)), padded)
-
-    @property
-    def keys(self) -> int:
-        return self.image.shape[-1]
+    def attend(
+        self, module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, *, scaling: float
+    ) -> Tensor:
+        """Attend to prefix and own columns, (N, R, H, D); `mask` (N, 1, R, C) bool of the own columns."""
+        layer, rows = _layer(module), query.shape[2]
+        if mask is None or mask.dtype != torch.bool or mask.shape[-2:] != (rows, key.shape[2]):
+            raise ModelError(f"layer {layer} does not use the mask that it was given{PER_ARM}")
+        if layer in self.layers:
+            self.fired.append(layer)
+        read = self.kept if layer == len(self.scalings) - 1 else rows
+        query, mask, arms = query[:, :, rows - read :], mask[..., rows - read :, :], min(self.arms, read)
+        own, own_lse = _own_part(query, key, value, ~mask, scaling)
+        parts = []
+        if read > arms:
+            parts.append(self._prefix_part(layer, query[:, :, : read - arms], scaling))
+        if arms:
+            parts.append(self._arm_part(layer, query[:, :, read - arms :], own_lse[:, :, read - arms :], scaling))
+        shared, shared_lse = (
+            torch.cat(part, dim=2) if len(parts) > 1 else part[0] for part in zip(*parts, strict=True)
+        )
+        out = torch.lerp(own, shared, torch.sigmoid(shared_lse - own_lse)).to(query.dtype).transpose(1, 2)
+        return pad(out, (0, 0, 0, 0, rows - read, 0)) if read < rows else out
 
     def check_fired(self) -> None:
-        """Raises ModelError unless every selected layer was scaled exactly once."""
-        if sorted(self.fired) != self.layers:
+        """Check the count. Raises ModelError unless every selected layer was scaled exactly once."""
+        if sorted(self.fired) != list(self.layers):
             raise ModelError(
                 f"the intervention fired in layers {sorted(self.fired)} instead of once in each of "
-                f"{self.layers}: its attention bypasses transformers' interface{PER_ARM}"
+                f"{list(self.layers)}: its attention bypasses transformers' interface{PER_ARM}"
             )
+
+    def _pack(self, query: Tensor, groups: int) -> Tensor:
+        """Rearrange (N, H, R, D) to (I, G, H/G * n * R, D)."""
+        rows, size = query.shape[2:]
+        placed = self.packing.spread(query).reshape(-1, self.packing.most, groups, query.shape[1] // groups, rows, size)
+        return placed.permute(0, 2, 3, 1, 4, 5).flatten(2, 4)
+
+    def _unpack(self, packed: Tensor, rows: int) -> Tensor:
+        """Rearrange (I, G, H/G * n * R, D) to (N, H, R, D)."""
+        placed = packed.reshape(
+            *packed.shape[:2], -1, self.packing.most, rows, packed.shape[-1]
+        )  # (I, G, H/G, n, R, D)
+        return self.packing.gather(placed.permute(0, 3, 1, 2, 4, 5).flatten(2, 3))
+
+    def _prefix_part(self, layer: int, query: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+        """Attend to the prefix, untouched: (N, H, R, D) and (N, H, R, 1), both float32."""
+        key, value = self.prefix.layers[layer]
+        hidden = None if self.prefix.hidden is None else self.prefix.hidden.to(key.device)[:, None, None]
+        kernel = find_kernel(key.device.type, key.dtype, key.shape[-1], masked=hidden is not None)
+        out, lse = kernel(self._pack(query, key.shape[1]), key, value, scaling, hidden)
+        return self._unpack(out, query.shape[2]).float(), self._unpack(lse[..., None], query.shape[2]).float()
+
+    def _arm_part(self, layer: int, query: Tensor, own_lse: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+        """Attend to the prefix as the arms change it, in float32 whatever the model's dtype."""
+        key, value = self.prefix.layers[layer]
+        rows, device = query.shape[2], key.device
+        logits = _logits(self._pack(query, key.shape[1]).float(), key.float()) * scaling  # (I, G, H/G * n * R, P)
+        by_row = logits.view(logits.shape[0], -1, self.packing.most, rows, logits.shape[-1])  # (I, H, n, R, P)
+        if self.prefix.hidden is not None:
+            by_row = by_row.masked_fill(self.prefix.hidden.to(device)[:, None, None, None], float("-inf"))
+        if self.scalings[layer]:
+            scaled = self.prefix.scaled.to(device)[:, None, None, None]
+            own_mass = self.packing.spread(own_lse).transpose(1, 2)  # (I, H, n, R, 1)
+        for formula, weight in self.scalings[layer]:
+            by_row = formula(by_row, weight.to(device), scaled, own_mass)
+        logits = by_row.reshape(logits.shape)
+        out, lse = (self._unpack(part, rows) for part in _softmax_part(logits, value.float()))
+        if self.capture is not None:
+            total = torch.logaddexp(lse, own_lse)
+            self.capture.take(layer, (self._unpack(logits, rows) - total).exp()[:, :, -self.kept :])
+        return out, lse
 
 
 NAME = "spatial_eval_shared"
@@ -194,141 +348,141 @@ NAME = "spatial_eval_shared"
 def shared_attention(
     module: nn.Module,
     query: Tensor,  # (B, H, Q, D)
-    key: Tensor,  # (B, H_kv, K, D)
-    value: Tensor,  # (B, H_kv, K, D)
+    key: Tensor,  # (B, G, K, D)
+    value: Tensor,  # (B, G, K, D)
     attention_mask: Tensor | None,  # (B, 1, Q, K) bool
     scaling: float | None = None,
-    tail: ArmRows | None = None,
+    rows: PrefixRows | OwnRows | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, None]:
-    """-> (B, Q, H, D). Without `tail` plain SDPA; with it, the last W rows are the arms of a prefill."""
+    """Attend as `rows` says -> (B, Q, H, D); without it stock SDPA."""
     for name in ("softcap", "s_aux"):
         if kwargs.get(name) is not None:
             raise ModelError(f"the shared prefix does not reproduce attention with {name}{PER_ARM}")
     scaling = query.shape[-1] ** -0.5 if scaling is None else scaling
-    if tail is None:
-        return _branch_rows(query, key, value, attention_mask, scaling, module, kwargs), None
-    prefix = tail.keys - tail.width
-    _check_mask(module, query, key, attention_mask, tail)
-    layer = int(module.layer_idx)  # type: ignore[arg-type]
-    if layer in tail.layers:
-        tail.fired.append(layer)
-    visible = None if attention_mask is None else attention_mask[:, :, prefix:, :prefix]  # (B, 1, W, P)
-    arms = _tail_rows(query[:, :, prefix:], key, value, visible, scaling, tail, layer)  # (B, W, H, D)
-    if layer == len(tail.scaled) - 1:  # what the last layer gives for the shared rows is read by nobody
-        return pad(arms, (0, 0, 0, 0, prefix, 0)), None
-    mask = None if attention_mask is None else attention_mask[:, :, :prefix, :prefix]  # (B, 1, P, P)
-    shared, _ = sdpa_attention_forward(  # (B, P, H, D); no mask = the flash kernel with is_causal
-        module, query[:, :, :prefix], key[:, :, :prefix], value[:, :, :prefix], mask, scaling=scaling, **kwargs
-    )
-    return torch.cat([shared, arms], dim=1), None
+    if isinstance(rows, OwnRows):
+        return rows.attend(module, query, key, value, attention_mask, scaling=scaling), None
+    if rows is not None:
+        return rows.attend(module, query, key, value, attention_mask, scaling=scaling, **kwargs), None
+    return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)[0], None
 
 
-def _tail_rows(
-    query: Tensor,  # (B, H, W, D)
-    key: Tensor,  # (B, H_kv, P + W, D)
-    value: Tensor,
-    visible: Tensor | None,  # (B, 1, W, P) bool
-    scaling: float,
-    tail: ArmRows,
-    layer: int,
-) -> Tensor:
-    """-> (B, W, H, D). Logits, scaling and softmax in float32 whatever the model's dtype."""
-    width = query.shape[2]
-    logits = _logits(query.float(), key.float()) * scaling  # (B, H, W, P + W)
-    for rows in tail.scaled[layer]:
-        logits = rows.apply(logits, tail.image)
-    prefix = logits.shape[-1] - width
-    if visible is not None:
-        logits[..., :prefix].masked_fill_(~visible, float("-inf"))
-    others = ~torch.eye(width, dtype=torch.bool, device=query.device)  # (W, W)
-    logits[..., prefix:].masked_fill_(others, float("-inf"))
-    probs = torch.softmax(logits, dim=-1)  # (B, H, W, P + W)
-    if tail.watch is not None:
-        tail.watch.take(layer, probs)
-    return _mix(probs, value.float()).to(query.dtype).transpose(1, 2)
+def _layer(module: nn.Module) -> int:
+    return int(module.layer_idx)  # type: ignore[arg-type]
 
 
-def _branch_rows(
-    query: Tensor,  # (B, H, Q, D)
-    key: Tensor,  # (B, H_kv, C, D)
-    value: Tensor,
-    mask: Tensor | None,  # (B, 1, Q, C) bool
-    scaling: float,
-    module: nn.Module,
-    kwargs: dict[str, Any],
-) -> Tensor:
-    """-> (B, Q, H, D). The cache is not repeated for the query heads that share a key head."""
-    batch, heads, width, size = query.shape
-    groups = key.shape[1]
-    if mask is None:
-        return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling, **kwargs)[0]
-    if query.device.type == "cpu" and query.dtype == torch.float32:  # half the time of SDPA's kernel for few rows
-        logits = (_logits(query, key) * scaling).masked_fill_(~mask, float("-inf"))
-        return _mix(torch.softmax(logits, dim=-1), value).transpose(1, 2)
-    rows = query.reshape(batch, groups, -1, size)  # (B, H_kv, H/H_kv * Q, D)
-    out = torch.nn.functional.scaled_dot_product_attention(
-        rows, key, value, attn_mask=mask.repeat(1, 1, heads // groups, 1), scale=scaling
-    )
-    return out.view(batch, heads, width, size).transpose(1, 2)
+def _own_part(query: Tensor, key: Tensor, value: Tensor, hidden: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
+    """Attend to a prompt's own few columns, in float32: (N, H, R, D) and (N, H, R, 1). Every row sees a column."""
+    logits = (_logits(query.float(), key.float()) * scaling).masked_fill_(hidden, float("-inf"))
+    return _softmax_part(logits, value.float())
+
+
+def _softmax_part(logits: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Compute a softmax over some of a row's columns: the mean of values, and the log-sum-exp to merge it by."""
+    peak = logits.amax(dim=-1, keepdim=True)
+    raised = (logits - peak).exp_()
+    total = raised.sum(dim=-1, keepdim=True)
+    return _mix(raised, value).div_(total), total.log_().add_(peak)
 
 
 def _logits(query: Tensor, key: Tensor) -> Tensor:
-    """(B, H, n, D), (B, H_kv, K, D) -> (B, H, n, K). `flatten` is a view of the cache where `matmul` would copy it."""
-    batch, heads, rows, size = query.shape
-    flat = query.reshape(key.shape[0] * key.shape[1], -1, size)  # (B * H_kv, H/H_kv * n, D)
-    return torch.bmm(flat, key.flatten(0, 1).transpose(1, 2)).view(batch, heads, rows, -1)
+    """Multiply (B, H, n, D), (B, G, K, D) to (B, H, n, K). `flatten`: a view of the cache, where `matmul` copies."""
+    flat = query.reshape(key.shape[0] * key.shape[1], -1, query.shape[-1])  # (B * G, H/G * n, D)
+    return torch.bmm(flat, key.flatten(0, 1).transpose(1, 2)).view(*query.shape[:3], -1)
 
 
 def _mix(probs: Tensor, value: Tensor) -> Tensor:
-    """(B, H, n, K), (B, H_kv, K, D) -> (B, H, n, D)."""
-    batch, heads, rows, keys = probs.shape
-    flat = probs.reshape(value.shape[0] * value.shape[1], -1, keys)  # (B * H_kv, H/H_kv * n, K)
-    return torch.bmm(flat, value.flatten(0, 1)).view(batch, heads, rows, -1)
+    """Multiply (B, H, n, K) and (B, G, K, D) to (B, H, n, D)."""
+    flat = probs.reshape(value.shape[0] * value.shape[1], -1, probs.shape[-1])  # (B * G, H/G * n, K)
+    return torch.bmm(flat, value.flatten(0, 1)).view(*probs.shape[:3], -1)
 
 
-def _check_mask(module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, tail: ArmRows) -> None:
-    width, keys = tail.width, tail.keys
-    if query.shape[2] != keys or key.shape[2] != keys:
-        raise ModelError(f"layer {module.layer_idx} keeps {key.shape[2]} of {keys} keys (a sliding window?){PER_ARM}")
-    if mask is None:
-        if tail.padded:
-            raise ModelError("a padded batch came without an attention mask: no mask function is registered")
-        if not getattr(module, "is_causal", True):
-            raise ModelError(f"attention is not causal: the prompt sees its own end{PER_ARM}")
-        return
-    if mask.dtype != torch.bool or mask.shape[-2:] != (keys, keys):
-        raise ModelError(f"expected a bool mask of {keys} x {keys}, got {mask.dtype} {tuple(mask.shape)}{PER_ARM}")
-    if any(mask is one() for one in tail.masks):  # one a kind of layer, and a copy a layer on another device
-        return
-    tail.masks.append(ref(mask))
-    prefix = keys - width
-    if bool(mask[:, :, :prefix, prefix:].any()):
-        raise ModelError(
-            f"earlier positions see the last one (a prefix-LM mask), so they depend on the weight{PER_ARM}"
-        )
-    if bool((mask[:, :, prefix:, :prefix] != mask[:, :, prefix : prefix + 1, :prefix]).any()):
-        raise ModelError(f"layer {module.layer_idx} shows its arms different parts of the prompt{PER_ARM}")
+# Kernels that give the log-sum-exp beside the output. The operators are private to torch: each is tried on small
+# tensors first, and where one is absent or wrong the plain way stands in.
+
+Kernel = Callable[[Tensor, Tensor, Tensor, float, "Tensor | None"], tuple[Tensor, Tensor]]
+
+
+def _plain(query: Tensor, key: Tensor, value: Tensor, scaling: float, hidden: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Attend: (B, G, Q, D), (B, G, K, D), hidden (B, 1, 1, K) bool -> (B, G, Q, D) and (B, G, Q)."""
+    logits = _logits(query.float(), key.float()) * scaling
+    if hidden is not None:
+        logits.masked_fill_(hidden, float("-inf"))
+    out, lse = _softmax_part(logits, value.float())
+    return out, lse[..., 0]
+
+
+def _flash_cpu(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, hidden: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    bias = None if hidden is None else query.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+    operator = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    out, lse = operator(query, key, value, attn_mask=bias, scale=scaling)
+    return out, lse
+
+
+def _flash_cuda(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, hidden: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    if hidden is not None:
+        raise NotImplementedError
+    out, lse = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, scale=scaling)[:2]
+    return out, lse
+
+
+def _efficient_cuda(
+    query: Tensor, key: Tensor, value: Tensor, scaling: float, hidden: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    bias = None
+    if hidden is not None:  # the kernel wants rows of the bias that start at multiples of 16 bytes
+        bias = query.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
+        bias = pad(bias, (0, -bias.shape[-1] % 8))[..., : bias.shape[-1]].expand(-1, query.shape[1], query.shape[2], -1)
+    out, lse = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True, scale=scaling)[:2]
+    return out, lse[..., : query.shape[2]]
+
+
+KERNELS: dict[str, tuple[Kernel, ...]] = {"cpu": (_flash_cpu,), "cuda": (_flash_cuda, _efficient_cuda)}
+
+
+@cache
+def find_kernel(device: str, dtype: torch.dtype, size: int, *, masked: bool) -> Kernel:
+    """Choose the first kernel of a kind of device that gives the plain way's numbers for heads of `size`."""
+    generator = torch.Generator().manual_seed(0)
+    query, key, value = (
+        torch.randn(2, 3, length, size, generator=generator).to(device, dtype) for length in (5, 19, 19)
+    )
+    hidden = (torch.arange(19, device=device) >= torch.tensor([[19], [11]], device=device))[:, None, None]
+    given = (query, key, value, size**-0.5, hidden if masked else None)
+    limit = 1e-3 if dtype == torch.float32 else 3e-2
+    for kernel in KERNELS.get(device, ()):
+        try:
+            pairs = zip(kernel(*given), _plain(*given), strict=True)
+            if all(torch.allclose(ours.float(), plain, atol=limit, rtol=limit) for ours, plain in pairs):
+                return kernel
+        except (AttributeError, RuntimeError, TypeError, NotImplementedError):
+            continue
+    return _plain
 
 
 @contextmanager
 def last_layer_trimmed(model: Any, width: int) -> Iterator[None]:
-    """The last layer works on the last `width` rows only: of the others the cache needs keys and values alone.
+    """Restrict the last layer to the last `width` rows; of the others the cache needs only keys and values.
 
-    Saves four fifths of a layer in the prefill; modules of other names keep their own way.
+    Saves four fifths of a layer in a prefill; modules of other names keep their own way. With `width` 0 logits are
+    left out too.
     """
-    layers = getattr(model.get_decoder(), "layers", None)
+    layers = getattr(model.get_decoder(), "layers", None)  # decoders may name them otherwise
     rows = 0
 
     def narrow(_module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
         nonlocal rows
         rows = args[0].shape[1]
-        return (args[0][:, -width:],)  # (B, W, features)
+        return (args[0][:, rows - width :],)  # (B, W, features)
 
     def widen(_module: nn.Module, _args: tuple[Tensor], out: Tensor) -> Tensor:
-        return pad(out, (0, 0, rows - width, 0))  # (B, P + W, features), zeros first
+        return pad(out, (0, 0, rows - width, 0))  # (B, R, features), zeros first
 
-    handles = []
+    handles = [] if width else [model.get_output_embeddings().register_forward_pre_hook(narrow)]
     for name, part in layers[-1].named_modules() if layers is not None else ():
         if name in ("self_attn.q_proj", "self_attn.o_proj", "mlp"):
             handles += [part.register_forward_pre_hook(narrow), part.register_forward_hook(widen)]
@@ -346,7 +500,9 @@ def register() -> None:
 
 @contextmanager
 def switched(model: Any) -> Iterator[None]:
-    """The language model alone runs on `shared_attention`; the vision tower keeps its own backend."""
+    """Run the language model alone on `shared_attention`; the vision tower keeps its own backend."""
+    if NAME not in ALL_MASK_ATTENTION_FUNCTIONS:
+        raise ModelError("no mask function is registered: models would see no mask")
     before = model.config.get_text_config()._attn_implementation
     if before != NAME:
         model.set_attn_implementation({"text_config": NAME})

@@ -1,19 +1,37 @@
-"""Contrastive decoding, step by step, on logits: VCD and DoLa. m rows, V vocabulary, all float32."""
+"""Decode contrastively, on each step's logits: one formula per contrast. m rows, V vocabulary, all float32."""
 
 from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from spatial_eval.core.layers import layer_indices
+from spatial_eval.core.types import Arm
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """Hold what a contrast compares, of m rows.
+
+    Attributes:
+        logits: (m, V). other: (m, V), those of the noised image or of the prompt without image, for contrasts that
+            are against such. early: (E, m, V), those of the early layers. step: tokens generated before.
+    """
+
+    logits: Tensor
+    other: Tensor
+    early: Tensor
+    step: int
 
 
 def vcd_scores(logits: Tensor, noised: Tensor, *, alpha: float, cutoff: float) -> Tensor:
-    """(m, V) scores from the logits for the image and those for a noised image.
+    """Compute (m, V) scores from the logits for the image and those for a noised image.
 
     arXiv 2311.16922, equation 3 with the plausibility constraint of equation 5, as in `vcd_sample.py` of its code:
     (1 + alpha) z - alpha z', among tokens whose z is within log(cutoff) of the largest; the others are -inf.
@@ -21,8 +39,19 @@ def vcd_scores(logits: Tensor, noised: Tensor, *, alpha: float, cutoff: float) -
     return ((1 + alpha) * logits - alpha * noised).masked_fill(~_plausible(logits, cutoff), float("-inf"))
 
 
+def guided_scores(logits: Tensor, unseen: Tensor, *, strength: float, cutoff: float) -> Tensor:
+    """Compute (m, V) scores from the logits for the image and those of the prompt without it: s + strength (s - s').
+
+    Log-probabilities s. strength = gamma - 1 is PAI's guidance (arXiv 2407.21771, `CFG.py`: gamma s - (gamma - 1) s'),
+    exp(decay t) - 1 at token t that of M3ID (arXiv 2403.14003, as `avisc_sample.py` of AvisC has it).
+    """
+    seen = log_softmax(logits, dim=-1)
+    scores = seen + strength * (seen - log_softmax(unseen, dim=-1))
+    return scores.masked_fill(~_plausible(logits, cutoff), float("-inf"))
+
+
 def dola_scores(logits: Tensor, early: Tensor, *, cutoff: float) -> Tensor:
-    """(m, V) scores from the last layer's logits and those of E early layers (E, m, V).
+    """Compute (m, V) scores from the last layer's logits and those of E early layers (E, m, V).
 
     arXiv 2309.03883, equations 2 to 4, as in its authors' code and in transformers 4's `_dola_decoding`: the early
     layer that diverges most from the last one, by the divergence they compute (to the mean of both); then the
@@ -37,14 +66,29 @@ def dola_scores(logits: Tensor, early: Tensor, *, cutoff: float) -> Tensor:
     return (last - chosen).masked_fill(~_plausible(logits, cutoff), float("-inf"))
 
 
-def early_layers(text: str, depth: int, *, tied: bool) -> list[int]:
-    """Indices of DoLa's early layers: i = what enters decoder layer i, 0 the embeddings. Raises ModelError.
+SCORES: dict[str, Callable[[Arm, Reading], Tensor]] = {
+    "vcd": lambda arm, seen: vcd_scores(seen.logits, seen.other, alpha=arm.alpha, cutoff=arm.cutoff),
+    "dola": lambda arm, seen: dola_scores(seen.logits, seen.early, cutoff=arm.cutoff),
+    "text": lambda arm, seen: guided_scores(seen.logits, seen.other, strength=arm.alpha, cutoff=arm.cutoff),
+    "m3id": lambda arm, seen: guided_scores(
+        seen.logits, seen.other, strength=math.expm1(arm.decay * (seen.step + 1)), cutoff=arm.cutoff
+    ),
+    # SLA (arXiv 2502.03628): the mean of the early layers' logits, which no norm precedes, into the last layer's.
+    "sla": lambda arm, seen: torch.lerp(seen.logits, seen.early.mean(dim=0), arm.gamma),
+}
 
-    `low` and `high` as in transformers 4: every second layer of a half of the model, of its outer 20 layers above
-    40; from layer 2 where embeddings are tied, since leaving before would only repeat the word.
+
+def early_layers(text: str, depth: int, *, tied: bool) -> list[int]:
+    """List a contrast's early layers by index: i = what enters decoder layer i, 0 the embeddings. Raises ModelError.
+
+    `late`: the last 6 of 32, as SLA's. `low` and `high` as in transformers 4: every second layer of a half of the
+    model, of its outer 20 layers above 40; from layer 2 where embeddings are tied, since leaving before would only
+    repeat the word.
     """
     if text == "high":
         return list(range(depth // 2 if depth <= 40 else depth - 20, depth, 2))
+    if text == "late":
+        return list(range(depth - max(1, round(depth * 6 / 32)), depth))
     if text == "low":
         first = min(2, depth - 1) if tied else 0
         return list(range(first, depth // 2 if depth <= 40 else 20, 2)) or [first]
@@ -52,7 +96,7 @@ def early_layers(text: str, depth: int, *, tied: bool) -> list[int]:
 
 
 def add_noise(pixels: Tensor, step: int, sample_id: str) -> Tensor:
-    """An image tensor after `step` of 1,000 steps of diffusion, as `vcd_add_noise.py` of VCD's code.
+    """Noise an image tensor by `step` of 1,000 steps of diffusion, as `vcd_add_noise.py` of VCD's code.
 
     The noise is drawn from the sample's id, so it is the same in every batch, run and machine.
     """
@@ -64,6 +108,6 @@ def add_noise(pixels: Tensor, step: int, sample_id: str) -> Tensor:
 
 
 def _plausible(logits: Tensor, cutoff: float) -> Tensor:
-    """(m, V) bool: tokens of at least `cutoff` times the largest probability."""
+    """Find (m, V) bool: tokens of at least `cutoff` times the largest probability."""
     least = math.log(cutoff) if cutoff > 0 else float("-inf")
     return logits >= logits.amax(dim=-1, keepdim=True) + least

@@ -1,41 +1,53 @@
-"""The shared prefix (`model.decoding=shared`): one prefill and one cache for every arm of a batch.
+"""Decode every arm of a batch of prompts over one prefill per image (`model.decoding=shared`).
 
-One forward of P + W rows, P = L - 1: the first P positions are the same for every arm, the last W rows are
-the last prompt token once per arm. Then all branches decode together; a mask lets each see the prefix and
-itself. `generate(custom_generate=...)` is the front door, so position ids, logits processors and the image,
-encoded once, come from transformers. B questions, W arms, R rows still decoding, C cache columns.
+    image prefix (I, P)  ->  prompt (N, S own rows)  ->  arm (A, one row each)  ->  token
 
-Which rows of a batch still decode, and which cache columns each may see.
+1. The text up to the last image token is read once per image: its keys and values are an `ImagePrefix`.
+2. The rows behind the image are read once per prompt over the prefix; the last prompt token once per arm.
+3. All arms of all prompts decode together, each row over the prefix of its image, its prompt's rows and its own.
 
-n questions that are not finished, R rows each, C cache columns, W arms.
+An arm of scope `text` changes every row behind the image, so it has prompt rows of its own over the same prefix.
+`generate(custom_generate=...)` is the front door, so position ids, logits processors and encoded images come from
+transformers. A picture stands in ARCHITECTURE.md.
 
-A cache with the branches that decode over it: started by one prefill, advanced by a step at a time.
-
-B questions, P = L - 1 shared positions, W arms, n questions of R rows still decoding, C cache columns, V
-vocabulary, D hidden size.
+I images, P prefix columns, N prompts of L tokens, S rows behind the image, A arms, n prompts (per arm of scope `text`)
+that still decode with R rows each, C own columns, T new tokens, V vocabulary, D hidden size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
+from torch.nn.utils.rnn import pad_sequence
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
 from spatial_eval.core.errors import ModelError
 from spatial_eval.core.types import BASE, Arm
-from spatial_eval.engine.attention import PER_ARM, ArmRows, AttentionCapture, last_layer_trimmed, switched
-from spatial_eval.engine.contrastive import dola_scores, early_layers, vcd_scores
+from spatial_eval.engine.attention import (
+    PER_ARM,
+    AttentionCapture,
+    ImagePrefix,
+    OwnRows,
+    Packing,
+    PrefixRows,
+    Scaling,
+    last_layer_trimmed,
+    layer_scalings,
+    switched,
+)
+from spatial_eval.engine.contrastive import SCORES, Reading, early_layers
 from spatial_eval.engine.kv_cache import Graphs, GrowingKVCache
 from spatial_eval.engine.request import (
     LOOP,
     PREFIX_LM,
+    SEQUENCES,
     Attended,
     Decoded,
     Intervention,
@@ -44,48 +56,467 @@ from spatial_eval.engine.request import (
     image_token_id,
 )
 
-SHARED, HIDDEN = -1, -2  # owners of cache columns that every branch, or none, may see
+SHARED, HIDDEN = -1, -2  # owners of own columns that every row of a prompt, or none, may see
+TEXT = "text"  # which prefix: the text before the image alone; None = with the image, a number = with a noised one
+ROOM = 16  # decode steps that a cache has room for before it grows
+CACHES = (None, "dynamic", "hybrid")  # hybrid (Gemma 3's checkpoints): transformers takes a dynamic one
+
+
+def decode_arms(
+    model: Any,
+    inputs: Mapping[str, Tensor],
+    *,
+    intervention: Intervention,
+    max_new_tokens: int,
+    image: Sequence[int] | None = None,
+    chunks: Sequence[int] = (),
+    graphs: Graphs | None = None,
+    memory: PrefixMemory | None = None,
+    names: Hashable = None,
+    trace: bool = False,
+) -> Decoded:
+    """Answer N prompts greedily under every arm, exact up to the rounding of batched products.
+
+    Args:
+        inputs: what the processor gives: left padded `input_ids` (N, L), `attention_mask`, ... and the tensors of I
+            images. Prompts of one image have the same tokens up to its end.
+        image: each prompt's image, an index below I; None = one image per prompt, in order.
+        chunks: how many of the prompts decode together at a time, in order, over prefixes that are read once; () = all.
+        graphs: with it decode steps have one shape and are replayed.
+        memory: with it prefixes are read again where those read last were of the same `names`, which must tell
+            images, and the text before them, from all others.
+        trace: keep the scores of every token.
+
+    Raises ModelError where a guard fails, ValueError where this batch cannot be answered.
+    """
+    arms = [BASE if arm.untouched else arm for arm in intervention.arms]
+    distinct = tuple(dict.fromkeys(arms))
+    asked = replace(intervention, arms=distinct)  # arms that leave the model untouched are one
+    ids = inputs["input_ids"]
+    numbers = list(range(len(ids)) if image is None else image)
+    spans = _find_spans(inputs, image_token_id(model.config))
+    _check_window(model.config.get_text_config(), max(ids.shape[1] - start for start, _ in spans) + max_new_tokens)
+
+    def generate(given: Mapping[str, Tensor], decoding: Any) -> Any:
+        return model.generate(
+            **given, custom_generate=decoding, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
+        )
+
+    def read(images: Mapping[str, Tensor], graphs: Graphs | None = None) -> ImagePrefix:
+        given, lengths = _prefix_inputs({**inputs, **images}, numbers, spans)
+        prefix: ImagePrefix = generate(
+            given, partial(_read_images, lengths=lengths, span=intervention.span, graphs=graphs)
+        )
+        return prefix
+
+    kept = (memory or PrefixMemory()).recall((names, intervention.span, graphs is None))
+    with switched(model):
+        if None not in kept:
+            kept[None] = read({}, graphs)
+        for step in intervention.noised.keys() - kept.keys():
+            kept[step] = read({"pixel_values": intervention.noised[step]})
+        before: list[int] = []
+        if any(arm.against == "text" for arm in distinct):
+            text, before = _text_before_images(inputs, numbers, spans, image_token_id(model.config))
+            if TEXT not in kept:
+                lengths = [before[numbers.index(one)] for one in range(max(numbers) + 1)]
+                kept[TEXT] = generate(text, partial(_read_images, lengths=lengths, span=False, graphs=None))
+        parts, start = [], 0
+        for count in chunks or [len(ids)]:
+            some = slice(start, start + count)
+            ends = [end for _, end in spans[some]]
+            way = partial(
+                _answer,
+                asked=asked,
+                prefixes=kept,
+                image=numbers[some],
+                ends=ends,
+                before=before[some],
+                graphs=graphs,
+                trace=trace,
+            )
+            parts.append(generate(_text_inputs(inputs, some, numbers[some]), way))
+            start += count
+    return Decoded.join(parts).spread([distinct.index(arm) for arm in arms])
+
+
+@dataclass(slots=True)
+class PrefixMemory:
+    """Hold the prefixes that were read last: by noise step those of noised images, None = the images, or TEXT."""
+
+    names: Hashable = None
+    prefixes: dict[int | str | None, ImagePrefix] = field(default_factory=dict)
+
+    def recall(self, names: Hashable) -> dict[int | str | None, ImagePrefix]:
+        """Return those of `names`; others are dropped before new ones take memory."""
+        if names != self.names:
+            self.names, self.prefixes = names, {}
+        return self.prefixes
+
+    def clear(self) -> None:
+        self.recall(None)
+
+
+def _find_spans(inputs: Mapping[str, Tensor], token: int) -> list[tuple[int, int]]:
+    """Find each prompt's first column and the one behind its last image token. Raises where a prompt cannot be cut."""
+    ids = inputs["input_ids"]
+    mask = inputs.get("attention_mask")
+    valid = torch.ones_like(ids) if mask is None else mask
+    image = (ids == token).int()
+    ends = ids.shape[1] - image.flip(-1).argmax(dim=-1)
+    facts = torch.stack([valid.argmax(dim=-1), ends, image.any(dim=-1), valid[:, -1].bool()], dim=1).tolist()
+    if not all(has_image for _, _, has_image, _ in facts):
+        raise ValueError("the prompt holds no image token, so there is nothing to scale")
+    if any(end == ids.shape[1] or not last for _, end, _, last in facts):
+        raise ModelError("the last prompt position must be text: pad on the left and let the prompt follow the image")
+    return [(start, end) for start, end, _, _ in facts]
+
+
+def _check_window(text: Any, positions: int) -> None:
+    """Raise ValueError where prompt and answer exceed a sliding window: own rows attend to their whole prompt."""
+    # The configs of most families have neither field.
+    sliding = "sliding_attention" in (getattr(text, "layer_types", None) or ("sliding_attention",))
+    window = getattr(text, "sliding_window", None)
+    if sliding and window is not None and positions > window:
+        raise ValueError(f"{positions} positions of prompt and answer exceed the sliding window of {window}{PER_ARM}")
+
+
+def _prefix_inputs(
+    inputs: Mapping[str, Tensor], image: Sequence[int], spans: Sequence[tuple[int, int]]
+) -> tuple[dict[str, Tensor], list[int]]:
+    """Cut the text up to each image's end and one token more, right padded with what follows -> inputs, lengths (I,).
+
+    Rows never look to the right, so no mask is needed. The token more shows whether the model keeps to that.
+    """
+    first = [image.index(one) for one in range(max(image) + 1)]
+    lengths = [spans[row][1] - spans[row][0] for row in first]
+    ids = inputs["input_ids"]
+    starts = torch.tensor([[spans[row][0]] for row in first], device=ids.device)
+    columns = (starts + torch.arange(max(lengths) + 1, device=ids.device)).clamp(max=ids.shape[1] - 1)
+    given = dict(inputs)
+    for name in SEQUENCES:
+        if name in inputs:
+            given[name] = _take(inputs[name], first).gather(1, columns)
+    given["attention_mask"] = torch.ones_like(columns)
+    return given, lengths
+
+
+def _text_before_images(
+    inputs: Mapping[str, Tensor], image: Sequence[int], spans: Sequence[tuple[int, int]], token: int
+) -> tuple[dict[str, Tensor], list[int]]:
+    """Cut the text before each image and one token more -> inputs (I, ...), and its length by prompt.
+
+    All from the first to the last image token is left out. Raises ModelError where no text stands before an image.
+    """
+    ids = inputs["input_ids"]
+    firsts = (ids == token).int().argmax(dim=-1).tolist()
+    before = [first - start for first, (start, _) in zip(firsts, spans, strict=True)]
+    if not min(before):
+        raise ModelError(f"no token stands before the image, so no prompt can be read without it{PER_ARM}")
+    rows = [image.index(one) for one in range(max(image) + 1)]
+    given = {}
+    for name in SEQUENCES:
+        if name in inputs:
+            cut = [inputs[name][row, [*range(spans[row][0], firsts[row]), spans[row][1]]] for row in rows]
+            given[name] = pad_sequence(cut, batch_first=True)
+    given["attention_mask"] = torch.ones_like(given["input_ids"])
+    return given, before
+
+
+def _take(tensor: Tensor, index: Sequence[int], dim: int = 0) -> Tensor:
+    return tensor.index_select(dim, torch.tensor(index, device=tensor.device))
+
+
+def _text_inputs(inputs: Mapping[str, Tensor], rows: slice, image: Sequence[int]) -> dict[str, Tensor]:
+    """Select whole prompts without pixels: what positions and logits processors depend on."""
+    return {
+        name: tensor[rows] if name in SEQUENCES else _take(tensor, image)
+        for name, tensor in inputs.items()
+        if not tensor.is_floating_point()
+    }
+
+
+def _read_images(
+    model: Any,
+    input_ids: Tensor,  # (I, P + 1)
+    *,
+    lengths: Sequence[int],
+    span: bool,
+    graphs: Graphs | None,
+    **kwargs: Any,
+) -> ImagePrefix:
+    """Prefill the images and the text before them. Raises ModelError where the model is not causal there."""
+    text, token, most = model.config.get_text_config(), image_token_id(model.config), max(lengths)
+    rows = PrefixRows(input_ids != token, text.num_hidden_layers)
+    cache, columns = GrowingKVCache(text.num_hidden_layers, 0), most
+    if graphs is not None:
+        cache, columns = graphs.open_prefix(model, *input_ids.shape)
+    given = {name: value for name, value in kwargs.items() if name not in LOOP}
+    given |= {"attention_mask": None, "position_ids": _positions(input_ids, kwargs)}
+    with last_layer_trimmed(model, 0):
+        given[cache_keyword(model)] = cache
+        model(input_ids=input_ids, use_cache=True, logits_to_keep=1, rows=rows, **given)
+    _check_written(cache, input_ids.shape[1])
+    image = pad(input_ids[:, :most] == token, (0, columns - most))
+    hidden = torch.arange(columns, device=input_ids.device) >= torch.tensor(lengths, device=input_ids.device)[:, None]
+    scaled = image
+    if span:  # separators between tiles are text inside the image's span
+        scaled = (image.cumsum(dim=-1) > 0) & ~hidden
+    ragged = graphs is not None or min(lengths) < most
+    return ImagePrefix(cache.show(columns), scaled, image & ~hidden, hidden if ragged else None)
+
+
+def _check_written(cache: GrowingKVCache, columns: int) -> None:
+    """Raise ModelError where the model wrote elsewhere, for example into its own cache."""
+    if cache.get_seq_length() != columns:
+        raise ModelError(
+            f"the model wrote {cache.get_seq_length()} of {columns} positions into the KV cache that it was "
+            f"given{PER_ARM}"
+        )
+
+
+def _positions(input_ids: Tensor, kwargs: Mapping[str, Any]) -> Tensor:
+    """Compute position ids (..., B, L); a leading axis where the model has one (M-RoPE)."""
+    position, mask = kwargs.get("position_ids"), kwargs.get("attention_mask")
+    if position is None:
+        valid = torch.ones_like(input_ids) if mask is None else mask
+        position = (valid.long().cumsum(dim=-1) - 1).clamp(min=0)
+    return position.expand(*position.shape[:-2], *input_ids.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Prompts:
+    """Hold the part of N prompts behind the image, left padded.
+
+    Attributes:
+        whole: (N, L) the prompts' ids, for logits processors. ids: (N, S). position: (..., N, S).
+        valid: (N, S) bool. image: index of each prompt's prefix. steps: T.
+    """
+
+    whole: Tensor
+    ids: Tensor
+    position: Tensor
+    valid: Tensor
+    image: Sequence[int]
+    steps: int
+
+    def repeat(self, times: int) -> Prompts:
+        """Repeat the prompts `times` times, one whole set after the other."""
+        ids, valid = self.ids.repeat(times, 1), self.valid.repeat(times, 1)
+        position = self.position.repeat(*[1] * (self.position.dim() - 2), times, 1)
+        return replace(self, ids=ids, position=position, valid=valid, image=[*self.image] * times)
+
+
+def _answer(
+    model: Any,
+    input_ids: Tensor,  # (N, L)
+    logits_processor: Any = None,
+    stopping_criteria: Any = None,
+    generation_config: Any = None,
+    *,
+    asked: Intervention,
+    prefixes: Mapping[int | str | None, ImagePrefix],
+    image: Sequence[int],
+    ends: Sequence[int],
+    before: Sequence[int],
+    graphs: Graphs | None,
+    trace: bool,
+    **kwargs: Any,
+) -> Decoded:
+    """Decode prompts over prefixes: all arms that scale the same rows of the same steps together.
+
+    `before`: by prompt the length of the text before its image, where an arm is read without image.
+    """
+    _check_stopping(stopping_criteria)
+    length, device = input_ids.shape[1], input_ids.device
+    size = length - min(ends)
+    valid = torch.arange(length - size, length, device=device) >= torch.tensor(ends, device=device)[:, None]
+    position = _positions(input_ids, kwargs)[..., -size:]
+    steps = generation_config.max_length - length
+    prompts = Prompts(input_ids, input_ids[:, -size:], position, valid, image, steps)
+    stop = torch.tensor(end_tokens(generation_config), dtype=torch.long, device=device)
+    read_by: dict[int | str | None, Prompts] = {None: prompts, **dict.fromkeys(asked.noised, prompts)}
+    if before:
+        places = torch.tensor(before, device=device)[:, None] + valid.cumsum(dim=-1) - 1
+        read_by[TEXT] = replace(prompts, position=places.clamp(min=0).expand_as(position))
+    groups: dict[tuple[str, str], list[Arm]] = {}
+    for arm in asked.arms:
+        groups.setdefault((arm.attention.scope, arm.attention.steps), []).append(arm)
+    parts = []
+    for way, arms in groups.items():
+        contrasts = {i: arm for i, arm in enumerate(arms) if arm.contrast}
+        # A captured step hands out logits alone, and reads prefixes of one shape alone.
+        fixed = None if contrasts or way != (BASE.scope, BASE.steps) else graphs
+        main = DecodeState.start(model, prefixes[None], prompts, replace(asked, arms=tuple(arms)), graphs=fixed)
+        followers = {}
+        for place in {_other_prefix(arm) for arm in contrasts.values()} - {None}:
+            arm_numbers = [i for i, arm in contrasts.items() if _other_prefix(arm) == place]
+            untouched = Intervention((BASE,) * len(arm_numbers))
+            state = DecodeState.start(model, prefixes[place], read_by[place], untouched, graphs=None)
+            followers[place] = FollowerState(state, arm_numbers)
+        parts.append(_decode(main, followers, contrasts, logits_processor, stop, trace=trace))
+    order = [arm for arms in groups.values() for arm in arms]
+    return Decoded.join(parts, arms=True).spread([order.index(arm) for arm in asked.arms])
+
+
+def _other_prefix(arm: Arm) -> int | str | None:
+    """Which prefix a contrast reads beside the image's; None = none."""
+    return arm.noise if arm.against == "noise" else TEXT if arm.against == "text" else None
+
+
+def _decode(
+    main: DecodeState,
+    followers: Mapping[int | str | None, FollowerState],
+    contrasts: Mapping[int, Arm],
+    processors: Any,
+    stop: Tensor,
+    *,
+    trace: bool,
+) -> Decoded:
+    """Choose tokens greedily until every answer has ended or has T tokens."""
+    prompts, arms = main.prompts, len(main.arms)
+    batch = len(prompts.whole)
+    tokens = prompts.whole.new_full((batch, arms, prompts.steps), -1)  # -1 = none
+    first, scores = main.logits, _contrast(main, followers, contrasts, step=0)
+    chosen_by, later = scores, []
+    for step in range(prompts.steps):
+        branches = main.branches
+        following = _choose(scores, processors, prompts.whole, tokens[..., :step], branches)  # (n, R)
+        rows = (branches.question[:, None], branches.branch, step)
+        tokens[rows] = following.where(branches.alive, tokens[rows])
+        branches.alive = branches.alive & ~torch.isin(following, stop)
+        if step + 1 == prompts.steps or not branches.alive.any():
+            break
+        for follower in followers.values():
+            follower.follow(branches, tokens[..., step], step)
+        main.advance(following, step)
+        scores = _contrast(main, followers, contrasts, step=step + 1)
+        if trace:
+            later.append(_at_their_places(scores, main.branches, (batch, arms)))
+    answers = [[tuple(one for one in row if one >= 0) for row in prompt] for prompt in tokens.tolist()]
+    if first.shape[0] > batch:  # arms of scope `text`, one whole set of prompts after the other
+        first, chosen_by = (part.view(arms, batch, -1).transpose(0, 1) for part in (first, chosen_by))
+    return Decoded(answers, first, chosen_by, main.attended, tuple(later))
+
+
+def _at_their_places(scores: Tensor, branches: BranchTable, shape: tuple[int, int]) -> Tensor:
+    """Place (n, R, V) of the rows that still decode into (N, A, V), nan elsewhere. `shape`: (N, A)."""
+    prompt = branches.question[:, None].expand_as(branches.branch)[branches.alive]
+    whole = scores.new_full((*shape, scores.shape[-1]), float("nan"))
+    whole[prompt, branches.branch[branches.alive]] = scores[branches.alive]
+    return whole
+
+
+def _contrast(
+    main: DecodeState,
+    followers: Mapping[int | str | None, FollowerState],
+    contrasts: Mapping[int, Arm],
+    *,
+    step: int,
+) -> Tensor:
+    """Compute (n, R, V), what each row's next token is chosen by: its logits, or the scores of its contrast."""
+    if not contrasts:
+        return main.logits
+    scores = main.logits.clone()
+    for position, arm in contrasts.items():
+        where = ((main.branches.branch == position) & main.branches.alive).nonzero(as_tuple=True)  # two of (m,)
+        if not len(where[0]):
+            continue
+        logits = main.logits[where]  # (m, V)
+        other = early = logits[:0]
+        if (place := _other_prefix(arm)) is not None:
+            other = followers[place].read(main.branches.question[where[0]], position)
+        if arm.against == "layers":
+            head, device = main.model.get_output_embeddings(), logits.device  # layers and head may lie on others
+            layers = contrast_layers(main.model, arm)
+            early = torch.stack([head(main.early[one].to(device)[where]).to(device).float() for one in layers])
+        scores[where] = SCORES[arm.contrast](arm, Reading(logits, other, early, step))
+    return scores
+
+
+def _choose(logits: Tensor, processors: Any, whole: Tensor, tokens: Tensor, branches: BranchTable) -> Tensor:
+    """Choose (n, R) the greedy token after the checkpoint's own logits processors, which get one arm at a time."""
+    chosen = logits.argmax(dim=-1)
+    for arm in range(tokens.shape[1]) if processors else ():
+        # Some processors hold a tensor per prompt: they get the whole batch, of which finished prompts mean nothing.
+        where = (branches.branch == arm).nonzero(as_tuple=True)
+        prompt = branches.question[where[0]]
+        scores = logits.new_zeros(len(whole), logits.shape[-1])
+        scores[prompt] = logits[where]
+        processed = processors(torch.cat([whole, tokens[:, arm].clamp(min=0)], dim=1), scores)
+        chosen[where] = processed[prompt].argmax(dim=-1)
+    return chosen
+
+
+def _check_stopping(criteria: Any) -> None:
+    other = [type(one).__name__ for one in criteria or () if not isinstance(one, (EosTokenCriteria, MaxLengthCriteria))]
+    if other:
+        raise ModelError(
+            f"generation_config.json asks for {', '.join(other)}, which the shared prefix cannot honour{PER_ARM}"
+        )
 
 
 @dataclass(slots=True)
 class BranchTable:
-    """The rows still decoding: n questions, R rows each, fillers where a question has fewer.
+    """Track decoding rows: n prompts (per arm of scope `text`), R rows each, fillers where there are fewer.
 
     Attributes:
-        question: (n,) index in the batch. branch: (n, R) index of the arm. alive: (n, R) bool, not a filler.
-        owner: (n, C) for each cache column the arm that wrote it, or SHARED, or HIDDEN.
-        position: (..., n, 1) position of the last prompt token; a leading axis where the model has one (M-RoPE).
-        used: columns written so far; C of them unless room was reserved.
+        question: (n,) the prompt's index in the batch. places: the same as read from the host, of its own rows.
+        branch: (n, R) index of the arm. last: (n, R) owner of the last prompt token's column that the row continues.
+        alive: (n, R) bool, not a filler.
+        owner: (n, C) for each own column the arm that wrote it, A + row of the prefill, or SHARED, or HIDDEN.
+        position: (..., n, 1) position of the last prompt token. used: columns written so far.
     """
 
     question: Tensor
+    places: list[int]
     branch: Tensor
+    last: Tensor
     alive: Tensor
     owner: Tensor
     position: Tensor
     used: int
 
     @classmethod
-    def start(cls, valid: Tensor, position: Tensor, width: int) -> BranchTable:
-        """All W arms of B questions after a prefill; `valid` (B, P) bool, the shared columns that are no padding."""
-        batch = len(valid)
-        question = torch.arange(batch, device=valid.device)
-        branch = torch.arange(width, device=valid.device).expand(batch, width)
-        owner = torch.full_like(valid, SHARED, dtype=torch.long).where(valid, HIDDEN)  # (B, P)
+    def start(cls, prompts: Prompts, arms: int, rows: Sequence[int], *, by_prompt: bool) -> BranchTable:
+        """Build the table of all arms after a prefill; `rows`: which of its last rows each arm continues.
+
+        With `by_prompt` each prompt stands there once per arm, one whole set after the other, and has one row.
+        """
+        count, device = len(prompts.ids), prompts.ids.device
+        question = torch.arange(count, device=device)
+        branch = torch.arange(arms, device=device).expand(count, arms)
+        if by_prompt:
+            question, branch = question % (count // arms), (question // (count // arms))[:, None]
+        last = arms + torch.tensor(rows, device=device)[branch]
+        valid = prompts.valid[:, :-1]
+        owner = torch.full_like(valid, SHARED, dtype=torch.long).where(valid, HIDDEN)  # (n, S - 1)
+        own = arms + torch.arange(max(rows) + 1, device=device).expand(count, -1)
+        owner = torch.cat([owner, own], dim=1)
         alive = torch.ones_like(branch, dtype=torch.bool)
-        return cls(question, branch, alive, torch.cat([owner, branch], dim=1), position, owner.shape[1] + width)
+        places = list(range(count))
+        return cls(question, places, branch, last, alive, owner, prompts.position[..., -1:], owner.shape[1])
+
+    def prefill_mask(self, rows: int) -> Tensor:
+        """Build (n, 1, S - 1 + rows, S - 1 + rows) bool: causal; the last `rows` rows do not attend to each other."""
+        columns = self.owner.shape[1]
+        mask = torch.ones(columns, columns, dtype=torch.bool, device=self.owner.device).tril()
+        mask[-rows:, -rows:] = torch.eye(rows, dtype=torch.bool, device=mask.device)
+        itself = torch.eye(columns, dtype=torch.bool, device=mask.device)  # a padded row must see something
+        return ((mask & (self.owner != HIDDEN)[:, None]) | itself)[:, None]
 
     def mask(self) -> Tensor:
-        """(n, 1, R, C) bool: a row sees the shared prefix and its own branch."""
-        own = self.owner[:, None, :] == self.branch[:, :, None]  # (n, R, C)
-        return (own | (self.owner == SHARED)[:, None, :])[:, None]
+        """Build (n, 1, R, C) bool: its prompt's rows, the last prompt row it continues, its arm's."""
+        owner = self.owner[:, None, :]
+        seen = (owner == self.branch[:, :, None]) | (owner == self.last[:, :, None]) | (owner == SHARED)
+        return seen[:, None]
 
     def reserve(self, columns: int) -> None:
-        """Fixes C, so that masks keep their shape."""
+        """Set C, so that masks keep their shape."""
         self.owner = pad(self.owner, (0, columns - self.used), value=HIDDEN)
 
     def append(self) -> None:
-        """One column for each row, about to be written."""
+        """Add one column for each row, about to be written."""
         new = self.branch.where(self.alive, HIDDEN)  # (n, R)
         end = self.used + new.shape[1]
         if end <= self.owner.shape[1]:
@@ -95,53 +526,125 @@ class BranchTable:
         self.used = end
 
     def shrink(self, following: Tensor, cache: GrowingKVCache) -> Tensor:
-        """Drops finished questions and finished rows; `following` (n, R) is cut alike and returned."""
+        """Drop finished prompts and finished rows; `following` (n, R) is cut alike and returned."""
         counts = self.alive.sum(dim=1).tolist()
         live = [slot for slot, count in enumerate(counts) if count]
         if len(live) < len(counts):
             movers = [slot for slot in live if slot >= len(live)]
             holes = [slot for slot in range(len(live)) if not counts[slot]]
-            moves = list(zip(movers, holes, strict=True))  # few questions move, the cache is not copied
+            moves = list(zip(movers, holes, strict=True))  # few prompts move, the cache is not copied
             order = list(range(len(live)))
             for source, target in moves:
                 order[target] = source
             cache.keep(moves, len(live))
             index = torch.tensor(order, device=following.device)
-            self.question, self.branch, self.alive = self.question[index], self.branch[index], self.alive[index]
-            self.owner, self.position = self.owner[index], self.position[..., index, :]
+            self.places = [self.places[slot] for slot in order]
+            self.question, self.branch, self.last = self.question[index], self.branch[index], self.last[index]
+            self.alive, self.owner = self.alive[index], self.owner[index]
+            self.position = self.position[..., index, :]
             following = following[index]
         rows = max(counts)
         if rows < following.shape[1]:
             first = torch.sort(self.alive.int(), dim=1, descending=True, stable=True).indices[:, :rows]  # (n, rows)
-            self.branch, self.alive = self.branch.gather(1, first), self.alive.gather(1, first)
-            following = following.gather(1, first)
+            self.branch, self.last = self.branch.gather(1, first), self.last.gather(1, first)
+            self.alive, following = self.alive.gather(1, first), following.gather(1, first)
         return following
-
-
-ROOM = 16  # decode steps that the cache has room for before it grows
 
 
 @dataclass(slots=True)
 class DecodeState:
-    """What decodes together.
+    """Decode prompts together over prefixes, with all of their arms.
 
     Attributes:
         logits: (n, R, V) float32 raw logits of each row's next token.
         early: layer -> (n, R, D), what enters it; only the layers in `watched`.
+        scalings: per layer, what is done to the rows of generated tokens; empty lists for steps `prefill`.
         attended: of the prefill, if asked for.
     """
 
     model: Any
+    prefix: ImagePrefix
+    prompts: Prompts
+    arms: Sequence[Arm]
     cache: GrowingKVCache
     branches: BranchTable
     logits: Tensor
     early: dict[int, Tensor]
     watched: Sequence[int]
+    scalings: Sequence[Sequence[Scaling]]
     graphs: Graphs | None
-    attended: Attended | None = None
+    attended: Attended | None
+
+    @classmethod
+    def start(
+        cls,
+        model: Any,
+        prefix: ImagePrefix,
+        prompts: Prompts,
+        asked: Intervention,
+        *,
+        graphs: Graphs | None,
+    ) -> DecodeState:
+        """Prefill what stands behind the image, the last token once per arm that changes attention otherwise.
+
+        All arms are of one scope and of the same steps. Raises ModelError where the scaling does not reach every layer.
+        """
+        text, arms, images = model.config.get_text_config(), asked.arms, len(prefix.image)
+        # Arms that change logits alone share the untouched row.
+        rows = [arm.attention for arm in arms]
+        steps, device = rows[0].steps, prompts.ids.device
+        depth, whole_rows = text.num_hidden_layers, rows[0].scope == "text"
+        made = partial(layer_scalings, depth=depth, heads=text.num_attention_heads, device=device)
+        nothing: list[list[Scaling]] = [[] for _ in range(depth)]
+        later = nothing if steps == "prefill" else made(replace(asked, arms=tuple(rows)))
+        layers = {one for arm in rows for one in asked.scaled_heads(arm, depth, text.num_attention_heads)}
+        if steps == "generated":
+            rows = [BASE] * len(arms)
+        distinct = list(dict.fromkeys(rows))
+        width = 1 if whole_rows else len(distinct)
+        if whole_rows:
+            prompts = prompts.repeat(len(arms))
+        places = [0] * len(arms) if whole_rows else [distinct.index(arm) for arm in rows]
+        branches = BranchTable.start(prompts, len(arms), places, by_prompt=whole_rows)
+        packing = Packing.arrange(prompts.image, images, device)
+        size = prompts.ids.shape[1]
+        now = made(replace(asked, arms=tuple(rows if whole_rows else distinct)))
+        scalings = _per_prompt(now, packing, branches) if whole_rows else _per_row(now)
+        own = OwnRows(prefix, packing, scalings, size if whole_rows else width, width, sorted(layers))
+        if asked.capture != "none":
+            own.capture = AttentionCapture(asked.capture, _take(prefix.image, prompts.image))
+        room = (1 if whole_rows else len(arms)) * min(prompts.steps, ROOM)
+        if graphs is None:
+            cache = GrowingKVCache(depth, room)
+        else:
+            written = size - 1 + width
+            columns = written + len(arms) * prompts.steps
+            cache = graphs.open(model, prompts=len(prompts.ids), columns=columns, written=written)
+        watched = sorted({one for arm in arms if arm.against == "layers" for one in contrast_layers(model, arm)})
+        with _watching(model, watched, width) as early, last_layer_trimmed(model, width):
+            out = model(
+                input_ids=_fan(prompts.ids, width),
+                attention_mask=branches.prefill_mask(width),
+                position_ids=_fan(prompts.position, width),
+                use_cache=True,
+                logits_to_keep=width,
+                rows=own,
+                **{cache_keyword(model): cache},
+            )
+        own.check_fired()
+        _check_written(cache, size - 1 + width)
+        attended = None if own.capture is None else own.capture.attended(depth)
+        fan = [0] if whole_rows else places
+        if attended is not None:
+            attended = attended.split(len(arms)) if whole_rows else attended.spread(places)
+        if graphs is not None:
+            branches.reserve(graphs.columns)
+        logits = _take(out.logits, fan, dim=1).float()
+        early = {layer: _take(entering, fan, dim=1) for layer, entering in early.items()}
+        return cls(model, prefix, prompts, arms, cache, branches, logits, early, watched, later, graphs, attended)
 
     def advance(self, following: Tensor, step: int) -> None:
-        """One decode step after the tokens `following` (n, R), chosen in step `step` (0 = the prefill's).
+        """Decode one step after the tokens `following` (n, R), chosen in step `step` (0 = the prefill's).
 
         Rows that are not alive any more are dropped first, except where a graph fixes the shape.
         """
@@ -150,85 +653,78 @@ class DecodeState:
             following = branches.shrink(following, self.cache)
         branches.append()
         rows = following.shape[1]
+        image = [self.prompts.image[place] for place in branches.places]
+        packing = Packing.arrange(image, len(self.prefix.image), following.device)
+        scalings = _per_prompt(self.scalings, packing, branches)
+        own = OwnRows(self.prefix, packing, scalings, rows if any(self.scalings) else 0, rows)
         given: dict[str, Any] = {
             "input_ids": following,
             "attention_mask": branches.mask(),
             "position_ids": (branches.position + step + 1).expand(*branches.position.shape[:-1], rows),
         }
         if self.graphs is not None:
-            self.logits = self.graphs.step(self.model, given, first_column=branches.used - rows).float()
+            self.logits = self.graphs.step(self.model, given, own, first_column=branches.used - rows).float()
             return
         with _watching(self.model, self.watched, rows) as self.early:
             given[cache_keyword(self.model)] = self.cache
-            out = self.model(**given, use_cache=True, logits_to_keep=rows)
+            out = self.model(**given, use_cache=True, logits_to_keep=rows, rows=own)
         self.logits = out.logits.float()
 
 
-def start_decoding(
-    model: Any,
-    input_ids: Tensor,  # (B, L)
-    generation_config: Any = None,
-    *,
-    intervention: Intervention,
-    graphs: Graphs | None = None,
-    **kwargs: Any,
-) -> DecodeState:
-    """The stream after its prefill. Called as `generate(custom_generate=...)`, which prepares `kwargs`.
-
-    Raises ModelError where a guard fails, ValueError where this one batch cannot be answered.
-    """
-    length, width = input_ids.shape[1], len(intervention.arms)
-    steps = generation_config.max_length - length
-    _check_window(model.config.get_text_config(), length=length, steps=steps, width=width)
-    if graphs is None:
-        cache = GrowingKVCache(model.config.get_text_config().num_hidden_layers, width * min(steps, ROOM))
-    else:
-        columns = length - 1 + width * steps
-        cache = graphs.open(model, batch=len(input_ids), width=width, columns=columns, prompt=length - 1 + width)
-    dolas = [arm for arm in intervention.arms if arm.contrast == "dola"]
-    watched = sorted({layer for arm in dolas for layer in dola_layers(model, arm)})
-    with _watching(model, watched, width) as early:
-        logits, branches, attended = _prefill(model, input_ids, intervention, cache, kwargs)
-    if graphs is not None:
-        branches.reserve(graphs.columns)
-    return DecodeState(model, cache, branches, logits, early, watched, graphs, attended)
+def _per_row(made: Sequence[Sequence[Scaling]]) -> list[list[Scaling]]:
+    """Reshape weights (A, H or 1) of the last A rows of every prompt to (1, H or 1, 1, A, 1)."""
+    return [[(formula, weight.t()[None, :, None, :, None]) for formula, weight in layer] for layer in made]
 
 
-def dola_layers(model: Any, arm: Arm) -> list[int]:
-    """The layers that a dola arm chooses among."""
-    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    return early_layers(arm.layers, model.config.get_text_config().num_hidden_layers, tied=tied)
+def _per_prompt(made: Sequence[Sequence[Scaling]], packing: Packing, branches: BranchTable) -> list[list[Scaling]]:
+    """Reshape weights (A, H or 1) of every prompt's R rows to (I, H or 1, n, R, 1); one row per arm stands for all."""
+    placed: dict[int, Tensor] = {}
+    for weight in (weight for layer in made for _, weight in layer):
+        if id(weight) not in placed:  # most layers scale the same
+            placed[id(weight)] = packing.spread(weight[branches.branch]).permute(0, 3, 1, 2)[..., None]
+    return [[(formula, placed[id(weight)]) for formula, weight in layer] for layer in made]
+
+
+def _fan(columns: Tensor, width: int) -> Tensor:
+    """Repeat the last column `width` times: (..., S) -> (..., S - 1 + width)."""
+    return torch.cat([columns, columns[..., -1:].expand(*columns.shape[:-1], width - 1)], dim=-1)
 
 
 @dataclass(slots=True)
 class FollowerState:
-    """A stream that never chooses: it is fed the tokens of arms `where` of another stream and gives its own logits."""
+    """Follow another state without choosing tokens: read the tokens of some of its arms and compute own logits."""
 
-    stream: DecodeState
-    where: Sequence[int]
+    state: DecodeState
+    arm_numbers: Sequence[int]
 
     def follow(self, leader: BranchTable, tokens: Tensor, step: int) -> None:
-        """After the leader chose `tokens` (B, W) in `step`: read them where the leader goes on."""
-        mine = self.stream.branches
-        arms = torch.tensor(self.where, device=tokens.device)[mine.branch]  # (n, R)
-        going = torch.zeros_like(tokens, dtype=torch.bool)  # (B, W)
+        """Read what the leader chose in `step`, `tokens` (N, A), where it goes on."""
+        mine = self.state.branches
+        arms = torch.tensor(self.arm_numbers, device=tokens.device)[mine.branch]  # (n, R)
+        going = torch.zeros_like(tokens, dtype=torch.bool)  # (N, A)
         going[leader.question[:, None], leader.branch] = leader.alive
         mine.alive = mine.alive & going[mine.question[:, None], arms]
         if mine.alive.any():
-            heard = tokens[mine.question[:, None], arms].clamp(min=0)  # -1 where a row ended before: a filler
-            self.stream.advance(heard, step)
+            chosen = tokens[mine.question[:, None], arms].clamp(min=0)  # -1 where a row ended before: a filler
+            self.state.advance(chosen, step)
 
-    def read(self, questions: Tensor, position: int) -> Tensor:
-        """(m, V) float32: the logits for arm `position` of `questions` (m,), all of them still decoding."""
-        mine, logits = self.stream.branches, self.stream.logits
+    def read(self, questions: Tensor, arm: int) -> Tensor:
+        """Return (m, V) float32: the logits for an arm of `questions` (m,), all of them still decoding."""
+        mine, logits = self.state.branches, self.state.logits
         here = (mine.question == questions[:, None]).int().argmax(dim=1)  # (m,)
-        row = (mine.branch[here] == self.where.index(position)).int().argmax(dim=1)
+        row = (mine.branch[here] == self.arm_numbers.index(arm)).int().argmax(dim=1)
         return logits[here, row]
+
+
+def contrast_layers(model: Any, arm: Arm) -> list[int]:
+    """List the early layers that an arm compares with."""
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    return early_layers(arm.layers, model.config.get_text_config().num_hidden_layers, tied=tied)
 
 
 @contextmanager
 def _watching(model: Any, layers: Sequence[int], rows: int) -> Iterator[dict[int, Tensor]]:
-    """Fills the mapping with the last `rows` rows of what enters each of the decoder layers."""
+    """Fill the mapping with the last `rows` rows of the input of each of the decoder layers."""
     seen: dict[int, Tensor] = {}
     handles = []
     for index in layers:
@@ -246,85 +742,8 @@ def _watching(model: Any, layers: Sequence[int], rows: int) -> Iterator[dict[int
             handle.remove()
 
 
-def _prefill(
-    model: Any, input_ids: Tensor, intervention: Intervention, cache: GrowingKVCache, kwargs: dict[str, Any]
-) -> tuple[Tensor, BranchTable, Attended | None]:
-    """-> raw logits (B, W, V) float32 of every arm's first token, the branches that start there, what was captured."""
-    batch, length = input_ids.shape
-    shared, width = length - 1, len(intervention.arms)
-    attention_mask = kwargs.pop("attention_mask", None)  # (B, L)
-    if attention_mask is not None and bool(attention_mask.all()):
-        attention_mask = None  # as transformers >= 5.23 has it: without a mask the prefix takes the flash kernel
-    valid = input_ids.new_ones(batch, length, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
-    token = image_token_id(model.config)
-    image = _image_keys(input_ids, token, span=intervention.span)
-    if bool(image[:, -1].any()) or not bool(valid[:, -1].all()):
-        raise ModelError("the last prompt position must be text: pad on the left and let the prompt follow the image")
-    if not bool(image.any(dim=1).all()):
-        raise ValueError("the prompt holds no image token, so there is nothing to scale")
-    position = kwargs.pop("position_ids", None)  # (..., B or 1, L)
-    if position is None:
-        position = (valid.long().cumsum(dim=-1) - 1).clamp(min=0)
-    position = position.expand(*position.shape[:-2], batch, length)
-    kwargs = {name: value for name, value in kwargs.items() if name not in LOOP}
-    for name in ("token_type_ids", "mm_token_type_ids"):
-        if kwargs.get(name) is not None:
-            kwargs[name] = _fan(kwargs[name], width)
-    depth, padded = model.config.get_text_config().num_hidden_layers, attention_mask is not None
-    tail = ArmRows.of(intervention, image[:, :shared], padded=padded, depth=depth)
-    if intervention.capture != "none":
-        tail.watch = AttentionCapture(intervention.capture, input_ids[:, :shared] == token)
-    with last_layer_trimmed(model, width):
-        out = model(
-            input_ids=_fan(input_ids, width),
-            attention_mask=_fan(attention_mask, width) if padded else None,
-            position_ids=_fan(position, width),
-            use_cache=True,
-            logits_to_keep=width,
-            tail=tail,
-            **{**kwargs, cache_keyword(model): cache},
-        )
-    tail.check_fired()
-    if cache.get_seq_length() != shared + width:
-        raise ModelError(
-            f"the model wrote {cache.get_seq_length()} of {shared + width} positions into the KV cache that it was "
-            f"given{PER_ARM}"
-        )
-    attended = None if tail.watch is None else tail.watch.attended(depth)
-    return out.logits.float(), BranchTable.start(valid[:, :shared], position[..., -1:], width), attended
-
-
-def _check_window(text: Any, *, length: int, steps: int, width: int) -> None:
-    """Layers with a sliding window count cache columns, of which the arms have several a position.
-
-    Where nothing is old enough to be cut they see what full attention sees; else no number is given.
-    """
-    sliding = "sliding_attention" in (getattr(text, "layer_types", None) or ("sliding_attention",))
-    window = getattr(text, "sliding_window", None)
-    if sliding and window is not None and max(length + steps, length - 1 + width) > window:
-        asked = f"{length} prompt positions, {steps} new tokens and {width} arms"
-        raise ValueError(f"{asked} exceed the sliding window of {window}{PER_ARM}")
-
-
-def _fan(columns: Tensor, width: int) -> Tensor:
-    """(..., L) -> (..., L - 1 + W): the last column once per arm."""
-    return torch.cat([columns, columns[..., -1:].expand(*columns.shape[:-1], width - 1)], dim=-1)
-
-
-def _image_keys(input_ids: Tensor, token: int, *, span: bool) -> Tensor:
-    """(B, L) bool."""
-    image = input_ids == token
-    if not span:
-        return image
-    started = image.cumsum(dim=-1) > 0
-    return started & (image.flip(-1).cumsum(dim=-1).flip(-1) > 0)
-
-
-CACHES = (None, "dynamic", "hybrid")  # hybrid (Gemma 3's checkpoints): transformers takes a dynamic one
-
-
 def reason_for_per_arm(model: Any) -> str:
-    """Why this model must take the oracle's way; "" where the shared prefix is exact.
+    """Return why this model needs one plain generate per arm; "" where the shared prefix is exact.
 
     Raises ModelError where no way is faithful (beam search).
     """
@@ -342,144 +761,3 @@ def reason_for_per_arm(model: Any) -> str:
         f"its layers mix kinds of attention ({', '.join(sorted(kinds))})": bool(kinds),
     }
     return next((reason for reason, holds in reasons.items() if holds), "")
-
-
-def decode_arms(
-    model: Any,
-    inputs: Mapping[str, Tensor],
-    *,
-    intervention: Intervention,
-    max_new_tokens: int,
-    graphs: Graphs | None = None,
-    trace: bool = False,
-) -> Decoded:
-    """Greedy answers under every arm, exact up to rounding of a batched product.
-
-    `inputs` is what the processor gives: left padded `input_ids` (B, L), `attention_mask` and the image's
-    tensors. With `graphs` every decode step has one shape and is replayed. `trace` keeps the scores of every token.
-
-    Raises ModelError where a guard fails, ValueError where this one batch cannot be answered.
-    """
-
-    arms = [BASE if arm.untouched else arm for arm in intervention.arms]
-    distinct = list(dict.fromkeys(arms))
-    if len(distinct) < len(arms):  # arms that leave the model untouched are one
-        intervention = replace(intervention, arms=tuple(distinct))
-        once = decode_arms(
-            model, inputs, intervention=intervention, max_new_tokens=max_new_tokens, graphs=graphs, trace=trace
-        )
-        return once.spread([distinct.index(arm) for arm in arms])
-
-    def generate(given: Mapping[str, Tensor], way: Any) -> Any:
-        return model.generate(**given, custom_generate=way, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1)
-
-    with switched(model):
-        ghosts = {}  # for vcd: the same prompt after a noised image, one more prefill for every alpha
-        for noise, pixels in intervention.noised.items():
-            where = [i for i, arm in enumerate(intervention.arms) if arm.contrast == "vcd" and arm.noise == noise]
-            untouched = Intervention((BASE,) * len(where))
-            stream = generate({**inputs, "pixel_values": pixels}, partial(start_decoding, intervention=untouched))
-            ghosts[noise] = FollowerState(stream, where)
-        way = partial(_generate, intervention=intervention, ghosts=ghosts, graphs=graphs, trace=trace)
-        decoded: Decoded = generate(inputs, way)
-    return decoded
-
-
-def _generate(
-    model: Any,
-    input_ids: Tensor,  # (B, L)
-    logits_processor: Any = None,
-    stopping_criteria: Any = None,
-    generation_config: Any = None,
-    *,
-    intervention: Intervention,
-    ghosts: Mapping[int, FollowerState],
-    graphs: Graphs | None,
-    trace: bool,
-    **kwargs: Any,
-) -> Decoded:
-    _check_stopping(stopping_criteria)
-    arms = intervention.arms
-    steps = generation_config.max_length - input_ids.shape[1]
-    contrasts = {i: arm for i, arm in enumerate(arms) if arm.contrast}
-    main = start_decoding(
-        model,
-        input_ids,
-        generation_config=generation_config,
-        intervention=intervention,
-        graphs=None if contrasts else graphs,  # a captured step hands out logits alone
-        **kwargs,
-    )
-    ends = torch.tensor(end_tokens(generation_config), dtype=torch.long, device=input_ids.device)
-    tokens = input_ids.new_full((len(input_ids), len(arms), steps), -1)  # (B, W, T); -1 = none
-    first, scores = main.logits, _contrasted(main, ghosts, contrasts)
-    chosen_by, later = scores, []
-    for step in range(steps):
-        branches = main.branches
-        following = _choose(scores, logits_processor, input_ids, tokens[..., :step], branches)  # (n, R)
-        rows = (branches.question[:, None], branches.branch, step)
-        tokens[rows] = following.where(branches.alive, tokens[rows])
-        branches.alive = branches.alive & ~torch.isin(following, ends)
-        if step + 1 == steps or not branches.alive.any():
-            break
-        for ghost in ghosts.values():
-            ghost.follow(branches, tokens[..., step], step)
-        main.advance(following, step)
-        scores = _contrasted(main, ghosts, contrasts)
-        if trace:
-            later.append(_at_their_places(scores, main.branches, first))
-    answers = [[tuple(one for one in row if one >= 0) for row in question] for question in tokens.tolist()]
-    return Decoded(answers, first, chosen_by, main.attended, tuple(later))
-
-
-def _at_their_places(scores: Tensor, branches: BranchTable, like: Tensor) -> Tensor:
-    """(n, R, V) of the rows that still decode -> (B, W, V) as `like`, nan where there is none."""
-    question = branches.question[:, None].expand_as(branches.branch)[branches.alive]
-    whole = torch.full_like(like, float("nan"))
-    whole[question, branches.branch[branches.alive]] = scores[branches.alive]
-    return whole
-
-
-def _contrasted(main: DecodeState, ghosts: Mapping[int, FollowerState], contrasts: Mapping[int, Arm]) -> Tensor:
-    """(n, R, V) what the next token of each row is chosen by: its logits, or what its contrast makes of them."""
-    if not contrasts:
-        return main.logits
-    scores = main.logits.clone()
-    for position, arm in contrasts.items():
-        where = ((main.branches.branch == position) & main.branches.alive).nonzero(as_tuple=True)  # two of (m,)
-        if not len(where[0]):
-            continue
-        logits = main.logits[where]  # (m, V)
-        if arm.contrast == "vcd":
-            noised = ghosts[arm.noise].read(main.branches.question[where[0]], position)
-            scores[where] = vcd_scores(logits, noised, alpha=arm.alpha, cutoff=arm.cutoff)
-        else:
-            head = main.model.get_output_embeddings()
-            device = logits.device  # layers and head may lie on others
-            layers = dola_layers(main.model, arm)
-            early = [head(main.early[layer].to(device)[where]).to(device).float() for layer in layers]
-            scores[where] = dola_scores(logits, torch.stack(early), cutoff=arm.cutoff)
-    return scores
-
-
-def _choose(logits: Tensor, processors: Any, input_ids: Tensor, tokens: Tensor, branches: BranchTable) -> Tensor:
-    """(n, R) the greedy token after the checkpoint's own logits processors, which see one branch at a time."""
-    if not processors:
-        return logits.argmax(dim=-1)
-    chosen = []
-    for row in range(logits.shape[1]):
-        # Some processors hold a tensor a question: they get the whole batch, of which finished questions mean nothing.
-        said, scores = tokens[:, 0].clone(), logits.new_zeros(len(input_ids), logits.shape[-1])
-        said[branches.question] = tokens[branches.question, branches.branch[:, row]]  # (B, step)
-        scores[branches.question] = logits[:, row]  # (B, V)
-        processed = processors(torch.cat([input_ids, said.clamp(min=0)], dim=1), scores)
-        chosen.append(processed[branches.question].argmax(dim=-1))
-    return torch.stack(chosen, dim=1)
-
-
-def _check_stopping(criteria: Any) -> None:
-    other = [type(one).__name__ for one in criteria or () if not isinstance(one, (EosTokenCriteria, MaxLengthCriteria))]
-    if other:
-        raise ModelError(
-            f"generation_config.json asks for {', '.join(other)}, which the shared prefix cannot honour{PER_ARM}"
-        )

@@ -1,29 +1,33 @@
-"""Decode steps of one shape, captured once as a CUDA graph and replayed: no launch of some thousand kernels a step.
+"""Cache keys and values with room to grow, and replay decode steps of one shape as a CUDA graph.
 
-Eager decoding of a 7B model is bound by launches (20 to 30 ms a step); a replayed step by memory. On a CPU the
-same fixed-shape step runs without a graph. B questions, W arms, C cache columns, V vocabulary.
-
-Keys and values with room to grow: appends are written in place, no copy of the prefix a step.
-
-B questions, H_kv key heads, C columns, D head size.
+Eager decoding of a 7B model is bound by launches (20 to 30 ms per step); a replayed step by memory. On a CPU the
+same step of one shape runs without a graph. B rows of the cache, G key heads, C columns, D head size, N prompts,
+A arms, V vocabulary.
 """
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
+from spatial_eval.core.errors import ModelError
+from spatial_eval.engine.attention import OwnRows, Packing
 from spatial_eval.engine.request import cache_keyword
+
+log = logging.getLogger(__name__)
 
 
 class GrowingKVLayer(DynamicLayer):  # type: ignore[no-untyped-call]
-    """A cache layer that allocates `room` columns beyond what it is given, again when they are used up.
+    """Allocate `room` columns beyond the given ones in a cache layer, and again when they are used up.
 
-    With `columns` set (a (Q,) tensor of indices) it writes there and hands out every allocated column, so
-    that shapes stay fixed and a CUDA graph can replay the step; the mask must hide what is not written.
+    Appending writes in place, so no step copies the prompt. With `columns` set (a (R,) tensor of indices) it writes
+    there and hands out every allocated column, so that shapes stay fixed and a CUDA graph can replay the step; the mask
+    must hide what is not written.
     """
 
     def __init__(self, room: int) -> None:
@@ -31,7 +35,7 @@ class GrowingKVLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         self.room = room
         self.columns: Tensor | None = None
         self.length = 0
-        self.store: tuple[Tensor, Tensor] | None = None  # two of (B, H_kv, C, D)
+        self.store: tuple[Tensor, Tensor] | None = None  # two of (B, G, C, D)
 
     def update(self, key_states: Tensor, value_states: Tensor, *_args: Any, **_kwargs: Any) -> tuple[Tensor, Tensor]:
         new = (key_states, value_states)
@@ -67,7 +71,7 @@ class GrowingKVLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self.keys, self.values
 
     def keep(self, moves: list[tuple[int, int]], count: int) -> None:
-        """Question `source` takes the place of `target` for each move; then only the first `count` stay."""
+        """Move row `source` to the place of `target` for each move; then keep the first `count` rows."""
         if self.store is None:
             return
         for whole in self.store:
@@ -81,72 +85,124 @@ class GrowingKVLayer(DynamicLayer):  # type: ignore[no-untyped-call]
 
 
 class GrowingKVCache(Cache):
-    """One RoomyLayer a decoder layer."""
+    """Hold one GrowingKVLayer per decoder layer."""
 
     def __init__(self, depth: int, room: int) -> None:
-        self.roomy = [GrowingKVLayer(room) for _ in range(depth)]
-        super().__init__(layers=list(self.roomy))
+        self.growing = [GrowingKVLayer(room) for _ in range(depth)]
+        super().__init__(layers=list(self.growing))
 
     def keep(self, moves: list[tuple[int, int]], count: int) -> None:
-        for layer in self.roomy:
+        for layer in self.growing:
             layer.keep(moves, count)
 
     def restart(self) -> None:
-        """Empty again, the allocated columns kept."""
-        for layer in self.roomy:
+        """Empty the cache and keep its allocated columns."""
+        for layer in self.growing:
             layer.length, layer.columns = 0, None
 
     def write_at(self, columns: Tensor) -> None:
-        """From now on new keys go to `columns` (R,), whose content may change between calls."""
-        for layer in self.roomy:
+        """Write new keys to `columns` (R,) from now on, whose content may change between calls."""
+        for layer in self.growing:
             layer.columns = columns
 
+    def show(self, columns: int) -> list[tuple[Tensor, Tensor]]:
+        """Return per layer the first `columns` columns of keys and values, written or not."""
+        stores = [layer.store for layer in self.growing if layer.store is not None]
+        return [(keys[:, :, :columns], values[:, :, :columns]) for keys, values in stores]
 
-GRAIN = 64  # C is rounded up to a multiple of it, so that prompts of similar length share a graph
+
+GRAIN = 64  # columns are rounded up to a multiple of it, so that prompts of similar length share a graph
 WARM_UP = 2  # runs before the capture, for lazily created handles and workspaces
+COMPARED = 2  # replayed steps that are compared with the same step run eagerly
 
 
 class Graphs:
-    """One captured step at a time, with the cache whose addresses it holds. Finished rows are computed too."""
+    """Hold one captured step at a time, with the caches whose addresses it uses. Finished rows are computed too.
 
-    def __init__(self) -> None:
+    After a step was replayed wrongly, or could not be captured, `fault` says so and steps run eagerly; with `required`
+    that raises ModelError.
+    """
+
+    def __init__(self, *, required: bool = True) -> None:
         self.columns = 0
-        self._key: tuple[int, int, int, int] | None = None
-        self._cache: GrowingKVCache | None = None
+        self.fault = ""
+        self._required = required
+        self._caches: dict[str, tuple[tuple[int, ...], GrowingKVCache]] = {}
+        self._shape: tuple[int, ...] = ()
         self._given: dict[str, Tensor] = {}
-        self._columns = torch.empty(0)
+        self._rows: OwnRows | None = None
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits = torch.empty(0)
+        self._compared = 0
 
-    def open(self, model: Any, *, batch: int, width: int, columns: int, prompt: int) -> GrowingKVCache:
-        """An empty cache of at least `columns` columns, `prompt` of them for the prefill."""
+    def open_prefix(self, model: Any, images: int, length: int) -> tuple[GrowingKVCache, int]:
+        """Open an empty cache for prefixes of `length` columns; return it and how many columns are read."""
+        columns = -(-length // GRAIN) * GRAIN
+        return self._open("prefix", model, (images, columns), columns - length), columns
+
+    def open(self, model: Any, *, prompts: int, columns: int, written: int) -> GrowingKVCache:
+        """Open an empty cache of at least `columns` own columns, `written` of them by the prefill."""
         self.columns = -(-columns // GRAIN) * GRAIN
-        key = (id(model), batch, width, self.columns)
-        if key != self._key or self._cache is None:
-            self._graph, self._cache = None, None  # frees the old cache before the new one is allocated
-            depth = model.config.get_text_config().num_hidden_layers
-            self._cache, self._given, self._key = GrowingKVCache(depth, self.columns - prompt), {}, key
-        self._cache.restart()
-        return self._cache
+        return self._open("own", model, (prompts, self.columns), self.columns - written)
 
-    def step(self, model: Any, given: dict[str, Tensor], *, first_column: int) -> Tensor:
-        """Logits (B, W, V) of one step; overwritten by the next. `given` are the model's tensors of that step."""
-        width = given["input_ids"].shape[1]
-        if not self._given:
+    def _open(self, name: str, model: Any, shape: tuple[int, ...], room: int) -> GrowingKVCache:
+        key = (id(model), *shape)
+        if name not in self._caches or self._caches[name][0] != key:
+            self._graph, self._shape = None, ()
+            self._caches.pop(name, None)  # freed before the new one is allocated
+            self._caches[name] = key, GrowingKVCache(model.config.get_text_config().num_hidden_layers, room)
+        cache = self._caches[name][1]
+        cache.restart()
+        return cache
+
+    def step(self, model: Any, given: dict[str, Tensor], rows: OwnRows, *, first_column: int) -> Tensor:
+        """Run one step: logits (N, A, V), overwritten by the next. `given`: the model's tensors of that step."""
+        width, packing, hidden = given["input_ids"].shape[1], rows.packing, rows.prefix.hidden
+        device = given["input_ids"].device
+        slot = torch.arange(len(given["input_ids"]), device=device) if packing.slot is None else packing.slot
+        columns = torch.arange(first_column, first_column + width, device=device)
+        assert hidden is not None  # prefixes have one number of columns, so that some are beyond their length
+        given = {**given, "slot": slot, "hidden": hidden, "columns": columns}
+        keys = rows.prefix.layers[0][0]
+        shape = (packing.images, packing.most, width, *keys.shape, keys.data_ptr())
+        if shape != self._shape:
+            self._graph, self._shape, self._compared = None, shape, 0
             self._given = {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in given.items()}
-            self._columns = torch.arange(width, device=given["input_ids"].device)
+            self._rows = replace(
+                rows,
+                prefix=replace(rows.prefix, hidden=self._given["hidden"]),
+                packing=Packing(packing.images, packing.most, self._given["slot"]),
+            )
         for name, tensor in given.items():
             self._given[name].copy_(tensor)
-        torch.arange(first_column, first_column + width, out=self._columns)
-        assert self._cache is not None
-        self._cache.write_at(self._columns)
-        if not self._columns.is_cuda:
+        self._caches["own"][1].write_at(self._given["columns"])
+        if self.fault or not _replays(columns.device):
             return self._forward(model)
-        if self._graph is None:
-            self._capture(model)
-        assert self._graph is not None
-        self._graph.replay()
-        return self._logits
+        if self._compared >= COMPARED and self._graph is not None:
+            self._graph.replay()
+            return self._logits
+        return self._compare(model)
+
+    def _compare(self, model: Any) -> Tensor:
+        """Run the step eagerly and as a graph, which is captured where there is none."""
+        eager = self._forward(model).clone()
+        try:
+            if self._graph is None:
+                self._capture(model)
+            assert self._graph is not None
+            self._graph.replay()
+            same = torch.allclose(self._logits, eager, atol=1e-2, rtol=1e-2)
+            fault = "" if same else "a replayed step gave other logits than the same step run eagerly"
+        except RuntimeError as error:
+            fault = str(error).splitlines()[0]
+        if fault and self._required:
+            raise ModelError(f"decode steps cannot be replayed as a CUDA graph: {fault}; set model.graphs=false")
+        self.fault, self._compared = fault, self._compared + 1
+        if fault:
+            log.warning("decode steps run eagerly: %s", fault)
+        elif self._compared == COMPARED:
+            log.info("decode steps are replayed as a CUDA graph: %d of them gave the eager steps' logits", COMPARED)
+        return eager
 
     def _capture(self, model: Any) -> None:
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
@@ -160,8 +216,14 @@ class Graphs:
             self._logits = self._forward(model)
 
     def _forward(self, model: Any) -> Tensor:
-        width = self._given["input_ids"].shape[1]
-        given: dict[str, Any] = {**self._given, cache_keyword(model): self._cache}
-        out = model(**given, use_cache=True, logits_to_keep=width)
+        names = ("input_ids", "attention_mask", "position_ids")
+        given: dict[str, Any] = {name: self._given[name] for name in names}
+        width = given["input_ids"].shape[1]
+        given[cache_keyword(model)] = self._caches["own"][1]
+        out = model(**given, use_cache=True, logits_to_keep=width, rows=self._rows)
         logits: Tensor = out.logits
         return logits
+
+
+def _replays(device: torch.device) -> bool:
+    return device.type == "cuda"

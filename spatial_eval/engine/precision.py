@@ -1,4 +1,4 @@
-"""A model whose weights are in half precision, computed in float32: the weights stay as they are."""
+"""Compute a model with half-precision weights in float32; the weights stay as they are."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _READERS = {Tensor.size, Tensor.dim, Tensor.numel, Tensor.stride, Tensor.is_floa
 
 
 class _Float32(TorchFunctionMode):
-    """Hands every operation float32 in place of half precision, one operand at a time, and returns float32."""
+    """Pass every operation float32 in place of half precision, one operand at a time, and return float32."""
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
@@ -34,7 +34,7 @@ class _Float32(TorchFunctionMode):
 
 
 def _raise(value: Any) -> Any:
-    """The same in float32, where it is a tensor in half precision or holds some."""
+    """Convert half-precision tensors to float32, also inside containers."""
     if isinstance(value, Tensor):
         return value.float() if value.dtype in HALF else value
     if type(value) in (list, tuple):
@@ -44,7 +44,7 @@ def _raise(value: Any) -> Any:
 
 @contextmanager
 def without_tf32() -> Iterator[None]:
-    """Within, float32 products are full float32 products."""
+    """Compute float32 products without TF32."""
     matmul, cudnn = torch.backends.cuda.matmul, torch.backends.cudnn
     before = matmul.allow_tf32, cudnn.allow_tf32
     matmul.allow_tf32 = cudnn.allow_tf32 = False
@@ -56,7 +56,7 @@ def without_tf32() -> Iterator[None]:
 
 @contextmanager
 def in_float32() -> Iterator[None]:
-    """Within, models compute in full float32 whatever the dtype of their weights and inputs.
+    """Compute models in full float32 for any dtype of their weights and inputs.
 
     A weight is converted where it is used, so that memory grows by the largest weight (the output embedding) and not
     by the model. How the weights themselves were rounded stays: it is the same for whoever computes with them.

@@ -1,20 +1,21 @@
-"""The slow, plain way (`model.decoding=per_arm`): one greedy `generate` per arm, textbook attention.
+"""Decode without sharing (`model.decoding=per_arm`): one greedy `generate` per arm, textbook attention.
 
 The engine is compared with it in the tests and at the start of every run; it serves the models that the engine must
-refuse. It shares with the engine only which layers, image tokens and end tokens are meant.
+reject. It shares with the engine only which layers, image tokens and end tokens are meant.
 B questions, H heads, Q rows, K keys, D head size.
 
 Contrastive decoding without any cache: at every step the whole text is read again. The shared prefix is compared with
 it.
 
-VCD and DoLa written out from their papers, one question and one token at a time; shares no code with
+The contrasts written out from their papers, one question and one token at a time; shares no code with
 `engine/contrastive.py` except the noise itself, which is given. B questions, L prompt positions, V vocabulary,
 T new tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ from transformers.masking_utils import eager_mask
 
 from spatial_eval.core.errors import ModelError
 from spatial_eval.core.layers import layer_indices
-from spatial_eval.core.types import BASE, Arm
+from spatial_eval.core.types import Arm
 from spatial_eval.engine.request import (
     LOOP,
     PREFIX_LM,
@@ -43,26 +44,36 @@ Prepared = tuple[Tensor, Any, dict[str, Any]]  # ids (B, L), logits processors, 
 
 
 def decode_contrast_uncached(
-    model: Any, inputs: Mapping[str, Tensor], arm: Arm, *, noised: Mapping[str, Tensor] | None, max_new_tokens: int
+    model: Any,
+    inputs: Mapping[str, Tensor],
+    job: _Scaled,
+    *,
+    other: Mapping[str, Tensor] | None,
+    max_new_tokens: int,
 ) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """-> tokens (B, T) with no regard to the end, logits (B, V) of the first one and scores (B, V) of each.
+    """Decode a contrast: tokens (B, T) past any end token, logits (B, V) of the first, scores (B, V) of each.
 
-    `noised`: for vcd, the same inputs with the noised image. Raises ModelError where a text that is read again
-    would not be the text that was written.
+    Args:
+        job: the arm, and what it does to attention in the reading of `inputs`.
+        other: what it compares with, the same prompts with the noised image or without image; None = nothing.
+
+    Raises ModelError where a text that is read again would not be the text that was written.
     """
+    arm = job.whole
     if model.config.model_type in PREFIX_LM:
         raise ModelError(f"{arm.contrast} is not available on {model.config.model_type}: its prompt sees its own end")
     ids, processors, given = _prepare(model, inputs)
-    other = _prepare(model, noised)[2] if noised is not None else {}
+    compared = None if other is None else _prepare(model, other)
     first: Tensor | None = None
     scored: list[Tensor] = []
     length = ids.shape[1]
-    for _ in range(max_new_tokens):
-        logits, hidden = _read(model, ids, given)
-        if arm.contrast == "vcd":
-            scores = _vcd(logits, _read(model, ids, other)[0], arm)
-        else:
-            scores = _dola(model, logits, hidden, arm)
+    for step in range(max_new_tokens):
+        with _running(job):
+            logits, hidden = _read(model, ids, given)
+        against = logits
+        if compared is not None:
+            against = _read(model, torch.cat([compared[0], ids[:, length:]], dim=1), compared[2])[0]
+        scores = CONTRAST_DEFINITIONS[arm.contrast](arm, _Readings(model, logits, against, hidden, step))
         first = logits if first is None else first
         scored.append(scores)
         chosen = (processors(ids, scores.clone()) if processors else scores).argmax(dim=-1)
@@ -72,7 +83,7 @@ def decode_contrast_uncached(
 
 
 def _prepare(model: Any, inputs: Mapping[str, Tensor]) -> Prepared:
-    """What `generate` makes of a processor's output: positions, processors, the encoded image."""
+    """Prepare a processor's output as `generate` does: positions, processors, the encoded image."""
 
     def hand_over(_model: Any, input_ids: Tensor, logits_processor: Any = None, **kwargs: Any) -> Prepared:
         return input_ids, logits_processor, {name: value for name, value in kwargs.items() if name not in LOOP}
@@ -84,7 +95,7 @@ def _prepare(model: Any, inputs: Mapping[str, Tensor]) -> Prepared:
 
 
 def _read(model: Any, ids: Tensor, given: dict[str, Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """-> logits (B, V) float32 after the text, and what enters each layer at its end: depth tensors (B, D)."""
+    """Return logits (B, V) float32 after the text, and each layer's input at its last token: depth tensors (B, D)."""
     more = dict(given)
     mask, position = given.get("attention_mask"), given.get("position_ids")
     new = ids.shape[1] - (position if position is not None else ids).shape[-1]
@@ -100,26 +111,74 @@ def _read(model: Any, ids: Tensor, given: dict[str, Any]) -> tuple[Tensor, tuple
     return out.logits[:, -1].float(), tuple(part[:, -1] for part in out.hidden_states)
 
 
-def _vcd(logits: Tensor, noised: Tensor, arm: Arm) -> Tensor:
-    """arXiv 2311.16922: softmax of (1 + alpha) z - alpha z' over tokens with p >= cutoff max p."""
+def _without_image(inputs: Mapping[str, Tensor], token: int) -> dict[str, Tensor]:
+    """Return the prompts' ids without any from the first to the last image token, left padded."""
+    texts = []
+    for row, mask in zip(inputs["input_ids"].tolist(), inputs["attention_mask"].tolist(), strict=True):
+        whole = [one for one, valid in zip(row, mask, strict=True) if valid]
+        last = len(whole) - whole[::-1].index(token)
+        texts.append(whole[: whole.index(token)] + whole[last:])
+    longest, device = max(map(len, texts)), inputs["input_ids"].device
+    ids = [[0] * (longest - len(text)) + text for text in texts]
+    mask = [[0] * (longest - len(text)) + [1] * len(text) for text in texts]
+    return {"input_ids": torch.tensor(ids, device=device), "attention_mask": torch.tensor(mask, device=device)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Readings:
+    model: Any
+    logits: Tensor  # (B, V)
+    other: Tensor  # (B, V), those of what the contrast compares with
+    hidden: tuple[Tensor, ...]  # (B, D) by layer
+    step: int
+
+
+def _vcd(arm: Arm, seen: _Readings) -> Tensor:
+    """Compute VCD (arXiv 2311.16922): softmax of (1 + alpha) z - alpha z' over tokens with p >= cutoff max p."""
     rows = []
-    for z, other in zip(logits, noised, strict=True):
+    for z, other in zip(seen.logits, seen.other, strict=True):
         p = torch.softmax(z, dim=-1)
         contrast = (1 + arm.alpha) * z - arm.alpha * other
         rows.append(torch.where(p >= arm.cutoff * p.max(), contrast, float("-inf")))
     return torch.stack(rows)
 
 
-def _dola(model: Any, logits: Tensor, hidden: tuple[Tensor, ...], arm: Arm) -> Tensor:
-    """arXiv 2309.03883: log p - log q over tokens with p >= cutoff max p; q of the layer furthest from p.
+def _guided(arm: Arm, seen: _Readings) -> Tensor:
+    """Compute PAI's guidance and M3ID over tokens with p >= cutoff max p.
+
+    arXiv 2407.21771: log p' + gamma (log p - log p'), gamma = 1 + alpha.
+
+    arXiv 2403.14003: log p + (1 - g) / g (log p - log p'), g = exp(-decay t), t = 1 at the first token.
+    """
+    rows = []
+    for z, other in zip(seen.logits, seen.other, strict=True):
+        p, unseen = _log(z), _log(other)
+        if arm.contrast == "text":
+            scores = unseen + (1 + arm.alpha) * (p - unseen)
+        else:
+            g = math.exp(-arm.decay * (seen.step + 1))
+            scores = p + (1 - g) / g * (p - unseen)
+        rows.append(torch.where(p.exp() >= arm.cutoff * p.exp().max(), scores, float("-inf")).float())
+    return torch.stack(rows)
+
+
+def _sla(arm: Arm, seen: _Readings) -> Tensor:
+    """Compute SLA (arXiv 2502.03628): gamma mean lm_head(h) over early layers, without a norm, + (1 - gamma) z."""
+    head = seen.model.get_output_embeddings()
+    early = [head(seen.hidden[layer]).float() for layer in _candidates(seen.model, arm.layers)]
+    return arm.gamma * sum(early, torch.zeros_like(early[0])) / len(early) + (1 - arm.gamma) * seen.logits
+
+
+def _dola(arm: Arm, seen: _Readings) -> Tensor:
+    """Compute DoLa (arXiv 2309.03883): log p - log q over tokens with p >= cutoff max p; q: the furthest layer.
 
     Distance as its authors compute it: sum of m log(m / p) + m log(m / q), m the mean of p and q.
     """
-    head, rows = model.get_output_embeddings(), []
-    for row, z in enumerate(logits):
+    head, rows = seen.model.get_output_embeddings(), []
+    for row, z in enumerate(seen.logits):
         p, best, furthest = _log(z), _log(z), -1.0
-        for layer in _candidates(model, arm.layers):
-            q = _log(head(hidden[layer][row]))
+        for layer in _candidates(seen.model, arm.layers):
+            q = _log(head(seen.hidden[layer][row]))
             m = (p.exp() + q.exp()) / 2
             apart = (m * (m.log() - p) + m * (m.log() - q)).sum().item()
             if apart > furthest:
@@ -129,8 +188,17 @@ def _dola(model: Any, logits: Tensor, hidden: tuple[Tensor, ...], arm: Arm) -> T
     return torch.stack(rows)
 
 
+CONTRAST_DEFINITIONS: dict[str, Callable[[Arm, _Readings], Tensor]] = {
+    "vcd": _vcd,
+    "dola": _dola,
+    "text": _guided,
+    "m3id": _guided,
+    "sla": _sla,
+}
+
+
 def _log(logits: Tensor) -> Tensor:
-    """Log-probabilities in float64: far-off tokens must not vanish from the distance."""
+    """Compute log-probabilities in float64: improbable tokens must count in the distance."""
     return torch.log_softmax(logits.double(), dim=-1)
 
 
@@ -138,6 +206,8 @@ def _candidates(model: Any, text: str) -> list[int]:
     depth = model.config.get_text_config().num_hidden_layers
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
     outer = depth // 2 if depth <= 40 else 20
+    if text == "late":
+        return [layer for layer in range(depth) if depth - layer <= max(1, round(6 * depth / 32))]
     if text == "high":
         return [layer for layer in range(depth) if layer >= depth - (depth - depth // 2 if depth <= 40 else 20)][::2]
     if text == "low":
@@ -151,9 +221,10 @@ NAME = "spatial_eval_oracle"
 
 @dataclass(slots=True)
 class _Scaled:
-    arm: Arm
+    whole: Arm
+    arm: Arm  # of the whole, what it does to attention
     image: Tensor  # (B, L) bool
-    layers: list[int]
+    heads: Mapping[int, tuple[int, ...]]  # by layer, those that are scaled
     fired: list[int] = field(default_factory=list)
     rows: list[Tensor] | None = None  # (B, H, L) what each layer's last row attends to, where it is captured
 
@@ -172,7 +243,7 @@ def plain_attention(
     softcap: float | None = None,
     **kwargs: Any,
 ) -> tuple[Tensor, Tensor]:
-    """-> (B, Q, H, D) and the probabilities (B, H, Q, K). Softmax in float32 or better."""
+    """Attend: (B, Q, H, D) and the probabilities (B, H, Q, K). Softmax in float32 or better."""
     if kwargs.get("s_aux") is not None:
         raise ModelError("attention sinks are not supported: they change what a weight on the image's logits means")
     repeats = query.shape[1] // key.shape[1]
@@ -180,15 +251,15 @@ def plain_attention(
     logits = torch.matmul(query, key.transpose(-1, -2)) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if softcap is not None:
         logits = torch.tanh(logits / softcap) * softcap
-    job = _scaled.get()
+    job, layer = _scaled.get(), int(module.layer_idx)  # type: ignore[arg-type]
     added = torch.zeros_like(logits) if attention_mask is None else attention_mask[..., : key.shape[2]]
     precise = torch.promote_types(query.dtype, torch.float32)
     probs = torch.softmax(logits + added, dim=-1, dtype=precise)
     prompt = job is not None and query.shape[2] == job.image.shape[1]
-    if job is not None and prompt and int(module.layer_idx) in job.layers:  # type: ignore[arg-type]
-        image = job.image[:, None, -key.shape[2] :].to(key.device)  # (B, 1, K): sliding layers keep the last K keys
-        probs[:, :, -1] = _row(logits[:, :, -1].to(precise), added[:, :, -1], image, job.arm)
-        job.fired.append(int(module.layer_idx))  # type: ignore[arg-type]
+    if job is not None and layer in job.heads and not job.arm.untouched:
+        probs = _scale(probs, logits.to(precise), added, job, layer)
+    if job is not None and layer in job.heads:
+        job.fired += [layer] * prompt
     if job is not None and prompt and job.rows is not None:
         gone = job.image.shape[1] - key.shape[2]
         job.rows.append(torch.nn.functional.pad(probs[:, :, -1].float(), (gone, 0)).cpu())
@@ -196,8 +267,33 @@ def plain_attention(
     return torch.matmul(probs, value).transpose(1, 2).contiguous(), probs
 
 
-def _row(z: Tensor, mask: Tensor, image: Tensor, arm: Arm) -> Tensor:
-    """(B, H, K) the last row's probabilities under an arm, by the definition of its scaling (`arms.SCALINGS`)."""
+def _scale(probs: Tensor, logits: Tensor, added: Tensor, job: _Scaled, layer: int) -> Tensor:
+    """Replace the rows and heads of (B, H, Q, K) probabilities that the arm is about."""
+    image, arm = job.image.to(probs.device), job.arm
+    length, (rows, columns) = image.shape[1], probs.shape[-2:]
+    if rows < length and arm.steps == "prefill":
+        return probs
+    if rows < length and columns <= length:
+        raise ModelError(f"steps={arm.steps}: generated tokens do not see the whole prompt (a sliding window)")
+    total = max(rows, columns) if rows >= length else columns  # tokens so far; sliding layers keep the last K keys
+    tokens = torch.nn.functional.pad(image, (0, total - length))  # (B, total)
+    behind = tokens.flip(-1).cumsum(dim=-1).flip(-1) == 0  # no image token here or later
+    place = torch.arange(total, device=image.device)
+    asked = behind if arm.scope == "text" else place == length - 1
+    asked = (asked & (arm.steps != "generated")).where(
+        place < length, torch.tensor(arm.steps != "prefill", device=image.device)
+    )
+    asked, keys = asked.expand_as(tokens)[:, total - rows :], tokens[:, -columns:]
+    first = int(asked.any(dim=0).int().argmax())
+    chosen = asked[:, None, first:, None]
+    heads = torch.tensor([head in job.heads[layer] for head in range(probs.shape[1])], device=probs.device)
+    scaled = _rows(logits[:, :, first:], added[:, :, first:], keys[:, None, None], job.arm)
+    changed = torch.where(chosen & heads[:, None, None], scaled, probs[:, :, first:])
+    return torch.cat([probs[:, :, :first], changed], dim=2)
+
+
+def _rows(z: Tensor, mask: Tensor, image: Tensor, arm: Arm) -> Tensor:
+    """Compute (B, H, R, K) probabilities under an arm, by the definition of its scaling (`types.SCALINGS`)."""
     plain = torch.softmax(z + mask, dim=-1)
     multiplied = torch.softmax(torch.where(image, arm.weight * z, z) + mask, dim=-1)
     match arm.scaling:
@@ -211,6 +307,8 @@ def _row(z: Tensor, mask: Tensor, image: Tensor, arm: Arm) -> Tensor:
     match arm.scaling:
         case "temperature":
             return torch.where(image, multiplied * (mass / other), plain)
+        case "share":
+            return plain * torch.where(image, arm.weight / mass, (1 - arm.weight) / rest)
         case "mass":
             return plain * torch.where(image, other / mass, remaining / rest)
     raise ValueError(f"no definition of scaling {arm.scaling!r}")
@@ -253,7 +351,7 @@ def _image_positions(input_ids: Tensor, token: int, *, span: bool) -> Tensor:
 def decode_reference(
     model: Any, inputs: Mapping[str, Tensor], *, intervention: Intervention, max_new_tokens: int, trace: bool = False
 ) -> Decoded:
-    """Answers under every arm, one plain `generate` each; a contrast without any cache, all again at every step.
+    """Decode every arm by one plain `generate`; a contrast without a cache, recomputed at every step.
 
     `inputs` is what the processor gives: left padded `input_ids` (B, L) and the rest. `trace` keeps the scores of
     every token. Raises ModelError where the scaling did not fire once in every selected layer.
@@ -268,19 +366,24 @@ def decode_reference(
     seen: list[list[Tensor]] = []  # by arm and layer (B, H, L)
     with _language_model_on_oracle(model), torch.no_grad():
         for arm in intervention.arms:
+            attention = arm.attention
+            heads = intervention.scaled_heads(attention, depth, model.config.get_text_config().num_attention_heads)
+            job = _Scaled(arm, attention, image, heads, rows=[] if intervention.capture != "none" else None)
             if arm.contrast:
-                noised = {**inputs, "pixel_values": intervention.noised[arm.noise]} if arm.contrast == "vcd" else None
-                with _running(_Scaled(BASE, image, [], rows=[] if intervention.capture != "none" else None)) as job:
-                    said, logits, scores = decode_contrast_uncached(
-                        model, inputs, arm, noised=noised, max_new_tokens=max_new_tokens
-                    )
-                seen.append((job.rows or [])[:depth])  # the first reading: the prompt with the real image
+                other = None
+                if arm.against == "noise":
+                    other = {**inputs, "pixel_values": intervention.noised[arm.noise]}
+                elif arm.against == "text":
+                    other = _without_image(inputs, image_token_id(model.config))
+                said, logits, scores = decode_contrast_uncached(
+                    model, inputs, job, other=other, max_new_tokens=max_new_tokens
+                )
+                seen.append(job.rows or [])
                 first.append((logits, scores[0]))
                 later.append(scores[1:])
                 _keep(tokens, said, ends)
                 continue
-            layers = intervention.scaled_layers(arm, depth)
-            with _running(_Scaled(arm, image, layers, rows=[] if intervention.capture != "none" else None)) as job:
+            with _running(job):
                 out = model.generate(
                     **inputs,
                     max_new_tokens=max_new_tokens,
@@ -290,8 +393,8 @@ def decode_reference(
                     return_dict_in_generate=True,
                 )
             seen.append(job.rows or [])
-            if job.fired != list(layers):
-                raise ModelError(f"the intervention fired in layers {job.fired} instead of {layers}")
+            if job.fired != list(heads):
+                raise ModelError(f"the intervention fired in layers {job.fired} instead of {list(heads)}")
             first.append((out.logits[0].float(),) * 2)
             later.append([step.float() for step in out.logits[1:]])
             _keep(tokens, out.sequences[:, ids.shape[1] :], ends)
@@ -304,7 +407,7 @@ def decode_reference(
 
 
 def _side_by_side(later: list[list[Tensor]]) -> tuple[Tensor, ...]:
-    """By arm and token (B, V) -> by token (B, W, V), nan where an arm's answers had all ended."""
+    """Stack tensors (B, V) by arm and token to (B, W, V) by token, nan where an arm's answers had all ended."""
     tokens = []
     for step in range(max(map(len, later))):
         one = next(arm[step] for arm in later if step < len(arm))
@@ -314,7 +417,7 @@ def _side_by_side(later: list[list[Tensor]]) -> tuple[Tensor, ...]:
 
 
 def _attended(seen: list[list[Tensor]], image: Tensor, level: str) -> Attended:
-    """`seen` by arm and layer (B, H, L); `image` (B, L) bool. One question at a time."""
+    """Collect the attention of each question from `seen`, by arm and layer (B, H, L); `image` (B, L) bool."""
     rows = torch.stack([torch.stack(layers) for layers in seen])  # (W, layers, B, H, L)
     mass = torch.stack([rows[:, :, b, :, one].sum(dim=-1) for b, one in enumerate(image)])  # (B, W, layers, H)
     if level == "mass":
@@ -324,7 +427,7 @@ def _attended(seen: list[list[Tensor]], image: Tensor, level: str) -> Attended:
 
 
 def _keep(tokens: list[list[Tokens]], said: Tensor, ends: list[int]) -> None:
-    """Appends an arm's answers (B, T) to each question's, cut after the end."""
+    """Append an arm's answers (B, T) to each question's, cut after the end."""
     for question, row in zip(tokens, said.tolist(), strict=True):
         stop = next((i + 1 for i, one in enumerate(row) if one in ends), len(row))
         question.append(tuple(row[:stop]))

@@ -1,6 +1,6 @@
-"""What the engine and its oracle are both asked for and both give back; neither knows the other.
+"""Define what the engine and the reference implementation both take and return; neither imports the other.
 
-B questions, W arms, L prompt positions, V vocabulary.
+N prompts, A arms, L prompt positions, H heads, V vocabulary.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 
 from spatial_eval.core.errors import ModelError
-from spatial_eval.core.layers import layer_indices
+from spatial_eval.core.layers import head_indices, layer_indices
 from spatial_eval.core.types import Arm
 
 Tokens = tuple[int, ...]
 PREFIX_LM = frozenset({"paligemma", "colpali"})  # model types whose prompt attends in both directions
+SEQUENCES = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")  # inputs with a column per token
 CACHE_NAMES = ("cache", "past_key_values")  # of a model's KV cache: since transformers 5.24, and before
 # What `generate` hands to a decoding loop of our own beside the model's inputs; the loop decides these itself.
 LOOP = frozenset(
@@ -38,13 +39,13 @@ LOOP = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Intervention:
-    """What is done to the last prompt row's logits towards the image (arXiv 2503.01773), one way an arm.
+    """Describe how attention logits towards the image are changed (arXiv 2503.01773), per arm.
 
     Attributes:
-        arms: (W,) the ways. layers: only decoder layers with a smaller index are scaled, whatever the arm says.
-        span: scale every key from the first to the last image token (the reference) instead of the
+        arms: (A,) the ways. layers: only decoder layers with a smaller index are scaled, whatever the arm says.
+        span: scale every key from the first to the last image token (the paper's code) instead of the
             image tokens alone; they differ where separators stand between tiles.
-        noised: for arms with contrast vcd, the model's image tensor with noise, by noise step.
+        noised: for arms with contrast vcd, the batch's image tensor with noise, by noise step.
         capture: how much of the attention is kept, one of `types.CAPTURES`; it changes nothing.
     """
 
@@ -55,8 +56,8 @@ class Intervention:
     capture: str = "none"
 
     def scaled_layers(self, arm: Arm, depth: int) -> list[int]:
-        """Decoder layers that the arm scales in a model of `depth`. Raises ModelError where it has fewer."""
-        chosen = list(range(depth)) if arm.contrast else layer_indices(arm.layers, depth)
+        """List the decoder layers that the arm scales in a model of `depth`. Raises ModelError where it has fewer."""
+        chosen = layer_indices(arm.layers, depth)
         left = [layer for layer in chosen if self.layers is None or layer < self.layers]
         if not left:
             raise ModelError(f"layers={arm.layers} leaves no layer to scale below model.layers={self.layers}")
@@ -66,32 +67,47 @@ class Intervention:
             )
         return left
 
+    def scaled_heads(self, arm: Arm, depth: int, heads: int) -> dict[int, tuple[int, ...]]:
+        """Map each layer that the arm scales to the heads that it scales there. Raises ModelError on absent ones."""
+        return head_indices(arm.heads, self.scaled_layers(arm, depth), heads)
+
 
 @dataclass(frozen=True, slots=True)
 class Attended:
-    """What each arm's last prompt row attends to at prefill; probabilities in float32 on the CPU. H heads.
+    """Hold what each arm's last prompt row attends to at prefill; probabilities in float32 on the CPU.
 
     The image means its own tokens, whatever `Intervention.span` scales. An arm with a contrast has the row that
-    reads the real image, which is untouched.
+    reads the real image.
 
     Attributes:
-        mass: (B, W, layers, H) the image's share of the row.
-        maps: [question] its part on that question's n image tokens, (W, layers, n) averaged over heads, or
-            (W, layers, H, n); None where only the mass was asked for.
+        mass: (N, A, layers, H) the image's share of the row.
+        maps: per prompt its part on that prompt's n image tokens, (A, layers, n) averaged over heads, or
+            (A, layers, H, n); None where only the mass was asked for.
     """
 
     mass: Tensor
     maps: list[Tensor] | None
 
+    def spread(self, index: Sequence[int]) -> Attended:
+        """Repeat or reorder arms: arm i of the new ones is arm index[i] of these."""
+        where = list(index)
+        return Attended(self.mass[:, where], self.maps and [one[where] for one in self.maps])
+
+    def split(self, arms: int) -> Attended:
+        """Put side by side the arms of prompts that stand there once per arm, one whole set after the other."""
+        count = len(self.mass) // arms
+        maps = self.maps and [torch.cat(self.maps[prompt::count]) for prompt in range(count)]
+        return Attended(torch.cat(self.mass.chunk(arms), dim=1), maps)
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """Greedy answers of a batch.
+    """Hold the greedy answers of a batch.
 
     Attributes:
-        tokens: [question][arm] generated ids, EOS included.
-        logits: (B, W, V) float32 raw logits of each arm's first new token.
-        scores: (B, W, V) what that token was chosen by: the same, or after a contrast, -inf where not plausible.
+        tokens: [prompt][arm] generated ids, EOS included.
+        logits: (N, A, V) float32 raw logits of each arm's first new token.
+        scores: (N, A, V) what that token was chosen by: the same, or after a contrast, -inf where not plausible.
         attended: None unless it was asked for.
         later: scores of tokens 2, 3, ..., nan where an answer had ended; empty unless they were asked for.
     """
@@ -103,19 +119,48 @@ class Decoded:
     later: tuple[Tensor, ...] = ()
 
     def spread(self, index: Sequence[int]) -> Decoded:
-        """The same answers for arms of which several may be alike: arm i of the new ones is arm index[i] of these."""
+        """Repeat or reorder arms: arm i of the new ones is arm index[i] of these."""
         where = list(index)
-        seen = self.attended and Attended(
-            self.attended.mass[:, where], self.attended.maps and [one[where] for one in self.attended.maps]
-        )
-        tokens = [[question[i] for i in where] for question in self.tokens]
+        if where == list(range(self.logits.shape[1])):
+            return self
+        tokens = [[prompt[i] for i in where] for prompt in self.tokens]
+        attended = self.attended and self.attended.spread(where)
         later = tuple(scores[:, where] for scores in self.later)
-        return Decoded(tokens, self.logits[:, where], self.scores[:, where], seen, later)
+        return Decoded(tokens, self.logits[:, where], self.scores[:, where], attended, later)
+
+    @classmethod
+    def join(cls, parts: Sequence[Decoded], *, arms: bool = False) -> Decoded:
+        """Put together the answers to other prompts, or with `arms` those of the same prompts under other arms."""
+        if len(parts) == 1:
+            return parts[0]
+        prompts = zip(*(part.tokens for part in parts), strict=True) if arms else [[p] for q in parts for p in q.tokens]
+        tokens = [[arm for part in prompt for arm in part] for prompt in prompts]
+        logits, scores = (
+            torch.cat(each, dim=int(arms)) for each in zip(*((p.logits, p.scores) for p in parts), strict=True)
+        )
+        later = _join_later(parts, dim=int(arms))
+        seen = [part.attended for part in parts if part.attended is not None]
+        if not seen:
+            return cls(tokens, logits, scores, None, later)
+        maps = [one.maps for one in seen if one.maps is not None]
+        joined = [torch.cat(one) for one in zip(*maps, strict=True)] if arms else [one for part in maps for one in part]
+        attended = Attended(torch.cat([one.mass for one in seen], int(arms)), joined or None)
+        return cls(tokens, logits, scores, attended, later)
+
+
+def _join_later(parts: Sequence[Decoded], *, dim: int) -> tuple[Tensor, ...]:
+    """Join the scores of tokens 2, 3, ...; nan where the answers of a part had all ended."""
+    steps = max((len(part.later) for part in parts), default=0)
+    ended = [torch.full_like(part.scores, float("nan")) for part in parts]
+    return tuple(
+        torch.cat([p.later[step] if step < len(p.later) else none for p, none in zip(parts, ended, strict=True)], dim)
+        for step in range(steps)
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class FirstToken:
-    """One arm's first token in numbers; fields as in `types.Generation`."""
+    """Hold the numbers of one arm's first token; fields as in `types.Generation`."""
 
     confidence: float
     entropy: float
@@ -124,23 +169,36 @@ class FirstToken:
     option_probs: dict[str, float] | None
 
 
-def read_first_token(logits: Tensor, options: Mapping[str, int]) -> FirstToken:
-    """`logits` (V,) float32, -inf where excluded; `options` maps each option to its first token's id."""
-    probs = torch.softmax(logits, dim=-1)  # (V,)
-    top = probs.topk(2).values  # (2,)
-    entropy = torch.special.entr(probs).sum()
-    chosen = torch.softmax(logits[list(options.values())], dim=-1).nan_to_num(0).tolist() if options else []
-    return FirstToken(
-        confidence=top[0].item(),
-        entropy=entropy.item(),
-        margin=(top[0] - top[1]).item(),
-        logit=logits.max().item(),
-        option_probs=dict(zip(options, chosen, strict=True)) if options else None,
-    )
+def read_first_tokens(decoded: Decoded, options: Sequence[Mapping[str, int]]) -> list[list[FirstToken]]:
+    """Read each arm's first token in numbers, [prompt][arm]; they are computed on the device and moved at once.
+
+    `options` maps each option of a prompt to its first token's id. Raises ValueError on logits that are not finite.
+    """
+    scores = decoded.scores
+    most = max(map(len, options))
+    ids = [[*named.values(), *[-1] * (most - len(named))] for named in options]
+    tokens = torch.tensor(ids, dtype=torch.long).to(scores.device)  # (N, O)
+    parts = []
+    for one, logits, named in zip(scores, decoded.logits, tokens, strict=True):  # (A, V): its probabilities fit
+        probs = torch.softmax(one, dim=-1)
+        chosen = one[:, named.clamp(min=0)].masked_fill(named < 0, float("-inf"))
+        facts = [probs.topk(2).values, torch.special.entr(probs).sum(-1, keepdim=True), one.amax(-1, keepdim=True)]
+        finite = torch.isfinite(logits).all(dim=-1, keepdim=True)
+        parts.append(torch.cat([*facts, finite.float(), torch.softmax(chosen, dim=-1).nan_to_num(0)], dim=-1))
+    numbers = torch.stack(parts).tolist()
+    if not all(arm[4] for prompt in numbers for arm in prompt):
+        raise ValueError("the model gave logits that are not finite")
+    return [
+        [
+            FirstToken(top, entropy, top - second, logit, dict(zip(named, chosen, strict=False)) if named else None)
+            for top, second, entropy, logit, _, *chosen in prompt
+        ]
+        for prompt, named in zip(numbers, options, strict=True)
+    ]
 
 
 def image_token_id(config: Any) -> int:
-    """The id that every image position carries in `input_ids` after the processor expanded it."""
+    """Find the id that every image position carries in `input_ids` after the processor expanded it."""
     for name in ("image_token_id", "image_token_index"):
         value = getattr(config, name, None)
         if value is not None:
@@ -149,7 +207,7 @@ def image_token_id(config: Any) -> int:
 
 
 def cache_keyword(model: Any) -> str:
-    """The name under which the model's forward takes its KV cache. Raises ModelError where it takes none.
+    """Return the parameter name of the KV cache in the model's forward. Raises ModelError where it has none.
 
     Under another name the cache is ignored with a warning at best, and the model writes into one of its own.
     """
@@ -166,5 +224,6 @@ def _cache_keyword(kind: type) -> str:
 
 
 def end_tokens(generation_config: Any) -> list[int]:
+    """List the ids that end an answer."""
     ids = generation_config.eos_token_id
     return [] if ids is None else [ids] if isinstance(ids, int) else list(ids)

@@ -10,25 +10,34 @@ submitit pickles an ArrayTask into a file that only the Slurm job reads which su
 
 from __future__ import annotations
 
-import json
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-IDLE = 5  # starts that may pass without an answer stored before a job is not queued again
+from spatial_eval.core.files import read_json_object, write_json
+
+IDLE_LIMITS = 2  # a job is given up after so many time limits (and starts) without an answer stored
+EARLY_S = 60  # Slurm signals up to so long before the time that was asked for
 
 
 class ArrayTask:
-    """Runs a job of the launch in folder `launch`; when interrupted, is queued again and goes on from the store."""
+    """Runs a job of the launch in folder `launch`; when interrupted, is queued again and goes on from the store.
 
-    def __init__(self, launch: str) -> None:
-        self.launch = launch
+    `usable`: seconds of a time limit that a start has for certain.
+    """
+
+    def __init__(self, launch: str, usable: float = 0.0) -> None:
+        self.launch, self.usable = launch, usable
         self._child: subprocess.Popen[bytes] | None = None
+        self._started = time.monotonic()
 
-    def __call__(self, job: str, idle: int = 0) -> None:  # noqa: ARG002  submitit calls it as it calls checkpoint
+    # submitit calls checkpoint with the arguments of this call
+    def __call__(self, job: str, label: str, starts: int = 0, idle: float = 0.0) -> None:  # noqa: ARG002
         import submitit
 
         command = [sys.executable, "-m", "spatial_eval.launch.worker", self.launch, job, str(os.getpid())]
@@ -41,14 +50,23 @@ class ArrayTask:
         if code:
             raise RuntimeError(f"{job} ended with exit code {code}")
 
-    def checkpoint(self, job: str, idle: int = 0) -> Any:
-        """Return what to queue after a time-out or preemption; None = nothing: the job never gets anywhere."""
+    def checkpoint(self, job: str, label: str, starts: int = 0, idle: float = 0.0) -> Any:
+        """Return what to queue after an interruption; None = nothing: the job stores nothing in its time limit.
+
+        Args:
+            starts: earlier starts in a row that stored no answer. idle: seconds that these ran. Both count, because
+                many quick preemptions while a model is loaded say nothing about the time limit.
+        """
         import submitit
 
-        idle = 0 if self._has_computed(job) else idle + 1
-        if idle >= IDLE:
+        starts, idle = starts + 1, idle + time.monotonic() - self._started
+        if self._has_computed(job):
+            starts, idle = 0, 0.0
+        if starts >= IDLE_LIMITS and idle >= IDLE_LIMITS * self.usable:
+            times = f"interrupted {starts} times before the first answer"
+            self._write_failure(job, f"{label}: {times}: raise launcher.time (or model.resources.time)")
             return None
-        return submitit.helpers.DelayedSubmission(ArrayTask(self.launch), job, idle=idle)
+        return submitit.helpers.DelayedSubmission(ArrayTask(self.launch, self.usable), job, label, starts, idle)
 
     def _has_computed(self, job: str) -> bool:
         """Return whether this start stored an answer."""
@@ -56,13 +74,28 @@ class ArrayTask:
             return False
         for path in Path(self.launch).glob(f"{job}.*-{self._child.pid}-*.json"):
             try:
-                return int(json.loads(path.read_text("utf8"))["computed"]) > 0
-            except (OSError, ValueError, KeyError):
+                if int(read_json_object(path)["computed"]) > 0:
+                    return True
+            except (OSError, ValueError, KeyError, TypeError, OverflowError):
                 continue
         return False
 
+    def _write_failure(self, job: str, error: str) -> None:
+        """Say why the job is given up, as records.Attempt does."""
+        import submitit
+
+        now, environment = time.time(), submitit.JobEnvironment()
+        who = {"job": job, "host": socket.gethostname(), "pid": os.getpid(), "born": "", "started": now}
+        where = {"slurm": environment.job_id, "log": str(environment.paths.stderr)}
+        row = {**who, **where, "state": "failed", "errors": [error]}
+        path = Path(self.launch) / f"{job}.{socket.gethostname()}-{os.getpid()}-{int(now * 1000)}.json"
+        write_json(path, row)
+
     def __getstate__(self) -> dict[str, Any]:
-        return {"launch": self.launch, "_child": None}
+        return {"launch": self.launch, "usable": self.usable}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
 
 
 def _ignore_signals() -> None:

@@ -9,6 +9,7 @@ import os
 import signal
 import threading
 import time
+from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
@@ -17,9 +18,10 @@ from pathlib import Path
 from spatial_eval.config.launchers import Inline, Resources, Slurm
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.paths import SweepPaths
+from spatial_eval.core.progress import RunProgress
 from spatial_eval.core.types import Experiment, Model
 from spatial_eval.launch import code_snapshot, local, records, slurm
-from spatial_eval.launch.records import Job, JobFailure, KeyedPass, Launch, LaunchSpec, Shard, SweepRequest
+from spatial_eval.launch.records import Job, JobFailure, KeyedPass, Launch, LaunchSpec, Reminder, Shard, SweepRequest
 from spatial_eval.launch.status import exclude_claimed, running_jobs
 from spatial_eval.launch.worker import AttemptWriter, compute_shards, publish_job
 from spatial_eval.passes.pass_state import PassState
@@ -28,17 +30,21 @@ log = logging.getLogger(__name__)
 
 PREFILL = 20  # what a question costs, in units of one more arm for it: one prefill serves all arms
 SHORTEST = 200 * PREFILL  # shorter jobs would mostly load their model
-BLOCK = 32  # rows that a shard is cut by where a model chooses its batches itself
 CLAIM_POLL_S = 1.0
+PATIENCE_S = 3600.0  # a job of another launch that stores nothing for so long is not waited for
 ROUNDS = 2  # the second takes up what another launch's jobs claimed and left undone
 
 
 @dataclass(frozen=True, slots=True)
 class DispatchOutcome:
-    """`failures`: jobs that failed for good. `left`: jobs that go on without this process (launcher.wait=false)."""
+    """`failures`: jobs that failed for good.
+
+    With launcher.wait=false: `left`, jobs that go on without this process; `unsubmitted`, those that found no room.
+    """
 
     failures: Sequence[JobFailure]
     left: int = 0
+    unsubmitted: int = 0
 
 
 def dispatch_jobs(
@@ -46,10 +52,10 @@ def dispatch_jobs(
     states: Mapping[Experiment, PassState],
     inspect: Callable[[], Mapping[Experiment, PassState]],
 ) -> DispatchOutcome:
-    """Have everything computed that is to do and that no living job of another launch computes.
+    """Compute everything that is missing and that no running job of another launch computes.
 
     Args:
-        states: the passes of the request as they are now. inspect: gives them anew.
+        states: the passes of the request as they are now. inspect: reads them again.
 
     Raises:
         SpatialEvalError: nothing was started.
@@ -70,8 +76,8 @@ def dispatch_jobs(
             if any(state.todo for state in unclaimed):
                 outcome = _launch(request, unclaimed, own)
                 failures += outcome.failures
-                if outcome.left:
-                    return DispatchOutcome(failures, outcome.left)
+                if outcome.left or outcome.unsubmitted:
+                    return outcome
             if not claimed:
                 break
             keys = {state.key.hash for state in states.values()}
@@ -82,7 +88,9 @@ def dispatch_jobs(
             }
             if isinstance(request.launcher, Slurm) and not request.launcher.wait:
                 return DispatchOutcome(failures, len(claiming))
-            _await_jobs(request.places.output, claiming, own)
+            stuck = await_jobs(request.places.output, claiming, own)
+            if stuck:
+                return DispatchOutcome([*failures, *stuck])
         states = inspect() if turn + 1 < ROUNDS else {}
     return DispatchOutcome(failures)
 
@@ -120,19 +128,22 @@ def make_jobs(
 def cut_pass(state: PassState, number: int) -> list[Shard]:
     """Cut a pass into `number` shards of about equal cost that cover the dataset; some may be empty. Pure.
 
-    They start where the model's batches start, so that a shard batches its questions as the whole pass would.
+    They start where a block of the model's batches starts, so that a shard batches its questions as the whole pass
+    would.
     """
-    rows = [sample.row for sample, _ in state.todo]
-    costs = list(accumulate(PREFILL + len(arms) for _, arms in state.todo))
-    block = _batch_rows(state.work.experiment.model)
+    todo = sorted((state.positions[sample.row], len(arms)) for sample, arms in state.todo)
+    places = [place for place, _ in todo]
+    costs = list(accumulate(PREFILL + arms for _, arms in todo))
+    starts = list(accumulate(map(len, state.blocks), initial=0))  # and the end of the last block
     bounds = [0]
     for index in range(1, number):
-        row = rows[next(i for i, cost in enumerate(costs) if cost * number > costs[-1] * index)]
-        bounds.append(max(bounds[-1], round(row / block) * block))
-    bounds.append(len(state.samples))
+        place = places[next(i for i, cost in enumerate(costs) if cost * number > costs[-1] * index)]
+        bounds.append(max(bounds[-1], min(starts, key=lambda start: abs(start - place))))
+    bounds.append(starts[-1])
     target = KeyedPass.of(state)
     return [
-        Shard(target, range(start, stop), sum(start <= row < stop for row in rows)) for start, stop in pairwise(bounds)
+        Shard(target, range(start, stop), bisect_left(places, stop) - bisect_left(places, start))
+        for start, stop in pairwise(bounds)
     ]
 
 
@@ -143,7 +154,7 @@ def pass_cost(state: PassState) -> int:
 
 @contextlib.contextmanager
 def closing(launch: Launch) -> Iterator[None]:
-    """Mark the launch closed when the block ends, however it ends: nothing of it runs afterwards."""
+    """Mark the launch closed when the block ends: nothing of it runs afterwards."""
     try:
         yield
     finally:
@@ -170,19 +181,13 @@ def interruptible() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _batch_rows(model: Model) -> int:
-    """Return the rows of a batch: the least that a shard can be cut by without changing a batch."""
-    size = getattr(model, "batch_size", 1)
-    return size if isinstance(size, int) else BLOCK
-
-
 def _make_jobs(request: SweepRequest, states: Sequence[PassState]) -> tuple[Job, ...]:
-    """Cut jobs as the launcher asks for. Raises ConfigError where this machine cannot run them."""
+    """Cut jobs for the launcher. Raises ConfigError where this machine cannot run them."""
     launcher = request.launcher
     if isinstance(launcher, Inline):
         return make_jobs(states, {}, shards=1, parallel=1)
     if isinstance(launcher, Slurm):
-        slurm.check_slurm()
+        slurm.check_slurm(request.folder)
         return make_jobs(states, request.resources, shards=launcher.shards, parallel=launcher.array_parallelism)
     devices = local.pinned_devices(launcher, os.environ)
     for model, need in request.resources.items():
@@ -194,7 +199,7 @@ def _make_jobs(request: SweepRequest, states: Sequence[PassState]) -> tuple[Job,
 
 
 def _launch(request: SweepRequest, states: Sequence[PassState], own: list[str]) -> DispatchOutcome:
-    """Start one launch of what is to do, and see it through; `own` gets its name."""
+    """Start one launch of what is to do and run it to its end; `own` gets its name."""
     launcher = request.launcher
     jobs = _make_jobs(request, states)
     launch = records.create_launch(LaunchSpec(request, jobs))
@@ -214,9 +219,10 @@ def _launch(request: SweepRequest, states: Sequence[PassState], own: list[str]) 
 
 def _run_inline(launch: Launch, spec: LaunchSpec, states: Sequence[PassState]) -> list[JobFailure]:
     by_experiment = {state.work.experiment: state for state in states}
+    shown = RunProgress(sum(len(job.shards) for job in spec.jobs), sum(job.questions for job in spec.jobs))
     failures = []
     for job in spec.jobs:
-        with AttemptWriter(launch, job.name, job.questions) as writer:
+        with AttemptWriter(launch, job.name, job.questions, show_pass=shown.show_pass) as writer:
             compute_shards(job, writer, lambda shard: by_experiment[shard.target.work.experiment], spec.request.places)
             if len(states) > 1:  # of the only pass, the driver publishes all
                 publish_job(spec, job)
@@ -224,8 +230,29 @@ def _run_inline(launch: Launch, spec: LaunchSpec, states: Sequence[PassState]) -
     return failures
 
 
-def _await_jobs(output: Path, waiting: set[tuple[str, str]], own: Sequence[str]) -> None:
-    """Wait until none of these jobs (launch, name) of other launches runs or will run."""
+def await_jobs(output: Path, waiting: set[tuple[str, str]], own: Sequence[str]) -> list[JobFailure]:
+    """Wait until none of these jobs (launch, name) of other launches runs or will run.
+
+    Returns:
+        Those that run and stored nothing for PATIENCE_S.
+    """
+    reminder, stuck = Reminder(), []
+    progress: dict[tuple[str, str], tuple[tuple[str, int], float]] = {}  # job -> how far it is, and since when
     while waiting:
         time.sleep(CLAIM_POLL_S)
-        waiting &= {(launch.name, entry.job.name) for launch, entry in running_jobs(output, own)}
+        jobs = {(launch.name, entry.job.name): (launch, entry) for launch, entry in running_jobs(output, own)}
+        waiting &= jobs.keys()
+        now = time.monotonic()
+        for name in sorted(waiting):
+            launch, entry = jobs[name]
+            reached = (entry.state, entry.attempt.done if entry.attempt else 0)
+            if progress.get(name, ((), 0))[0] != reached:
+                progress[name] = (reached, now)
+            elif entry.state == "running" and now - progress[name][1] >= PATIENCE_S:
+                waiting.remove(name)
+                cause = f"{entry.place(launch)}: it stored nothing for {PATIENCE_S / 60:.0f} minutes; cancel it"
+                stuck.append(JobFailure(entry.job.label, cause, ""))
+        if waiting and reminder.is_due():
+            places = [entry.place(launch) for launch, entry in (jobs[name] for name in sorted(waiting))]
+            log.info("waiting for %s", "; ".join(records.shorten_list(places, slurm.MOST)))
+    return stuck

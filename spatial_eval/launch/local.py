@@ -21,10 +21,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
 from spatial_eval.config.launchers import Inline, Launcher, Local, Resources, Slurm
 from spatial_eval.core.errors import ConfigError
-from spatial_eval.core.progress import ProgressBoard, ProgressLine
+from spatial_eval.core.progress import ProgressLine, show_jobs
 from spatial_eval.launch import code_snapshot
 from spatial_eval.launch.records import AttemptReader, Job, JobFailure, Launch
 
@@ -36,7 +37,7 @@ GRACE_S = 3.0  # between asking a job to end and killing it
 
 
 def pinned_devices(launcher: Local, environ: Mapping[str, str]) -> list[str]:
-    """Return what jobs are pinned to, one name per slot. Raises ConfigError where GPUs are named that are not there."""
+    """Return the devices to pin jobs to, one name per slot. Raises ConfigError where a named GPU is absent."""
     if launcher.slots is not None:
         return [CPU] * launcher.slots
     visible = visible_gpus(environ)
@@ -97,24 +98,23 @@ def threads_per_job(launcher: Local, slots: int, environ: Mapping[str, str]) -> 
 
 @dataclass(slots=True)
 class JobProcess:
-    """A job that runs on `devices`; `output` is what it wrote to stdout so far."""
+    """A job that runs on `devices`; `output` is what it has written to stdout."""
 
     job: Job
     devices: tuple[str, ...]
     process: subprocess.Popen[bytes]
+    stdout: IO[bytes]
     log: Path
     output: bytes = b""
     is_silent: bool = False  # stdout is closed
 
     def fileno(self) -> int:
         """Return the file to wait on for what it writes: its stdout."""
-        assert self.process.stdout is not None
-        return self.process.stdout.fileno()
+        return self.stdout.fileno()
 
     def read(self) -> None:
         """Read what is on stdout."""
-        assert self.process.stdout is not None
-        data = self.process.stdout.read()
+        data = self.stdout.read()
         if data == b"":
             self.is_silent = True
             self.wait(TICK_S)  # the pipe closes just before the process ends
@@ -137,10 +137,9 @@ class JobProcess:
 
     def reap(self) -> None:
         """Kill what it started and left behind, and read the rest of its output."""
-        assert self.process.stdout is not None
         self.signal(signal.SIGKILL)
-        self.output += self.process.stdout.read() or b""
-        self.process.stdout.close()
+        self.output += self.stdout.read() or b""
+        self.stdout.close()
         self.process.wait()
 
     def outcome(self) -> tuple[list[str], bool, bool]:
@@ -173,7 +172,7 @@ class Pool:
         """Run every job to its end; returns what failed for good. Nothing of it runs when this returns or raises."""
         self._queue, self._free = list(jobs), list(self.devices)
         reader = AttemptReader(self.launch)
-        with ProgressBoard(len(jobs)) as board:
+        with show_jobs(len(jobs), sum(job.questions for job in jobs)) as show:
             try:
                 while self._queue or self._running:
                     self._start_jobs()
@@ -188,7 +187,7 @@ class Pool:
                     if self.launch.is_cancelled:
                         self.failures += [JobFailure(j.label, "cancelled before it started", "") for j in self._queue]
                         self._queue.clear()
-                    board.show(self._progress(reader), len(jobs) - len(self._queue) - len(self._running))
+                    show(*self._progress(reader, len(jobs) - len(self._queue) - len(self._running)))
                     self.launch.beat()
             finally:
                 self._stop()
@@ -227,7 +226,7 @@ class Pool:
             )
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
-        return JobProcess(job, devices, process, path)
+        return JobProcess(job, devices, process, process.stdout, path)
 
     def _may_run_again(self, child: JobProcess) -> bool:
         """Return whether to run an ended job again: one that died may, one whose cause a user must fix does not."""
@@ -243,14 +242,15 @@ class Pool:
         self.failures += [JobFailure(label, cause, str(child.log), needs_fix) for cause in causes]
         return False
 
-    def _progress(self, reader: AttemptReader) -> list[ProgressLine]:
+    def _progress(self, reader: AttemptReader, ended: int) -> tuple[list[ProgressLine], int, int]:
+        """Return what show_jobs's `show` takes."""
         last = {name: attempts[-1] for name, attempts in reader.attempts().items()}
         lines = []
         for job in (child.job for child in self._running):
             attempt = last.get(job.name)
             done, total = (attempt.done, attempt.total) if attempt else (0, job.questions)
             lines.append(ProgressLine(job.label, done, total))
-        return lines
+        return lines, ended, sum(attempt.done for attempt in last.values())
 
     def _stop(self) -> None:
         """End every job, and what they started."""

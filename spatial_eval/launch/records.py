@@ -1,11 +1,11 @@
-"""Read and write the state of a sweep's jobs: JSON files, each written whole by one process. Nobody holds a lock.
+"""Read and write the state of a sweep's jobs: JSON files, each written whole by one process, without locks.
 
 <output>/sweeps/<id>/jobs/request.json              what the last launch asked for: what status and retry work on
 <output>/sweeps/<id>/jobs/code-<digest>/            the code that the jobs run
 <output>/sweeps/<id>/jobs/<launch>/launch.json      one launch: its request and its jobs; never changed
 <output>/sweeps/<id>/jobs/<launch>/driver.json      the process that waits for the jobs
 <output>/sweeps/<id>/jobs/<launch>/array-<n>.json   one Slurm job array
-<output>/sweeps/<id>/jobs/<launch>/<job>.<attempt>.json   what one start of a job says, every few seconds
+<output>/sweeps/<id>/jobs/<launch>/<job>.<attempt>.json   one start of a job: its progress, every few seconds
 <output>/sweeps/<id>/jobs/<launch>/<job>.log        the job's log (pool); slurm/ holds those of Slurm
 <output>/sweeps/<id>/jobs/<launch>/cancelled        marker: its jobs stop themselves
 <output>/sweeps/<id>/jobs/<launch>/closed           marker: none of its jobs runs or will run
@@ -16,12 +16,13 @@ Format and reasons: docs/design/job_state.md.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import secrets
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from spatial_eval.core import plan
 from spatial_eval.core.errors import ConfigError, StoreError
 from spatial_eval.core.files import read_json, write_json
 from spatial_eval.core.paths import OutputPaths, SweepPaths
+from spatial_eval.core.sweep_names import write_name
 from spatial_eval.core.types import Cell, Experiment, Method, Model, Part, Pass, Places
 from spatial_eval.core.validate import build_dataclass
 from spatial_eval.core.version import VERSION
@@ -42,8 +44,11 @@ from spatial_eval.passes import tables
 from spatial_eval.passes.pass_state import PassState
 from spatial_eval.store.generations import ExperimentKey
 
+log = logging.getLogger(__name__)
+
 SCHEMA = 1  # of request.json and launch.json; a file of another one is not read
 STALE_S = 60.0  # a process of another machine that gave no sign of life for so long is taken for dead
+REMIND_S = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +66,7 @@ class KeyedPass:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """The rows of one pass that a job computes, and how many of them were to do at the launch."""
+    """What a job computes of one pass: `rows`, a range of the order of its blocks; `questions` of them at launch."""
 
     target: KeyedPass
     rows: range
@@ -93,7 +98,7 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class SweepRequest:
-    """What a command asks to be run: what dispatch, status and retry need of it.
+    """The part of a command that dispatch, status and retry need.
 
     Attributes:
         resources: what the jobs of a model need. passes: one per experiment of the cells.
@@ -119,18 +124,26 @@ class SweepRequest:
         return list(dict.fromkeys(cell.experiment for cell in self.cells))
 
     def save(self) -> None:
-        """Write request.json. Raises ConfigError on what JSON cannot hold, StoreError on what the disk rejects."""
+        """Write request.json and the sweep's name.
+
+        Raises:
+            ConfigError: JSON cannot hold it. StoreError: the disk rejects it.
+        """
         tree = _describe_request(self)
         # A job must not be the first to find that a description cannot be built again: one method per kind will do.
         methods = {row["kind"]: row for row in tree["methods"]}
         cells = [(index, 0, "all", None) for index in range(len(self.experiments))]
         _build_request({**tree, "methods": [*methods.values()], "cells": cells}, self.folder)
         write_json(SweepPaths(self.folder).request, tree)
+        name = self.publication.about.get("name")
+        earlier = write_name(self.folder, name) if name else []
+        if earlier:
+            log.info("%s now means sweep %s; before, %s had that name", name, self.folder.name, ", ".join(earlier))
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchSpec:
-    """One launch: what was asked for, and the jobs that it started."""
+    """One launch: its request, and the jobs that it started."""
 
     request: SweepRequest
     jobs: tuple[Job, ...]
@@ -141,7 +154,7 @@ class LaunchSpec:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """What one start of a job last said.
+    """The last record of one start of a job.
 
     Attributes:
         job: its name. state: running, done or failed.
@@ -151,6 +164,7 @@ class Attempt:
             is to blame, so that the same command would fail again.
         slurm: the job's id. restart: number of times that Slurm requeued it.
         started: seconds since the epoch, by the job's clock; beat: when the file was written, by the file system's.
+        silent: seconds since then, by the file system's clock.
     """
 
     job: str
@@ -171,10 +185,11 @@ class Attempt:
     log: str = ""
     started: float = 0.0
     beat: float = 0.0
+    silent: float = 0.0
 
     @property
     def alive(self) -> bool:
-        return self.state == "running" and is_alive(self.host, self.pid, self.born, self.beat)
+        return self.state == "running" and is_alive(self.host, self.pid, self.born, self.silent)
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,10 +236,8 @@ class Launch:
 
     def read(self) -> LaunchSpec:
         """Read launch.json. Raises StoreError: it cannot be read, has another schema or an unknown kind."""
-        try:
+        with translate_errors(self.record):
             return _read_launch(self.record, self.record.stat().st_mtime_ns)
-        except OSError as error:
-            raise StoreError(f"{self.record} cannot be read: {error.strerror}; run the same command again") from None
 
     def mark(self, name: str) -> None:
         """Create a marker file. A full disk is passed over: it must not hide the failure that filled it."""
@@ -247,12 +260,14 @@ class Launch:
         path = self.folder / "driver.json"
         with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
             driver = read_json(path)
-            return is_alive(driver["host"], driver["pid"], driver["born"], path.stat().st_mtime)
+            is_here = driver["host"] == socket.gethostname()
+            silent = 0.0 if is_here else read_clock(self.folder) - path.stat().st_mtime
+            return is_alive(driver["host"], driver["pid"], driver["born"], silent)
         return False
 
 
 class AttemptReader:
-    """Reads what the jobs of a launch say; files that did not change are not read again."""
+    """Reads the attempts of a launch; files that did not change are not read again."""
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
@@ -267,6 +282,10 @@ class AttemptReader:
                     attempt = self._read_attempt(entry)
                     if attempt is not None:
                         found.setdefault(attempt.job, []).append(attempt)
+        here = socket.gethostname()
+        if any(a.state == "running" and a.host != here for attempts in found.values() for a in attempts):
+            now = read_clock(self.launch.folder)
+            found = {job: [replace(a, silent=now - a.beat) for a in attempts] for job, attempts in found.items()}
         return {job: sorted(attempts, key=lambda one: (one.started, one.pid)) for job, attempts in found.items()}
 
     def _read_attempt(self, entry: os.DirEntry[str]) -> Attempt | None:
@@ -284,13 +303,13 @@ class AttemptReader:
 
 
 def write_attempt(launch: Launch, name: str, attempt: Attempt) -> None:
-    """Write what a start of a job says, without fsync: it is said again in seconds. Raises StoreError."""
-    values = {name: value for name, value in asdict(attempt).items() if name != "beat"}
+    """Write an attempt's file, without fsync: it is written again in seconds. Raises StoreError."""
+    values = {name: value for name, value in asdict(attempt).items() if name not in ("beat", "silent")}
     write_json(launch.folder / name, {"schema": SCHEMA, **values}, sync=False)
 
 
 def attempts_state(attempts: Sequence[Attempt]) -> str:
-    """Return what a job's attempts amount to: done, running, failed, or pending where none says so."""
+    """Return the state that follows from a job's attempts: done, running, failed, or else pending."""
     if any(attempt.state == "done" for attempt in attempts):
         return "done"
     if any(attempt.alive for attempt in attempts):
@@ -308,7 +327,7 @@ def create_launch(spec: LaunchSpec) -> Launch:
 
 
 def list_launches(sweep: Path) -> list[Launch]:
-    """Return every launch of a sweep, the oldest first. What 0.1 left is no launch."""
+    """List every launch of a sweep, the oldest first, those of 0.1 excluded."""
     return [Launch(folder) for folder in SweepPaths(sweep).launches]
 
 
@@ -325,18 +344,52 @@ def read_request(sweep: Path) -> SweepRequest:
         return _build_request(_check_schema(read_json(path)), sweep)
 
 
-def is_alive(host: str, pid: int, started: str, beat: float) -> bool:
+def is_alive(host: str, pid: int, started: str, silent: float) -> bool:
     """Return whether a process runs: exactly on this machine, by its last sign of life on another.
 
-    A pid alone does not say: pids are used again.
+    A pid alone does not say: pids are used again. A sign of life from the future says nothing: the clock was set back.
+
+    Args:
+        silent: seconds since the last sign of life, both by the clock of the file system.
     """
     if host == socket.gethostname():
         return started != "" and process_start(pid) == started
-    return time.time() - beat < STALE_S
+    return abs(silent) < STALE_S
+
+
+class Reminder:
+    """Is due once a minute, to name what is waited for."""
+
+    def __init__(self) -> None:
+        self._since = time.monotonic()
+
+    def is_due(self) -> bool:
+        due = time.monotonic() - self._since >= REMIND_S
+        if due:
+            self._since = time.monotonic()
+        return due
+
+
+def shorten_list(texts: Sequence[str], most: int) -> list[str]:
+    """Return the first texts, and the number of the others."""
+    return [*texts[:most], *([f"and {len(texts) - most} more"] if len(texts) > most else [])]
+
+
+def read_clock(folder: Path) -> float:
+    """Return the time by the clock that dates the files of a folder: a file server's may be ahead of this machine's."""
+    path = folder / f".clock-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
+    try:
+        path.touch()
+        return path.stat().st_mtime
+    except OSError:  # a folder that may only be read
+        return time.time()
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
 
 
 def process_start(pid: int) -> str:
-    """Return when a process of this machine started, in its kernel's own words; "" where it does not run."""
+    """Return the start time of a process of this machine as the kernel writes it; "" where it does not run."""
     try:
         values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,6 +1,6 @@
 """Run jobs as Slurm job arrays, submitted through submitit: sbatch's parameters, the queue, giving up and resubmitting.
 
-Whether a job did its work, its own files say; Slurm's controller informs only. squeue is asked, which needs no
+Whether a job is done follows from its own files; Slurm's controller is asked for information only. squeue needs no
 accounting; sacct lags it by seconds, shows a job that is about to be requeued as failed, and is not installed
 everywhere. Both forget a pending array element that was cancelled alone.
 """
@@ -8,8 +8,10 @@ everywhere. Both forget a pending array element that was cancelled alone.
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
+import re
 import shlex
 import shutil
 import subprocess
@@ -22,10 +24,10 @@ from typing import Any
 from spatial_eval.config.launchers import Resources, Slurm
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.files import read_json, write_json
-from spatial_eval.core.progress import ProgressBoard, ProgressLine
+from spatial_eval.core.progress import ProgressLine, show_jobs
 from spatial_eval.launch import code_snapshot, records
-from spatial_eval.launch.array_task import ArrayTask
-from spatial_eval.launch.records import Attempt, AttemptReader, Job, JobFailure, Launch
+from spatial_eval.launch.array_task import EARLY_S, ArrayTask
+from spatial_eval.launch.records import Attempt, AttemptReader, Job, JobFailure, Launch, Reminder, shorten_list
 
 log = logging.getLogger(__name__)
 
@@ -35,25 +37,41 @@ OVERRIDES = (
     *("ARRAY_INX", "CHDIR", "ERROR", "EXPORT", "JOB_NAME", "NO_REQUEUE"),
     *("OPEN_MODE", "OUTPUT", "REQUEUE", "SIGNAL"),
 )
+# What sbatch says of limits that other jobs of this user or account fill (AssocMaxSubmitJobLimit, MaxJobCount).
+NO_ROOM = re.compile(r"Submit\w*Limit|temporarily una")
+SETUP_FAILED = "a line of launcher.setup failed"
+ROOM_S = 60.0  # between two tries to submit where none of the own jobs has ended
 ASK_S = 60.0  # what a command of Slurm may take
 TICK_S = 1.0
+LOG_BYTES = 65536
+MOST = 3  # jobs that a line names
+NOT_SUBMITTED = "%d not submitted: run the same command when there is room"
 TERMINAL = (
     *("BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"),
     *("PREEMPTED", "REVOKED", "TIMEOUT"),
 )
 
 
-def check_slurm() -> None:
-    """Raise ConfigError where nothing can be submitted from this machine."""
+class NoRoom(ConfigError):
+    """The site takes no more jobs of this user now: MaxSubmitJobs and the like."""
+
+
+def check_slurm(folder: Path) -> None:
+    """Raise ConfigError where nothing can be submitted from this machine, or for a sweep in this folder."""
     if not shutil.which("sbatch") or not shutil.which("srun"):
         raise ConfigError(
             "launcher=slurm but sbatch and srun are not on PATH: run this on a login node, or launcher=local"
         )
+    for key, path in (("output_dir", str(folder)), ("PYTHONPATH", os.environ.get("PYTHONPATH", ""))):
+        if not path.isprintable():
+            raise ConfigError(f"{key} {path!r} holds a line break or a control character; choose another folder")
+    if "%" in str(folder) or "\\" in str(folder):
+        raise ConfigError(f"output_dir {folder} holds % or \\, which Slurm replaces in paths; choose another folder")
 
 
 def sbatch_parameters(launcher: Slurm, need: Resources, name: str, code: Path, at_once: int) -> dict[str, Any]:
     """Return what submitit writes into the sbatch script. Pure but for the environment's names and PYTHONPATH."""
-    minutes = need.time or launcher.time
+    minutes, delay = _time_limit(launcher, need)
     memory = need.memory or launcher.memory
     gpus = launcher.gpus if need.gpus is None else need.gpus
     search = shlex.quote(code_snapshot.search_path(code, os.environ))
@@ -67,7 +85,7 @@ def sbatch_parameters(launcher: Slurm, need: Resources, name: str, code: Path, a
     wanted = {
         "job_name": name,
         "time": minutes,
-        "signal_delay_s": min(launcher.signal, minutes * 20),
+        "signal_delay_s": delay,
         "cpus_per_task": launcher.cpus,
         "gpus_per_node": gpus or None,
         "partition": launcher.partition,
@@ -75,12 +93,26 @@ def sbatch_parameters(launcher: Slurm, need: Resources, name: str, code: Path, a
         "qos": launcher.qos,
         "constraint": launcher.constraint,
         "array_parallelism": at_once,
-        "setup": [*launcher.setup, f'export PYTHONPATH={search}"${{PYTHONPATH:+:$PYTHONPATH}}"'],
+        "setup": [*_strict_setup(launcher.setup), f'export PYTHONPATH={search}"${{PYTHONPATH:+:$PYTHONPATH}}"'],
         # srun inherits neither the whitelist's values nor, from 22.05 on, the number of CPUs
         "srun_args": ["--export=ALL", f"--cpus-per-task={launcher.cpus}"],
         "additional_parameters": additional,
     }
     return {key: value for key, value in wanted.items() if value is not None}
+
+
+def _time_limit(launcher: Slurm, need: Resources) -> tuple[int, int]:
+    """Return a job's minutes, and the seconds before their end at which it is interrupted."""
+    minutes = need.time or launcher.time
+    return minutes, min(launcher.signal, minutes * 20)
+
+
+def _strict_setup(lines: Sequence[str]) -> list[str]:
+    """Return setup lines of which the first that fails ends the job, and is named in its log."""
+    if not lines:
+        return []
+    report = f'[ $? = 0 ] || echo "{SETUP_FAILED}: $BASH_COMMAND" >&2'
+    return [f"trap '{report}' EXIT", "set -e", *lines, "trap - EXIT"]
 
 
 @contextlib.contextmanager
@@ -109,10 +141,13 @@ class JobArray:
     jobs: tuple[str, ...]
     id: str = ""
 
+    def path(self, launch: Launch) -> Path:
+        return launch.folder / f"array-{self.name.rpartition('-')[2]}.json"
+
     def write(self, launch: Launch) -> None:
         """Write array-<n>.json: before submitting too, so that its jobs are found by name whoever dies then."""
         row = {"schema": records.SCHEMA, "name": self.name, "jobs": self.jobs, "id": self.id}
-        write_json(launch.folder / f"array-{self.name.rpartition('-')[2]}.json", row)
+        write_json(self.path(launch), row)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +172,8 @@ class ArrayElement:
 def list_arrays(launch: Launch) -> list[JobArray]:
     """Return every array that a launch submitted, in order. Raises StoreError where a file of them cannot be read."""
     arrays = []
-    for path in sorted(launch.folder.glob("array-*.json"), key=lambda path: int(path.stem.partition("-")[2])):
+    numbered = [path for path in launch.folder.glob("array-*.json") if path.stem.partition("-")[2].isdecimal()]
+    for path in sorted(numbered, key=lambda path: int(path.stem.partition("-")[2])):
         with records.translate_errors(path):
             row = read_json(path)
             arrays.append(JobArray(str(row["name"]), tuple(map(str, row["jobs"])), str(row["id"])))
@@ -145,7 +181,7 @@ def list_arrays(launch: Launch) -> list[JobArray]:
 
 
 def list_elements(launch: Launch) -> Mapping[str, ArrayElement] | None:
-    """Return what the controller knows of a launch's jobs, by job; None where it does not answer."""
+    """Return the array elements of a launch's jobs, by job; None where the controller does not answer."""
     arrays = list_arrays(launch)
     if not arrays:
         return {}
@@ -169,7 +205,7 @@ def list_elements(launch: Launch) -> Mapping[str, ArrayElement] | None:
 
 
 def accounting_state(job: str) -> str:
-    """Return what sacct says a job ended as; "" without accounting."""
+    """Return the state in which a job ended, by sacct; "" without accounting."""
     lines = _ask("sacct", "-X", "-n", "-P", "-o", "State", "-j", job) or []
     return next((line.split(" ")[0] for line in lines if line), "")
 
@@ -191,7 +227,7 @@ def cancel_launch(launch: Launch) -> bool:
 
 
 def log_path(launch: Launch, job: str) -> Path:
-    """Return where submitit leaves what a job says on stderr."""
+    """Return the file to which submitit sends a job's stderr."""
     return launch.folder / "slurm" / f"{job}_0_log.err"
 
 
@@ -204,91 +240,156 @@ def _ask(*command: str) -> Sequence[str] | None:
     return done.stdout.splitlines() if done.returncode == 0 else None
 
 
-def run_on_slurm(launch: Launch, jobs: Sequence[Job], launcher: Slurm, code: Path) -> tuple[list[JobFailure], int]:
-    """Submit jobs and, with launcher.wait, see them through.
+def site_array_size() -> int | None:
+    """Return the site's MaxArraySize; None where the controller does not answer."""
+    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", "\n".join(_ask("scontrol", "show", "config") or ()), re.MULTILINE)
+    return int(found[1]) if found else None
+
+
+def count_own_jobs() -> int | None:
+    """Return the number of jobs of this user in the queue; None where the controller does not answer."""
+    lines = _ask("squeue", "-a", "-r", "-h", "-u", str(os.getuid()), "-o", "%i")
+    return None if lines is None else len(lines)
+
+
+def first_log_line(path: Path) -> str:
+    """Return the line of a job's log that explains why it never started; "" where there is none."""
+    try:
+        text = path.read_bytes()[:LOG_BYTES].decode("utf8", "replace") if path.is_file() else ""
+    except OSError:
+        return ""
+    printable = ("".join(c for c in line if c.isprintable()).strip() for line in text.splitlines())
+    lines = [line for line in printable if line]
+    named = [line for line in lines if line.startswith(SETUP_FAILED)]
+    first = (named or lines or [""])[0]
+    return (lines[-1] if first.startswith("Traceback") else first)[:200]
+
+
+def run_on_slurm(launch: Launch, jobs: Sequence[Job], launcher: Slurm, code: Path) -> tuple[list[JobFailure], int, int]:
+    """Submit jobs and, with launcher.wait, wait for their end.
 
     Returns:
-        What failed for good, and the number of jobs left to the queue.
+        What failed for good, the number of jobs left to the queue, and of those that it has no room for.
 
     Raises:
-        ConfigError: the first array was rejected.
+        ConfigError: nothing could be submitted, and waiting would not help.
     """
     queue = SlurmQueue(launch, launcher, code)
     try:
         queue.submit(jobs)
+        if len(queue.waiting) == len(jobs) and not queue.may_get_room():
+            raise ConfigError(queue.refusal)
     except BaseException:
         cancel_launch(launch)
         shutil.rmtree(launch.folder, ignore_errors=True)
         raise
     if not launcher.wait:
-        return [], len(jobs)
+        return [], len(jobs) - len(queue.waiting), len(queue.waiting)
     try:
         failures = queue.wait(jobs)
     except KeyboardInterrupt:
         log.warning("the jobs go on in Slurm's queue: `python -m spatial_eval status|cancel %s`", launch.sweep)
+        if queue.waiting:
+            log.warning(NOT_SUBMITTED, len(queue.waiting))
         raise
     launch.mark("closed")
-    return failures, 0
+    return failures, 0, 0
 
 
 @dataclass(slots=True)
 class SlurmQueue:
-    """Submits and watches the jobs of one launch in Slurm's queue."""
+    """Submits and watches the jobs of one launch in Slurm's queue.
+
+    Attributes:
+        waiting: jobs that the site has no room for yet. refusal: what sbatch said of them.
+    """
 
     launch: Launch
     launcher: Slurm
     code: Path
     failures: list[JobFailure] = field(default_factory=list)
-    _waiting: list[Job] = field(default_factory=list)  # jobs that the site has no room for yet
+    waiting: list[Job] = field(default_factory=list)
+    refusal: str = ""
+    _refused: tuple[int, float] = (0, 0.0)  # number of this user's jobs in the queue then, and when
+    _arrays: int = 0
+    _max_array: int = 0
     _absent: dict[str, float] = field(default_factory=dict)  # job -> since when nobody runs it
     _deaths: dict[str, int] = field(default_factory=dict)
-    _rejection: str = ""
+    _reminder: Reminder = field(default_factory=Reminder)
 
     def submit(self, jobs: Sequence[Job], *, first: bool = True) -> None:
-        """Submit arrays of equal resources, none larger than the site takes; what is rejected waits for room.
+        """Submit jobs, and those that wait, in arrays of equal resources; what the site has no room for waits.
 
         Raises:
-            ConfigError: the `first` array is rejected: something is wrong with it, not with the room.
+            ConfigError: the first array of the `first` submission is rejected, and not for room.
         """
+        self.waiting += jobs
         groups: dict[Resources, list[Job]] = {}
-        for job in jobs:
+        for job in self.waiting:
             groups.setdefault(job.resources, []).append(job)
-        size = self.launcher.max_array
+        size = self._array_size()
         arrays = [group[at : at + size] for group in groups.values() for at in range(0, len(group), size)]
-        at_once = max(1, self.launcher.array_parallelism // len(arrays))
-        started = time.perf_counter()
-        for position, array in enumerate(arrays):
+        total, started = len(self.waiting), time.perf_counter()
+        while arrays:
+            array = arrays.pop(0)
             try:
-                self._submit_array(array, at_once)
+                self._submit_array(array, max(1, self.launcher.array_parallelism * len(array) // total))
             except ConfigError as error:
-                if position == 0 and first:
+                self.refusal = str(error)
+                if isinstance(error, NoRoom) and len(array) > 1:  # sbatch takes an array or rejects it as a whole
+                    half = (len(array) + 1) // 2
+                    arrays[:0] = [array[:half], array[half:]]
+                    continue
+                if first and len(self.waiting) == total and not isinstance(error, NoRoom):
                     raise
-                self._waiting += [job for rejected in arrays[position:] for job in rejected]
-                self._rejection = str(error)
-                log.warning("%s; %d arrays wait for room in the queue", error, len(arrays) - position)
                 break
-        log.info("submitted %d jobs in %.1f s", len(jobs), time.perf_counter() - started)
+            taken = {job.name for job in array}
+            self.waiting = [job for job in self.waiting if job.name not in taken]
+        if len(self.waiting) < total:
+            log.info("submitted %d jobs in %.1f s", total - len(self.waiting), time.perf_counter() - started)
+        if self.waiting:
+            self._refused = (count_own_jobs() or 0, time.monotonic())
+            log.info("%d jobs wait to be submitted: %s", len(self.waiting), self.refusal)
+
+    def may_get_room(self) -> bool:
+        """Return whether the end of other jobs would make room for those that wait."""
+        return bool(NO_ROOM.search(self.refusal)) and ("Grp" in self.refusal or count_own_jobs() != 0)
+
+    def _array_size(self) -> int:
+        """Return the largest array that the launcher and the site allow."""
+        if not self._max_array:
+            own, site = self.launcher.max_array, site_array_size()
+            self._max_array = own if site is None else max(1, min(own, site))
+            if self._max_array < own:
+                log.info("arrays of at most %d jobs: the site's MaxArraySize", self._max_array)
+        return self._max_array
 
     def _submit_array(self, jobs: Sequence[Job], at_once: int) -> None:
         import submitit
 
-        number = len(list_arrays(self.launch))
-        name = f"spatial-eval-{self.launch.sweep}-{self.launch.name}-{number}"
+        need = jobs[0].resources
+        name = f"spatial-eval-{self.launch.sweep}-{self.launch.name}-{self._arrays}"
+        self._arrays += 1  # a name is used once: a controller that did not answer may have taken the array
         array = JobArray(name, tuple(job.name for job in jobs))
         executor = submitit.SlurmExecutor(
             self.launch.folder / "slurm",
             max_num_timeout=10**6,  # ArrayTask.checkpoint ends what gets nowhere
             python=self.launcher.python,
         )
-        executor.update_parameters(**sbatch_parameters(self.launcher, jobs[0].resources, name, self.code, at_once))
+        executor.update_parameters(**sbatch_parameters(self.launcher, need, name, self.code, at_once))
+        minutes, delay = _time_limit(self.launcher, need)
+        task = ArrayTask(str(self.launch.folder), max(0, minutes * 60 - delay - EARLY_S))
         array.write(self.launch)
-        with clean_submit_environment():
+        with clean_submit_environment(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints what it raises
             try:
-                submitted = executor.map_array(ArrayTask(str(self.launch.folder)), array.jobs)
-            except submitit.core.utils.FailedJobError as error:
+                submitted = executor.map_array(task, array.jobs, [job.label for job in jobs])
+            except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
                 why = " ".join(str(error).split())
-                JobArray(name, (), "refused").write(self.launch)
-                raise ConfigError(f"sbatch refused the jobs: {why}") from None
+                why = f"sbatch refused the jobs: {why}"
+                if not NO_ROOM.search(why):
+                    raise ConfigError(why) from None
+                array.path(self.launch).unlink(missing_ok=True)
+                raise NoRoom(why) from None
         replace(array, id=submitted[0].job_id.partition("_")[0]).write(self.launch)
 
     def wait(self, jobs: Sequence[Job]) -> list[JobFailure]:
@@ -299,7 +400,7 @@ class SlurmQueue:
         reader = AttemptReader(self.launch)
         open_jobs = {job.name: job for job in jobs}
         asked = -self.launcher.poll
-        with ProgressBoard(len(jobs)) as board:
+        with show_jobs(len(jobs), sum(job.questions for job in jobs)) as show:
             while open_jobs and not self.launch.is_cancelled:
                 attempts = reader.attempts()
                 for name in [n for n in open_jobs if records.attempts_state(attempts.get(n, [])) == "done"]:
@@ -309,7 +410,7 @@ class SlurmQueue:
                     self._look_after(open_jobs, attempts)
                 last = [(job, attempts[name][-1]) for name, job in open_jobs.items() if name in attempts]
                 lines = [ProgressLine(job.label, a.done, a.total) for job, a in last if a.state == "running"]
-                board.show(lines, len(jobs) - len(open_jobs))
+                show(lines, len(jobs) - len(open_jobs), sum(a[-1].done for a in attempts.values()))
                 self.launch.beat()
                 if open_jobs:
                     time.sleep(min(TICK_S, self.launcher.poll))
@@ -317,19 +418,19 @@ class SlurmQueue:
         return self.failures
 
     def _look_after(self, open_jobs: dict[str, Job], attempts: Mapping[str, Sequence[Attempt]]) -> None:
-        """Give up, or submit again, what nobody runs any more; `open_jobs` loses what was given up."""
+        """Submit ended jobs again or give them up; remove from `open_jobs` those given up."""
         elements = list_elements(self.launch)
         if elements is None:
             log.warning("squeue does not answer; waiting for what the jobs themselves say")
             return
-        again = self._take_waiting()
-        roomless = {job.name for job in again}
+        again: list[Job] = []
+        unsubmitted = {job.name for job in self.waiting}
         for name, job in list(open_jobs.items()):
             own, element = attempts.get(name, ()), elements.get(name)
             if element and element.is_held:
                 self._release(job, element, open_jobs)
                 continue
-            if name in roomless or (element and element.is_active) or any(attempt.alive for attempt in own):
+            if name in unsubmitted or (element and element.is_active) or any(attempt.alive for attempt in own):
                 self._absent.pop(name, None)
                 continue
             since = self._absent.setdefault(name, time.monotonic())
@@ -346,18 +447,30 @@ class SlurmQueue:
             else:
                 self.failures.append(failure)
                 del open_jobs[name]
-        if again:
-            self.submit(again, first=False)
-        if len(self._waiting) == len(open_jobs):  # nothing of ours is queued and there is still no room
-            for job in self._take_waiting():
-                self.failures.append(JobFailure(job.label, f"{job.label}: {self._rejection}", ""))
-                del open_jobs[job.name]
+        self._fill_queue(again, open_jobs)
+        if self._reminder.is_due():
+            self._say_what_is_awaited(open_jobs, elements)
 
-    def _take_waiting(self) -> list[Job]:
-        """Take what waits for room in the queue."""
-        jobs = list(self._waiting)
-        self._waiting.clear()
-        return jobs
+    def _fill_queue(self, again: Sequence[Job], open_jobs: dict[str, Job]) -> None:
+        """Submit jobs that died or wait for room, where there may be some; give up those that will never get any."""
+        if again or (self.waiting and self._has_room()):
+            self.submit(again, first=False)
+        if self.waiting and len(self.waiting) == len(open_jobs) and not self.may_get_room():
+            for job in self.waiting:
+                self.failures.append(JobFailure(job.label, f"{job.label}: {self.refusal}", ""))
+                del open_jobs[job.name]
+            self.waiting.clear()
+
+    def _has_room(self) -> bool:
+        """Return whether a job of this user ended since the last refusal, or ROOM_S passed: others' jobs end too."""
+        before, since = self._refused
+        now = count_own_jobs()
+        return (now is not None and now < before) or time.monotonic() - since >= ROOM_S
+
+    def _say_what_is_awaited(self, open_jobs: Mapping[str, Job], elements: Mapping[str, ArrayElement]) -> None:
+        known = [(job, elements.get(name)) for name, job in open_jobs.items()]
+        places = [f"{job.label} ({f'{e.id} {e.state} {e.node or e.reason}' if e else 'no room'})" for job, e in known]
+        log.info("waiting for %s; their files are in %s", "; ".join(shorten_list(places, MOST)), self.launch.folder)
 
     def _release(self, job: Job, element: ArrayElement, open_jobs: dict[str, Job]) -> None:
         """Release a job that Slurm holds because a node failed to launch it, or give it up."""
@@ -374,14 +487,21 @@ class SlurmQueue:
 def explain_end(
     launch: Launch, job: Job, own: Sequence[Attempt], element: ArrayElement | None
 ) -> tuple[JobFailure, bool]:
-    """Return why nobody runs a job, and whether to submit it again."""
+    """Return why a job no longer runs, and whether to submit it again."""
     identity = element.id if element else own[-1].slurm if own else ""
     path = str(log_path(launch, identity)) if identity else ""
     if own and own[-1].state == "failed":
         return JobFailure(job.label, "; ".join(own[-1].errors), path, own[-1].needs_fix), own[-1].again
     state = element.state if element else accounting_state(identity) if identity else ""
+    if not state:
+        cause = f"{job.label}: Slurm does not know the job any more; cancelled or lost"
+        return JobFailure(job.label, cause, path), False
     if state == "CANCELLED":
         return JobFailure(job.label, f"{job.label}: job {identity} was cancelled", path), False
-    if state:
-        return JobFailure(job.label, f"{job.label}: Slurm ended job {identity} as {state}", path), True
-    return JobFailure(job.label, f"{job.label}: Slurm does not know the job any more; cancelled or lost", path), False
+    cause = f"{job.label}: Slurm ended job {identity} as {state}"
+    if state == "TIMEOUT" and not any(attempt.computed for attempt in own):
+        cause += " before the first answer: raise launcher.time (or model.resources.time)"
+    elif not own:
+        line = first_log_line(Path(path))
+        cause += f" before it started: {line}" if line else " before it started, and its log is empty"
+    return JobFailure(job.label, cause, path), True

@@ -1,40 +1,39 @@
-"""Tell how far a sweep and its jobs are, from their files and the store; the driver may be dead. Needs no torch.
+"""Report the progress of a sweep and its jobs from their files and the store; the driver may be dead. Needs no torch.
 
-Slurm's queue is asked to inform only: whether a job did its work, its own files say.
+Slurm's queue is asked for information only: whether a job is done follows from its own files.
 """
 
 from __future__ import annotations
 
-import logging
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 
 from spatial_eval.analysis.sweep_data import find_sweep
+from spatial_eval.config.launchers import Slurm
 from spatial_eval.core import plan
 from spatial_eval.core.errors import SpatialEvalError, StoreError
 from spatial_eval.core.paths import SweepPaths
 from spatial_eval.core.plan import split_indices
+from spatial_eval.core.terminal import warn_once
 from spatial_eval.core.types import Arm, Experiment, Part
 from spatial_eval.launch import records, slurm
 from spatial_eval.launch.records import Attempt, AttemptReader, Job, Launch, SweepRequest
 from spatial_eval.passes.pass_state import PassState, read_pass, reread_store
 
-log = logging.getLogger(__name__)
-
 OPEN = ("running", "pending")
 CELLS = ("done", "failed", *OPEN, "missing", "unknown")  # the last that holds for a part holds for the whole
-JOBS = (*OPEN, "done", "failed", "lost", "cancelled", "unknown")
+JOBS = (*OPEN, "not submitted", "done", "failed", "lost", "cancelled", "unknown")
 
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """State of a job: pending, running, done, failed, cancelled, lost or unknown.
+    """State of a job, one of JOBS.
 
-    Lost: nobody will run it, and it did not say why. Unknown: Slurm's controller does not answer.
+    Lost: it will not run, and no cause is recorded. Unknown: Slurm's controller does not answer. Not submitted: the
+    site had no room for it.
     """
 
     job: Job
@@ -46,22 +45,37 @@ class JobState:
     def is_open(self) -> bool:
         return self.state in OPEN
 
+    def place(self, launch: Launch) -> str:
+        """Say where it runs or waits, and where its files are."""
+        attempt, files = self.attempt, launch.folder / f"{self.job.name}.*"
+        if self.state == "running" and attempt:
+            return f"{self.job.label} on {attempt.host} ({self.slurm or f'pid {attempt.pid}'}), {files}"
+        return f"{self.job.label}, not running yet{self.slurm and f' (Slurm job {self.slurm})'}, {files}"
+
 
 def job_states(launch: Launch) -> list[JobState]:
     """Return the state of every job of a launch. Raises StoreError where launch.json cannot be read."""
-    jobs = launch.read().jobs
+    spec = launch.read()
+    names = [job.name for job in spec.jobs]
     attempts = AttemptReader(launch).attempts()
     closed = launch.is_closed
     queued = {} if closed else slurm.list_elements(launch)
     driven = not closed and launch.is_driven
-    states = [_job_state(job, attempts.get(job.name, []), queued, driven=driven) for job in jobs]
+    if isinstance(spec.request.launcher, Slurm):
+        names = [name for array in slurm.list_arrays(launch) for name in array.jobs]
+    states = [_job_state(job, attempts.get(job.name, []), queued, names, driven=driven) for job in spec.jobs]
     if launch.is_cancelled:
         return [entry if entry.state in ("done", "running") else replace(entry, state="cancelled") for entry in states]
     return states
 
 
 def _job_state(
-    job: Job, attempts: Sequence[Attempt], queued: Mapping[str, slurm.ArrayElement] | None, *, driven: bool
+    job: Job,
+    attempts: Sequence[Attempt],
+    queued: Mapping[str, slurm.ArrayElement] | None,
+    submitted: Collection[str],
+    *,
+    driven: bool,
 ) -> JobState:
     state, last = records.attempts_state(attempts), attempts[-1] if attempts else None
     element = (queued or {}).get(job.name)
@@ -72,7 +86,7 @@ def _job_state(
         elif queued is None and state == "pending":  # nothing is known to have ended
             state = "unknown"
         elif state != "failed" and not (driven and element is None):
-            state = "lost"
+            state = "lost" if attempts or job.name in submitted else "not submitted"
     return JobState(job, state, last, element.id if element else last.slurm if last else "")
 
 
@@ -83,20 +97,15 @@ def running_jobs(output: Path, own: Sequence[str] = ()) -> Iterator[tuple[Launch
             try:
                 states = job_states(launch)
             except StoreError as error:
-                _warn_once(f"jobs of {launch.folder} are passed over: {error}")
+                warn_once(f"jobs of {launch.folder} are passed over: {error}")
                 continue
             if not launch.is_driven and not any(entry.is_open or entry.state == "unknown" for entry in states):
                 launch.mark("closed")
             yield from ((launch, entry) for entry in states if entry.is_open)
 
 
-@cache
-def _warn_once(line: str) -> None:
-    log.warning("%s", line)
-
-
 def exclude_claimed(states: Sequence[PassState], claimed: Sequence[Job]) -> list[PassState]:
-    """Take out of each pass what other jobs are computing."""
+    """Remove from each pass the questions that other jobs are computing."""
     shards = [(shard.target.key.hash, shard) for job in claimed for shard in job.shards]
     unclaimed = []
     for state in states:
@@ -105,7 +114,7 @@ def exclude_claimed(states: Sequence[PassState], claimed: Sequence[Job]) -> list
         for other, shard in shards:
             if other == key:
                 for row, arms in plan.needed_arms(shard.target.work, state.samples).items():
-                    if row in shard.rows:
+                    if state.positions[row] in shard.rows:
                         taken.setdefault(row, set()).update(arms)
         left = [(sample, tuple(a for a in arms if a not in taken.get(sample.row, ()))) for sample, arms in state.todo]
         unclaimed.append(replace(state, todo=[(sample, arms) for sample, arms in left if arms]) if taken else state)
@@ -163,11 +172,8 @@ class SweepStatus:
     @property
     def left(self) -> int | None:
         """Questions without all their answers; None where they cannot be counted."""
-        return (
-            None
-            if any(state.note for state in self.passes)
-            else sum(state.total - state.questions for state in self.passes)
-        )
+        counted = not any(state.note for state in self.passes)
+        return sum(state.total - state.questions for state in self.passes) if counted else None
 
 
 def find_launched(output: Path, name: str | None) -> Path:
@@ -195,7 +201,7 @@ class StatusReader:
         self._passes = {experiment: self._read_pass(experiment) for experiment in request.experiments}
 
     def read(self) -> SweepStatus:
-        """Return the state of the sweep as its files tell it now. Raises StoreError."""
+        """Return the state of the sweep now, from its files. Raises StoreError."""
         request = self.request
         jobs, driven, rate, notes = _read_jobs(request.folder)
         busy: dict[str, set[str]] = {state: set() for state in OPEN}
@@ -209,14 +215,14 @@ class StatusReader:
             working = next((state for state in OPEN if target.key.hash in busy[state]), None)
             pairs = [(part, arm) for part, arms in target.work.needs for arm in arms]
             if isinstance(known, str):
-                need = plan.needed_arms(target.work, range(target.rows))
+                need = plan.needed_arms(target.work, target.rows)
                 state = working or "unknown"
                 states |= {(experiment, part, arm): state for part, arm in pairs}
                 passes.append(PassStatus(target.work.label, state, len(target.work.arms), len(need), note=known))
                 continue
             now = reread_store(known, request.places)
             for part, arm in pairs:
-                ids = [now.samples[row].id for row in split_indices(len(now.samples), part)]
+                ids = [now.samples[row].id for row in split_indices(now.samples, part)]
                 failed = any((name, arm) in now.stored.failures for name in ids)
                 whole = all((name, arm) in now.done for name in ids)
                 states[experiment, part, arm] = "done" if whole else "failed" if failed else working or "missing"
@@ -240,7 +246,7 @@ def _worst(states: set[str]) -> str:
 
 
 def _read_jobs(folder: Path) -> tuple[list[JobState], bool, float, list[str]]:
-    """Return jobs of the last launch and of earlier ones that still run; is there a driver; questions/s; notes."""
+    """Return jobs of the last launch, and of others that run; whether there is a driver; questions/s; notes."""
     launches = records.list_launches(folder)
     jobs: list[JobState] = []
     notes: list[str] = []
@@ -283,8 +289,8 @@ def format_status(now: SweepStatus, *, most: int = 12) -> str:
         if entry.state == "running" and entry.attempt:
             process, beat = entry.slurm or f"pid {entry.attempt.pid}", time.localtime(entry.attempt.beat)
             done = f"{entry.attempt.done}/{entry.attempt.total}, {entry.attempt.host} {process}"
-            running.append(f"  {entry.job.label}: {done}, at {time.strftime('%H:%M:%S', beat)}, {entry.attempt.log}")
-    lines += running[:most] + [f"  and {len(running) - most} more"] * (len(running) > most)
+            running.append(f"{entry.job.label}: {done}, at {time.strftime('%H:%M:%S', beat)}, {entry.attempt.log}")
+    lines += [f"  {line}" for line in records.shorten_list(running, most)]
     if now.rate:
         left = "" if now.left is None else f", {now.left / now.rate:.0f} s left"
         lines.append(f"{now.rate:.1f} questions/s{left}")
@@ -295,7 +301,7 @@ def format_status(now: SweepStatus, *, most: int = 12) -> str:
             ended.append(
                 f"{entry.state}: {'; '.join(causes) or entry.job.label}" + (f" ({log_path})" if log_path else "")
             )
-    lines += ended[:most] + [f"and {len(ended) - most} more"] * (len(ended) > most)
+    lines += records.shorten_list(ended, most)
     if not now.is_complete and not now.is_open:
         lines.append(f"incomplete and nothing runs: python -m spatial_eval retry {now.sweep}")
     return "\n".join(lines) + "\n"

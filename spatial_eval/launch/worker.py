@@ -1,7 +1,7 @@
 """Run one job in a process of its own: `python -m spatial_eval.launch.worker LAUNCH JOB`. Safe to kill at any time.
 
-What it computes is in the store batch by batch; what it says about itself is a file written by rename every few
-seconds, one per start: two starts of a job may live at once (slurmd killed, the job requeued).
+Answers are stored batch by batch. Progress is a file written by rename every few seconds, one per start: two starts of
+a job may run at once (slurmd killed, the job requeued).
 """
 
 from __future__ import annotations
@@ -21,12 +21,13 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
+from spatial_eval.benchmarks.prompts import without_template
 from spatial_eval.core import progress
 from spatial_eval.core.errors import ModelError, SpatialEvalError, StoreError
-from spatial_eval.core.types import Places
+from spatial_eval.core.types import Benchmark, Model, Places
 from spatial_eval.launch import records
 from spatial_eval.launch.records import Attempt, Job, Launch, LaunchSpec, Shard
-from spatial_eval.passes.pass_state import PassState, inspect_pass, run_pass
+from spatial_eval.passes.pass_state import PassState, compute_pass, inspect_pass
 from spatial_eval.tracking import process
 
 log = logging.getLogger(__name__)
@@ -37,15 +38,24 @@ DONE, FAILED, STOPPED = 0, 1, 3  # exit codes
 
 
 class AttemptWriter:
-    """Writes what this start of a job says, from a thread. Use as a context manager.
+    """Writes the file of this attempt, from a thread. Use as a context manager.
 
     Attributes:
         total: questions that the job had to do at the launch. done: of these, those stored before included.
         computed: questions that this start stored. errors: one line each. again: whether another start may help.
     """
 
-    def __init__(self, launch: Launch, name: str, total: int, *, parent: int = 0) -> None:
+    def __init__(
+        self,
+        launch: Launch,
+        name: str,
+        total: int,
+        *,
+        parent: int = 0,
+        show_pass: progress.ShowPass = progress.show_progress,
+    ) -> None:
         self.launch, self.name, self.total, self.parent = launch, name, total, parent
+        self._show_pass = show_pass
         self.done = self.computed = 0
         self.errors: list[str] = []
         self.again = self.needs_fix = False
@@ -69,7 +79,7 @@ class AttemptWriter:
     def show_shard(self, shard: Shard, name: str, total: int, arms: int) -> Iterator[Callable[[int], None]]:
         """Show progress as progress.show_progress does, and count what is stored; `total` is what is left to do."""
         self.done += max(0, shard.questions - total)
-        with progress.show_progress(name, total, arms) as show:
+        with self._show_pass(name, total, arms) as show:
 
             def advance(questions: int) -> None:
                 self.done += questions
@@ -122,10 +132,14 @@ class AttemptWriter:
 
 
 def compute_shards(job: Job, writer: AttemptWriter, find: Callable[[Shard], PassState], places: Places) -> None:
-    """Compute what is missing of every shard; one that fails costs only itself and is noted."""
-    for shard in job.shards:
+    """Compute what is missing of every shard; one that fails costs only itself and is noted.
+
+    Shards of one dataset in several templates are computed side by side, a batch each in turn: they share its images.
+    """
+
+    def compute(shard: Shard) -> Iterator[None]:
         try:
-            run_pass(find(shard), places, bar=partial(writer.show_shard, shard))
+            yield from compute_pass(find(shard), places, bar=partial(writer.show_shard, shard))
         except SpatialEvalError as error:
             writer.errors.append(f"{shard.label}: {error}")
             writer.needs_fix = writer.needs_fix or isinstance(error, ModelError)
@@ -133,11 +147,19 @@ def compute_shards(job: Job, writer: AttemptWriter, find: Callable[[Shard], Pass
             log.error("%s", traceback.format_exc())
             writer.errors.append(f"{shard.label}: {type(error).__name__}: {' '.join(str(error).split())}")
             writer.again = True
+
+    groups: dict[tuple[Model, Benchmark], list[Iterator[None]]] = {}
+    for shard in job.shards:
+        experiment = shard.target.work.experiment
+        groups.setdefault((experiment.model, without_template(experiment.dataset)), []).append(compute(shard))
+    for running in groups.values():
+        while running:
+            running[:] = [steps for steps in running if next(steps, False) is None]
     writer.state = "failed" if writer.errors else "done"
 
 
 def publish_job(spec: LaunchSpec, job: Job) -> None:
-    """Show in the dashboard what the job's passes completed; never a reason to fail."""
+    """Publish the cells that the job's passes completed; never a reason to fail."""
     for shard in job.shards:
         process.publish_cells(spec.request.publication, shard.target.work, spec.request.places)
 

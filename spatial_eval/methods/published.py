@@ -50,10 +50,10 @@ def published_accuracy(model: str, dataset: str, method: Method, part: Part) -> 
             known = True
         case Vcd() | Dola():
             known = method in (Vcd(), Dola())  # the values of their authors: the paper states none
-        case ScalingVis(weight, "multiply", "all"):
-            known = model in WEIGHT and WEIGHT[model][column] == weight
-        case AdaptVis(weight1, weight2, threshold, "max_prob", "multiply", "all"):
-            known = model in ADAPT and ADAPT[model][column] == (weight1, weight2, threshold)
+        case ScalingVis():
+            known = model in WEIGHT and method == ScalingVis(WEIGHT[model][column])
+        case AdaptVis():
+            known = model in ADAPT and method == AdaptVis(*ADAPT[model][column])
         case _:
             known = False
     return TABLE[model][method.kind][column] if known else None

@@ -1,4 +1,4 @@
-"""Models by description, loading of checkpoints, from a sample to tensors and back to text.
+"""Describe models, load checkpoints, and convert samples to tensors and tokens to text.
 
 Imports engine, store, benchmarks and core.
 Start with spec.py; vlm.py answers questions.

@@ -1,41 +1,39 @@
-"""Which questions share a forward pass, and how their tensors become one. B questions, L positions."""
+"""Group prompts into forward passes and join their tensors. L positions."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from itertools import groupby
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from spatial_eval.core.types import Arm, Sample
+from spatial_eval.core.types import Arm, Work
+from spatial_eval.engine.request import SEQUENCES
 
-Work = tuple[Sample, tuple[Arm, ...]]
 Inputs = dict[str, Tensor]
 
-AUTO_ROWS = 32  # rows of a block under batch_size=auto; halved on out-of-memory
 WASTE = 0.25  # most of a row that may be padding before a batch is split into buckets
-SEQUENCES = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 
-def block_rows(batch_size: int | str) -> int:
-    """Rows of the dataset in one fixed block; shards should start at multiples of it."""
-    return AUTO_ROWS if isinstance(batch_size, str) else batch_size
+def cut_batches(block: Sequence[Work]) -> list[list[Work]]:
+    """Cut what is to do of a block into batches of the same arms, in the order of the block."""
+    batches: dict[tuple[Arm, ...], list[Work]] = {}
+    for item in block:
+        batches.setdefault(item[1], []).append(item)
+    return [batches[arms] for arms in sorted(batches)]
 
 
-def cut_batches(work: Sequence[Work], rows: int) -> Iterator[list[Work]]:
-    """Batches in row order, each inside one block of `rows` rows of the dataset and with the same arms.
-
-    What shares a batch depends on the block alone, never on where a shard, a limit or a resumed run began.
-    """
-    ordered = sorted(work, key=lambda item: (item[0].row // rows, item[1], item[0].row))
-    for _, group in groupby(ordered, key=lambda item: (item[0].row // rows, item[1])):
-        yield list(group)
+def prefix_tokens(inputs: Mapping[str, Tensor], image_token: int) -> tuple[int, ...]:
+    """Return a prompt's tokens up to its last image token, without padding: equal for prompts that share an image."""
+    ids, mask = inputs["input_ids"][0], inputs.get("attention_mask")
+    image = (ids == image_token).nonzero()
+    first = 0 if mask is None else int(mask[0].argmax())
+    return tuple(ids[first : int(image[-1]) + 1 if len(image) else None].tolist())
 
 
 def bucket_by_length(lengths: Sequence[int]) -> list[list[int]]:
-    """Indices in groups of similar length: no row of a group is padded by more than WASTE of its width."""
+    """Group indices by similar length: no row of a group is padded by more than WASTE of its width."""
     groups: list[list[int]] = []
     for index in sorted(range(len(lengths)), key=lambda i: (-lengths[i], i)):
         if groups and lengths[index] >= (1 - WASTE) * lengths[groups[-1][0]]:
@@ -45,27 +43,29 @@ def bucket_by_length(lengths: Sequence[int]) -> list[list[int]]:
     return groups
 
 
-def collate(inputs: Sequence[Mapping[str, Tensor]], pad_id: int) -> Inputs:
-    """One batch of processed questions: sequences (1, L_i) are left padded, images joined in row order.
+def collate(inputs: Sequence[Mapping[str, Tensor]], pad_id: int, *, pictured: Sequence[int] | None = None) -> Inputs:
+    """Join processed prompts into one batch: sequences (1, L_i) are left padded, images joined in order.
 
-    Images with several tiles (1, T_i, ...) get empty tiles, as the processors pad them.
+    Images with several tiles (1, T_i, ...) get empty tiles, as the processors pad them. `pictured`: the prompts whose
+    images are taken, one per image; None = all.
     """
     merged: Inputs = {}
     for name in inputs[0]:
-        parts = [one[name] for one in inputs]
         if name in SEQUENCES:
-            length = max(part.shape[1] for part in parts)
+            length = max(one[name].shape[1] for one in inputs)
             fill = pad_id if name == "input_ids" else 0
-            parts = [pad_left(part, length, fill) for part in parts]
-        elif any(part.shape[1:] != parts[0].shape[1:] for part in parts):
-            shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
-            parts = [_fill_up(part, shape) for part in parts]
+            parts = [pad_left(one[name], length, fill) for one in inputs]
+        else:
+            parts = [inputs[i][name] for i in (range(len(inputs)) if pictured is None else pictured)]
+            if any(part.shape[1:] != parts[0].shape[1:] for part in parts):
+                shape = [max(sizes) for sizes in zip(*(part.shape[1:] for part in parts), strict=True)]
+                parts = [_fill_up(part, shape) for part in parts]
         merged[name] = torch.cat(parts)
     return merged
 
 
 def pad_prompt(inputs: Inputs, *, pad_to: int, image_token: int, pad_id: int) -> Inputs:
-    """Left padded to `pad_to` tokens counted before the image expands (the reference pads there)."""
+    """Left pad to `pad_to` tokens counted before the image expands (the paper's code pads there)."""
     image = int((inputs["input_ids"] == image_token).sum())
     length = max(pad_to - 1 + image, inputs["input_ids"].shape[1])
     padded = {
@@ -77,7 +77,7 @@ def pad_prompt(inputs: Inputs, *, pad_to: int, image_token: int, pad_id: int) ->
 
 
 def pad_left(sequence: Tensor, length: int, fill: int) -> Tensor:
-    """(1, L) -> (1, length), filled on the left."""
+    """Fill a sequence on the left: (1, L) -> (1, length)."""
     return pad(sequence, (length - sequence.shape[1], 0), value=fill)
 
 

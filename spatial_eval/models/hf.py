@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 from importlib.util import find_spec
 
 from spatial_eval.benchmarks.prompts import prompt_mode
 from spatial_eval.core.errors import MissingData, ModelError
 from spatial_eval.core.layers import BUCKETS, layer_indices
+from spatial_eval.core.terminal import warn_once
 from spatial_eval.core.types import Arm, Benchmark, Places, Sample, Vlm
 from spatial_eval.models import weights
 from spatial_eval.models.spec import CheckpointSpec
 from spatial_eval.store.attention import Extent
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +71,10 @@ def _check_images(dataset: Benchmark, samples: Sequence[Sample]) -> None:
     absent = [one for one in samples if one.image is None or not one.image.is_file()]
     if not absent:
         return
-    prepare = f"see `python -m spatial_eval prepare dataset={dataset.name.partition('+')[0]}`"
+    command = dataset.fetched_by
+    prepare = f"run `python -m spatial_eval prepare {command}`" if command else "check the paths in its file"
     if len(absent) == len(samples):
         first = absent[0].image or "annotation, which names the images"
         raise MissingData(f"{dataset.name} has no image: there is no {first}; {prepare}")
-    _warn(f"{dataset.name}: {len(absent)} of {len(samples)} images are missing, and so will be the answers; {prepare}")
-
-
-@cache
-def _warn(line: str) -> None:
-    """Once: a run looks at its data before and after."""
-    log.warning("%s", line)
+    lacking = f"{len(absent)} of {len(samples)} images are missing, and so will be the answers"
+    warn_once(f"{dataset.name}: {lacking}; {prepare}")

@@ -1,4 +1,4 @@
-"""Where a model's image tokens lie on the picture, as its processor showed it the picture. Pure."""
+"""Locate a model's image tokens on the picture as its processor presented it. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SQUARE = frozenset({"llava", "paligemma", "gemma3"})
 def image_view(
     config: Any, images: Any, size: tuple[int, int], inputs: Mapping[str, Tensor], token: int
 ) -> View | None:
-    """One question's. `images`: the image processor. `size`: width and height of the picture that it was given."""
+    """Locate one question's image tokens. `images`: the image processor. `size`: width and height of its input."""
     count = int((inputs["input_ids"] == token).sum())
     patches = inputs.get("image_grid_thw")  # Qwen: frames, rows and columns of patches, before they are merged
     if patches is not None and len(patches) == 1 and int(patches[0, 0]) == 1:
@@ -35,7 +35,7 @@ def image_view(
 
 
 def visible_region(images: Any, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
-    """The part of a picture that reaches the model: CLIP's centre crop, or all of it; None where it is padded."""
+    """Return the part of a picture that reaches the model: CLIP's centre crop, or all; None where it is padded."""
     if getattr(images, "do_pad", None):
         return None
     if not getattr(images, "do_center_crop", None):

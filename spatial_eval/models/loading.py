@@ -1,4 +1,4 @@
-"""Weights and processors from disk: safetensors only, no remote code, images through PIL."""
+"""Load weights and processors from disk: safetensors only, no remote code, images through PIL."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ UNREADABLE = (OSError, ValueError, ImportError, KeyError, TypeError, SafetensorE
 
 @dataclass(frozen=True, slots=True)
 class WeightsDifference:
-    """How the tensors in a checkpoint's files differ from those of the model that config.json describes.
+    """Describe how the tensors in a checkpoint's files differ from those of the model that config.json describes.
 
     Attributes:
         missing: the model has them, the files do not, and no tensor is tied to them. mismatched: name -> shape in the
@@ -55,7 +55,7 @@ class WeightsDifference:
 
 
 def load_model(model: CheckpointSpec) -> Any:
-    """The model in eval mode on its device, every weight as the checkpoint's files have it, finite.
+    """Load the model in eval mode on its device; every weight is the checkpoint's, and finite.
 
     Raises ModelError with one line where that cannot be.
     """
@@ -235,7 +235,7 @@ def _where_not_finite(model: CheckpointSpec, wrong: Sequence[str]) -> str:
 
 
 def load_config(model: CheckpointSpec) -> Any:
-    """config.json with what `model` replaces in it; reads no weights.
+    """Load config.json with what `model` replaces in it; reads no weights.
 
     Raises ModelError where there is none that transformers knows, or where no position of the prompt is the image.
     """
@@ -278,7 +278,7 @@ def _reject_cross_attention(model: CheckpointSpec, config: Any) -> None:
 
 
 def count_layers(model: CheckpointSpec) -> int:
-    """Decoder layers, from config.json alone. Raises ModelError as load_config does."""
+    """Count the decoder layers, from config.json alone. Raises ModelError as load_config does."""
     return int(load_config(model).get_text_config().num_hidden_layers)
 
 
@@ -286,7 +286,7 @@ _kept: dict[CheckpointSpec, Any] = {}
 
 
 def load_model_once(model: CheckpointSpec) -> Any:
-    """As load_model; the passes of a model that follow each other in a process share it. Only the last is kept."""
+    """Load as load_model; consecutive passes of a model in a process share it. Only the last model is kept."""
     if model not in _kept:
         _kept.clear()  # first: two may not fit into memory
         _kept[model] = load_model(model)
@@ -294,7 +294,7 @@ def load_model_once(model: CheckpointSpec) -> Any:
 
 
 def load_processor(model: CheckpointSpec, config: Any) -> Any:
-    """The checkpoint's own processor; without its video half, which would need torchvision."""
+    """Load the checkpoint's own processor, without its video part, which would need torchvision."""
     source = _source(model)
     stock: Any = transformers.PROCESSOR_MAPPING.get(type(config), None)
     video = stock is not None and "video_processor" in stock.get_attributes()
@@ -316,7 +316,7 @@ def load_processor(model: CheckpointSpec, config: Any) -> Any:
 
 @cache
 def offer_pil(config: type) -> Any:
-    """The image processor of a family of models that works through PIL alone; None where there is none.
+    """Return a model family's image processor that needs only PIL; None where there is none.
 
     transformers 5.17 hides some of them (Idefics 3, SmolVLM) without torchvision, which they do not use: it looks for
     a word that stands in their comments. After this call AutoProcessor finds them.
@@ -347,14 +347,14 @@ def _complete(processor: Any, config: Any) -> None:
 
 
 def image_only(stock: Any) -> Any:
-    """A subclass of a processor class that knows images and text alone."""
+    """Derive a processor class for images and text alone."""
 
     def build(cls: Any, args: Any, settings: dict[str, Any], /, **more: Any) -> Any:
         return stock.from_args_and_dict.__func__(cls, args, {**settings, "video_processor": None}, **more)
 
     body = {
         "get_attributes": classmethod(lambda _cls: ["image_processor", "tokenizer"]),
-        "from_args_and_dict": classmethod(build),  # some constructors want the argument, if only to be None
+        "from_args_and_dict": classmethod(build),  # some constructors require the argument, even as None
         "video_processor": SimpleNamespace(num_frames=1, fps=1),
     }
     return type(stock.__name__, (stock,), body)

@@ -1,6 +1,6 @@
-"""A model whose answers were put into the store by `python -m spatial_eval import`: nothing of it can be computed.
+"""Replay recordings, and answers that `python -m spatial_eval import` put into the store; nothing is computed.
 
-A model that answers from recorded generations: no GPU, no images, the real outputs of somebody's run.
+Recordings are outputs of another run: they need no GPU and no images.
 """
 
 from __future__ import annotations
@@ -16,7 +16,19 @@ from typing import Any
 from spatial_eval.core.errors import ConfigError, DataError
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.jsonl import read_json_lines
-from spatial_eval.core.types import Arm, Benchmark, Experiment, Failure, Generation, Places, Record, Sample, Vlm
+from spatial_eval.core.types import (
+    Arm,
+    Batching,
+    Benchmark,
+    Experiment,
+    Failure,
+    Generation,
+    Places,
+    Record,
+    Sample,
+    Vlm,
+    Work,
+)
 from spatial_eval.store.generations import (
     ExperimentKey,
     Store,
@@ -26,12 +38,12 @@ from spatial_eval.store.generations import (
     sample_digests,
 )
 
-BLOCK = 256  # questions a batch
+AT_ONCE = 256  # answers that are written at once
 
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Recordings in one JSON lines file or a folder of them.
+    """Read recordings from one JSON lines file or a folder of them.
 
     One line per question: `dataset` (the benchmark's upstream name, or its own), `row`, `generation` {weight: text};
     optional `split`, `gold`, `confidence` (largest first-token probability at weight 1.0, in [0, 1]), `option_probs`
@@ -42,15 +54,18 @@ class Recorded:
     name: str = "recorded"
     paper_model: str = ""
 
+    @property
+    def batching(self) -> Batching:
+        return Batching(1)
+
     def describe(self, places: Places) -> dict[str, Any]:  # noqa: ARG002  the protocol's signature
         # Each answer carries the digest of its own record: the recording is its own identity.
         return {"kind": "recorded"}
 
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:  # noqa: ARG002  the protocol's signature
-        if dataset.template:
-            raise ConfigError(
-                f"{dataset.name}: recordings answer the benchmark's own question: take dataset.template away"
-            )
+        asked = "dataset.framing" if dataset.framing else "dataset.template" if dataset.template else ""
+        if asked:
+            raise ConfigError(f"{dataset.name}: recordings answer the benchmark's own question: take {asked} away")
         found = self._find(dataset, samples)
         if not any(row is not None for row in found):
             held = Counter((row.get("dataset"), row.get("split")) for row in _load(self.path))
@@ -68,7 +83,7 @@ class Recorded:
         return ["" if row is None else _digest(row) for row in self._find(dataset, samples)]
 
     def signals(self) -> frozenset[str]:
-        """max_prob where any line holds a confidence. Raises DataError."""
+        """Return max_prob where any line holds a confidence. Raises DataError."""
         return frozenset({"max_prob"} if any(row.get("confidence") is not None for row in _load(self.path)) else ())
 
     def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:  # noqa: ARG002  the protocol's signature
@@ -95,18 +110,19 @@ class Recorded:
 
 
 class RecordedPlayer:
-    """The loaded recording."""
+    """Answer from the loaded recording."""
 
     device = "recorded"
 
     def __init__(self, model: Recorded, dataset: Benchmark) -> None:
         self.model, self.dataset = model, dataset
 
-    def answer(self, work: Sequence[tuple[Sample, tuple[Arm, ...]]]) -> Iterator[list[Record]]:
+    def answer(self, blocks: Sequence[Sequence[Work]]) -> Iterator[list[Record]]:
+        work = [item for block in blocks for item in block]
         found = self.model._find(self.dataset, [sample for sample, _ in work])
-        for start in range(0, len(work), BLOCK):
-            block = zip(work[start : start + BLOCK], found[start : start + BLOCK], strict=True)
-            yield [_answer(sample, arm, row) for (sample, arms), row in block for arm in arms]
+        for start in range(0, len(work), AT_ONCE):
+            part = zip(work[start : start + AT_ONCE], found[start : start + AT_ONCE], strict=True)
+            yield [_answer(sample, arm, row) for (sample, arms), row in part for arm in arms]
 
 
 def _answer(sample: Sample, arm: Arm, row: dict[str, Any] | None) -> Record:
@@ -155,31 +171,32 @@ def _is_weight(text: str) -> bool:
         return False
 
 
-IMPORTED_BLOCK = 256  # questions a batch
-
-
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """Whatever was imported under a name."""
+    """Answer with what was imported under a name."""
 
     name: str
     paper_model: str = ""
 
+    @property
+    def batching(self) -> Batching:
+        return Batching(1)
+
     def describe(self, places: Places) -> dict[str, Any]:  # noqa: ARG002  the protocol's signature
-        # The name is the identity: import refuses a second answer to one question.
+        # The name is the identity: import rejects a second answer to one question.
         return {"kind": "imported", "name": self.name}
 
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
         held = list(self._held(places))
         mine = [one for one in held if one.description["dataset"] == describe_dataset(dataset)]
-        answered = {where for one in mine for where in self._stored(one, samples, places)}
-        if not answered:
+        store, digests = Store(places.paths.generations), sample_digests(samples, ["" for _ in samples])
+        valid = sorted({arm for one in mine for arm in store.answered_arms(one, digests)})
+        if not valid:
             names = sorted({str(one.description["dataset"].get("name")) for one in held})
             raise DataError(
                 f"nothing that was imported as {self.name!r} answers these {dataset.name} questions; imported as such: "
                 f"{', '.join(names) or 'nothing'}; import more with `python -m spatial_eval import`"
             )
-        valid = sorted({arm for _, arm in answered})
         absent = sorted(set(arms) - set(valid))
         if absent:
             raise ConfigError(
@@ -211,17 +228,12 @@ class Imported:
             if found.description.get("model") == self.describe(places):
                 yield found
 
-    def _stored(self, one: ExperimentKey, samples: Sequence[Sample], places: Places) -> Iterator[tuple[str, Arm]]:
-        known = sample_digests(samples, ["" for _ in samples])
-        yield from Store(places.paths.generations).read(one, known).generations
-
 
 class AbsentModel:
-    """What is asked of it is not in the store, so nobody can say it."""
+    """Fail every question: its answer is not in the store and cannot be computed."""
 
     device = ""
 
-    def answer(self, work: Sequence[tuple[Sample, tuple[Arm, ...]]]) -> Iterator[list[Record]]:
-        for start in range(0, len(work), IMPORTED_BLOCK):
-            block = work[start : start + IMPORTED_BLOCK]
+    def answer(self, blocks: Sequence[Sequence[Work]]) -> Iterator[list[Record]]:
+        for block in blocks:
             yield [Failure(sample.id, arm, "not imported") for sample, arms in block for arm in arms]

@@ -1,4 +1,4 @@
-"""Models by description.
+"""Look up models by kind.
 
 Add one with standard attention: a YAML in conf/model. A new kind: a class and a line in MODELS.
 """

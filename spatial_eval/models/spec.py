@@ -1,4 +1,4 @@
-"""Models from the Hugging Face hub or a folder, by description: which weights, and how they are run."""
+"""Describe models from the Hugging Face hub or a folder: which weights, and how they are run."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import logging
 import os
 import re
 import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -14,17 +15,21 @@ from typing import Any
 from spatial_eval.benchmarks.image_files import digest_images
 from spatial_eval.core.errors import ConfigError, MissingModel, ModelError, describe_unknown
 from spatial_eval.core.hashing import digest_folder
-from spatial_eval.core.types import Benchmark, Places, Sample
+from spatial_eval.core.types import Batching, Benchmark, Places, Sample
 from spatial_eval.models import weights
 
 log = logging.getLogger(__name__)
+
+HUB_S = 3.0  # seconds that the hub may take to say which commit it has
 
 CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("auto", "float32", "bfloat16", "float16"),
     "attn": ("sdpa", "flash", "efficient", "math"),
     "decoding": ("shared", "per_arm"),
+    "share": ("image", "question"),
     "selfcheck": ("first", "never", "always"),
 }
+AUTO_ROWS = 32  # rows of a block under batch_size=auto; batches grow beyond it by whole blocks
 DEVICE_MAPS = ("auto", "balanced", "sequential")
 CONTENT = ("*.safetensors", *weights.TEXTS)  # what a run may read of a model's folder
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -32,7 +37,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 @dataclass(frozen=True, slots=True)
 class CheckpointSpec:
-    """A vision-language model in transformers' format; its family is read from config.json.
+    """Describe a vision-language model in transformers' format; its family is read from config.json.
 
     Attributes:
         path: a folder with config.json and *.safetensors, a hub id `organisation/name`, or `package:NAME`,
@@ -42,13 +47,18 @@ class CheckpointSpec:
         device_map: how accelerate spreads the layers over the devices of this process; None = one device. No part
             of the identity (unverified: not run on a machine with several GPUs).
         batch_size: rows of the dataset a forward pass may serve, or "auto": as many as fit.
+        share: image = questions on one picture share its prefill, batches are cut by picture and vcd's noise is drawn
+            per picture; question = each question has a prefill of its own, as in version 0.1. Of decoding=shared alone.
         attn: kernel of the shared prefix's attention; sdpa lets torch choose.
         decoding: shared = one prefill for all arms; per_arm = one plain generate each.
         selfcheck: when to compare tokens and scores with plain generates, in float32: first, never, always.
         preset: the preset its other values came from, for the record. paper_model: its row in paper.csv.
         rms_norm_eps: replaces the checkpoint's value. pad_to: left padding in tokens before the image expands.
         layers: scale only layers of smaller index. span: scale all keys from first to last image token.
-        tf32: allow TensorFloat32 in float32 products. graphs: decode in steps of one shape, on CUDA as a graph.
+        tf32: allow TensorFloat32 in float32 products.
+        graphs: decode in steps of one shape, on CUDA as a graph; auto = on CUDA, where it gives what eager steps give;
+            with share=question auto is false.
+        workers: threads that open and process pictures. prefetch: batches that are prepared while one is computed.
     """
 
     path: str
@@ -68,7 +78,10 @@ class CheckpointSpec:
     layers: int | None = None
     span: bool = False
     tf32: bool = False
-    graphs: bool = False
+    graphs: bool | str = "auto"
+    share: str = "image"
+    workers: int = 2
+    prefetch: int = 2
 
     def __post_init__(self) -> None:
         for key, valid in CHOICES.items():
@@ -81,22 +94,29 @@ class CheckpointSpec:
         size = self.batch_size
         if size != "auto" and (isinstance(size, (str, bool)) or size < 1):
             raise ConfigError(f"model.batch_size must be auto or an integer of at least 1, got {size!r}")
-        for key in ("pad_to", "layers"):
+        if not isinstance(self.graphs, bool) and self.graphs != "auto":
+            raise ConfigError(describe_unknown("model.graphs", self.graphs, ("auto", "true", "false")))
+        for key in ("pad_to", "layers", "workers", "prefetch"):
             value = getattr(self, key)
             if value is not None and value < 1:
                 raise ConfigError(f"model.{key} must be at least 1, got {value}")
         if not self.path:
             raise ConfigError("model.path is empty: give a folder or a hub id, model.path=llava-hf/llava-1.5-7b-hf say")
+        if self.graphs == "auto" and not self.shares_images:  # as version 0.1
+            object.__setattr__(self, "graphs", False)
         if not self.name:
             object.__setattr__(self, "name", Path(self.path).name.lower().replace(" ", "_"))
 
     def _check_device_map(self) -> None:
         if self.device_map not in DEVICE_MAPS:
             raise ConfigError(describe_unknown("model.device_map", self.device_map, ("null", *DEVICE_MAPS)))
-        for key, value in (("device", "auto"), ("graphs", False)):
-            if getattr(self, key) != value:
+        for key, value, valid in (
+            ("device", "auto", self.device == "auto"),
+            ("graphs", "false", self.graphs is not True),
+        ):
+            if not valid:
                 raise ConfigError(
-                    f"model.device_map={self.device_map} needs model.{key}={str(value).lower()}: it takes every device "
+                    f"model.device_map={self.device_map} needs model.{key}={value}: it takes every device "
                     "that the job sees (model.resources.gpus), and a graph has one"
                 )
 
@@ -104,22 +124,39 @@ class CheckpointSpec:
     def kind(self) -> str:
         return "hf"
 
+    @property
+    def shares_images(self) -> bool:
+        """Whether questions on one picture share its prefill."""
+        return self.share == "image" and self.decoding == "shared"
+
+    @property
+    def batching(self) -> Batching:
+        rows = AUTO_ROWS if isinstance(self.batch_size, str) else self.batch_size
+        return Batching(rows, by_image=self.shares_images)
+
     def describe(self, places: Places) -> dict[str, Any]:
-        """Settings at their default are left out, so that a setting added later keeps old stores valid."""
-        keys = ("batch_size", "attn", "decoding", "rms_norm_eps", "pad_to", "layers", "span", "tf32", "graphs")
+        """Describe its identity, without settings at their default: one added later keeps old stores valid.
+
+        So is what did not exist in version 0.1 where it runs as that did: share=question.
+        """
+        keys = ("batch_size", "attn", "decoding", "rms_norm_eps", "pad_to", "layers", "span", "tf32")
         defaults = {field.name: field.default for field in fields(self)}
         settings = {key: getattr(self, key) for key in keys if getattr(self, key) != defaults[key]}
+        if self.shares_images:
+            settings["share"] = "image"
+        if self.graphs is True or (self.graphs is False and self.shares_images):
+            settings["graphs"] = self.graphs
         return {"kind": self.kind, **self.identity(places), "dtype": self.run_dtype(), **settings}
 
     def identity(self, places: Places) -> dict[str, str]:
-        """Hub id and resolved commit, or a digest of the files' content; never the path."""
+        """Return hub id and resolved commit, or a digest of the files' content; never the path."""
         folder = self.local()
         if folder.is_dir():
             return {"files": digest_folder(folder, CONTENT, places)}
         return {"hub": self.path, "commit": self._commit()}
 
     def run_device(self) -> str:
-        """`device`, with auto resolved without importing torch."""
+        """Return `device`, with auto resolved without importing torch."""
         if self.device != "auto":
             return self.device
         if Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "0") not in ("", "-1"):
@@ -132,7 +169,7 @@ class CheckpointSpec:
         return "float32" if self.run_device() == "cpu" else "bfloat16"
 
     def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
-        """The digest of each image as it is shown, unless the sample brings it."""
+        """Return the digest of each image as the model gets it, unless the sample has it."""
         paths = {one.image: "" for one in samples if one.image is not None and not one.image_digest}
         digests = dict(zip(paths, digest_images(list(paths), dataset.orientation, places), strict=True))
         return [one.image_digest or (digests[one.image] if one.image is not None else "none") for one in samples]
@@ -141,12 +178,12 @@ class CheckpointSpec:
         return frozenset({"max_prob", "entropy", "margin", "logit"})
 
     def local(self) -> Path:
-        """The folder that `path` means if it means one."""
+        """Return the folder that `path` names, if it names one."""
         inside = self.path.removeprefix("package:")
         return Path(self.path).expanduser() if inside == self.path else Path(__file__).parents[1] / inside
 
     def folder(self) -> Path | None:
-        """Where the files lie on this machine, None for a hub id that was not fetched yet."""
+        """Return the folder of the files on this machine, None for a hub id that was not fetched yet."""
         folder = self.local()
         if folder.is_dir():
             return folder
@@ -159,11 +196,13 @@ class CheckpointSpec:
         return Path(str(found)).parent if complete else None
 
     def fetch(self) -> Path:
-        """Downloads what a run needs into the hub cache, for compute nodes without network. Raises ModelError."""
+        """Download what a run needs into the hub cache, for compute nodes without network. Raises ModelError."""
         from huggingface_hub import snapshot_download
 
         if self.local().is_dir():
             return self.local()
+        if self.folder() is None:
+            self.ask_hub()  # at once: snapshot_download tries for a minute
         try:
             return Path(snapshot_download(self.path, revision=self.revision or None, allow_patterns=list(CONTENT)))
         except hub_errors() as error:
@@ -175,19 +214,47 @@ class CheckpointSpec:
         folder = self.folder()
         if folder is not None:
             return folder.name  # the hub cache keeps each commit in a folder of its name
-        from huggingface_hub import HfApi
+        return self.ask_hub()
 
-        try:
-            return str(HfApi().model_info(self.path, revision=self.revision or None, timeout=10).sha)
-        except hub_errors() as error:
+    def ask_hub(self) -> str:
+        """Return the commit that the hub has under this name and revision.
+
+        Raises:
+            MissingModel: the hub has none, or does not answer within HUB_S (resolving a name can hang for longer than
+                any time-out of a socket).
+        """
+        from huggingface_hub import HfApi
+        from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
+
+        answers: list[str | Exception] = []
+        errors = hub_errors()
+
+        def ask() -> None:
+            try:
+                found = HfApi().model_info(self.path, revision=self.revision or None, timeout=HUB_S)
+                answers.append(str(found.sha))
+            except errors as error:
+                answers.append(error)
+
+        thread = threading.Thread(target=ask, daemon=True)
+        thread.start()
+        thread.join(HUB_S)
+        answer = answers[0] if answers else TimeoutError()
+        if isinstance(answer, str):
+            return answer
+        if isinstance(answer, RepositoryNotFoundError | RevisionNotFoundError):
             raise MissingModel(
-                f"{self.path} is not in the hub cache and the hub cannot be asked ({type(error).__name__}): "
-                "run `python -m spatial_eval prepare model=...` where there is network"
-            ) from error
+                f"{self.path}{f' at {self.revision}' * bool(self.revision)} is not on the hub, or wants a login: look "
+                "at its name and revision, or `hf auth login`"
+            ) from answer
+        raise MissingModel(
+            f"{self.path} is not in the hub cache and the hub cannot be asked ({type(answer).__name__}): "
+            "run `python -m spatial_eval prepare model=...` where there is network"
+        ) from answer
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
-    """What asking the hub may raise: its own errors, and those of the HTTP client that it stands on (httpx, httpx2)."""
+    """List what a request to the hub may raise: its own errors and those of its HTTP client (httpx, httpx2)."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     client = [base for base in HfHubHTTPError.__bases__ if base.__name__ == "HTTPError"]

@@ -1,31 +1,34 @@
-"""A loaded model that answers questions: the only door to torch."""
+"""Answer questions with a loaded model: the only interface to torch."""
 
 from __future__ import annotations
 
 import logging
 import re
+import sys
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, NoReturn
+from weakref import WeakKeyDictionary
 
 import torch
 
 from spatial_eval.core import requirements
 from spatial_eval.core.errors import ModelError, SpatialEvalError
-from spatial_eval.core.types import Arm, Failure, Generation, Record, Sample
+from spatial_eval.core.hashing import digest_file
+from spatial_eval.core.plan import picture_name
+from spatial_eval.core.types import Arm, Failure, Generation, Record, Sample, Work
 from spatial_eval.engine import decode as engine
 from spatial_eval.engine import reference
 from spatial_eval.engine.attention import PER_ARM
 from spatial_eval.engine.contrastive import add_noise
 from spatial_eval.engine.kv_cache import Graphs
-from spatial_eval.engine.request import Attended, Decoded, Intervention, read_first_token
+from spatial_eval.engine.request import Attended, Decoded, Intervention, read_first_tokens
 from spatial_eval.models import selfcheck
-from spatial_eval.models.batches import Inputs, Work, block_rows, bucket_by_length, collate, cut_batches
-from spatial_eval.models.encoder import BadQuestion, Encoder
+from spatial_eval.models.batches import Inputs, bucket_by_length, collate, cut_batches, prefix_tokens
+from spatial_eval.models.encoder import BadQuestion, Encoded, Encoder
 from spatial_eval.models.loading import load_config, load_model_once
 from spatial_eval.store.attention import Capture
 
@@ -34,32 +37,42 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-WORKERS = 2  # threads that decode and process images
-AHEAD = 2  # batches prepared while one is computed
-EARLY = 8  # questions that must fail with one error before it is the model's or the installation's fault
 KERNELS = {"flash": "FLASH_ATTENTION", "efficient": "EFFICIENT_ATTENTION", "math": "MATH"}
+EARLY = 8  # pictures whose questions must all fail with one error before the model or installation is blamed
+GROW_BELOW = 0.4  # share of the device's memory that a batch may have taken for the next one to be twice as large
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """A question whose image and prompt are tensors on the CPU."""
+    """Hold a question whose image and prompt are tensors on the CPU. Questions of one `prefix` can share it."""
 
     sample: Sample
     arms: tuple[Arm, ...]
     prompt: str
     inputs: Inputs
+    prefix: Hashable
+
+
+# Of a batch, the questions about each picture and what they are encoded to.
+_Pending = list[tuple[list[Work], Future[list[Encoded | Exception]]]]
+
+
+# Passes over the same pictures, a dataset in several templates, run side by side and read each image once. What one
+# of them remembers is to the bit what another would read: the same images in the same batch.
+_memories: WeakKeyDictionary[Any, engine.PrefixMemory] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
 class _Held:
-    """One question's failures, kept until it is known whose fault they are; `cause` without numbers."""
+    """Hold one question's failures until their cause is known; `cause` without numbers."""
 
     cause: str
+    picture: str
     records: list[Record]
 
 
 class LoadedModel:
-    """A model on its device with its processor. Not thread-safe."""
+    """Run a model on its device with its processor. Not thread-safe."""
 
     def __init__(
         self, model: CheckpointSpec, prompt: str, distort: bool, max_new_tokens: int, *, orientation: str = "upright"
@@ -69,12 +82,18 @@ class LoadedModel:
         # Before the weights: what its processor lacks costs no minutes
         config = load_config(model)
         self._encoder = Encoder(model, config, prompt=prompt, distort=distort, orientation=orientation)
+        self._shown = (distort, orientation)  # beside its file, what a picture's pixels depend on
         self._vlm = load_model_once(model)
-        self._fits = block_rows(model.batch_size)
-        self._unchecked = model.selfcheck != "never"
+        self._images = self._together = sys.maxsize  # that fit into memory: images, and prompts that decode together
+        self._rows = model.batching.rows  # of a batch; grows under batch_size=auto
+        self._grows = model.batch_size == "auto"
+        self._unchecked = set() if model.selfcheck == "never" else {"first batch", "shared image"}  # to be compared
         self.device = _device_label(self._vlm.device)
         self._shared = model.decoding == "shared"
-        self._graphs = Graphs() if model.graphs else None
+        automatic = model.device_map is None and self._vlm.device.type == "cuda"
+        replayed = automatic if model.graphs == "auto" else model.graphs
+        self._graphs = Graphs(required=model.graphs is True) if replayed else None
+        self._memory = _memories.setdefault(self._vlm, engine.PrefixMemory()) if model.shares_images else None
         self._held: list[_Held] = []
         self._works = False  # a question was answered, or questions fail for several reasons
         self._capture = "none"
@@ -85,26 +104,26 @@ class LoadedModel:
             self._shared = False
 
     def watch(self, level: str, sink: Callable[[Capture], None]) -> None:
-        """From now on `sink` gets every question's capture before its records are yielded."""
+        """Give `sink` every question's capture before its records are yielded."""
         self._capture, self._sink = level, sink
 
-    def answer(self, work: Sequence[Work]) -> Iterator[list[Record]]:
-        """Batches of records in row order; a question that fails alone is a Failure.
+    def answer(self, blocks: Sequence[Sequence[Work]]) -> Iterator[list[Record]]:
+        """Yield batches of records in the order of the blocks; a question that fails alone is a Failure.
 
-        Raises ModelError where all questions fail with one error, before any of it is yielded: the first EARLY of
-        them, or all there are, if there are at least two. What is wrong with a question's own text or image, and out
-        of memory, is that question's failure however many they are.
+        Raises ModelError where all questions fail with one error, before any of it is yielded: those on the first
+        EARLY pictures, or all there are, if they are on at least two. What is wrong with a question's own text or
+        image, and out of memory, is that question's failure however many they are.
         """
-        batches = cut_batches(work, block_rows(self._cfg.batch_size))
-        with ThreadPoolExecutor(WORKERS, thread_name_prefix="images") as pool:
-            queue: deque[list[tuple[Work, Future[tuple[str, Inputs]]]]] = deque()
-            for batch in batches:
-                queue.append([(item, pool.submit(self._encoder.encode, item[0])) for item in batch])
-                if len(queue) > AHEAD:
-                    yield from self._released(self._answer(queue.popleft()))
+        rows = self._cfg.batching.rows
+        with ThreadPoolExecutor(self._cfg.workers, thread_name_prefix="images") as pool:
+            queue: deque[_Pending] = deque()
+            for batch in (batch for block in blocks for batch in cut_batches(block)):
+                queue.append(self._prepare(batch, pool))
+                if len(queue) > self._cfg.prefetch * (self._rows // rows):
+                    yield from self._released(self._answer(self._next_batch(queue)))
             while queue:
-                yield from self._released(self._answer(queue.popleft()))
-        if len(self._held) > 1:
+                yield from self._released(self._answer(self._next_batch(queue)))
+        if self._pictures_held() > 1:
             self._reject_model()
         yield from self._released([], over=True)
 
@@ -115,10 +134,14 @@ class LoadedModel:
         if self._works or over:
             records = [*(one for held in self._held for one in held.records), *records]
             self._held.clear()
-        elif len(self._held) >= EARLY:
+        elif self._pictures_held() >= EARLY:
             self._reject_model()
         if records:
             yield records
+
+    def _pictures_held(self) -> int:
+        """Of how many pictures failures are held: questions on one picture stand together, and it may be to blame."""
+        return len({held.picture for held in self._held})
 
     def _reject_model(self) -> NoReturn:
         [failure, *_] = self._held[0].records
@@ -139,73 +162,158 @@ class LoadedModel:
         if self._works or _out_of_memory(error):
             return failures
         line = next(iter(str(error).splitlines()), "")
-        self._held.append(_Held(f"{type(error).__name__}: {re.sub(r'[0-9]+', '#', line)}", failures))
+        cause = f"{type(error).__name__}: {re.sub(r'[0-9]+', '#', line)}"
+        self._held.append(_Held(cause, picture_name(sample), failures))
         return []
 
-    def _answer(self, batch: list[tuple[Work, Future[tuple[str, Inputs]]]]) -> list[Record]:
+    def _prepare(self, batch: Sequence[Work], pool: Executor) -> _Pending:
+        """Have a batch encoded, the questions about one picture in one go."""
+        pictures: dict[str, list[Work]] = {}
+        for item in batch:
+            pictures.setdefault(picture_name(item[0]), []).append(item)
+        return [
+            (items, pool.submit(self._encoder.encode_picture, [sample for sample, _ in items]))
+            for items in pictures.values()
+        ]
+
+    def _next_batch(self, queue: deque[_Pending]) -> _Pending:
+        """The next batch; under batch_size=auto with the ones behind it, as far as they fit and have the same arms."""
+        batch = queue.popleft()
+        while queue and self._rows > self._cfg.batching.rows:
+            more = queue[0]
+            if _arms(more) != _arms(batch) or sum(len(items) for items, _ in [*batch, *more]) > self._rows:
+                break
+            batch = [*batch, *queue.popleft()]
+        return batch
+
+    def _answer(self, batch: _Pending) -> list[Record]:
         records: list[Record] = []
-        ready: list[_Ready] = []
-        for (sample, arms), future in batch:
-            error = future.exception()
-            if error is None:
-                ready.append(_Ready(sample, arms, *future.result()))
-                continue
-            own = isinstance(error, BadQuestion)
-            error = (error.__cause__ or error) if own else error
-            if not isinstance(error, Exception) or _stops_run(error):
-                raise error
-            records += _failures([(sample, arms)], error) if own else self._fail(sample, arms, error)
-        for bucket in bucket_by_length([one.inputs["input_ids"].shape[1] for one in ready]):
-            members = [ready[index] for index in sorted(bucket)]
-            records += self._decode_or_halve(members)
+        groups: dict[Hashable, list[_Ready]] = {}
+        for items, future in batch:
+            for (sample, arms), encoded in zip(items, future.result(), strict=True):
+                if isinstance(encoded, Exception):
+                    records += self._refuse(sample, arms, encoded)
+                    continue
+                tokens = prefix_tokens(encoded[1], self._encoder.image_token)
+                alone = "" if self._cfg.shares_images else sample.id
+                ready = _Ready(sample, arms, *encoded, (picture_name(sample), *self._shown, alone, tokens))
+                groups.setdefault(ready.prefix, []).append(ready)
+        members = list(groups.values())
+        lengths = [len(prefix_tokens(group[0].inputs, self._encoder.image_token)) for group in members]
+        for bucket in bucket_by_length(lengths):
+            records += self._decode_or_halve([members[index] for index in sorted(bucket)])
         return records
 
-    def _decode_or_halve(self, members: list[_Ready]) -> list[Record]:
-        """Batches that fail are halved until the culprits fail alone; only they are missing."""
+    def _refuse(self, sample: Sample, arms: tuple[Arm, ...], error: Exception) -> list[Record]:
+        """The failures of a question that could not be encoded, as far as they are told."""
+        own = isinstance(error, BadQuestion)
+        cause = (error.__cause__ or error) if own else error
+        if not isinstance(cause, Exception) or _stops_run(cause):
+            raise cause
+        return _failures([(sample, arms)], cause) if own else self._fail(sample, arms, cause)
+
+    def _decode_or_halve(self, groups: list[list[_Ready]]) -> list[Record]:
+        """Answer groups of questions that share an image each. A failing batch is halved until single questions fail.
+
+        Where memory is short, by images first, then by decoding fewer questions at a time over one image.
+        """
         records: list[Record] = []
-        pending = [members]
+        pending = [groups]
         while pending:
-            items = pending.pop()
-            if len(items) > self._fits:
-                pending += [items[self._fits :], items[: self._fits]]
+            groups = pending.pop()
+            if len(groups) > self._images:
+                pending += [groups[self._images :], groups[: self._images]]
                 continue
             try:
-                records += self._decode(items)
+                records += self._decode(groups)
+                self._grow()
                 continue
             except (RuntimeError, ValueError, TypeError, LookupError, MemoryError, OSError) as caught:
                 if _stops_run(caught):
                     raise
                 error = caught.with_traceback(None)  # its frames would keep the batch's tensors alive
-            if _out_of_memory(error) and torch.cuda.is_available():
-                torch.cuda.empty_cache()
+            items = [item for group in groups for item in group]
+            short = _out_of_memory(error)
+            if short:
+                self._grows, self._rows = False, self._cfg.batching.rows
+                if self._memory is not None:
+                    self._memory.clear()
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
             if len(items) == 1:
                 records += self._fail(items[0].sample, items[0].arms, error)
-                continue
-            middle = (len(items) + 1) // 2
-            pending += [items[middle:], items[:middle]]
-            if _out_of_memory(error):
-                self._fits = middle
-                log.warning("out of memory with %d questions in a batch; going on with %d", len(items), middle)
+            elif len(groups) > 1:
+                middle = (len(groups) + 1) // 2
+                pending += [groups[middle:], groups[:middle]]
+                if short:
+                    self._images = middle
+                    log.warning(
+                        "out of memory with %d questions on %d images in a batch; going on with %d images",
+                        *(len(items), len(groups), middle),
+                    )
+            elif short and self._shared and self._together > 1:
+                self._together = (min(self._together, len(items)) + 1) // 2
+                pending.append(groups)
+                log.warning(
+                    "out of memory with %d questions on one image; decoding %d at a time", len(items), self._together
+                )
+            else:
+                middle = (len(items) + 1) // 2
+                pending += [[items[middle:]], [items[:middle]]]
         return records
 
-    def _decode(self, items: list[_Ready]) -> list[Record]:
-        inputs, intervention = self._collated(items, self._capture)
-        decode = partial(engine.decode_arms, graphs=self._graphs) if self._shared else reference.decode_reference
+    def _grow(self) -> None:
+        """Under batch_size=auto, make batches twice as large while memory allows it."""
+        if self._grows and _memory_share(self._vlm.device) < GROW_BELOW:
+            self._rows *= 2
+            log.info("%s: memory allows batches of %d questions", self._cfg.name, self._rows)
+
+    def _decode(self, groups: list[list[_Ready]]) -> list[Record]:
+        numbered = [(number, item) for number, group in enumerate(groups) for item in group]
+        buckets = bucket_by_length([item.inputs["input_ids"].shape[1] for _, item in numbered])
+        size = self._together
+        chunks = [bucket[i : i + size] for bucket in map(sorted, buckets) for i in range(0, len(bucket), size)]
+        numbered = [numbered[index] for chunk in chunks for index in chunk]
+        items, image = [item for _, item in numbered], [number for number, _ in numbered]
+        once = [image.index(number) for number in range(len(groups))]
         with _kernel(self._cfg.attn):
-            decoded = decode(self._vlm, inputs, intervention=intervention, max_new_tokens=self._max_new_tokens)
-        if self._unchecked and self._shared:
-            self._compare(items, decoded)
-            self._unchecked = self._cfg.selfcheck == "always"
+            if self._shared:
+                inputs, intervention = self._collate(items, self._capture, once)
+                decoded = engine.decode_arms(
+                    self._vlm,
+                    inputs,
+                    intervention=intervention,
+                    max_new_tokens=self._max_new_tokens,
+                    image=image,
+                    chunks=[len(chunk) for chunk in chunks],
+                    graphs=self._graphs,
+                    memory=self._memory,
+                    names=tuple(group[0].prefix for group in groups),
+                )
+                if self._graphs is not None and self._graphs.fault:
+                    self._graphs = None
+            else:
+                inputs, intervention = self._collate(items, self._capture)
+                decoded = reference.decode_reference(
+                    self._vlm, inputs, intervention=intervention, max_new_tokens=self._max_new_tokens
+                )
+        compared = {"first batch", "shared image"} if len(items) > len(groups) else {"first batch"}
+        if self._shared and self._unchecked & compared:
+            self._compare(items, image, decoded)
+            self._unchecked -= compared if self._cfg.selfcheck == "first" else set()
         records = self._records(items, decoded)
         self._keep(items, decoded.attended)
         return records
 
-    def _collated(self, items: Sequence[_Ready], capture: str) -> tuple[Inputs, Intervention]:
-        """The questions as one batch on the model's device, and what is done to it."""
-        inputs = collate([one.inputs for one in items], self._encoder.pad_id)
+    def _collate(
+        self, items: Sequence[_Ready], capture: str, pictured: Sequence[int] | None = None
+    ) -> tuple[Inputs, Intervention]:
+        """One batch on the model's device and what is done to it, with the images of `pictured` or of each question."""
+        inputs = collate([one.inputs for one in items], self._encoder.pad_id, pictured=pictured)
         inputs = {name: _placed(tensor, self._vlm) for name, tensor in inputs.items()}
+        shown = items if pictured is None else [items[index] for index in pictured]
         cfg = self._cfg
-        return inputs, Intervention(items[0].arms, cfg.layers, cfg.span, self._noised(items, inputs), capture)
+        return inputs, Intervention(items[0].arms, cfg.layers, cfg.span, self._noised(shown, inputs), capture)
 
     def _keep(self, items: list[_Ready], attended: Attended | None) -> None:
         if attended is not None:
@@ -215,33 +323,49 @@ class LoadedModel:
                 self._sink(Capture(one.sample.id, one.arms, attended.mass[index].numpy(), seen, view))
 
     def _noised(self, items: Sequence[_Ready], inputs: Inputs) -> dict[int, torch.Tensor]:
-        """The batch's image tensor with noise, by noise step, for the arms that contrast with it."""
+        """The images of `items` with noise, by noise step, for the arms that contrast with it."""
         made = {}
-        for step in {arm.noise for arm in items[0].arms if arm.contrast == "vcd"}:
+        for step in {arm.noise for arm in items[0].arms if arm.against == "noise"}:
             if "pixel_values" not in inputs:
                 raise ModelError(f"{self._cfg.name}: vcd needs pixel_values; its processor gives {', '.join(inputs)}")
             parts = []
             for one in items:
-                pixels = add_noise(one.inputs["pixel_values"].float(), step, one.sample.id)
+                pixels = add_noise(one.inputs["pixel_values"].float(), step, self._noise_name(one.sample))
                 parts.append({**one.inputs, "pixel_values": pixels})
             made[step] = _placed(collate(parts, self._encoder.pad_id)["pixel_values"], self._vlm)
         return made
 
-    def _compare(self, items: list[_Ready], decoded: Decoded) -> None:
-        """Raises ModelError where the engine's answers to the longest and the shortest question are not exact."""
+    def _noise_name(self, sample: Sample) -> str:
+        """What the noise is drawn from: the same on every machine, and for every question that shares the image."""
+        if not self._cfg.shares_images or sample.image is None:
+            return sample.id
+        return sample.image_digest or digest_file(sample.image)
+
+    def _compare(self, items: Sequence[_Ready], image: Sequence[int], decoded: Decoded) -> None:
+        """Raises ModelError where the engine's answers to a few of the questions are not exact.
+
+        `image`: each question's image. Compared are the longest and the shortest question; where questions share an
+        image, one that does stands beside them.
+        """
         lengths = [one.inputs["input_ids"].shape[1] for one in items]
-        longest, shortest = lengths.index(max(lengths)), lengths.index(min(lengths))
-        chosen = sorted({longest, shortest})
-        pair = selfcheck.CheckedQuestions(
-            *self._collated([items[i] for i in chosen], "none"), tuple(range(len(chosen)))
+        chosen, shared = selfcheck.choose_questions(lengths, image)
+        asked = selfcheck.CheckedQuestions(
+            *self._collate([items[i] for i in chosen], "none"), rows=tuple(range(len(chosen)))
         )
-        alone = selfcheck.CheckedQuestions(*self._collated([items[longest]], "none"), (chosen.index(longest),))
-        given = Decoded([decoded.tokens[i] for i in chosen], decoded.logits[chosen], decoded.scores[chosen])
+        others = []
+        if len(chosen) > 1:
+            longest = max(range(len(chosen)), key=lambda place: lengths[chosen[place]])
+            alone = self._collate([items[chosen[longest]]], "none")
+            others.append(selfcheck.CheckedQuestions(*alone, rows=(longest,)))
+        if shared is not None:
+            once = [shared.index(number) for number in range(max(shared) + 1)]
+            given = self._collate([items[i] for i in chosen], "none", once)
+            others.append(selfcheck.CheckedQuestions(*given, rows=asked.rows, image=shared))
         selfcheck.check_prefix(
             self._vlm,
-            pair,
-            alone,
-            given,
+            asked,
+            others,
+            Decoded([decoded.tokens[i] for i in chosen], decoded.logits[chosen], decoded.scores[chosen]),
             name=self._cfg.name,
             dtype=self._cfg.run_dtype(),
             tf32=self._cfg.tf32,
@@ -249,32 +373,31 @@ class LoadedModel:
         )
 
     def _records(self, items: list[_Ready], decoded: Decoded) -> list[Record]:
-        records: list[Record] = []
-        if not bool(torch.isfinite(decoded.logits).all()):
-            raise ValueError("the model gave logits that are not finite")
-        scores = decoded.scores.cpu()  # (B, W, V)
-        for index, item in enumerate(items):
-            options = self._encoder.option_tokens(item.sample.options)
-            for position, arm in enumerate(item.arms):
-                tokens = decoded.tokens[index][position]
-                first = read_first_token(scores[index, position], options)
-                records.append(
-                    Generation(
-                        sample_id=item.sample.id,
-                        arm=arm,
-                        text=self._encoder.decode(tokens),
-                        tokens=tokens,
-                        confidence=first.confidence,
-                        entropy=first.entropy,
-                        margin=first.margin,
-                        logit=first.logit,
-                        option_probs=first.option_probs,
-                        prompt=item.prompt,
-                        batch=len(items),
-                        device=self.device,
-                    )
-                )
-        return records
+        options = [self._encoder.option_tokens(item.sample.options) for item in items]
+        numbers = read_first_tokens(decoded, options)
+        return [
+            Generation(
+                sample_id=item.sample.id,
+                arm=arm,
+                text=self._encoder.decode(tokens),
+                tokens=tokens,
+                confidence=first.confidence,
+                entropy=first.entropy,
+                margin=first.margin,
+                logit=first.logit,
+                option_probs=first.option_probs,
+                prompt=item.prompt,
+                batch=len(items),
+                device=self.device,
+            )
+            for item, answers, firsts in zip(items, decoded.tokens, numbers, strict=True)
+            for arm, tokens, first in zip(item.arms, answers, firsts, strict=True)
+        ]
+
+
+def _arms(batch: _Pending) -> tuple[Arm, ...]:
+    (_, arms), *_ = batch[0][0]
+    return arms
 
 
 def _failures(work: Sequence[Work], error: BaseException) -> list[Record]:
@@ -305,3 +428,10 @@ def _kernel(attn: str) -> AbstractContextManager[Any]:
 
 def _device_label(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _memory_share(device: torch.device) -> float:
+    """Return the largest share of a device's memory that was in use; 1 where it is unknown."""
+    if device.type != "cuda":
+        return 1.0
+    return float(torch.cuda.max_memory_allocated(device) / torch.cuda.get_device_properties(device).total_memory)

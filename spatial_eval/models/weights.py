@@ -1,4 +1,4 @@
-"""A checkpoint's files by their headers: which of them a run loads, whether they are whole, and what they hold.
+"""Read a checkpoint's files by their headers: which a run loads, whether they are complete, what they hold.
 
 Reads no weight and needs no torch. A safetensors file starts with the length of its header (8 bytes, little endian),
 the header (JSON: name -> dtype, shape, place) and then the tensors, up to its last byte.
@@ -21,7 +21,7 @@ SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # What a run reads beside the weights: config, tokenizer, processor, chat templates.
 TEXTS = ("*.json", "*.model", "*.txt", "*.jinja", "additional_chat_templates/*.jinja")
 LFS = b"version https://git-lfs.github.com/spec/"  # how a git LFS pointer starts
-LONGEST_HEADER = 100_000_000  # bytes; safetensors itself refuses more
+LONGEST_HEADER = 100_000_000  # bytes; safetensors itself rejects more
 NAMED = 3  # tensors or files that a message names; the others are counted
 ORIGINAL_LLAVA = re.compile(r"Llava\w*ForCausalLM")
 CONVERTED = "llava-hf/llava-1.5-7b-hf for liuhaotian/llava-v1.5-7b"
@@ -29,7 +29,7 @@ CONVERTED = "llava-hf/llava-1.5-7b-hf for liuhaotian/llava-v1.5-7b"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """What a file's header says of one tensor. `dtype` as safetensors writes it: F32, BF16, ..."""
+    """Hold what a file's header states of one tensor. `dtype` as safetensors writes it: F32, BF16, ..."""
 
     file: Path
     dtype: str
@@ -82,7 +82,7 @@ def find_files(folder: Path, label: str) -> list[Path]:
         return [_existing(folder / (named if isinstance(named, str) else SINGLE), "config.json names it")]
     if not index.is_file():
         if not any(folder.glob("*.safetensors")):
-            raise ModelError(f"model.path={label} has no *.safetensors file; other formats run code and are refused")
+            raise ModelError(f"model.path={label} has no *.safetensors file; other formats run code and are rejected")
         raise ModelError(f"model.path={label} has neither {SINGLE} nor {INDEX}: copy or fetch the whole checkpoint")
     places = _read_object(index).get("weight_map")
     if not isinstance(places, dict) or not places or not all(isinstance(name, str) for name in places.values()):
@@ -117,7 +117,7 @@ def count_parameters(headers: Mapping[str, Header]) -> int:
 
 
 def shorten(names: Iterable[str]) -> str:
-    """`a, b, c and 7 more`, in the order of layers."""
+    """Join names as `a, b, c and 7 more`, in the order of layers."""
     ordered = sorted(names, key=_natural)
     more = f" and {len(ordered) - NAMED:,} more" if len(ordered) > NAMED else ""
     return ", ".join(ordered[:NAMED]) + more

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import platform
 import time
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -13,9 +14,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from spatial_eval.core import plan, progress
 from spatial_eval.core.errors import ConfigError, MissingData
-from spatial_eval.core.types import Arm, Failure, Pass, Places, Sample
+from spatial_eval.core.types import BASE, Arm, Failure, Pass, Places, Record, Sample, Work
 from spatial_eval.core.version import VERSION
-from spatial_eval.store.attention import CapturableModel, Capture, Captures, CapturingVlm
+from spatial_eval.methods.controls import FORCED_YES, force_yes
+from spatial_eval.store.answers import Answers
+from spatial_eval.store.attention import CapturableModel, Capture, Captures, CaptureWriter, CapturingVlm
 from spatial_eval.store.generations import ExperimentKey, Store, Stored, experiment_key, sample_digests
 
 log = logging.getLogger(__name__)
@@ -28,7 +31,8 @@ class PassState:
     """A pass against the data and the store, as they were when it was read.
 
     Attributes:
-        samples: the whole dataset. need: arms by row of the dataset. digests: of the needed questions, by id.
+        samples: the whole dataset. blocks: its rows, as the model's batches are cut from them.
+        need: arms by row of the dataset. digests: of the needed questions, by id.
         stored: answers and recorded errors. done: (sample id, arm) of answers that need nothing more.
         todo: what to compute, in row order. skipped: number of recorded errors that are left alone.
         uncaptured: answers whose attention was asked for and is not stored, but for recorded errors.
@@ -36,12 +40,13 @@ class PassState:
 
     work: Pass
     samples: Sequence[Sample]
-    need: Mapping[int, set[Arm]]
+    blocks: Sequence[Sequence[int]]
+    need: Mapping[int, frozenset[Arm]]
     key: ExperimentKey
     digests: Mapping[str, str]
-    stored: Stored = field(default_factory=lambda: Stored({}, {}))
+    stored: Stored = field(default_factory=lambda: Stored(Answers(), {}))
     done: Set[tuple[str, Arm]] = frozenset()
-    todo: Sequence[tuple[Sample, tuple[Arm, ...]]] = ()
+    todo: Sequence[Work] = ()
     skipped: int = 0
     uncaptured: int = 0
 
@@ -50,9 +55,16 @@ class PassState:
         return self.work.label
 
     @cached_property
+    def positions(self) -> Mapping[int, int]:
+        """By row, where it stands in the order of the blocks; shards are ranges of it."""
+        return {row: place for place, row in enumerate(row for block in self.blocks for row in block)}
+
+    @cached_property
     def missing(self) -> Sequence[Failure]:
         """Recorded errors among what the pass needs."""
         failures = self.stored.failures
+        if not failures:
+            return []
         wanted = ((self.samples[row].id, arm) for row in sorted(self.need) for arm in sorted(self.need[row]))
         return [failures[where] for where in wanted if where in failures]
 
@@ -61,7 +73,8 @@ def inspect_pass(work: Pass, places: Places, *, retry: bool = False, rows: range
     """Read data and store, and check that the model can give the arms; computes and writes nothing.
 
     Args:
-        retry: whether recorded errors are to be computed again. rows: confines the pass to a shard of the dataset.
+        retry: whether recorded errors are to be computed again. rows: confines the pass to a shard, a range of
+            the order of the blocks.
 
     Raises:
         SpatialEvalError: something that a user must fix first.
@@ -69,9 +82,11 @@ def inspect_pass(work: Pass, places: Places, *, retry: bool = False, rows: range
     dataset, model = work.experiment.dataset, work.experiment.model
     samples = dataset.read(places)
     need = plan.needed_arms(work, samples)
+    blocks = plan.cut_blocks(samples, model.batching)
     if rows is not None:
-        need = {row: arms for row, arms in need.items() if row in rows}
-    empty = [part for part, _ in work.needs if rows is None and not plan.split_indices(len(samples), part)]
+        order = [row for block in blocks for row in block]
+        need = {row: need[row] for row in order[rows.start : rows.stop] if row in need}
+    empty = [part for part, _ in work.needs if rows is None and not plan.split_indices(samples, part)]
     if empty:
         raise ConfigError(
             f"split={empty[0].split} of {dataset.name} has no question: the dataset has {len(samples)} "
@@ -82,34 +97,58 @@ def inspect_pass(work: Pass, places: Places, *, retry: bool = False, rows: range
             f"capture={work.capture}: model {model.name} has no attention to capture, only a model that is really "
             "run has; leave it at capture=none"
         )
-    model.check(dataset, [samples[row] for row in sorted(need)], work.arms, places)
-    return _read_state(work, samples, need, experiment_key(work.experiment, places), places, retry=retry)
+    computed = [arm for arm in work.arms if arm.against != "stored"]
+    if len(computed) < len(work.arms) and not any(set(samples[row].options) == {"yes", "no"} for row in need):
+        raise ConfigError(f"method=forced_yes: no question of {dataset.name} has the options yes and no: leave it out")
+    model.check(dataset, [samples[row] for row in sorted(need)], computed, places)
+    return _read_state(work, samples, blocks, need, experiment_key(work.experiment, places), places, retry=retry)
 
 
 def read_pass(work: Pass, key: ExperimentKey, places: Places) -> PassState:
     """Read data and store under a known key: the model itself is not looked at. Raises a SpatialEvalError."""
     samples = work.experiment.dataset.read(places)
-    return _read_state(work, samples, plan.needed_arms(work, samples), key, places, retry=False)
+    blocks = plan.cut_blocks(samples, work.experiment.model.batching)
+    return _read_state(work, samples, blocks, plan.needed_arms(work, samples), key, places, retry=False)
 
 
 def reread_store(state: PassState, places: Places, *, retry: bool = False) -> PassState:
     """Bring a state up to date with what was stored since; the data is not read again. Raises StoreError."""
     work, need = state.work, state.need
     stored = Store(places.paths.generations).read(state.key, state.digests)
-    done, uncaptured = set(stored.generations), 0
+    need = {row: frozenset(arm for arm in arms if arm.against != "stored") for row, arms in need.items()}
+    done: Set[tuple[str, Arm]] = stored.generations.keys()
+    uncaptured = 0
     if work.capture != "none":
         captured = set(Captures(places.paths.captures).find(state.key, state.digests, work.capture))
         wanted = {(state.samples[row].id, arm) for row, arms in need.items() for arm in arms}
         done, uncaptured = done & captured, len(wanted - captured - set(stored.failures))
-    todo = plan.remaining_work(need, state.samples, done if retry else done | set(stored.failures))
+    todo = plan.remaining_work(need, state.samples, done, {} if retry else stored.failures)
+    if FORCED_YES in work.arms:
+        stored = _add_forced(stored, [state.samples[row] for row in need])
     now = replace(state, stored=stored, done=done, todo=todo, skipped=0, uncaptured=uncaptured)
     return now if retry else replace(now, skipped=len(now.missing))
+
+
+def _add_forced(stored: Stored, samples: Sequence[Sample]) -> Stored:
+    """Add the control's answers to those of the baseline that are stored, which it is computed from."""
+    answers, failures = stored.generations, dict(stored.failures)
+    for sample in samples:
+        if (sample.id, BASE) not in answers:
+            continue
+        forced = force_yes(answers[sample.id, BASE], sample)
+        if isinstance(forced, Failure):
+            failures[sample.id, FORCED_YES] = forced
+        else:
+            (environment,) = answers.environments(answers.records(BASE, answers.find_places([sample.id])))
+            answers.add(forced, environment)
+    return replace(stored, failures=failures)
 
 
 def _read_state(
     work: Pass,
     samples: Sequence[Sample],
-    need: Mapping[int, set[Arm]],
+    blocks: Sequence[Sequence[int]],
+    need: Mapping[int, frozenset[Arm]],
     key: ExperimentKey,
     places: Places,
     *,
@@ -120,11 +159,17 @@ def _read_state(
     if needed and set(fingerprints) == {"missing"}:  # no answer can be told from these
         raise MissingData(f"{dataset.name} has no image here: there is no {needed[0].image}")
     digests = sample_digests(needed, fingerprints)
-    return reread_store(PassState(work, samples, need, key, digests), places, retry=retry)
+    return reread_store(PassState(work, samples, blocks, need, key, digests), places, retry=retry)
 
 
 def run_pass(state: PassState, places: Places, *, bar: Bar = progress.show_progress) -> None:
-    """Compute what is to do, stored batch by batch; safe to kill and repeat. With nothing to do no model is loaded.
+    """Compute what is to do, stored batch by batch; safe to kill and repeat. With nothing to do no model is loaded."""
+    for _ in compute_pass(state, places, bar=bar):
+        pass
+
+
+def compute_pass(state: PassState, places: Places, *, bar: Bar = progress.show_progress) -> Iterator[None]:
+    """Compute what is to do, a batch per step, each stored before the one after the next.
 
     An answer that is stored is not stored again where only its attention was missing.
 
@@ -138,29 +183,42 @@ def run_pass(state: PassState, places: Places, *, bar: Bar = progress.show_progr
     vlm = experiment.model.load(experiment.dataset, experiment.max_new_tokens, places)
     captured: list[Capture] = []
     with (
-        ExitStack() as stack,
         Store(places.paths.generations).writer(state.key, state.digests, runtime_versions(vlm.device)) as writer,
         bar(state.name, len(state.todo), len(state.work.arms)) as advance,
+        ExitStack() as stack,
     ):
+        captures: CaptureWriter | None = None
         if capture != "none":
             captures = stack.enter_context(Captures(places.paths.captures).writer(state.key, state.digests))
             assert isinstance(vlm, CapturingVlm)  # its description is a CapturableModel
             vlm.watch(capture, captured.append)
-        start = time.perf_counter()
-        for records in vlm.answer(state.todo):
-            now = time.perf_counter()
+
+        def write(records: list[Record], attention: list[Capture], seconds: float) -> int:
             fresh = [record for record in records if (record.sample_id, record.arm) not in state.stored.generations]
             if fresh:
-                writer.append(fresh, now - start)
-            if captured:
-                captures.append(captured)
-                captured.clear()
+                writer.append(fresh, seconds)
+            if captures is not None and attention:
+                captures.append(attention)
             for failure in (record for record in records if isinstance(record, Failure)):
                 arm = failure.arm
                 if (failure.sample_id, arm) in state.stored.generations:
                     log.warning("question %s, arm %s: not captured: %s", failure.sample_id, arm.label, failure.error)
-            start = now
-            advance(len({record.sample_id for record in records}))
+            return len({record.sample_id for record in records})
+
+        # Disks are slow and the device must not wait for them: a batch is written while the next one runs.
+        disk = stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="records"))
+        writing: Future[int] | None = None
+        start = time.perf_counter()
+        for records in vlm.answer(plan.remaining_blocks(state.blocks, state.todo)):
+            now = time.perf_counter()
+            if writing is not None:
+                advance(writing.result())
+            writing = disk.submit(write, records, captured.copy(), now - start)
+            captured.clear()
+            yield
+            start = time.perf_counter()
+        if writing is not None:
+            advance(writing.result())
 
 
 def runtime_versions(device: str) -> dict[str, str]:

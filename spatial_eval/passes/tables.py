@@ -9,34 +9,39 @@ import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 
 from spatial_eval.analysis import metrics
-from spatial_eval.benchmarks.scoring import correct, correct_strict, prediction
+from spatial_eval.analysis.regrading import write_choices
+from spatial_eval.benchmarks.scoring import grade_answer
 from spatial_eval.config.descriptions import describe_for_sweep
 from spatial_eval.core import columns as column_names
 from spatial_eval.core import plan
 from spatial_eval.core.files import translate_os_errors, write_atomic
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.paths import SweepPaths
-from spatial_eval.core.types import BASE, Arm, Cell, Experiment, Failure, Model, Part, Places
+from spatial_eval.core.types import BASE, Arm, Cell, Experiment, Failure, Model, Part, Places, Sample
 from spatial_eval.core.version import VERSION
 from spatial_eval.methods.registry import METHODS
 from spatial_eval.methods.routing import Base
 from spatial_eval.models.hf import HF
 from spatial_eval.passes.pass_state import PassState
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
 SCHEMA = 1  # of sweep.json
+ROWS = 2**17  # of samples.parquet that are in memory at a time
 ARM = tuple(f.name for f in fields(Arm) if f.name != "weight")
 SAMPLES = (
     *("dataset", "model", "sample_id", "weight", "text", "tokens", "n_tokens", "confidence"),
     *("correct", "correct_strict", "relation", "gold", "prediction", "split", "max_new_tokens"),
     *("row", "pair", "set", "question", "image", "entropy", "margin", "logit"),
     *ARM,
-    "scoring",
+    *("scoring", "golds", "options", "framing"),
 )
 PASSES = (
     *("dataset", "model", "arms", "questions", "stored", "missing", "seconds", "questions_per_second", "device"),
@@ -86,13 +91,14 @@ class Results:
     """The tables of a sweep, as rows of plain values in a canonical order.
 
     Attributes:
+        samples: samples.parquet itself, written block by block: of a large sweep its rows are millions.
         shown: cells of base that stand in `cells` and `by_relation` although the sweep did not ask for them.
         missing: questions without an answer, over the cells that it asked for.
     """
 
     cells: Sequence[Mapping[str, Any]]
     by_relation: Sequence[Mapping[str, Any]]
-    samples: Sequence[Mapping[str, Any]]
+    samples: bytes
     passes: Sequence[Mapping[str, Any]]
     failures: Sequence[Mapping[str, Any]]
     shown: Sequence[Cell] = ()
@@ -102,8 +108,7 @@ class Results:
 def build_results(cells: Sequence[Cell], states: Mapping[Experiment, PassState], places: Places) -> Results:
     """Build the tables of what is stored; absent answers are missing.
 
-    Base stands beside the cells of a part also where nobody asked for it: where they look at its answers, or the
-    store holds all of them.
+    Base is added to the cells of a part where they read its answers, or where the store holds all of them.
     """
     columns: dict[tuple[Experiment, Part], metrics.Columns] = {}
     bases: set[Cell] = set()
@@ -111,11 +116,11 @@ def build_results(cells: Sequence[Cell], states: Mapping[Experiment, PassState],
         for part, needed in state.work.needs:
             arms = needed
             chosen = plan.select_samples(state.samples, part)
-            stored = sum((sample.id, BASE) in state.stored.generations for sample in chosen)
+            answers = state.stored.generations
+            stored = sum((sample.id, BASE) in answers for sample in chosen)
             if stored and (BASE in arms or stored == len(chosen)):
                 bases.add(Cell(experiment, Base(), part))
                 arms = tuple({*arms, BASE})
-            answers = state.stored.generations
             columns[experiment, part] = metrics.grade_columns(chosen, answers, arms, whole=state.samples)
     shown = sorted(bases.difference(cells), key=_cell_order)
     groups: dict[tuple[Experiment, Part], list[Cell]] = {}
@@ -127,7 +132,7 @@ def build_results(cells: Sequence[Cell], states: Mapping[Experiment, PassState],
     missing = sum(int(row["missing"]) for cell, row, _ in made if cell not in shown)
     relations = [row for _, _, some in made for row in some]
     passes = sorted(states.values(), key=lambda state: (state.name, state.work.experiment.max_new_tokens))
-    samples = [row for state in passes for row in _sample_rows(state, shown, places)]
+    samples = _format_parquet(table for state in passes for table in _sample_tables(state, shown, places))
     failures = [_failure_row(state, failure) for state in passes for failure in state.missing]
     return Results(rows, relations, samples, [_pass_row(state) for state in passes], failures, shown, missing)
 
@@ -161,13 +166,14 @@ def write_results(folder: Path, results: Results, about: Mapping[str, Any]) -> P
         paths.by_relation: _format_csv(column_names.BY_RELATION, results.by_relation),
         paths.passes: _format_csv(PASSES, results.passes),
         paths.failures: _format_csv(FAILURES, results.failures),
-        paths.samples: _format_parquet(results.samples),
+        paths.samples: results.samples,
         paths.results: _format_csv(column_names.ROW, results.cells),
     }
     digests = {path.name: hash_text(content) for path, content in tables.items()}
     head = {"schema": SCHEMA, "version": VERSION, **about, "digests": digests}
     with translate_os_errors(folder):
         paths.report.unlink(missing_ok=True)
+        paths.report_samples.unlink(missing_ok=True)
     results_csv = tables.pop(paths.results)
     for path, content in tables.items():
         write_atomic(path, content)
@@ -204,53 +210,99 @@ def git_state(folder: Path | None) -> dict[str, Any] | None:
 
 def _cell_order(cell: Cell) -> tuple[Any, ...]:
     row = metrics.cell_identity(cell)
-    knobs = [row.get(f) if row.get(f) is not None else -1.0 for f in column_names.KNOBS]
+    hyperparameters = [row.get(f) if row.get(f) is not None else -1.0 for f in column_names.KNOBS]
     names = (row["dataset"], row["model"], list(METHODS).index(row["method"]))
     others = [
         (name, isinstance(v, str), v if isinstance(v, int | float) else 0, str(v))
         for name, v in metrics.other_fields(cell.method).items()
     ]
     place = (row["split"], row["limit"] or 0, row["max_new_tokens"])
-    return (*names, *knobs, row.get("criterion", ""), others, *place)
+    return (*names, *hyperparameters, row.get("criterion", ""), others, *place)
 
 
-def _sample_rows(state: PassState, shown: Iterable[Cell], places: Places) -> Iterable[dict[str, Any]]:
-    experiment, n = state.work.experiment, len(state.samples)
-    val = set(plan.split_indices(n, Part("val")))
-    base = {row for cell in shown if cell.experiment == experiment for row in plan.split_indices(n, cell.part)}
-    settings = {arm: {name: asdict(arm)[name] for name in ARM} for arm in {*state.work.arms, BASE}}
-    for row in sorted(state.need):
-        sample = state.samples[row]
-        for arm in sorted(state.need[row] | ({BASE} if row in base else set())):
-            answer = state.stored.generations.get((sample.id, arm))
-            if answer is not None:
-                yield {
-                    "dataset": experiment.dataset.name,
-                    "model": experiment.model.name,
-                    "sample_id": sample.id,
-                    "weight": arm.weight,
-                    "text": answer.text,
-                    "tokens": None if answer.tokens is None else list(answer.tokens),
-                    "n_tokens": None if answer.tokens is None else len(answer.tokens),
-                    "confidence": answer.confidence,
-                    "correct": correct(sample, answer.text),
-                    "correct_strict": correct_strict(sample, answer.text),
-                    "relation": sample.relation,
-                    "gold": sample.answers[0],
-                    "prediction": prediction(sample, answer.text),
-                    "split": "val" if row in val else "test",
-                    "max_new_tokens": experiment.max_new_tokens,
-                    "row": row,
-                    "pair": sample.pair,
-                    "set": sample.set,
-                    "question": sample.question,
-                    "image": _relative_image(sample.image, places),
-                    "entropy": answer.entropy,
-                    "margin": answer.margin,
-                    "logit": answer.logit,
-                    **settings[arm],
-                    "scoring": sample.scoring,
-                }
+def _sample_tables(state: PassState, shown: Iterable[Cell], places: Places) -> Iterable[pa.Table]:
+    """The rows of a pass in samples.parquet, question by question, in blocks."""
+    experiment, n, answers = state.work.experiment, len(state.samples), state.stored.generations
+    val = np.zeros(n, dtype=bool)
+    val[list(plan.split_indices(state.samples, Part("val")))] = True
+    parts = [cell.part for cell in shown if cell.experiment == experiment]
+    base = {row for part in dict.fromkeys(parts) for row in plan.split_indices(state.samples, part)}
+    arms = sorted({*state.work.arms, BASE})
+    rows = np.array(sorted(state.need), dtype=np.intp)
+    step = max(1, ROWS // len(arms))
+    for block in (rows[start : start + step] for start in range(0, len(rows), step)):
+        samples = [state.samples[row] for row in block]
+        ids = answers.find_places(sample.id for sample in samples)
+        records = np.stack([answers.records(arm, ids) for arm in arms], axis=1)  # (questions, arms)
+        sets = [state.need[row] | {BASE} if row in base else state.need[row] for row in block.tolist()]
+        known = {needed: [arm in needed for arm in arms] for needed in set(sets)}
+        question, arm = np.nonzero((records >= 0) & np.array([known[needed] for needed in sets], dtype=bool))
+        if len(question):
+            yield _sample_table(state, places, samples, arms, question, arm, records[question, arm], val[block])
+
+
+def _sample_table(
+    state: PassState,
+    places: Places,
+    samples: Sequence[Sample],
+    arms: Sequence[Arm],
+    question: NDArray[np.intp],
+    arm: NDArray[np.intp],
+    records: NDArray[np.intp],
+    val: NDArray[np.bool_],
+) -> pa.Table:
+    """Rows of samples.parquet: (M,) indices of samples and of arms, and the record of each answer."""
+    import pyarrow as pa
+
+    experiment, answers = state.work.experiment, state.stored.generations
+    codes, grader, signals = answers.text_codes(records), metrics.Grader(samples, answers), answers.signals(records)
+    tokens, bounds, absent = answers.tokens(records)
+
+    def choose(values: Sequence[Any], index: NDArray[Any]) -> pa.Array:
+        return pa.array(list(map(_printable, values)) if isinstance(values[0], str) else values).take(pa.array(index))
+
+    def number(values: NDArray[np.float64]) -> pa.Array:
+        return pa.array(values, mask=np.isnan(values))
+
+    names, texts = np.zeros(len(records), dtype=np.intp), np.unique(codes, return_inverse=True)
+    grades, which = grader.mark(grade_answer, question, codes)
+    choices = [write_choices(sample) for sample in samples]
+    columns = {
+        "dataset": choose([experiment.dataset.name], names),
+        "model": choose([experiment.model.name], names),
+        "sample_id": choose([sample.id for sample in samples], question),
+        "text": choose([answers.texts[code] for code in texts[0]], texts[1]),
+        "tokens": pa.ListArray.from_arrays(pa.array(bounds, pa.int32()), pa.array(tokens), mask=pa.array(absent)),
+        "n_tokens": pa.array(np.diff(bounds), mask=absent),
+        "confidence": number(signals.max_prob),
+        "correct": choose([grade.right for grade in grades], which),
+        "correct_strict": choose([grade.strict for grade in grades], which),
+        "relation": choose([sample.relation for sample in samples], question),
+        "gold": choose([sample.answers[0] for sample in samples], question),
+        "prediction": choose([grade.prediction for grade in grades], which),
+        "split": choose(["test", "val"], val[question].astype(np.intp)),
+        "max_new_tokens": choose([experiment.max_new_tokens], names),
+        "row": choose([sample.row for sample in samples], question),
+        "pair": choose([sample.pair for sample in samples], question),
+        "set": choose([sample.set for sample in samples], question),
+        "question": choose([sample.question for sample in samples], question),
+        "image": choose([_relative_image(sample.image, places) for sample in samples], question),
+        "entropy": number(signals.entropy),
+        "margin": number(signals.margin),
+        "logit": number(signals.logit),
+        **{f.name: choose([asdict(one)[f.name] for one in arms], arm) for f in fields(Arm)},
+        "scoring": choose([sample.scoring for sample in samples], question),
+        "golds": choose([golds for golds, _ in choices], question),
+        "options": choose([options for _, options in choices], question),
+        "framing": choose([experiment.dataset.framing], names),
+    }
+    schema = sample_schema()
+    return pa.table([columns[name].cast(schema.field(name).type) for name in SAMPLES], schema=schema)
+
+
+def _printable(text: str) -> str:
+    """Return a text that UTF-8 can hold: `?` for half of a surrogate pair, which JSON can and Arrow cannot say."""
+    return text.encode("utf8", "replace").decode()
 
 
 def _relative_image(path: Path | None, places: Places) -> str:
@@ -264,19 +316,26 @@ def _relative_image(path: Path | None, places: Places) -> str:
 def _pass_row(state: PassState) -> dict[str, Any]:
     experiment = state.work.experiment
     effort = state.stored.effort
-    pairs = [(state.samples[row].id, arm) for row, arms in state.need.items() for arm in arms]
-    stored = [pair for pair in pairs if pair in state.stored.generations]
-    written = [state.stored.environments.get(pair, {}) for pair in stored]
+    answers, rows = state.stored.generations, np.array(list(state.need), dtype=np.intp)
+    places = answers.find_places(state.samples[row].id for row in rows)
+    sets = list(state.need.values())
+    found = []
+    for arm in state.work.arms:
+        having = {needed: arm in needed for needed in set(sets)}
+        found.append(answers.records(arm, places[np.fromiter((having[needed] for needed in sets), bool, len(sets))]))
+    records = np.concatenate(found) if found else rows[:0]
+    stored = records[records >= 0]
+    written = answers.environments(stored)
     return {
         "dataset": experiment.dataset.name,
         "model": experiment.model.name,
         "arms": " ".join(arm.label for arm in state.work.arms),
         "questions": len(state.need),
         "stored": len(stored),
-        "missing": len(pairs) - len(stored),
+        "missing": len(records) - len(stored),
         "seconds": effort.seconds,
         "questions_per_second": effort.questions / effort.seconds if effort.seconds else None,
-        "device": metrics.several(state.stored.generations[pair].device for pair in stored),
+        "device": metrics.several(answers.devices(stored)),
         **{name: metrics.several(one.get(name, "") for one in written) for name in ("python", *column_names.VERSIONS)},
         "max_new_tokens": experiment.max_new_tokens,
         "generations": f"{state.key.label}--{state.key.hash}",
@@ -309,14 +368,26 @@ def _format_csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> byte
     return text.getvalue().encode()
 
 
-def _format_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+def sample_schema() -> pa.Schema:
+    """Return the columns of samples.parquet and their types."""
     import pyarrow as pa
 
     types = {"tokens": pa.list_(pa.int64()), "correct": pa.bool_(), "correct_strict": pa.bool_()}
-    types |= dict.fromkeys(("weight", "confidence", "entropy", "margin", "logit", "alpha", "cutoff"), pa.float64())
+    types |= dict.fromkeys(
+        ("weight", "confidence", "entropy", "margin", "logit", "alpha", "cutoff", "decay", "gamma"), pa.float64()
+    )
     types |= dict.fromkeys(("n_tokens", "max_new_tokens", "row", "noise"), pa.int64())
-    schema = pa.schema([(name, types.get(name, pa.string())) for name in SAMPLES])
-    buffer = io.BytesIO()
-    frame = pd.DataFrame({name: [row[name] for row in rows] for name in SAMPLES}, dtype=object)
-    frame.to_parquet(buffer, schema=schema, index=False)
-    return buffer.getvalue()
+    return pa.schema([(name, types.get(name, pa.string())) for name in SAMPLES])
+
+
+def _format_parquet(tables: Iterable[pa.Table]) -> bytes:
+    import pyarrow as pa
+    from pyarrow import parquet
+
+    buffer = pa.BufferOutputStream()
+    with parquet.ParquetWriter(buffer, sample_schema()) as writer:
+        for table in tables:
+            writer.write_table(table)
+    content = bytes(buffer.getvalue())
+    pa.default_memory_pool().release_unused()
+    return content

@@ -37,7 +37,7 @@ def extract_files(archive: Path, folder: Path, *, keep: Callable[[str], bool]) -
     the right size that is there is left alone.
 
     Raises:
-        DataError: the archive is absent, damaged or rejected. StoreError: the disk refuses.
+        DataError: the archive is absent, damaged or rejected. StoreError: a write fails.
     """
     with _open_archive(archive) as opened:
         wanted: dict[str, tuple[str, int]] = {}  # base name -> name in the archive, size in bytes
@@ -45,7 +45,7 @@ def extract_files(archive: Path, folder: Path, *, keep: Callable[[str], bool]) -
         for count, (path, size) in enumerate(_list_files(opened, archive), 1):
             total += size
             if count > MEMBERS or total > max(SMALL, RATIO * archive.stat().st_size):
-                raise DataError(f"{archive} unpacks to more than {total:,} bytes: refused as a bomb")
+                raise DataError(f"{archive} unpacks to more than {total:,} bytes: rejected as a bomb")
             name = PurePosixPath(path).name
             if name.startswith("._") or not keep(name):  # macOS puts ._x beside x
                 continue
@@ -113,9 +113,9 @@ def _list_files(opened: Archive, archive: Path) -> Iterator[tuple[str, int]]:
 def _check_member(name: str, archive: Path, *, is_plain: bool) -> None:
     parts = PurePosixPath(name.replace("\\", "/")).parts
     if name.startswith(("/", "\\")) or ".." in parts or (parts and ":" in parts[0]) or "\0" in name:
-        raise DataError(f"{archive}: {name!r} would leave the folder: refused, nothing was unpacked")
+        raise DataError(f"{archive}: {name!r} would leave the folder: rejected, nothing was unpacked")
     if not is_plain:
-        raise DataError(f"{archive}: {name!r} is a link or a device, not a file: refused, nothing was unpacked")
+        raise DataError(f"{archive}: {name!r} is a link or a device, not a file: rejected, nothing was unpacked")
 
 
 def _is_whole(path: Path, size: int) -> bool:

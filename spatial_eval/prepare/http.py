@@ -59,7 +59,7 @@ def download_files(files: Sequence[RemoteFile], checksums: Checksums, *, name: s
         name: what the user reads of them. beside: bytes that must be free beside theirs, for what is unpacked of them.
 
     Raises:
-        DataError: a server refuses, or a checksum differs. StoreError: the disk refuses.
+        DataError: a request fails, or a checksum differs. StoreError: a write fails.
     """
     missing = [file for file in {file.path: file for file in files}.values() if not checksums.has(file.path)]
     if not missing:

@@ -47,7 +47,7 @@ def find_repository(repo: str, revision: str, downloads: Path) -> Repository:
         revision: a branch, tag or commit; "" = the default branch. downloads: where its files are to lie.
 
     Raises:
-        DataError: it does not exist, or the hub cannot be asked or refuses.
+        DataError: it does not exist, or the hub is unreachable or denies access.
     """
     folder = Path(repo).expanduser()
     if folder.is_dir():
@@ -79,7 +79,7 @@ def download_repository(repository: Repository, names: Sequence[str], data: Path
     A file that is whole stays; one that a kill cut off starts again (huggingface_hub keeps no part of it).
 
     Raises:
-        DataError: the hub refuses, or a file is not what it says. StoreError: the disk refuses.
+        DataError: the hub denies access, or a file differs from its checksum. StoreError: a write fails.
     """
     from huggingface_hub import hf_hub_download
 
@@ -181,9 +181,28 @@ def _read_rows(
         if table.features is not None:
             # Files as they are: decoding would turn pictures by their EXIF note and save them anew.
             table = table.cast(datasets.Features({k: _undecoded(datasets, f) for k, f in table.features.items()}))
-        yield from table
+        for i, row in enumerate(table):
+            yield {
+                key: _load_images(value, shape, f"{repository.name}, row {i}: `{key}`") for key, value in row.items()
+            }
     except (ValueError, KeyError, OSError, datasets.exceptions.DatasetsError) as error:
         raise DataError(f"{repository.name}, split {split}: {_first_line(error)}") from None
+
+
+def _load_images(value: Any, shape: Path, where: str) -> Any:
+    """Return a value with the content of its images, at any depth.
+
+    Raises:
+        DataError: an image has no content, and its path leads out of the data set: nothing else of a disk is copied.
+    """
+    if isinstance(value, dict) and value.keys() == {"bytes", "path"} and value["bytes"] is None:
+        path = Path(os.path.normpath(str(value["path"] or "")))
+        if not (path.is_relative_to(shape) and path.is_file()):
+            raise DataError(f"{where} names {str(path)[:200]!r}, a path without content; expected the image itself")
+        return {"bytes": path.read_bytes(), "path": value["path"]}
+    if isinstance(value, dict):
+        return {key: _load_images(inner, shape, where) for key, inner in value.items()}
+    return [_load_images(inner, shape, where) for inner in value] if isinstance(value, list) else value
 
 
 def _undecoded(datasets: Any, feature: Any) -> Any:

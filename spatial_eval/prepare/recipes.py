@@ -16,6 +16,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from spatial_eval.benchmarks.hub_dataset import Hub, prepared_folder
+from spatial_eval.benchmarks.question_files import PublicFile
 from spatial_eval.benchmarks.readers import Vsr, WhatsUp, first_existing
 from spatial_eval.core.errors import ConfigError, DataError, StoreError
 from spatial_eval.core.files import translate_os_errors, write_atomic
@@ -28,6 +29,7 @@ from spatial_eval.prepare.sources import (
     CHECKOUT,
     COCO_IMAGE_BYTES,
     IMAGES,
+    PUBLIC,
     SUFFIXES,
     TEXT,
     UPSTREAMS,
@@ -117,9 +119,9 @@ def fetch_benchmarks(
 
 @contextmanager
 def _lock(data: Path) -> Iterator[None]:
-    """Hold the data_dir against other processes; waits for one that holds it.
+    """Lock the data_dir against other processes; waits for a process that has locked it.
 
-    A folder that cannot be written is not held: what must be written there says so itself.
+    A folder that cannot be written is not locked: the writes themselves fail with a message.
     """
     lock = FileLock(data / "cache" / "prepare.lock")
     try:
@@ -169,21 +171,49 @@ def fetch_whatsup(dataset: WhatsUp, data: DataFolder, options: FetchOptions) -> 
 def fetch_vsr(dataset: Vsr, data: DataFolder, options: FetchOptions) -> None:
     """Fetch the file of the split and each picture once. Raises DataError, StoreError."""
     path = first_existing(data.path, f"vsr/{dataset.file}", dataset.file) or data.path / "vsr" / dataset.file
-    upstream = dataset.file.removeprefix("zeroshot_")
+    which, _, upstream = dataset.file.partition("_")
+    which, upstream = (which, upstream) if which in VSR else ("zeroshot", dataset.file)
     if not data.has(path):
         if options.source == "files":
             data.copy(_find_given(options, f"vsr/{dataset.file}", dataset.file, upstream), path)
         else:
-            repository = find_repository(VSR, "", data.downloads)
+            repository = find_repository(VSR[which], "", data.downloads)
             if upstream not in repository.files:
-                raise DataError(f"{VSR} has no {upstream}: dataset.file names a split as zeroshot_test.jsonl does")
+                raise DataError(
+                    f"{VSR[which]} has no {upstream}: dataset.file names a split as zeroshot_test.jsonl does"
+                )
             data.copy(download_repository(repository, [upstream], data.path)[0], path)
     images = [sample.image for sample in dataset.read(Places(data.path, data.path))]
     missing = _missing_images(images, dataset.name, data)
-    addresses = {
-        Path(row["image"]).name: urllib.parse.urlsplit(str(row.get("image_link"))).path for row in read_json_lines(path)
-    }
-    _fetch_coco_images(dataset.name, missing, addresses, f"{dataset.images}.zip", data, options)
+    links = {Path(row["image"]).name: str(row.get("image_link")) for row in read_json_lines(path)}
+    addresses = {name: urllib.parse.urlsplit(link).path for name, link in links.items()}
+    _fetch_coco_images(dataset.name, missing, addresses, data, options)
+
+
+def fetch_public_file(dataset: PublicFile, data: DataFolder, options: FetchOptions) -> None:
+    """Fetch the questions of a public file and the pictures that they name. Raises DataError, StoreError."""
+    if dataset.benchmark not in PUBLIC:
+        raise ConfigError(f"no public source of {dataset.benchmark} is known; known: {', '.join(PUBLIC)}")
+    source, path = PUBLIC[dataset.benchmark], data.path / dataset.file_name
+    if not data.has(path):
+        if options.source == "files":
+            data.copy(_find_given(options, dataset.file_name, path.name), path)
+        else:
+            url = f"{options.github}/{source.questions.format(split_name=dataset.split_name)}"
+            download_files([RemoteFile(url, path)], data.checksums, name=dataset.file_name)
+    images = [sample.image for sample in dataset.read(Places(data.path, data.path))]
+    missing = _missing_images(images, dataset.name, data)
+    if missing and source.coco:
+        addresses = {path.name: f"/{source.coco}/{path.name}" for path in missing}
+        _fetch_coco_images(dataset.name, missing, addresses, data, options)
+    elif missing and options.source == "files":
+        _unpack(_find_given(options, source.archive), missing, data)
+    elif missing:
+        raise DataError(
+            f"{dataset.name}: {len(missing)} pictures are missing, which come in one archive: download "
+            f"{source.archive} from the data set's page into FOLDER, then `python -m spatial_eval prepare "
+            f"{dataset.fetched_by} --source files --from FOLDER`"
+        )
 
 
 def _fetch_text(dataset: WhatsUp, data: DataFolder, prompts: Path, annotation: Path) -> None:
@@ -236,7 +266,7 @@ def _fetch_images(dataset: WhatsUp, data: DataFolder, options: FetchOptions, mis
         _unpack(_find_given(options, upstream.archive), missing, data)
     elif upstream.archive == "val2017.zip" and (options.source == "hub" or options.pictures == "url"):
         addresses = {path.name: f"/val2017/{path.name}" for path in missing}
-        _fetch_coco_images(dataset.name, missing, addresses, upstream.archive, data, options)
+        _fetch_coco_images(dataset.name, missing, addresses, data, options)
     elif options.source == "drive":
         archive = download_from_drive(options.drive, upstream.images, upstream.archive, data.path, data.checksums)
         _unpack(archive, missing, data)
@@ -262,25 +292,27 @@ def _fetch_coco_images(
     name: str,
     missing: Sequence[Path],
     addresses: Mapping[str, str],
-    archive: str,
     data: DataFolder,
     options: FetchOptions,
 ) -> None:
-    """Fetch COCO's pictures, singly or from a year's archive.
+    """Fetch COCO's pictures, singly or from the archives of their years.
 
     Args:
-        addresses: path on the server by file name.
+        addresses: path on the server by file name, `/YEAR/NAME`.
     """
-    if not missing:
-        return
+    years: dict[str, list[Path]] = {}
+    for path in missing:
+        years.setdefault(addresses[path.name].strip("/").partition("/")[0], []).append(path)
     if options.source == "files":
-        _unpack(_find_given(options, archive), missing, data)
+        for year, paths in years.items():
+            _unpack(_find_given(options, f"{year}.zip"), paths, data)
     elif options.pictures == "archive":
-        url = f"{options.coco}/zips/{archive}"
-        packed = RemoteFile(url, data.downloads / archive, remote_size(url))
-        download_files([packed], data.checksums, name=archive, beside=len(missing) * COCO_IMAGE_BYTES)
-        _unpack(packed.path, missing, data)
-    else:
+        for year, paths in years.items():
+            url = f"{options.coco}/zips/{year}.zip"
+            packed = RemoteFile(url, data.downloads / f"{year}.zip", remote_size(url))
+            download_files([packed], data.checksums, name=f"{year}.zip", beside=len(paths) * COCO_IMAGE_BYTES)
+            _unpack(packed.path, paths, data)
+    elif missing:
         files = [RemoteFile(f"{options.coco}{addresses[path.name]}", path, COCO_IMAGE_BYTES) for path in missing]
         download_files(files, data.checksums, name=f"{name}, images from {options.coco}")
 
@@ -373,7 +405,7 @@ def _has_whole_images(folder: Path) -> bool:
 def _to_json(value: Any, folder: Path) -> Any:
     """Return a value as JSON; an image becomes a file, once for each content."""
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
-        content = value["bytes"] or Path(value["path"]).read_bytes()
+        content = value["bytes"]
         suffix = next((suffix for start, suffix in SUFFIXES.items() if content.startswith(start)), ".img")
         path = folder / "images" / f"{hashlib.sha256(content).hexdigest()}{suffix}"
         if not path.is_file():
@@ -390,5 +422,6 @@ def _to_json(value: Any, folder: Path) -> Any:
 RECIPES: Mapping[type, Callable[[Any, DataFolder, FetchOptions], None]] = {
     WhatsUp: fetch_whatsup,
     Vsr: fetch_vsr,
+    PublicFile: fetch_public_file,
     Hub: fetch_hub_split,
 }

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-DATA_KINDS = ("whatsup", "vsr", "hub")  # kinds of the datasets that lie in a data_dir
+DATA_KINDS = ("whatsup", "vsr", "hub", "public")  # kinds of the datasets that lie in a data_dir
 # Text: configs as below, split test; id, question, answer (a list), and image_id (COCO: a number, VG: a text) or
 # image_path (Controlled).
 TEXT = "AdaptVis/all_datasets"
@@ -18,9 +18,11 @@ TEXT = "AdaptVis/all_datasets"
 # public code: both are read) and caption_options (the right one first). That its rows stand in the order of the text
 # is (unverified) and therefore checked row by row.
 IMAGES = "ServiceNow/whatsup_all"
-# train.jsonl, dev.jsonl, test.jsonl; image, image_link (COCO train2017), caption, label, relation.
-VSR = "cambridgeltl/vsr_zeroshot"
-COCO = "http://images.cocodataset.org"  # /val2017/NAME, /train2017/NAME, /zips/val2017.zip, /zips/train2017.zip
+# train.jsonl, dev.jsonl, test.jsonl; image, image_link (COCO train2017 or val2017), caption, label, relation. By the
+# beginning of dataset.file.
+VSR = {"zeroshot": "cambridgeltl/vsr_zeroshot", "random": "cambridgeltl/vsr_random"}
+COCO = "http://images.cocodataset.org"  # /YEAR/NAME, /zips/YEAR.zip: val2014, val2017, train2017
+GITHUB = "https://raw.githubusercontent.com"  # /ORGANISATION/NAME/COMMIT/FILE
 DRIVE = "https://drive.google.com"  # /uc?id=ID
 COCO_IMAGE_BYTES = 163_000  # the mean of val2017
 
@@ -39,6 +41,28 @@ class Upstream:
     archive: str
     images: str
 
+
+@dataclass(frozen=True, slots=True)
+class PublicSource:
+    """Where the questions of a public file come from, and its pictures.
+
+    Attributes:
+        questions: below GITHUB, at a commit; `{split_name}` as in the file's own name. coco: COCO's year of the
+            pictures; "" = they come in one archive, which the user downloads.
+        archive: name of that archive.
+    """
+
+    questions: str
+    coco: str = ""
+    archive: str = ""
+
+
+_POPE = "AoiDragon/POPE/08d957b917e5a378a2f99d35b6293c536a66298b/output"
+PUBLIC = {
+    "pope_coco": PublicSource(f"{_POPE}/coco/coco_pope_{{split_name}}.json", "val2014"),
+    "pope_aokvqa": PublicSource(f"{_POPE}/seem/aokvqa/aokvqa_pope_seem_{{split_name}}.json", "val2014"),
+    "pope_gqa": PublicSource(f"{_POPE}/seem/gqa/gqa_pope_seem_{{split_name}}.json", archive="images.zip"),
+}
 
 _A = ("controlled_images.tar.gz", "19KGYVQjrV3syb00GgcavB2nZTW5NXX0H")
 _B = ("controlled_clevr.tar.gz", "13jdBpg8t3NqW3jrL6FK8HO93vwsUjDxG")
@@ -69,7 +93,7 @@ class FetchOptions:
 
     Attributes:
         source: a member of SOURCES. folder: where the upstream files lie, for `files`.
-        pictures: a key of COCO_WAYS. coco, drive: addresses of servers.
+        pictures: a key of COCO_WAYS. coco, drive, github: addresses of servers.
     """
 
     source: str = "hub"
@@ -77,6 +101,7 @@ class FetchOptions:
     pictures: str = "url"
     coco: str = COCO
     drive: str = DRIVE
+    github: str = GITHUB
 
 
 # How image files begin, and what they are called then.

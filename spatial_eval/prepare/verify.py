@@ -13,10 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spatial_eval.benchmarks.hub_dataset import Hub, prepared_folder
+from spatial_eval.benchmarks.question_files import PublicFile
 from spatial_eval.benchmarks.readers import UPSTREAM, Vsr, WhatsUp, first_existing
 from spatial_eval.core.errors import ConfigError, DataError, describe_unknown
 from spatial_eval.core.files import translate_os_errors
+from spatial_eval.core.paths import conf_folder
 from spatial_eval.core.types import Benchmark, Places, Sample
+from spatial_eval.methods.published import DATASETS
 from spatial_eval.prepare.sources import DATA_KINDS
 
 if TYPE_CHECKING:
@@ -110,7 +113,7 @@ def list_data_benchmarks(composer: Composer, name: str, values: Mapping[str, Any
     """Build the benchmarks that lie in a data_dir, each with its name in conf/dataset.
 
     Args:
-        name: one of these, or `all`: those that need no further key (`hub` is whatever its repo= says).
+        name: one of these, or `all`: the paper's seven, and the user's own that need no further key.
         values: of `dataset.KEY`s.
 
     Raises:
@@ -122,7 +125,9 @@ def list_data_benchmarks(composer: Composer, name: str, values: Mapping[str, Any
         return composer.compose({"dataset": option}).dataset.get("kind") in DATA_KINDS
 
     if name == "all":
-        names = [one for one in options if lies_in_data_dir(one) and not composer.missing_keys("dataset", one)]
+        ours = {path.stem for path in (conf_folder() / "dataset").glob("*.yaml")} - set(DATASETS)
+        some = [one for one in options if one not in ours and lies_in_data_dir(one)]
+        names = [one for one in some if not composer.missing_keys("dataset", one)]
         if not names:
             raise ConfigError("nothing to prepare: no option of conf/dataset lies in a data_dir")
     elif name in options and lies_in_data_dir(name):
@@ -193,6 +198,8 @@ def _text_files(dataset: Benchmark, data: Path) -> list[Path]:
     if isinstance(dataset, WhatsUp):
         names.append((f"prompts/{dataset.prompts}", dataset.prompts))
         names.append((dataset.annotation, f"annotations/{dataset.annotation}"))
+    if isinstance(dataset, PublicFile):
+        names.append((dataset.file_name,))
     if isinstance(dataset, Vsr):
         names.append((f"vsr/{dataset.file}", dataset.file))
     return [path for alternatives in names if (path := first_existing(data, *alternatives))]

@@ -18,14 +18,19 @@ SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 3
 
 @dataclass(frozen=True, slots=True)
 class HeatGrid:
-    """Values in percent over two axes: `values[row][column]`, None where there is no cell."""
+    """Values in percent over two axes: `values[row][column]`, None where there is no cell.
+
+    Attributes:
+        best: whether the largest value is framed as the best.
+    """
 
     title: str
     x: str
     y: str
-    columns: Sequence[float]
-    rows: Sequence[float]
+    columns: Sequence[float | str]
+    rows: Sequence[float | str]
     values: Sequence[Sequence[float | None]]
+    best: bool = True
 
 
 def draw_heat_map(grid: HeatGrid) -> Image:
@@ -47,7 +52,7 @@ def draw_heat_map(grid: HeatGrid) -> Image:
     best = []
     for i, row in enumerate(grid.values):
         top, bottom = TOP + height * (rows - 1 - i) / rows, TOP + height * (rows - i) / rows
-        text(LEFT - 8, (top + bottom) / 2, f"{grid.rows[i]:g}", "rm")
+        text(LEFT - 8, (top + bottom) / 2, _label(grid.rows[i]), "rm")
         for j, value in enumerate(row):
             if value is None:
                 continue
@@ -57,12 +62,12 @@ def draw_heat_map(grid: HeatGrid) -> Image:
             if width / columns >= 44:
                 words = PALE if sum(colour) < 380 else INK
                 text((box[0] + box[2]) / 2, (top + bottom) / 2, f"{value:.1f}", "mm", words)
-            if value == high:
+            if grid.best and value == high:
                 best.append(box)
     for box in best:  # frames last, so that no neighbour covers them
         draw.rectangle(box, outline=(220, 30, 30), width=2)
     for j in range(0, columns, -(-columns // 12) if columns < 50 else 10):
-        text(LEFT + width * (j + 0.5) / columns, TOP + height + 8, f"{grid.columns[j]:g}", "mt")
+        text(LEFT + width * (j + 0.5) / columns, TOP + height + 8, _label(grid.columns[j]), "mt")
     text(LEFT + width / 2, SIZE[1] - 20, grid.x, "mm")
     text(16, TOP - 14, grid.y, "lm")
     bar = SIZE[0] - RIGHT + 40
@@ -70,8 +75,13 @@ def draw_heat_map(grid: HeatGrid) -> Image:
         draw.line((bar, TOP + y, bar + 24, TOP + y), fill=_colour(1 - y / height))
     text(bar + 32, TOP, f"{high:.2f} %", "lm")
     text(bar + 32, TOP + height, f"{low:.2f} %", "lm")
-    text(bar, TOP + height + 24, "red frame: best", "lm")
+    if grid.best:
+        text(bar, TOP + height + 24, "red frame: best", "lm")
     return image
+
+
+def _label(place: float | str) -> str:
+    return place[:12] if isinstance(place, str) else f"{place:g}"
 
 
 def _colour(share: float) -> tuple[int, int, int]:

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps, UnidentifiedImageError
 
-from spatial_eval.analysis.diagnostics import Confidence, Curve
+from spatial_eval.analysis.diagnostics import Confidence, Confusion, Curve
 from spatial_eval.analysis.intervals import Estimate, proportion
 from spatial_eval.analysis.metrics import other_fields
 from spatial_eval.analysis.selection import Selected
@@ -57,39 +57,54 @@ class Figure:
     marks: Sequence[Mark]
     legend: Mapping[str, str] = field(default_factory=dict)
     height: int = HEIGHT
+    width: int = WIDTH
     slider: Mapping[str, Any] | None = None
 
 
-def threshold_figure(curves: Sequence[Curve], method: AdaptVis) -> Figure | None:
-    """Draw accuracy against threshold, one line per pair of weights; None where no curve is of the method's kind.
+def threshold_figure(curves: Sequence[Curve], method: AdaptVis, gains: Sequence[Estimate]) -> Figure:
+    """Draw the difference from base against the threshold, one line per pair of weights.
 
     Args:
         method: its weights' line is drawn in front, its threshold is marked.
+        gains: of the method's curve, per step; they are the band around its line.
     """
-    curves = [c for c in curves if _drop_weights(c.method) == _drop_weights(method)]
-    if not curves:
-        return None
     pairs = [(c.method.weight1, c.method.weight2) for c in curves]
     front = pairs.index((method.weight1, method.weight2))
-    values = [100 * right / n for c in curves for right, n in zip(c.right, c.n, strict=True) if n]
-    low, high = _round_span(min(values), max(values))
+    lines = [
+        [100 * (right - base) / n if n else 0.0 for right, base, n in zip(c.right, c.base, c.n, strict=True)]
+        for c in curves
+    ]
+    bands = [e for e in gains if not math.isnan(e.low)]
+    ends = [value for line in lines for value in line] + [end for e in bands for end in (e.low, e.high)]
+    low, high = signed_span(ends)
     x, y = _scale(0, 1, LEFT, RIGHT), _scale(low, high, BOTTOM, TOP)
-    marks = [*_axis_y(low, high), *_axis_x(_tenths(x), "threshold")]
-    for index, c in sorted(enumerate(curves), key=lambda item: item[0] == front):
-        levels = [y(100 * right / n if n else 0.0) for right, n in zip(c.right, c.n, strict=True)]
-        steps = (f"H{x(min(1, edge))}V{level}" for edge, level in zip(c.edges, levels[1:], strict=True))
-        marks.append(_path("ln" if index == front else "thin", f"M{LEFT} {levels[0]}{''.join(steps)}H{RIGHT}"))
-    at, (right, n) = x(method.threshold), curves[front].at(method.threshold)
-    marks += [_path("at", f"M{at} {TOP}V{BOTTOM}"), _circle("dot", at, y(100 * right / n if n else 0.0))]
+    marks = [*_axis_y(low, high, unit=""), *_axis_x(_tenths(x), "threshold")]
+
+    def steps(edges: Sequence[float], values: Sequence[float]) -> str:
+        return f"{y(values[0])}" + "".join(
+            f"H{x(min(1, edge))}V{y(value)}" for edge, value in zip(edges, values[1:], strict=True)
+        )
+
+    edges = curves[front].edges
+    if len(bands) == len(gains):
+        back = [f"H{x(min(1, edge))}V{y(e.low)}" for edge, e in reversed(list(zip(edges, gains[:-1], strict=True)))]
+        upper = f"M{LEFT} {steps(edges, [e.high for e in gains])}H{RIGHT}"
+        marks.append(_path("band k3", f"{upper}V{y(gains[-1].low)}{''.join(back)}H{LEFT}Z"))
+    marks.append(_path("zero", f"M{LEFT} {y(0)}H{RIGHT}"))
+    for index, line in sorted(enumerate(lines), key=lambda item: item[0] == front):
+        marks.append(_path("ln" if index == front else "thin", f"M{LEFT} {steps(curves[index].edges, line)}H{RIGHT}"))
+    at, step = x(method.threshold), int(np.searchsorted(edges, method.threshold, side="left"))
+    dot = _circle("dot", at, y(lines[front][step]))
+    marks += [
+        _path("at", f"M{at} {TOP}V{BOTTOM}"),
+        _group(f"threshold {method.threshold:g}: {spell_gain(gains[step])}", dot),
+    ]
     css, shift = ("b e", -6) if method.threshold > 0.75 else ("b", 6)
     marks.append(_text(css, at + shift, TOP + 8, f"chosen {method.threshold:g}"))
     marks.append(_path("cursor", f"M{LEFT} {BOTTOM}V{TOP}"))
-    note = (
-        f"Exact: accuracy changes at {len(curves[front].edges)} confidences only (rounded to 2 decimals by the method)."
-        f" In front weights {pairs[front][0]:g}, {pairs[front][1]:g}"
-        + (f"; thin: the other {len(curves) - 1} pairs." if len(curves) > 1 else ".")
-        + f" n = {max(curves[front].n):,}."
-    )
+    note = f"In front: weights {pairs[front][0]:g}, {pairs[front][1]:g}" + ", with 95 % intervals" * bool(bands)
+    note += f"; thin: the other {len(curves) - 1} pairs" * (len(curves) > 1)
+    note += f". Exact: it changes at {len(edges)} confidences only. n = {max(curves[front].n):,}."
     slider = {
         "pairs": [f"{first:g}, {second:g}" for first, second in pairs],
         "front": front,
@@ -97,7 +112,12 @@ def threshold_figure(curves: Sequence[Curve], method: AdaptVis) -> Figure | None
         "start": f"{math.ceil(100 * method.threshold - 1e-9) / 100:g}",
         "data": _curve_data(curves),
     }
-    return Figure("Accuracy against threshold (adapt_vis)", note, marks, slider=slider)
+    return Figure("Points against base, by threshold (adapt_vis)", note, marks, slider=slider)
+
+
+def curves_of_kind(curves: Sequence[Curve], method: AdaptVis) -> list[Curve]:
+    """Return the curves that differ from the method in weights and threshold only."""
+    return [c for c in curves if _drop_weights(c.method) == _drop_weights(method)]
 
 
 def _drop_weights(method: AdaptVis) -> AdaptVis:
@@ -123,33 +143,105 @@ def _curve_data(curves: Sequence[Curve]) -> dict[str, Any]:
     }
 
 
-def weight_figure(responses: Series) -> Figure:
-    """Draw accuracy of each arm alone against its weight, one line per kind of scaling; the baseline is grey."""
+def weight_figures(responses: Series, gains: Series) -> list[Figure]:
+    """Draw each arm alone against its weight, a line per kind of scaling: the difference from base, and the accuracy.
+
+    Args:
+        responses: accuracies with the baseline at its neutral weight. gains: paired differences; {} without a baseline.
+    """
     colours = dict(zip(responses, ("s3", "s1", "s2", "s4"), strict=False))
-    shown = {kind: responses[kind] for kind in colours}
-    every = [e for series in shown.values() for e in series.values()]
-    low, high = _round_span(min(e.low for e in every), max(e.high for e in every))
-    weights = sorted({weight for series in shown.values() for weight in series})
-    scale, y = _scale(0, len(weights) - 1 or 1, LEFT + 25, RIGHT - 25), _scale(low, high, BOTTOM, TOP)
-    x = {weight: scale(i) for i, weight in enumerate(weights)}
-    marks = [*_axis_y(low, high), *_axis_x([(x[weight], f"{weight:g}") for weight in weights], "weight")]
-    for number, (kind, series) in enumerate(shown.items()):
-        shift = round(7 * (number - (len(shown) - 1) / 2))  # kinds often agree: side by side each is seen
-        line = "L".join(f"{x[weight] + shift} {y(e.value)}" for weight, e in series.items())
-        marks.append(_path(f"thin k{colours[kind][1]}", f"M{line}"))
-        for weight, e in series.items():
-            is_base = weight == SCALINGS[kind.split(",")[0]]
-            tip, at = "baseline" if is_base else f"{kind}, weight {weight:g}", x[weight] + shift
-            dot = _circle("s0" if is_base else colours[kind], at, y(e.value))
-            marks.append(_group(f"{tip}: {_spell(e)}", _path("w", f"M{at} {y(e.low)}V{y(e.high)}"), dot))
-            if len(shown) == 1:
-                marks.append(_text("b", at + 8, y(e.value) - 4, f"{e.value:.1f}"))
     n = max(e.n for series in responses.values() for e in series.values())
-    note = f"One arm for every question, with 95 % intervals, n = {n:,}. Grey: baseline."
-    if len(responses) > len(shown):
-        note += f" {len(shown)} of {len(responses)} kinds are drawn; the table has all."
+    note = f"One arm for every question, with 95 % intervals, n = {n:,}."
+    if len(responses) > len(colours):
+        note += f" {len(colours)} of {len(responses)} kinds are drawn."
     legend = {f"c{css[1]}": kind for kind, css in colours.items()} if len(responses) > 1 else {}
-    return Figure("Accuracy against weight", note, marks, legend)
+    neutral = {kind: SCALINGS[kind.split(",")[0]] for kind in colours}
+    base = next((e for kind, w in neutral.items() if (e := responses[kind].get(w))), None)
+    alone = {k: {w: e for w, e in responses[k].items() if w != neutral[k]} for k in colours}
+    places = {w for w in neutral.values() if not math.isnan(w)}  # no share is every model's own
+    weights = sorted(places | {w for series in alone.values() for w in series})
+    grey = " Grey: the baseline with its interval." * (base is not None)
+    accuracy = Figure("Accuracy against weight", note + grey, _weight_marks(alone, colours, weights, base), legend)
+    if not gains:
+        return [accuracy]
+    marks = _weight_marks({kind: gains[kind] for kind in colours}, colours, weights, None, signed=True)
+    return [Figure("Points against base, by weight", note, marks, legend), accuracy]
+
+
+def _weight_marks(
+    series: Series, colours: Mapping[str, str], weights: Sequence[float], base: Estimate | None, *, signed: bool = False
+) -> list[Mark]:
+    every = [e for values in series.values() for e in values.values()] + ([base] if base else [])
+    ends = [end for e in every for end in (e.low, e.high, e.value) if not math.isnan(end)]
+    low, high = signed_span(ends) if signed else _round_span(min(ends), max(ends))
+    x, y = _scale(weights[0], max(weights[-1], weights[0] + 0.1), LEFT + 25, RIGHT - 25), _scale(low, high, BOTTOM, TOP)
+    marks, last = [*_axis_y(low, high, "" if signed else " %")], -math.inf
+    ticks = []
+    for weight in weights:
+        if x(weight) - last >= 24:
+            last = x(weight)
+            ticks.append((x(weight), f"{weight:g}"))
+    marks += _axis_x(ticks, "weight")
+    if signed:
+        marks += [_path("zero", f"M{LEFT} {y(0)}H{RIGHT}")]
+    elif base:
+        band = _path("band s0", f"M{LEFT} {y(base.low)}H{RIGHT}V{y(base.high)}H{LEFT}Z")
+        marks.append(_group(f"baseline: {_spell(base)}", band, _path("zero", f"M{LEFT} {y(base.value)}H{RIGHT}")))
+    for number, (kind, values) in enumerate(series.items()):
+        shift = round(7 * (number - (len(series) - 1) / 2))  # kinds often agree: side by side each is seen
+        line = "L".join(f"{x(weight) + shift} {y(e.value)}" for weight, e in values.items())
+        marks.append(_path(f"thin k{colours[kind][1]}", f"M{line}"))
+        for weight, e in values.items():
+            at = x(weight) + shift
+            whisker = [] if math.isnan(e.low) else [_path("w", f"M{at} {y(e.low)}V{y(e.high)}")]
+            tip = f"{kind}, weight {weight:g}: {spell_gain(e) if signed else _spell(e)}"
+            marks.append(_group(tip, *whisker, _circle(colours[kind], at, y(e.value))))
+            if len(series) == 1 and len(weights) <= 8:
+                marks.append(_text("b", at + 7, y(e.value) - 5, f"{e.value:{'+' * signed}.1f}"))
+    return marks
+
+
+def confusion_figure(name: str, confusion: Confusion) -> Figure:
+    """Draw what one method answers (columns) by what is right (rows), in percent of the row; the diagonal is framed."""
+    left, top, wide, tall = 66, 26, 44, 26
+    totals = confusion.counts.sum(axis=1)
+    marks = [_text("m", left + wide * j + wide // 2, top - 8, answer[:7]) for j, answer in enumerate(confusion.answers)]
+    for i, gold in enumerate(confusion.golds):
+        marks.append(_text("b e", left - 6, top + tall * i + 17, gold[:10]))
+        for j, answer in enumerate(confusion.answers):
+            e = proportion(int(confusion.counts[i, j]), int(totals[i]))
+            at = {"x": left + wide * j, "y": top + tall * i, "width": wide - 2, "height": tall - 2}
+            share = 0 if math.isnan(e.value) else e.value
+            box = Mark(
+                "rect", {"class": f"cell {'r' if i == j else 'x'}", "fill-opacity": f"{0.006 * share:.2f}", **at}
+            )
+            number = _text("m b", left + wide * j + wide // 2 - 1, top + tall * i + 17, f"{share:.0f}" if e.n else "")
+            tip = f"{name}, gold {gold}: answers {answer} {confusion.counts[i, j]} times, {_spell(e)}"
+            marks.append(_group(tip, box, number))
+    height, width = top + tall * len(confusion.golds) + 6, left + wide * len(confusion.answers)
+    never = " and ".join(f"“{option}”" for option in confusion.never)
+    note = f"Never or hardly ever says {never}. " * bool(never)
+    return Figure(name, f"{note}n = {totals.sum():,}.", marks, height=height, width=max(width, 240))
+
+
+def risk_figure(curves: Mapping[str, Sequence[tuple[float, Estimate]]]) -> Figure:
+    """Draw percent wrong against coverage when the least confident questions are left out, with 95 % bands."""
+    high = _round_up(max(min(e.high, 100) if x > 10 else e.value for c in curves.values() for x, e in c))
+    x, y = _scale(0, 100, LEFT, RIGHT), _scale(0, high, BOTTOM, TOP)
+    marks = [
+        *_axis_y(0, high),
+        *_axis_x([(x(t), f"{t} %") for t in range(0, 101, 20)], "coverage, most confident first"),
+    ]
+    for (name, points), css in zip(curves.items(), ("0", "3"), strict=False):
+        upper = [f"{x(at)} {y(min(e.high, high))}" for at, e in points]
+        lower = [f"{x(at)} {y(min(e.low, high))}" for at, e in reversed(points)]
+        marks.append(_path(f"band s{css}", f"M{'L'.join([*upper, *lower])}Z"))
+        marks.append(_path(f"ln l{css}", "M" + "L".join(f"{x(at)} {y(e.value)}" for at, e in points)))
+        at, e = points[-1]
+        marks.append(_group(f"{name}, all questions: {_spell(e)} wrong", _circle(f"s{css}", x(at), y(e.value))))
+    legend = {f"c{css}": name for name, css in zip(curves, "03", strict=False)}
+    note = f"Percent wrong of the questions on which the baseline is most confident, with 95 % bands, n = {e.n:,}."
+    return Figure("Risk and coverage", note, marks, legend)
 
 
 def attention_figure(shares: Mapping[str, Sequence[float]], n: int) -> Figure:
@@ -224,6 +316,12 @@ def _spell(e: Estimate) -> str:
     return f"{e.value:.1f} % (95 %: {e.low:.1f} to {e.high:.1f}, n = {e.n:,})"
 
 
+def spell_gain(e: Estimate) -> str:
+    """Format a difference as `+2.1 points (95 %: -0.3 to +4.8, n = 330)`."""
+    interval = "no interval" if math.isnan(e.low) else f"95 %: {e.low:+.1f} to {e.high:+.1f}"
+    return f"{e.value:+.1f} points ({interval}, n = {e.n:,})"
+
+
 def _mark(tag: str, css: str, **attributes: object) -> Mark:
     return Mark(tag, {"class": css, **attributes})
 
@@ -259,19 +357,28 @@ def _round_span(low: float, high: float) -> tuple[float, float]:
     return max(0, low // step * step), min(100, -(-high // step) * step)
 
 
-def _step(span: float) -> float:
+def signed_span(values: Sequence[float]) -> tuple[float, float]:
+    """Return round limits around 0 and all values, at least 4 apart."""
+    low, high = min(0.0, *values), max(0.0, *values)
+    if high - low < 4:
+        low, high = min(low, -2.0), max(high, 2.0)
+    step = tick_step(high - low)
+    return low // step * step, -(-high // step) * step
+
+
+def tick_step(span: float) -> float:
     """Return a round distance between four to six ticks."""
     sizes = (0.5, 1, 2, 5, 10, 20, 25, 50, 100, 200, 500, 1000, 2000, 5000)
     return next((size for size in sizes if span / size <= 6), span / 5)
 
 
 def _round_up(value: float) -> float:
-    step = _step(value)
+    step = tick_step(value)
     return -(-value // step) * step or 1
 
 
 def _axis_y(low: float, high: float, unit: str = " %") -> list[Mark]:
-    y, step, marks = _scale(low, high, BOTTOM, TOP), _step(high - low), []
+    y, step, marks = _scale(low, high, BOTTOM, TOP), tick_step(high - low), []
     for i in range(int((high - low) / step + 1e-9) + 1):
         at = y(low + i * step)
         label = _text("e", LEFT - 5, at + 4, f"{low + i * step:g}{unit}")
@@ -328,6 +435,7 @@ def grid_data(files: SweepData, chosen: Sequence[Selected]) -> dict[str, Any]:
         numbers = _round_each(gains if name == "difference" else cells[name], 5 if exact else 1)
         figures |= {name: numbers} if any(v is not None for v in numbers) else {}
     figures |= {name: _round_each(cells[f"accuracy_{name}"], 1) for name in ("low", "high")}
+    figures |= {f"gain_{end}": _round_each(cells[f"vs_base_{end}"], 2) for end in ("low", "high")}
     figures |= {"n": cells["n"].tolist()} | ({"missing": cells["missing"].tolist()} if cells["missing"].any() else {})
     parts = [(key[:3], key[4]) for key in files.keys]  # without the split
     rings = list(dict.fromkeys(s.cell for s in chosen))  # the first choice comes first: the page opens at its part
@@ -439,7 +547,7 @@ def draw_attention(
     Raises:
         DataError: the file is not an image.
     """
-    image = ImageOps.contain(_open_image(path, orientation), (size, size))
+    image = fit_picture(path, size=size, orientation=orientation)
     if view is None:
         return _stack_images(image, _draw_strip(values, image.width, top=top))
     share = np.clip(np.nan_to_num(values).reshape(view.grid) / (top or 1.0), 0, 1)
@@ -452,6 +560,11 @@ def draw_attention(
     seen = ImageOps.grayscale(image.crop((left, upper, right, lower))).convert("RGB")
     drawing.paste(Image.composite(heat, seen, strength), (left, upper))
     return drawing
+
+
+def fit_picture(path: Path, *, size: int = OVERLAY_SIZE, orientation: str = "upright") -> Image.Image:
+    """Return the image within a square of `size` pixels. Raises DataError where the file is not an image."""
+    return ImageOps.contain(_open_image(path, orientation), (size, size))
 
 
 def _draw_strip(values: NDArray[np.float32], width: int, *, top: float) -> Image.Image:

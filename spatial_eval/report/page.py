@@ -5,7 +5,9 @@ sections.py computes what it shows, templates/ lays it out.
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
 
@@ -15,7 +17,8 @@ from spatial_eval.analysis.selection import Selected, by_settings, picks
 from spatial_eval.analysis.sweep_data import SweepData, read_sweep_data
 from spatial_eval.core.files import write_atomic
 from spatial_eval.core.paths import SweepPaths
-from spatial_eval.report.figures import grid_data, thumbnails
+from spatial_eval.report.figures import grid_data, spell_gain, thumbnails
+from spatial_eval.report.samples import write_samples
 from spatial_eval.report.sections import SECTIONS, ReportContext, format_interval
 
 
@@ -25,26 +28,32 @@ def write_report(folder: Path) -> Path:
     Raises:
         DataError: the folder's files are incomplete.
     """
-    path = SweepPaths(folder).report
-    write_atomic(path, render_page(read_sweep_data(folder)))
-    return path
+    files = read_sweep_data(folder)
+    return _write_page(files, picks(files))
 
 
-def try_write_report(folder: Path) -> tuple[str, list[Selected]]:
+def try_write_report(folder: Path) -> tuple[str, SweepData | None, list[Selected]]:
     """Write report.html at the end of a run; a page or a choice that cannot be made must not cost the results.
 
     Returns:
-        One line for the log, and the best cells for the table on stdout.
+        One line for the log, what was read, and the best cells for the table on stdout.
     """
+    files: SweepData | None = None
     shown: list[Selected] = []
     try:
         files = read_sweep_data(folder)
         chosen = picks(files)
         shown = by_settings(files, chosen)
-        write_atomic(folder / "report.html", render_page(files, chosen))
-        return f"report: {folder / 'report.html'}", shown
+        return f"report: {_write_page(files, chosen)}", files, shown
     except Exception as error:  # noqa: BLE001  whatever it is, the results stand
-        return f"no report.html: {type(error).__name__}: {error}".splitlines()[0], shown
+        return f"no report.html: {type(error).__name__}: {error}".splitlines()[0], files, shown
+
+
+def _write_page(files: SweepData, chosen: Sequence[Selected]) -> Path:
+    path = SweepPaths(files.folder).report
+    write_samples(files, chosen)
+    write_atomic(path, render_page(files, chosen))
+    return path
 
 
 def render_page(files: SweepData, chosen: Sequence[Selected] | None = None) -> str:
@@ -54,8 +63,12 @@ def render_page(files: SweepData, chosen: Sequence[Selected] | None = None) -> s
     built = {name: build(context) for name, build in SECTIONS.items()}
     sections = {name: values for name, values in built.items() if values is not None}
     names = {f"{name}s": list(dict.fromkeys(files.cells[name])) for name in ("dataset", "model", "method")}
+    title = str(files.about.get("name") or f"Sweep {files.folder.name}")
+    written = datetime.fromtimestamp(SweepPaths(files.folder).results.stat().st_mtime, UTC)
+    command = shlex.join(["python", *files.about.get("command", [])])
+    head = {"name": title, "date": f"{written:%Y-%m-%d %H:%M} UTC", "command": command}
     page = templates().get_template("page.html.j2")
-    return page.render(files=files, sections=sections, data=grid_data(files, chosen), **names)
+    return page.render(files=files, sections=sections, data=grid_data(files, chosen), **head, **names)
 
 
 @cache
@@ -69,5 +82,5 @@ def templates() -> Environment:
         lstrip_blocks=True,
     )
     found.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    found.filters["interval"] = format_interval
+    found.filters |= {"interval": format_interval, "gain": spell_gain}
     return found

@@ -8,8 +8,6 @@ navigation.
 from __future__ import annotations
 
 import math
-import re
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,24 +16,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spatial_eval.analysis import diagnostics
-from spatial_eval.analysis.intervals import NO_INTERVAL, Estimate
-from spatial_eval.analysis.metrics import mixtures, parting
-from spatial_eval.analysis.selection import RULE, Selected
+from spatial_eval.analysis.intervals import FLIPS, MCNEMAR, NO_INTERVAL, Estimate
+from spatial_eval.analysis.metrics import PARTED, apart, mixtures, parting
+from spatial_eval.analysis.selection import RULE, Selected, compare_with_base
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData, none_if_empty
 from spatial_eval.core.columns import TRUNK
 from spatial_eval.core.errors import DataError
-from spatial_eval.core.types import BASE
+from spatial_eval.core.types import BASE, Method
 from spatial_eval.methods.routing import AdaptVis, Base
 from spatial_eval.report import figures
 from spatial_eval.report.figures import EmbeddedImage, Thumbnails
+from spatial_eval.report.samples import pack_samples, shorten_text
 from spatial_eval.report.tables import (
     Sheet,
     describe_equal_cells,
     format_number,
     format_p_value,
-    join_tests,
     label_method,
-    spell_method,
     stored_accuracy,
 )
 from spatial_eval.store import attention as captured
@@ -43,6 +40,7 @@ from spatial_eval.store.attention import Attention
 
 OPEN_DETAILS = 3  # sections of a dataset and model that are not folded
 MAX_DETAILS = 12  # per page: a report stays small however many models are compared
+MAX_CONFUSIONS = 6  # methods and arms per dataset and model
 MAX_LISTED_ARMS = 8  # named in a sentence
 MIN_GAIN = 5.0  # points of difference on a relation that a finding mentions
 MIN_QUESTIONS = 10  # of a relation that a finding mentions
@@ -52,7 +50,6 @@ MAX_ARMS = 4  # in a figure of attention and in a row of maps
 MAX_MAPS = 3  # questions with maps, per capture
 MAX_CAPTURES = 6  # per page
 MAP_SIZE = 150  # pixels
-_PROMPT = re.compile(r"<image>|\b(?:USER|ASSISTANT|User|Assistant):")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,50 +92,94 @@ def _capitalize(line: str) -> str:
 
 @section
 def answer(context: ReportContext) -> Mapping[str, Any]:
-    """Compute one finding per dataset and model: what helped where."""
-    overall = context.overall
-    tested = [s for s in overall if s.p_holm is not None]
+    """Compute the forest plot, one line per dataset, model and method, and its reading in words."""
+    families = context.families
+    compared = [s for s in families if s.test.gain]
+    every = [_forest_line(context.files, s) for s in families]
+    lines = [line for line in every if not compared or line["selected"].method.kind != "base"]
+    ends = [end for line in lines if bool(line["interval"]) == bool(compared) for bar in line["bars"] for end in bar]
+    low, high = (figures.signed_span(ends) if compared else (0.0, 100.0)) if ends else (0.0, 1.0)
+    step = figures.tick_step(high - low)
+
+    def place(value: float) -> float:
+        """Return where a value stands on the plot's axis, in percent of its width."""
+        return round(3 + 94 * (value - low) / (high - low), 2)
+
+    for line in lines:
+        line["bars"] = [[place(end) for end in bar] for bar in line["bars"]]
+    places = list(dict.fromkeys((s.dataset, s.model) for s in compared))
+    helped = [s for s in compared if classify_gain(s) == "helps"]
+    hurt = [s for s in compared if classify_gain(s) == "hurts"]
+    notes = [RULE, parting(context.files.row(s.cell) for s in families)]
+    notes += [NO_INTERVAL] * any(s.test.gain and math.isnan(s.test.gain.low) for s in families)
+    notes = [_capitalize(note) for note in notes if note]
+    notes += [f"{line}." for line in describe_equal_cells(context.files.cells.to_dict("records"), context.files.parts)]
     return {
-        "links": {"answer": "What helped where"},
-        "findings": [_finding(context.files, s) for s in overall],
-        "several_models": len({s.model for s in overall}) > 1,
-        "tests": join_tests(s.test.test for s in overall),
-        "tested": len(tested),
-        "all_counted": any(s.best for s in tested),
+        "links": {"answer": "What helped"},
+        "lines": lines,
+        "compared": bool(compared),
+        "only_base": all(s.method.kind == "base" for s in families),
+        "ticks": [(f"{low + i * step:g}", place(low + i * step)) for i in range(int((high - low) / step + 1e-9) + 1)],
+        "zero": place(0),
+        "places": places,
+        "helped": helped,
+        "helped_places": {(s.dataset, s.model) for s in helped},
+        "hurt": hurt,
+        "largest": max(helped or compared, key=lambda s: s.test.gain.value if s.test.gain else 0.0, default=None),
+        "strict": any(line["strict"] for line in lines),
+        "several_models": len({s.model for s in families}) > 1,
+        "tests": [test for test in MARKS if any(s.test.test == test for s in compared)],
+        "marks": MARKS,
+        "findings": every,
+        "notes": notes,
         "rare": RARE,
     }
 
 
-def _finding(files: SweepData, s: Selected) -> dict[str, Any]:
-    gain, p, share = s.test.gain, format_p_value(s.p_holm), none_if_empty(files.cells["share_weight1"].iloc[s.cell])
-    interval = ""
-    if gain:
-        interval = NO_INTERVAL if math.isnan(gain.low) else f"difference {format_interval(gain, sign='+')}"
-    changes = _relation_changes(files, s)
+MARKS = {MCNEMAR: "m", FLIPS: "s"}  # of the test behind a p
+WORDS = {"helps": "Helps", "hurts": "Hurts", "same": "No clear difference"}
+
+
+def _forest_line(files: SweepData, s: Selected) -> dict[str, Any]:
+    """Compute one line and its sentences: the difference from base where there is one, else the accuracy."""
+    gain, now, base = s.test.gain, s.test.now, s.test.base
+    strict = (
+        compare_with_base(files, s.cell, "accuracy_strict").gain if gain and apart(files.row(s.cell)) > PARTED else None
+    )
+    bars = [
+        [e.value, *(e.value if math.isnan(end) else end for end in (e.low, e.high))]
+        for e in (gain or now, strict)
+        if e and not math.isnan(e.value)
+    ]
+    verdict, p = classify_gain(s), format_p_value(s.p_holm)
+    share, changes = none_if_empty(files.cells["share_weight1"].iloc[s.cell]), _relation_changes(files, s)
     return {
         "selected": s,
-        "verdict": classify_gain(s),
-        "name": spell_method(s.method),
-        "interval": interval,
-        "p": f"p < {p[1:]}" if p.startswith("<") else f"p = {p}",
-        "gains": [f"“{name}” {points:+.1f}" for name, points in changes.items() if points >= MIN_GAIN][:4],
-        "costs": [f"“{name}” {points:+.1f}" for name, points in reversed(changes.items()) if points <= -MIN_GAIN][:4],
+        "verdict": verdict,
+        "word": WORDS[verdict] if gain else "Baseline" if s.method.kind == "base" else "No base to compare with",
+        "setting": label_method(s.method).removeprefix(s.method.kind).strip(),
+        "estimate": gain or now,
+        "strict": strict,
+        "accuracy": f"{base.value:.1f} → {now.value:.1f}" if gain and base else f"{now.value:.1f}" if now.n else "",
+        "p": p,
+        "bars": bars,
+        "interval": format_interval(gain, sign="+") if gain else "",
+        "gains": [f"“{name}” {points:+.1f}" for name, points in changes.items() if points >= MIN_GAIN][:2],
+        "costs": [f"“{name}” {points:+.1f}" for name, points in reversed(changes.items()) if points <= -MIN_GAIN][:2],
         "share": share if isinstance(s.method, AdaptVis) else None,
     }
 
 
 def classify_gain(chosen: Selected) -> str:
-    """Return helps, hurts or same, by the 95 % interval of the difference from base; same too where there is no base.
+    """Return helps, hurts or same; same too where there is no base.
 
-    A best of many cells on the same questions must also differ from base with all of them counted. Where questions
-    are too few for an interval the exact test decides.
+    The 95 % interval of the difference from base must lie on one side of 0, and the p that is shown beside it, adjusted
+    for all that was looked at, below ALPHA. Where questions are too few for an interval p decides alone.
     """
-    gain, best, p = chosen.test.gain, chosen.best, chosen.test.p
-    if gain is None or p is None or (best is not None and best.p is not None and best.p >= ALPHA):
+    gain, p = chosen.test.gain, chosen.p_holm
+    if gain is None or p is None or p >= ALPHA or gain.low <= 0 <= gain.high:
         return "same"
-    if math.isnan(gain.low):
-        return "same" if p >= ALPHA else "helps" if gain.value > 0 else "hurts"
-    return "helps" if gain.low > 0 else "hurts" if gain.high < 0 else "same"
+    return "helps" if gain.value > 0 else "hurts"
 
 
 def _relation_changes(files: SweepData, chosen: Selected) -> dict[str, float]:
@@ -155,66 +196,9 @@ def _relation_changes(files: SweepData, chosen: Selected) -> dict[str, float]:
     return dict(sorted(changes.items(), key=lambda item: -item[1]))
 
 
-@section
-def choices(context: ReportContext) -> Mapping[str, Any] | None:
-    """Lay out the best cell of each method: where it was chosen, and its accuracy where it is reported."""
-    files, families = context.files, context.families
-    if not families:
-        return None
-    models = len({s.model for s in families}) > 1
-    parts = parting(files.row(s.cell) for s in families)
-    columns: dict[str, Callable[[Selected], str]] = {
-        "chosen": lambda s: s.mark or "the only cell",
-        "on val": lambda s: _stack(s.choice.accuracy) if s.on != s.split else "",
-        "again": lambda s: f"{100 * s.choice.again:.0f} %" if s.candidates > 1 else "",
-        "reported": lambda s: _stack(s.test.now, f"{s.split} "),
-        "strict": lambda s: f"{files.cells['accuracy_strict'].iloc[s.cell]:.1f} %" if parts else "",
-        "corrected": lambda s: _stack(s.corrected) if s.corrected else "",
-        "against base": lambda s: (
-            f"{s.test.gain.value:+.1f}\n{format_interval(s.test.gain, sign='+')}" if s.test.gain else ""
-        ),
-        "p (Holm)": lambda s: format_p_value(s.p_holm),
-        "to weight1": lambda s: _format_share(files, s.cell),
-        "paper": lambda s: format_number(s.paper, 1),
-    }
-    texts = {name: [column(s) for s in families] for name, column in columns.items()}
-    shown = {name: column for name, column in texts.items() if any(column)}
-    names = {"dataset": [s.dataset for s in families]} | ({"model": [s.model for s in families]} if models else {})
-    names |= {"best cell of its method": [label_method(s.method) for s in families]}
-    first = {s.cell for s in context.overall}
-    notes = [
-        _capitalize(RULE),
-        "Again: how many other draws of the questions that it was chosen on choose the same cell.",
-        "Bold: the choice of all methods.",
-    ]
-    notes += ["Corrected: for being the best of so many on the same questions."] * any(s.best for s in families)
-    notes += [_capitalize(parts)] if parts else []
-    if any(s.p_holm is not None for s in families):
-        notes.append(
-            f"p: {join_tests(s.test.test for s in families)}, adjusted for the datasets, models and methods here "
-            "(Holm), and for the cells that a choice was made from on the same questions."
-        )
-    gains = [s.test.gain for s in families if s.test.gain]
-    notes += [_capitalize(NO_INTERVAL)] * any(math.isnan(gain.low) for gain in gains)
-    notes += [f"{line}." for line in describe_equal_cells(files.cells.to_dict("records"))]
-    rows = list(zip(*names.values(), *shown.values(), strict=True))
-    best = {(i, 0) for i, s in enumerate(families) if s.cell in first}
-    return {"sheet": Sheet("", [*names, *shown], rows, len(names), best, notes)}
-
-
-def _stack(e: Estimate, split: str = "") -> str:
-    return f"{e.value:.1f} %\n{format_interval(e)}\n{split}n = {e.n:,}"
-
-
 def _format_share(files: SweepData, cell: int) -> str:
     text = format_number(files.cells["share_weight1"].iloc[cell], 1)
     return f"{text} %" if text else ""
-
-
-@section
-def every_cell(_: ReportContext) -> Mapping[str, Any]:
-    """Place the grid of all cells; the page's script fills it from figures.grid_data."""
-    return {"links": {"grid-section": "Every cell"}}
 
 
 @section
@@ -238,18 +222,23 @@ def details(context: ReportContext) -> Mapping[str, Any]:
 def _detail(context: ReportContext, s: Selected) -> dict[str, Any]:
     files, key = context.files, context.files.keys[s.cell]
     part = files.parts[key]
-    routed = [c.method for c in context.families if c.family == "adapt_vis" and files.keys[c.cell] == key]
-    curves = diagnostics.threshold_curves(files, [i for i, other in enumerate(files.keys) if other == key])
-    adapt = routed[-1] if routed else None
-    curve = figures.threshold_figure(curves, adapt) if isinstance(adapt, AdaptVis) else None
-    responses = diagnostics.weight_responses(part)
+    best = [c.method for c in context.families if files.keys[c.cell] == key]
+    responses, gains = diagnostics.weight_responses(part), diagnostics.weight_gains(part)
+    beside = {label_method(m): m for method in best for m in diagnostics.series(method).values()}
+    stored = {name: m for name, m in beside.items() if m.arms() <= part.arms.keys()}
+    answers = diagnostics.confusions(part, dict(list(stored.items())[:MAX_CONFUSIONS]))
     accuracies = diagnostics.relation_accuracies(part, diagnostics.series(s.method))
     confidence = diagnostics.summarize_confidence(part)
     listed = "; ".join(arm.label for arm in sorted(part.arms))
     return {
         "selected": s,
         "name": label_method(s.method),
-        "curves": [f for f in (curve, figures.weight_figure(responses) if responses else None) if f],
+        "strays": any("none" in counts.answers for counts in answers.values()),
+        "confusions": [figures.confusion_figure(label, counts) for label, counts in answers.items()],
+        "weights": figures.weight_figures(responses, gains) if responses else [],
+        "thresholds": [
+            f for method in best if isinstance(method, AdaptVis) for f in _threshold_figures(context, key, method)
+        ],
         "ceiling": diagnostics.oracle_accuracy(part) if len(part.arms) > 1 else None,
         "n_arms": len(part.arms),
         "arms": listed if len(part.arms) <= MAX_LISTED_ARMS else "listed in passes.csv",
@@ -257,9 +246,25 @@ def _detail(context: ReportContext, s: Selected) -> dict[str, Any]:
         "relations": _relation_sheet(accuracies) if accuracies else None,
         "confidence": confidence,
         "calibration": NO_INTERVAL if confidence and math.isnan(confidence.ece.low) else "",
-        "confidence_figures": figures.confidence_figures(confidence) if confidence else [],
+        "confidence_figures": _confidence_figures(part, s.method, confidence) if confidence else [],
         "flips": _flips(context, s, part) if s.method.kind != "base" and s.test.base is not None else None,
     }
+
+
+def _threshold_figures(context: ReportContext, key: tuple[Any, ...], method: AdaptVis) -> list[figures.Figure]:
+    """Draw the threshold curves of the method's kind; [] where the model gave no such criterion."""
+    files = context.files
+    every = diagnostics.threshold_curves(files, [i for i, other in enumerate(files.keys) if other == key])
+    curves = figures.curves_of_kind(every, method)
+    own = [c for c in curves if (c.method.weight1, c.method.weight2) == (method.weight1, method.weight2)]
+    gains = [diagnostics.threshold_gains(files.parts[key], curve) for curve in own]
+    return [figures.threshold_figure(curves, method, gain) for gain in gains]
+
+
+def _confidence_figures(part: SplitAnswers, method: Method, confidence: diagnostics.Confidence) -> list[figures.Figure]:
+    methods = {"base": Base(), label_method(method): method}
+    risks = {name: points for name, m in methods.items() if (points := diagnostics.risk_coverage(part, m))}
+    return [*figures.confidence_figures(confidence), *([figures.risk_figure(risks)] if risks else [])]
 
 
 def _relation_sheet(accuracies: figures.Series) -> Sheet:
@@ -286,12 +291,19 @@ def _flip_sheet(context: ReportContext, name: str, frame: Any, dataset: str) -> 
     """Lay out questions spread over the frame, so that no single relation fills the table."""
     most = 6 if len(context.overall) <= 2 else 3
     rows: list[dict[Any, Any]] = frame.iloc[:: max(1, -(-len(frame) // most))].to_dict("records")
-    images = [EmbeddedImage(context.pictures.uri(row["image"], dataset), _shorten(row["question"], 80)) for row in rows]
+    images = [
+        EmbeddedImage(context.pictures.uri(row["image"], dataset), shorten_text(row["question"], 80)) for row in rows
+    ]
     shown = any(image.uri for image in images)
     lines = [
         [
             *[image] * shown,
-            *(_shorten(row["question"]), row["gold"], _shorten(row["before"], 90), _shorten(row["after"], 90)),
+            *(
+                shorten_text(row["question"]),
+                row["gold"],
+                shorten_text(row["before"], 90),
+                shorten_text(row["after"], 90),
+            ),
             *("" if math.isnan(row["confidence"]) else f"{row['confidence']:.2f}", f"{row['weight']:g}"),
         ]
         for row, image in zip(rows, images, strict=True)
@@ -301,16 +313,28 @@ def _flip_sheet(context: ReportContext, name: str, frame: Any, dataset: str) -> 
     return Sheet(f"Questions {name}", header, lines, len(header) - 2, long=long)
 
 
-def _shorten(text: str, most: int = 160) -> str:
-    """Return a prompt or an answer on one line, without the roles of a chat, cut at `most` characters."""
-    line = " ".join(_PROMPT.sub(" ", text).split())
-    return line if len(line) <= most else f"{line[: most - 1]}…"
+@section
+def samples(context: ReportContext) -> Mapping[str, Any] | None:
+    """Hold the answers that the page's browser shows; see report/samples.py."""
+    if not context.files.trunks:
+        return None
+    return {"links": {"samples": "Samples"}, "data": pack_samples(context.files, context.chosen, context.pictures)}
+
+
+@section
+def every_cell(_: ReportContext) -> Mapping[str, Any]:
+    """Place the grid of all cells; the page's script fills it from figures.grid_data."""
+    return {"links": {"grid-section": "Every cell"}}
 
 
 @section
 def attention(context: ReportContext) -> Mapping[str, Any] | None:
     """Compute the image's share of captured attention by layer and by right and wrong answers; draw a few maps."""
-    captures = [capture for capture in captured.each_capture(context.files.folder) if len(capture.ids)]
+    captures = [
+        capture
+        for capture in captured.each_capture(context.files.folder)
+        if len(capture.ids) and (capture.dataset, capture.model, capture.max_new_tokens) in context.files.trunks
+    ]
     if not captures:
         return None
     return {
@@ -328,7 +352,7 @@ def _capture(context: ReportContext, capture: Attention) -> dict[str, Any]:
         "title": f"{capture.dataset}, {capture.model}",
         "figure": figures.attention_figure(shares, len(capture.ids)),
         "outcomes": _outcome_sheet(context.files, capture),
-        "maps": _map_sheet(context, capture, chosen),
+        "panels": _panels(context, capture, chosen),
     }
 
 
@@ -355,27 +379,51 @@ def _format_mean(values: NDArray[Any]) -> str:
     return f"{known.mean():.1f}\nn = {len(known):,}" if len(known) else ""
 
 
-def _map_sheet(context: ReportContext, capture: Attention, chosen: Sequence[int]) -> Sheet | None:
-    """Draw maps of a few questions whose tokens' place on the image is known; None where there are none."""
-    images, pictures = captured.image_paths(context.files.samples, capture), context.pictures
+def _panels(context: ReportContext, capture: Attention, chosen: Sequence[int]) -> list[dict[str, Any]]:
+    """Draw a few questions whose tokens' place on the image is known: the picture, and each arm's map on one scale."""
+    files, pictures = context.files, context.pictures
+    part = files.trunks[capture.dataset, capture.model, capture.max_new_tokens]
+    rows = {str(sample_id): row for row, sample_id in enumerate(part.questions["sample_id"])}
+    images, orientation = captured.image_paths(files.samples, capture), pictures.orientation(capture.dataset)
     paths = {i: pictures.find(images.get(one, "")) for i, one in enumerate(capture.ids) if capture.views[i] is not None}
     known = [(i, path) for i, path in paths.items() if path is not None] if len(capture.map) else []
-    orientation, rows = pictures.orientation(capture.dataset), list[list[str | EmbeddedImage]]()
+    panels = []
     for i, path in known[:: max(1, len(known) // MAX_MAPS)][:MAX_MAPS]:
-        maps = captured.select_layer(capture.map[i], slice(None))[list(chosen)]  # (chosen, n)
-        top, view = float(np.nan_to_num(maps).max()), capture.views[i]
-        row: list[str | EmbeddedImage] = [capture.ids[i]]
+        view, row = capture.views[i], rows[capture.ids[i]]
+        question = part.questions.iloc[row]
         try:
-            for w, values in zip(chosen, maps, strict=True):
-                image = figures.draw_attention(path, values, view, top=top, size=MAP_SIZE, orientation=orientation)
-                alt = f"question {capture.ids[i]}, arm {capture.arms[w].label}"
-                row.append(EmbeddedImage(figures.encode_image(image), alt))
+            maps = captured.select_layer(capture.map[i], slice(None))[list(chosen)]  # (chosen, n)
+            top = float(np.nan_to_num(maps).max())
+            picture = figures.fit_picture(path, size=MAP_SIZE, orientation=orientation)
+            drawings = [
+                figures.draw_attention(path, values, view, top=top, size=MAP_SIZE, orientation=orientation)
+                for values in maps
+            ]
         except DataError:
             continue
-        rows.append(row)
-    title = "Attention on the image, mean over layers and heads; colours compare in a row, unseen parts are dark"
-    header = ["question", *(capture.arms[w].label for w in chosen)]
-    return Sheet(title, header, rows, len(header)) if rows else None
+        arms = [
+            {
+                "image": EmbeddedImage(figures.encode_image(drawing), f"attention of arm {arm.label}"),
+                "label": arm.label,
+                "share": f"{100 * np.nanmean(capture.mass[i, w]):.1f}",
+                "brightest": f"{100 * np.nan_to_num(values).max():.2f}",
+                "answer": shorten_text(part.texts[arm][row], 60) if arm in part.texts else "",
+                "right": bool(part.arms[arm].right[row]) if arm in part.arms else None,
+            }
+            for w, arm, values, drawing in zip(chosen, (capture.arms[w] for w in chosen), maps, drawings, strict=True)
+        ]
+        asked = shorten_text(str(question["question"]))
+        panels.append(
+            {
+                "id": capture.ids[i],
+                "question": asked,
+                "gold": question["gold"],
+                "image": EmbeddedImage(figures.encode_image(picture), f"picture of question {capture.ids[i]}"),
+                "arms": arms,
+                "top": f"{100 * top:.2f}",
+            }
+        )
+    return panels
 
 
 @section
@@ -419,7 +467,6 @@ def reproduce(context: ReportContext) -> Mapping[str, Any]:
     rows = [[str(name), *map(_format_value, passes[name])] for name in passes if name not in ("dataset", "model")]
     return {
         "links": {"reproduce": "Reproduce"},
-        "command": shlex.join(["python", *about.get("command", [])]),
         "state": state,
         "sheet": Sheet("What ran", ["", *names], rows, len(names) + 1),
         "mixtures": mixtures(passes.to_dict("records")).values(),

@@ -10,10 +10,14 @@ import csv
 import io
 import json
 import math
-from collections import Counter
+import re
+import textwrap
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.cells import cell_len
 
 from spatial_eval.analysis.diagnostics import relation_accuracies
 from spatial_eval.analysis.intervals import NO_INTERVAL, Estimate
@@ -26,16 +30,25 @@ from spatial_eval.analysis.metrics import (
     method_fields,
     other_fields,
     parting,
+    spell_settings,
 )
 from spatial_eval.analysis.selection import RULE, Selected
-from spatial_eval.analysis.sweep_data import SweepData, none_if_empty
+from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData, none_if_empty
 from spatial_eval.config.grid import Grid
-from spatial_eval.core.columns import KNOBS
+from spatial_eval.core.columns import AGAINST, KNOBS
+from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.plan import split_indices
-from spatial_eval.core.types import Method
+from spatial_eval.core.progress import format_duration
+from spatial_eval.core.terminal import clean_line
+from spatial_eval.core.types import BASE, Method
 from spatial_eval.methods.published import DATASETS, TABLE
 from spatial_eval.methods.registry import METHODS
+from spatial_eval.methods.routing import CRITERIA
 from spatial_eval.passes.estimate import PassEstimate
+
+if TYPE_CHECKING:
+    from numpy import float64
+    from numpy.typing import NDArray
 
 Rows = Sequence[Mapping[str, Any]]  # of results.csv: numbers or their texts, None or "" where there is none
 MAX_ROWS = 20  # of a terminal table; the file has all
@@ -48,9 +61,11 @@ class Sheet:
     Attributes:
         rows: text; on the page also EmbeddedImage, and small print after line breaks.
         left: number of leading columns that are aligned left; the others are aligned right.
-        best: (row, column) of the cells in bold (in a terminal: with a star).
+        best: (row, column) of the choice of all methods: in bold (in a terminal with a star).
         notes: lines to read with the table.
         long: headings of the columns whose text is wrapped on the page.
+        group: headings of the columns that move above the rows, and `drop`: of those that are left out, one after
+            another, while the table is wider than the terminal.
     """
 
     title: str
@@ -60,54 +75,125 @@ class Sheet:
     best: Container[tuple[int, int]] = frozenset()
     notes: Sequence[str] = ()
     long: Container[str] = ()
+    group: Container[str] = ()
+    drop: Sequence[str] = ()
 
 
-def format_text(sheet: Sheet) -> str:
-    """Format a table for a terminal."""
-    rows = _format_cells(sheet, "%s*")
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "  ".join(
-            text.ljust(width) if j < sheet.left else text.rjust(width)
-            for j, (text, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
-    indent = "  " * bool(sheet.title)
-    return "\n".join([*filter(None, [sheet.title]), *lines, *(f"{indent}{note}" for note in sheet.notes)])
+GAP = "  "  # between columns
+GROUPED = ("dataset", "model")  # columns that move above their rows
+
+
+def format_text(sheet: Sheet, width: int | None = None) -> str:
+    """Format a table for a terminal of `width` columns (None: as wide as the table is).
+
+    Where it does not fit, in this order: the columns of `group` become a line above their rows; those of `drop` are
+    left out, which a note says; a table with one column on the left is turned, its columns become rows; each row
+    becomes a paragraph.
+    """
+    cells = _format_cells(sheet, "%s*", str)
+    left, above, dropped, stacked = sheet.left, list[int](), list[str](), False
+    shown = list(range(len(cells[0])))
+    if width is not None:
+        if not _fits(cells, shown, width):
+            above = [j for j in shown if cells[0][j] in sheet.group]
+            shown = [j for j in shown if j not in above]
+        for name in sheet.drop:
+            if name in cells[0] and not _fits(cells, shown, width - len(GAP)):
+                shown = [j for j in shown if cells[0][j] != name]
+                dropped.append(name)
+        turned = [list(column) for column in zip(*cells, strict=True)]
+        if not _fits(cells, shown, width - len(GAP)):
+            stacked = left > 1 or not _fits(turned, range(len(turned[0])), width)
+            if not stacked:
+                cells, shown = turned, list(range(len(turned[0])))
+    header, *rows = cells
+    widths = {j: max(cell_len(row[j]) for row in cells) for j in shown}
+
+    def line(row: Sequence[str]) -> str:
+        found = [(row[j], " " * (widths[j] - cell_len(row[j])), j < left) for j in shown]
+        return GAP.join(text + pad if is_left else pad + text for text, pad, is_left in found).rstrip()
+
+    indent = GAP * bool(above)
+    lines = [] if stacked else [indent + line(header)]
+    last: list[str] = []
+    for row in rows:
+        place = [row[j] for j in above]
+        if place != last:
+            lines.append(", ".join(filter(None, place)))
+            last = place
+        lines += _stack(header, row, shown, left, width) if stacked else [indent + line(row)]
+    notes = _clean_notes(sheet, "*")
+    notes += [f"left out to fit: {', '.join(dropped)}; a wider terminal or a pipe shows all"] * bool(dropped)
+    margin = GAP * bool(sheet.title)
+    below = [text for note in notes for text in _wrap(note, width, margin, margin + GAP)]
+    return "\n".join([*_wrap(clean_line(sheet.title), width, "", GAP), *lines, *below])
+
+
+def _fits(cells: Sequence[Sequence[str]], shown: Sequence[int], width: int) -> bool:
+    return sum(max(cell_len(row[j]) for row in cells) + len(GAP) for j in shown) - len(GAP) <= width
+
+
+def _stack(header: Sequence[str], row: Sequence[str], shown: Sequence[int], left: int, width: int | None) -> list[str]:
+    """Write a row as a line of what it is and lines of its figures."""
+    names = GAP.join(row[j] for j in shown if j < left and row[j])
+    figures = ", ".join(f"{header[j]} {row[j]}" for j in shown if j >= left and row[j])
+    return [*_wrap(names, width, GAP, GAP * 2), *_wrap(figures, width, GAP * 3, GAP * 3)]
+
+
+def _wrap(text: str, width: int | None, first: str, others: str) -> list[str]:
+    """Break a line between words."""
+    if width is None or not text:
+        return [first + text] if text else []
+    return textwrap.wrap(
+        text, width, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def format_markdown(sheet: Sheet) -> str:
     """Format a table as Markdown."""
-    header, *rows = _format_cells(sheet, "**%s**", lambda text: text.replace("|", "\\|"))
+    header, *rows = _format_cells(sheet, "**%s**", escape_markdown)
     rule = ["---" if j < sheet.left else "---:" for j in range(len(header))]
     lines = [f"| {' | '.join(row)} |" for row in [header, rule, *rows]]
-    title = [f"**{sheet.title}**", ""] if sheet.title else []
-    notes = ["", *(f"* {note}" for note in sheet.notes)] if sheet.notes else []
-    return "\n".join([*title, *lines, *notes])
+    title = [f"**{escape_markdown(clean_line(sheet.title))}**", ""] if sheet.title else []
+    notes = [f"* {escape_markdown(note)}" for note in _clean_notes(sheet, "bold")]
+    return "\n".join([*title, *lines, *[""] * bool(notes), *notes])
 
 
 def format_latex(sheet: Sheet) -> str:
     """Format a table as LaTeX (booktabs) with its notes below."""
     header, *rows = [rf"{' & '.join(row)} \\" for row in _format_cells(sheet, r"\textbf{%s}", escape_latex)]
     columns = "".join("l" if j < sheet.left else "r" for j in range(len(sheet.header)))
-    notes = [rf"\multicolumn{{{len(columns)}}}{{l}}{{\scriptsize {escape_latex(note)}}} \\" for note in sheet.notes]
-    head = [rf"% {sheet.title}"] if sheet.title else []
+    notes = [
+        rf"\multicolumn{{{len(columns)}}}{{l}}{{\scriptsize {escape_latex(note)}}} \\"
+        for note in _clean_notes(sheet, "bold")
+    ]
+    head = [rf"% {clean_line(sheet.title)}"] if sheet.title else []
     head += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", header, r"\midrule"]
     return "\n".join([*head, *rows, r"\bottomrule", *notes, r"\end{tabular}"])
 
 
 def escape_latex(text: str) -> str:
     special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
-    return "".join(special.get(c) or ("\\" + c if c in "_%&#${}" else c) for c in text)
+    escaped = "".join(special.get(c) or ("\\" + c if c in "_%&#${}" else c) for c in text)
+    return "{}" * escaped.startswith(("[", "*")) + escaped  # behind a row's end these would belong to it
 
 
-def _format_cells(sheet: Sheet, bold: str, escape: Callable[[str], str] = str) -> list[list[str]]:
-    """Return header and rows, each text escaped, the best within `bold`."""
+def escape_markdown(text: str) -> str:
+    """Escape what would be a column, emphasis, code, a link or HTML."""
+    return re.sub(r"[\\|`*]|<(?=[A-Za-z/!?])|(?<=\])[(\[]", lambda found: f"\\{found[0]}", text)
+
+
+def _format_cells(sheet: Sheet, bold: str, escape: Callable[[str], str]) -> list[list[str]]:
+    """Return header and rows, each text one line without control characters and escaped, the best within `bold`."""
     return [
-        [(bold if (i, j) in sheet.best else "%s") % escape(text) for j, text in enumerate(row)]
+        [(bold if (i, j) in sheet.best else "%s") % escape(clean_line(text)) for j, text in enumerate(row)]
         for i, row in enumerate([sheet.header, *sheet.rows], -1)
     ]
+
+
+def _clean_notes(sheet: Sheet, mark: str) -> list[str]:
+    """Return a sheet's notes as lines, with what the mark of the best means."""
+    return [*[f"{mark}: the choice of all methods"] * bool(sheet.best), *map(clean_line, sheet.notes)]
 
 
 SHEET_FORMATS: dict[str, Callable[[Sheet], str]] = {
@@ -162,33 +248,49 @@ def join_tests(names: Iterable[str]) -> str:
     return " or ".join(dict.fromkeys(filter(None, names)))
 
 
-def describe_equal_cells(rows: Iterable[Mapping[Any, Any]]) -> list[str]:
-    """Return one line per part with cells that are equal because their threshold sends no question to weight1.
+def describe_equal_cells(
+    rows: Iterable[Mapping[Any, Any]], parts: Mapping[tuple[Any, ...], SplitAnswers] | None = None
+) -> list[str]:
+    """Return one line per part with cells whose threshold never fires: they are scaling_vis at weight2.
 
-    Such a cell gives weight2's answers, as scaling_vis at that weight does. `rows`: of results.csv.
+    Args:
+        rows: of results.csv.
+        parts: their answers, by SweepData.keys. Where no cell of a part fires, thresholds that would are named.
     """
-    scaled: set[tuple[Any, ...]] = set()  # (part, weight, other settings) of scaling_vis
-    never: dict[tuple[Any, ...], list[Mapping[Any, Any]]] = {}  # (part, criterion) -> cells
+    routed: dict[tuple[Any, ...], list[Mapping[Any, Any]]] = {}  # (criterion, part) -> cells
     for row in rows:
-        part = tuple(none_if_empty(row[name]) for name in ("dataset", "model", "split", "limit", "max_new_tokens"))
-        if row["method"] == "scaling_vis":
-            scaled.add((part, float(row["weight"]), none_if_empty(row.get("settings"))))
-        share = none_if_empty(row.get("share_weight1"))
-        if row["method"] == "adapt_vis" and share is not None and float(share) == 0:
-            never.setdefault((part, row["criterion"]), []).append(row)
+        if row["method"] == "adapt_vis" and none_if_empty(row.get("share_weight1")) is not None:
+            limit, tokens = int(float(none_if_empty(row["limit"]) or 0)), int(float(row["max_new_tokens"]))
+            key = (row["criterion"], row["dataset"], row["model"], tokens, row["split"], limit)
+            routed.setdefault(key, []).append(row)
     lines = []
-    for (part, criterion), cells in never.items():
-        equal = Counter((float(row["weight2"]), none_if_empty(row.get("settings"))) for row in cells)
-        sizes = [times + ((part, *key) in scaled) for key, times in equal.items()]
-        n = sum(size for size in sizes if size > 1)
-        if n:
-            dataset, model, split, limit, _ = part
-            place = f"{dataset} {split}" + (f" limit={float(limit):g}" if limit else "")
-            place += f" by {criterion}" * (criterion != "max_prob")
-            twin = "their weight2 alone" if len(equal) > 1 else "weight2 alone"
-            top = max(float(row["threshold"]) for row in cells)
-            lines.append(f"{place}, {model}: {n:,} cells are equal to {twin}: the threshold never fires up to {top:g}")
+    for (criterion, *part), cells in routed.items():
+        idle = [row for row in cells if float(row["share_weight1"]) == 0]
+        if not idle:
+            continue
+        dataset, model, _, split, limit = part
+        answers = parts.get(tuple(part)) if parts and len(idle) == len(cells) else None
+        signal = CRITERIA[criterion](answers.arms[BASE].signals) if answers else np.array([])
+        signal = np.round(signal[~np.isnan(signal)], 2)
+        place = f"{dataset} {split}" + f" limit={limit}" * bool(limit) + f" by {criterion}" * (criterion != "max_prob")
+        top = signal.min() if signal.size else max(float(row["threshold"]) for row in idle)
+        twins = {f"{float(row['weight2']):g} {none_if_empty(row.get('settings')) or ''}".rstrip() for row in idle}
+        twin = f"scaling_vis {min(twins)}" if len(twins) == 1 else "scaling_vis at their weight2"
+        count = "the cell is" if len(cells) == 1 else f"all {len(cells):,} cells are"
+        if len(idle) < len(cells):
+            count = f"{len(idle):,} of {len(cells):,} cells {'is' if len(idle) == 1 else 'are'}"
+        firing = [f"{value:g}" for value in _firing_thresholds(signal)]
+        advice = f"; try threshold={','.join(firing)}" * bool(firing)
+        lines.append(f"{place}, {model}: the threshold never fires up to {top:g}: {count} {twin}{advice}")
     return lines
+
+
+def _firing_thresholds(signal: NDArray[float64]) -> NDArray[float64]:
+    """Return thresholds that about 10, 25 and 50 % of a criterion's values, rounded as it is compared, lie below."""
+    if not signal.size or signal.min() == signal.max():
+        return signal[:0]
+    found = np.quantile(signal, (0.1, 0.25, 0.5), method="inverted_cdf") + 0.01
+    return np.unique(np.round(np.minimum(found, signal.max()), 2))
 
 
 # The cells of a sweep
@@ -199,42 +301,105 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {  # files of earlier v
     "method": lambda row: row["method"],
     "setting": format_hyperparameters,
     "split": lambda row: row["split"],
+    "limit": lambda row: format_number(row.get("limit"), 0),
+    "max_new_tokens": lambda row: format_number(row.get("max_new_tokens"), 0),
     "relation": lambda row: row.get("relation", ""),
+    "rule": lambda row: row.get("scoring") or "",
     "n": lambda row: format_number(row["n"], 0) + (f" (-{row['missing']})" if float(row["missing"] or 0) else ""),
     "accuracy": lambda row: format_number(row["accuracy"]),
     "95 %": lambda row: "-".join(filter(None, (format_number(row[f"accuracy_{end}"]) for end in ("low", "high")))),
+    "above chance": lambda row: format_number(row.get("accuracy_adjusted"), 1),
     "strict": lambda row: format_number(row["accuracy_strict"]),
     "pair": lambda row: format_number(row.get("pair_accuracy")),
     "set": lambda row: format_number(row.get("set_accuracy")),
     "f1": lambda row: format_number(row.get("f1")),
     "f1 (paper)": lambda row: format_number(row.get("f1_paper")) if row.get("scoring") in (None, "", "paper") else "",
     "yes %": lambda row: format_number(row.get("yes_rate"), 1),
+    "unread %": lambda row: format_number(row.get("unreadable"), 1) if float(row.get("unreadable") or 0) > 0 else "",
     "to weight1": lambda row: format_number(row.get("share_weight1"), 1),
-    "vs base": lambda row: format_number(row.get("vs_base"), sign=True),
+    "vs base": lambda row: format_estimate(_gain(row), sign=True),
     "paper": lambda row: format_number(row.get("paper"), 1),
     "diff": lambda row: format_number(row.get("difference"), sign=True),
-    "chosen": lambda row: row.get("mark") or "",
+    "chosen": lambda row: (row.get("mark") or "").replace(" on these questions", ""),
     "corrected": lambda row: format_number(row.get("corrected")),
 }
-LEFT_COLUMNS = ("dataset", "model", "method", "setting", "split", "relation")
+LEFT_COLUMNS = ("dataset", "model", "method", "setting", "split", "limit", "max_new_tokens", "relation", "rule")
+RULE_COLUMNS = {name: COLUMNS[name] for name in (*LEFT_COLUMNS, "n", "accuracy", "95 %", "strict")} | {
+    "precision": lambda row: format_number(row.get("precision")),
+    "recall": lambda row: format_number(row.get("recall")),
+    **{name: COLUMNS[name] for name in ("f1", "yes %", "unread %")},
+}
+# Of a table that is too wide, the first goes first.
+DROPPED = ("set", "pair", "f1 (paper)", "f1", "yes %", "unread %", "to weight1", "strict", "95 %")
 
 
-def results_sheet(rows: Rows) -> Sheet:
-    """Lay out one row per cell, with the columns that are not empty."""
-    texts = {name: [column(row) for row in rows] for name, column in COLUMNS.items()}
+def _gain(row: Mapping[str, Any]) -> Estimate | None:
+    known = [none_if_empty(row.get(name)) for name in AGAINST[:3]]
+    value, low, high = (math.nan if number is None else float(number) for number in known)
+    return Estimate(value, low, high, int(float(row["n"])))
+
+
+def results_sheet(rows: Rows, columns: Mapping[str, Callable[[Mapping[str, Any]], str]] = COLUMNS) -> Sheet:
+    """Lay out one row per cell, with the columns that are not empty, and what its marks mean; the rule if not paper."""
+    texts = {name: [column(row) for row in rows] for name, column in columns.items()}
+    if set(texts["rule"]) <= {"", "paper"}:
+        del texts["rule"]
+    if not any(none_if_empty(row.get("framing")) for row in rows):
+        texts.pop("above chance", None)
+    if any(texts.get("limit", ())):
+        texts["limit"] = [text or "all" for text in texts["limit"]]
+    if len(set(texts.get("max_new_tokens", ()))) == 1:
+        del texts["max_new_tokens"]
     shown = {name: column for name, column in texts.items() if any(column) or name in ("dataset", "accuracy")}
     left = sum(name in LEFT_COLUMNS for name in shown)
-    return Sheet("", list(shown), list(zip(*shown.values(), strict=True)), left)
+    notes = ["(-k): k questions have no answer"] * any("(-" in text for text in texts["n"])
+    notes += ["vs base: points on the same questions, 95 % bootstrap interval"] * any(texts.get("vs base", ()))
+    notes += [NO_INTERVAL] * any("no interval" in text for text in texts.get("vs base", ()))
+    if any(texts.get("corrected", ())):
+        notes.append("best of N: on these very questions; corrected: what such a choice gives on others")
+    constant = {name for name in ("split", "limit") if len(set(texts[name])) == 1}
+    lines = list(zip(*shown.values(), strict=True))
+    return Sheet("", list(shown), lines, left, notes=notes, group={*GROUPED, *constant}, drop=DROPPED)
 
 
-def results_table(rows: Rows, chosen: Sequence[Selected] | None = None) -> str:
-    """Format cells for a terminal with notes; of more than MAX_ROWS only those in `chosen`, if given, with marks."""
-    shown, notes = rows, describe_equal_cells(rows)
+def results_table(
+    rows: Rows,
+    chosen: Sequence[Selected] | None = None,
+    files: SweepData | None = None,
+    width: int | None = None,
+) -> str:
+    """Format cells for a terminal with notes; of more than MAX_ROWS only those in `chosen`, if given, with marks.
+
+    Args:
+        files: the sweep that the rows are of; None where it cannot be read: less is said of settings and thresholds.
+        width: as of format_text.
+    """
+    cells, notes = list(range(len(rows))), describe_equal_cells(rows, files.parts if files else None)
+    marks: list[dict[str, Any]] = [{} for _ in cells]
     if chosen is not None and len(rows) > MAX_ROWS:
-        corrected = [s.corrected.value if s.corrected else None for s in chosen]
-        shown = [{**rows[s.cell], "mark": s.mark, "corrected": v} for s, v in zip(chosen, corrected, strict=True)]
+        cells = [s.cell for s in chosen]
+        marks = [{"mark": s.mark, "corrected": s.corrected.value if s.corrected else None} for s in chosen]
         notes = [f"{len(rows):,} cells; the best of each method is shown", *notes]
-    return format_text(replace(results_sheet(shown), notes=[*notes, *filter(None, [parting(rows)])]))
+    if files is not None:
+        spelled = spell_settings([files.methods[cell] for cell in cells])
+        marks = [{**mark, "settings": text} for mark, text in zip(marks, spelled, strict=True)]
+        notes += _describe_templates(files, {rows[cell]["dataset"] for cell in cells})
+        if any(cell.get("asked") is False for cell in files.about["cells"]):
+            notes.append("base was not asked for: its answers are stored anyway")
+    sheet = results_sheet([{**rows[cell], **mark} for cell, mark in zip(cells, marks, strict=True)])
+    notes = [*notes, *sheet.notes, *filter(None, [parting(rows)])]
+    return format_text(replace(sheet, notes=notes), width)
+
+
+def _describe_templates(files: SweepData, datasets: Container[str]) -> list[str]:
+    """Return one line per template without a name among the datasets: how its text begins."""
+    found = [trunk["dataset"] for trunk in files.about["trunks"] if trunk["dataset"]["name"] in datasets]
+    texts = {one["name"]: one["template"] for one in found if one.get("template")}
+    return [
+        f'{name} asks "{textwrap.shorten(clean_line(text), 60, placeholder=" ...")}"'
+        for name, text in texts.items()
+        if name.endswith(f"+{hash_text(text, 3)}")
+    ]
 
 
 def format_json(rows: Rows) -> str:
@@ -253,13 +418,24 @@ def _parse_field(value: Any) -> Any:
     return value or None
 
 
-def format_csv(rows: Rows) -> str:
-    """Format rows as CSV with a header."""
+def format_csv(rows: Rows, names: Sequence[str] = ()) -> str:
+    """Format rows as CSV with a header (`names` where there are no rows), safe to open in a spreadsheet."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]) if rows else [], lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names or list(rows[0] if rows else []))
+    writer.writerows([_defuse(value) for value in row.values()] for row in rows)
     return text.getvalue().rstrip("\n")
+
+
+def _defuse(value: Any) -> Any:
+    """Put an apostrophe before text that begins as a formula does."""
+    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return value
+    try:
+        float(value)
+    except ValueError:
+        return f"'{value}"
+    return value
 
 
 ROW_FORMATS: dict[str, Callable[[Rows], str]] = {
@@ -444,7 +620,7 @@ def selection_sheet(chosen: Sequence[Selected]) -> Sheet:
         *(_describe_rivals(s) for s in chosen if not s.family and len(s.rivals) > 1),
     ]
     best = {(i, 6) for i, s in enumerate(chosen) if not s.family}
-    return Sheet(f"Chosen on {on}, reported on {split}", header, rows, 4, best, notes)
+    return Sheet(f"Chosen on {on}, reported on {split}", header, rows, 4, best, notes, group=GROUPED)
 
 
 def _interval_notes(gains: Iterable[Estimate | None]) -> list[str]:
@@ -475,7 +651,7 @@ def comparison_sheet(rows: Rows, most: int = MAX_ROWS) -> Sheet:
     notes += _interval_notes(gains)
     notes += [f"{unmatched:,} answers have no partner and are left out."] * bool(unmatched)
     notes += [f"{len(rows):,} pairs of cells; the largest differences are shown."] * (len(rows) > len(lines))
-    return Sheet("Question by question", header, lines, 5, notes=notes)
+    return Sheet("Question by question", header, lines, 5, notes=notes, group=GROUPED)
 
 
 def _difference(row: Mapping[str, Any]) -> Estimate:
@@ -498,9 +674,14 @@ def format_plan(grid: Grid, estimates: Sequence[PassEstimate]) -> str:
         todo = f"{one.stored:,} of {one.answers:,} answers stored, {len(one.todo):,} questions to compute"
         if one.note:
             todo = f"at most {one.answers:,} answers to compute"
-        todo += f", {_format_duration(one.seconds)}" if one.seconds is not None and one.todo else ""
+        todo += f", {format_duration(one.seconds)}" if one.seconds is not None and one.todo else ""
         lines.append(f"  {one.name}: {one.questions:,} questions x {len(one.work.arms)} arms ({arms}); {todo}")
         lines += [f"    {one.note}"] * bool(one.note)
+        if one.images < len(one.todo):
+            lines.append(
+                f"    {len(one.todo):,} questions take {one.images:,} prefills of an image "
+                f"({len(one.todo) / one.images:.2f} questions per image)"
+            )
         for part, _ in one.work.needs:
             cells = sum(cell.experiment == one.work.experiment and cell.part == part for cell in grid.cells)
             separate += cells * len(split_indices(one.total, part))
@@ -537,9 +718,3 @@ def _estimate_lines(estimates: Sequence[PassEstimate]) -> list[str]:
     if todo and not rates and not unknown:
         lines.append("estimate: no device time: the answers are recorded ones")
     return lines
-
-
-def _format_duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"

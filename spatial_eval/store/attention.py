@@ -4,8 +4,9 @@ Captures, as a pass appends them: one folder per experiment, one file per writer
 
     <root>/<dataset>--<model>--<key>/<writer>.frames
 
-A frame is one question: a JSON line (the header: id, digest, arms, shapes, CRC), the arrays' bytes (float32, little
-endian) and a newline. A truncated or damaged frame costs only itself: it is skipped and its question captured again.
+A frame is one question: a JSON line (the header: id, digest, arms, shapes, and last the CRC of the header before it
+and the arrays; of the arrays alone before 0.2), the arrays' bytes (float32, little endian) and a newline. A truncated
+or damaged frame costs only itself: it is skipped and its question captured again.
 A damaged header is found when frames are listed; damaged numbers, which are not read then, when a frame is read: its
 offset is noted in `<writer>.frames.damaged`, a line per frame. Nothing is rewritten.
 A capture is no part of an answer's identity: the key is the generations' own.
@@ -23,11 +24,13 @@ not compressed, written atomically, read a question at a time.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -38,12 +41,27 @@ from numpy import float32
 from numpy.typing import NDArray
 
 from spatial_eval.core.errors import ConfigError, DataError, StoreError, describe_unknown
-from spatial_eval.core.files import open_atomic, translate_os_errors
+from spatial_eval.core.files import (
+    list_files,
+    open_atomic,
+    pass_over_unreadable,
+    read_regular_file,
+    translate_os_errors,
+)
+from spatial_eval.core.terminal import warn_once
 from spatial_eval.core.types import CAPTURES, Arm, Benchmark, Sample
-from spatial_eval.store.generations import AppendOnlyFile, ExperimentKey, format_arm, parse_arm
+from spatial_eval.store.generations import LONGEST, AppendOnlyFile, ExperimentKey, format_arm, parse_arm
 
 ITEM = 4  # bytes of a float32
 FOLDER = "attention"  # of a sweep's folder
+_CRC = b', "crc": '
+
+
+# What numpy and zipfile raise for a file that is cut off, damaged, or another one.
+UNREADABLE: tuple[type[Exception], ...] = (
+    *(OSError, ValueError, LookupError, TypeError, AttributeError, ConfigError),
+    *(EOFError, RuntimeError, MemoryError, ArithmeticError, SyntaxError, zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +135,14 @@ class Frame:
 
     Attributes:
         offset: bytes to the arrays.
-        head: the header (`_format_frame`).
+        head: the header (`_format_frame`). seal: CRC of its bytes before its own CRC.
     """
 
     path: Path
     offset: int
     head: Mapping[str, Any]
     arms: tuple[Arm, ...]
+    seal: int = 0
 
     @property
     def level(self) -> str:
@@ -139,11 +158,8 @@ class Frame:
         with translate_os_errors(self.path), self.path.open("rb") as file:
             file.seek(self.offset)
             data = file.read(self.head["bytes"])
-        if zlib.crc32(data) != self.head["crc"]:
-            _note_damage(self)
-            raise StoreError(
-                f"{self.path}: the capture of question {self.head['id']} is damaged; the same command captures it again"
-            )
+        if self.head["crc"] not in (zlib.crc32(data, self.seal), zlib.crc32(data)):
+            raise self.reject()
         numbers, shape, view = np.frombuffer(data, "<f4"), self.head["map"], self.head["view"]
         mass, rest = np.split(numbers, [math.prod(self.head["mass"])])
         return Capture(
@@ -152,6 +168,13 @@ class Frame:
             mass.reshape(self.head["mass"]),
             None if shape is None else rest.reshape(shape),
             view and View(tuple(view["grid"]), tuple(view["box"])),
+        )
+
+    def reject(self) -> StoreError:
+        """Note the frame as damaged, so that it is not listed again, and return what to say."""
+        _note_damage(self)
+        return StoreError(
+            f"{self.path}: the capture of question {self.head['id']} is damaged; the same command captures it again"
         )
 
 
@@ -186,8 +209,8 @@ class Captures:
 
     def _list_frames(self, key: ExperimentKey) -> Iterator[Frame]:
         for folder in sorted(self.root.glob(f"*--{key.hash}")):
-            for path in sorted(folder.glob("*.frames")):
-                with translate_os_errors(path), path.open("rb") as file:
+            for path in list_files(folder, "*.frames"):
+                with pass_over_unreadable(path), path.open("rb") as file:
                     yield from _scan_frames(path, file)
 
 
@@ -214,9 +237,9 @@ def _format_frame(capture: Capture, digest: str) -> Sequence[bytes]:
         "map": None if capture.map is None else capture.map.shape,
         "view": capture.view and asdict(capture.view),
         "bytes": len(data),
-        "crc": zlib.crc32(data),
     }
-    return f"{json.dumps(head)}\n".encode(), data, b"\n"
+    text = json.dumps(head).encode()[:-1]
+    return b"%s%s%d}\n" % (text, _CRC, zlib.crc32(data, zlib.crc32(text))), data, b"\n"
 
 
 def _scan_frames(path: Path, file: BinaryIO) -> Iterator[Frame]:
@@ -225,7 +248,7 @@ def _scan_frames(path: Path, file: BinaryIO) -> Iterator[Frame]:
     arms: dict[str, Arm] = {}
     while True:
         file.seek(start)
-        line = file.readline()
+        line = file.readline(LONGEST)
         if not line:
             return
         parsed = _parse_header(line, arms)
@@ -235,7 +258,7 @@ def _scan_frames(path: Path, file: BinaryIO) -> Iterator[Frame]:
             file.seek(end)
             if file.read(1) == b"\n":
                 if offset not in damaged:
-                    yield Frame(path, offset, *parsed)
+                    yield Frame(path, offset, *parsed, zlib.crc32(line.rpartition(_CRC)[0]))
                 start = end + 1
                 continue
         start = _find_header(file, start + 1)
@@ -256,18 +279,21 @@ def _parse_header(line: bytes, known: dict[str, Arm]) -> tuple[dict[str, Any], t
             and (len(mass), len(shapes[-1])) in ((3, 3), (3, 4))
             and all(type(n) is int and n >= 0 for shape in shapes for n in shape)
             and all(shape[:2] == [len(arms), mass[1]] for shape in shapes)
-            and head["bytes"] == ITEM * sum(map(math.prod, shapes))
-            and (view is None or _is_view(view["grid"], view["box"]))
+            and head["bytes"] == ITEM * sum(map(math.prod, shapes)) < 2**62
+            and (view is None or _is_view(view["grid"], view["box"], shapes[1][-1] if shapes[1:] else 0))
         )
     except (ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError, ConfigError):
         return None
     return (head, arms) if valid else None
 
 
-def _is_view(grid: Any, box: Any) -> bool:
-    return (len(grid), len(box)) == (2, 4) and (
-        all(type(n) is int and n > 0 for n in grid) and all(type(n) in (int, float) and math.isfinite(n) for n in box)
-    )
+def _is_view(grid: Any, box: Any, tokens: int) -> bool:
+    """Whether these are a View's; `tokens`: number of the question's image tokens, 0 where no map is kept."""
+    if (len(grid), len(box)) != (2, 4) or not all(type(n) in (int, float) for n in box):
+        return False
+    left, top, right, bottom = box
+    cells = all(type(n) is int and n > 0 for n in grid) and tokens in (0, math.prod(grid))
+    return cells and 0 <= left < right <= 1 and 0 <= top < bottom <= 1
 
 
 def _find_header(file: BinaryIO, start: int) -> int:
@@ -287,9 +313,11 @@ def _find_header(file: BinaryIO, start: int) -> int:
 def _read_damage(path: Path) -> set[int]:
     """Return the offsets of a file's frames that are noted as damaged."""
     notes = path.with_name(f"{path.name}.damaged")
-    with translate_os_errors(notes):
-        lines = notes.read_bytes().split() if notes.exists() else []
-    return {int(line) for line in lines if line.isdigit()}
+    try:
+        lines = read_regular_file(notes, LONGEST).split()
+    except (OSError, ValueError):
+        return set()
+    return {int(line) for line in lines if line.isdigit() and len(line) < 20}
 
 
 def _note_damage(frame: Frame) -> None:
@@ -358,13 +386,17 @@ class Attention:
 
 
 class Members(Sequence[NDArray[float32]]):
-    """Read the arrays of an .npz file on demand; `mean`: averaged over heads."""
+    """Read the arrays of an .npz file on demand.
 
-    def __init__(self, path: Path, names: Sequence[str], *, mean: bool = False) -> None:
-        self._path, self._names, self._mean = path, names, mean
+    Args:
+        members: names and shapes. mean: averaged over heads.
+    """
+
+    def __init__(self, path: Path, members: Sequence[tuple[str, tuple[int, ...]]] = (), *, mean: bool = False) -> None:
+        self._path, self._members, self._mean = path, members, mean
 
     def __len__(self) -> int:
-        return len(self._names)
+        return len(self._members)
 
     @overload
     def __getitem__(self, index: int) -> NDArray[float32]: ...
@@ -372,10 +404,28 @@ class Members(Sequence[NDArray[float32]]):
     def __getitem__(self, index: slice) -> Sequence[NDArray[float32]]: ...
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
-            return Members(self._path, self._names[index], mean=self._mean)
-        with zipfile.ZipFile(self._path) as archive, archive.open(f"{self._names[index]}.npy") as member:
-            array = np.lib.format.read_array(member, allow_pickle=False)
+            return Members(self._path, self._members[index], mean=self._mean)
+        name, shape = self._members[index]
+        with _reading(self._path):
+            with zipfile.ZipFile(self._path) as archive, archive.open(f"{name}.npy") as member:
+                array = np.lib.format.read_array(member, allow_pickle=False)
+            _check_array(name, array, shape)
         return array.mean(axis=2) if self._mean else array
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Turn what is wrong with a file of arrays into one line. Raises DataError."""
+    try:
+        yield
+    except UNREADABLE as error:
+        reason = "it is no archive of arrays" if "pickle" in str(error) else error  # numpy's text advises to load it
+        raise DataError(f"{path} is no captured attention: {reason}; run its launch.py command again") from None
+
+
+def _check_array(name: str, array: NDArray[Any], shape: tuple[int, ...]) -> None:
+    if array.shape != shape or array.dtype.kind not in "if":
+        raise ValueError(f"{name} has shape {array.shape} of {array.dtype}, expected {shape} of numbers")
 
 
 def write_attention(
@@ -390,11 +440,12 @@ def write_attention(
     Raises:
         StoreError: captures are damaged; the file with all others is written first.
     """
-    arms = sorted({arm for _, arm in found})
     path = folder / FOLDER / f"{label}--{facts['max_new_tokens']}.npz"
     chosen: list[Sample] = []
     masses, tokens, views = [], [], []
     damaged: list[StoreError] = []
+    found = _reject_other_shapes(found, damaged)
+    arms = sorted({arm for _, arm in found})
     with open_atomic(path) as file, zipfile.ZipFile(file, "w") as archive:
         for sample in samples:
             merged = _merge_arms([found.get((sample.id, arm)) for arm in arms], facts["level"], damaged)
@@ -420,6 +471,23 @@ def write_attention(
     if damaged:
         raise StoreError(f"{path.name} lacks {len(damaged):,} captures; the first: {damaged[0]}")
     return path
+
+
+def _reject_other_shapes(found: Found, damaged: list[StoreError]) -> Found:
+    """Leave out captures whose number of layers and heads is not the most frequent one, or whose tokens differ in one
+    question: no model makes them.
+    """
+    frames = {id(frame): frame for frame, _ in found.values()}
+    depths = {key: tuple(frame.head["mass"][1:]) for key, frame in frames.items()}
+    usual = Counter(depths.values()).most_common(1)
+    tokens: dict[str, set[int]] = {}
+    for frame in frames.values():
+        tokens.setdefault(frame.head["id"], set()).add((frame.head["map"] or [0])[-1])
+    wrong = {
+        key for key, frame in frames.items() if depths[key] != usual[0][0] or len(tokens[frame.head["id"]] - {0}) > 1
+    }
+    damaged += [frames[key].reject() for key in wrong]
+    return {where: place for where, place in found.items() if id(place[0]) not in wrong} if wrong else found
 
 
 def _merge_arms(places: Sequence[tuple[Frame, int] | None], level: str, damaged: list[StoreError]) -> Capture | None:
@@ -466,11 +534,22 @@ def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> No
 
 def read_attention(path: Path) -> Attention:
     """Read a file that `write_attention` wrote. Raises DataError where it is not one."""
-    try:
+    with _reading(path):
         with np.load(path, allow_pickle=False) as file:
             plain = {name: file[name] for name in file.files if "/" not in name}
-        level = str(plain["level"])
-        members = [f"{level}/{i:05d}" for i in range(len(plain["ids"]))]
+        level, n = str(plain["level"]), len(plain["ids"])
+        arms = tuple(parse_arm(json.loads(str(text))) for text in plain["arms"])
+        shape = (n, len(arms), *plain["mass"].shape[2:4])
+        shapes = {"mass": shape, "rows": (n,), "tokens": (n,), "grids": (n, 2), "boxes": (n, 4)}
+        for name, expected in shapes.items():
+            _check_array(name, plain[name], expected)
+        if level not in CAPTURES[1:] or len(shape) != 4:
+            raise ValueError(f"its level is {level!r}")
+        heads = shape[3:] if level == "heads" else ()
+        members = [(f"{level}/{i:05d}", (*shape[1:3], *heads, int(count))) for i, count in enumerate(plain["tokens"])]
+        for grid, box, count in zip(plain["grids"], plain["boxes"], plain["tokens"], strict=True):
+            if grid.any() and not _is_view(grid.tolist(), box.tolist(), int(count)):
+                raise ValueError(f"{grid.tolist()} and {box.tolist()} are no place on a picture")
         views = [
             View((int(grid[0]), int(grid[1])), tuple(map(float, box))) if grid.any() else None  # type: ignore[arg-type]
             for grid, box in zip(plain["grids"], plain["boxes"], strict=True)
@@ -478,20 +557,23 @@ def read_attention(path: Path) -> Attention:
         return Attention(
             *(str(plain["dataset"]), str(plain["model"]), int(plain["max_new_tokens"]), level),
             *(tuple(map(str, plain["ids"])), plain["rows"]),
-            tuple(Arm(**json.loads(str(text))) for text in plain["arms"]),
+            arms,
             *(plain["mass"], plain["tokens"]),
             map=Members(path, [] if level == "mass" else members, mean=level == "heads"),
             heads=Members(path, members if level == "heads" else []),
             views=tuple(views),
         )
-    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is no captured attention: {error}; run its launch.py command again") from None
 
 
 def find_attention(folder: Path, dataset: str = "", model: str = "", max_new_tokens: int = 0) -> Attention:
-    """Return the one file of a sweep's folder with these values; "" and 0 match any. Raises ConfigError."""
+    """Return the one file of a sweep's folder with these values; "" and 0 match any.
+
+    Raises ConfigError where none or several match, DataError where every file is damaged.
+    """
     every = list(each_capture(folder))
     if not every:
+        for path in list_files(folder / FOLDER, "*.npz"):
+            read_attention(path)  # raises
         raise ConfigError(f"sweep {folder.name} has no captured attention: run its command with capture=mass, or map")
     chosen = [
         one
@@ -505,9 +587,12 @@ def find_attention(folder: Path, dataset: str = "", model: str = "", max_new_tok
 
 
 def each_capture(folder: Path) -> Iterator[Attention]:
-    """Yield the captured attention of every pass in a sweep's folder."""
-    for path in sorted((folder / FOLDER).glob("*.npz")):
-        yield read_attention(path)
+    """Yield the captured attention of every pass in a sweep's folder; a file that holds none is passed over."""
+    for path in list_files(folder / FOLDER, "*.npz"):
+        try:
+            yield read_attention(path)
+        except DataError as error:
+            warn_once(str(error))
 
 
 def select_layer(maps: NDArray[float32], layers: slice) -> NDArray[float32]:

@@ -1,4 +1,4 @@
-"""Generations on disk: append-only JSON lines, one folder per trunk, one file per writer, no locks.
+"""Generations on disk: append-only JSON lines, one folder per experiment, one file per writer, no locks.
 
     <root>/<dataset>--<model>--<key>/trunk.json       what the key stands for; checked on open
     <root>/<dataset>--<model>--<key>/<writer>.jsonl   one line per record; flushed and fsynced per batch
@@ -22,13 +22,14 @@ import json
 import os
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from spatial_eval.benchmarks.prompts import MODES, prompt_mode
 from spatial_eval.core.errors import ConfigError, StoreError
-from spatial_eval.core.files import make_writer_name
+from spatial_eval.core.files import list_files, make_writer_name, pass_over_unreadable, read_json_object
 from spatial_eval.core.files import translate_os_errors as refusals
 from spatial_eval.core.files import write_atomic as replace
 from spatial_eval.core.hashing import hash_text
@@ -36,6 +37,8 @@ from spatial_eval.core.types import (
     BASE,
     CONTRASTS,
     SCALINGS,
+    SCOPES,
+    STEPS,
     Arm,
     Benchmark,
     Experiment,
@@ -46,7 +49,9 @@ from spatial_eval.core.types import (
     Sample,
 )
 from spatial_eval.core.validate import build_dataclass
+from spatial_eval.store.answers import Answers
 
+LONGEST = 2**26  # bytes of a line; what is longer, a file of zeros say, is read in pieces that are damaged each
 VERSION = 1  # bump when the meaning of a stored generation changes
 _CRC = b', "crc": '
 _decode = json.JSONDecoder().raw_decode  # a third faster than json.loads; the caller looks at what is left
@@ -54,7 +59,7 @@ _decode = json.JSONDecoder().raw_decode  # a third faster than json.loads; the c
 
 @dataclass(frozen=True, slots=True)
 class ExperimentKey:
-    """A trunk's identity: `description` is every fact that could change a generation, and nothing else."""
+    """An experiment's identity: `description` is every fact that could change a generation, and nothing else."""
 
     label: str
     description: Mapping[str, Any]
@@ -64,15 +69,15 @@ class ExperimentKey:
         return _hash(self.description)
 
 
-def experiment_key(trunk: Experiment, places: Places) -> ExperimentKey:
-    """The trunk's key. Where and how it runs, split and limit are not in it: a pilot is reused by the full run."""
+def experiment_key(experiment: Experiment, places: Places) -> ExperimentKey:
+    """Return the experiment's key. It holds no split, limit or launcher, so the full run reuses a pilot's answers."""
     description = {
         "version": VERSION,
-        "dataset": describe_dataset(trunk.dataset),
-        "model": trunk.model.describe(places),
-        "max_new_tokens": trunk.max_new_tokens,
+        "dataset": describe_dataset(experiment.dataset),
+        "model": experiment.model.describe(places),
+        "max_new_tokens": experiment.max_new_tokens,
     }
-    return ExperimentKey(f"{_slug(trunk.dataset.name)}--{_slug(trunk.model.name)}", description)
+    return ExperimentKey(f"{_slug(experiment.dataset.name)}--{_slug(experiment.model.name)}", description)
 
 
 def describe_dataset(dataset: Benchmark) -> dict[str, Any]:
@@ -131,14 +136,18 @@ def check_answer(values: Mapping[str, Any]) -> str:
             low, high = _RANGES[name]
             good = (kind is float or kind is int) and low <= value <= high  # nan lies in no range
         elif name == "tokens":
-            good = kind in (list, tuple) and (not value or (set(map(type, value)) == {int} and min(value) >= 0))
+            good = kind in (list, tuple) and (not value or (set(map(type, value)) == {int} and _whole(value, 0)))
         elif name == "option_probs":
             good = kind is dict and all(type(option) is str and _within(p, _SHARE) for option, p in value.items())
         else:
-            good = name not in EXPECTED or (kind is int and value >= 1)
+            good = name not in EXPECTED or (kind is int and _whole([value], 1))
         if not good and not (value is None and name in _OPTIONAL):
             return f"{name}={_shortened(value)} is not valid; expected {EXPECTED[name]}"
     return ""
+
+
+def _whole(values: Sequence[int], least: int) -> bool:
+    return min(values) >= least and max(values) < 2**63
 
 
 def _within(value: Any, limits: tuple[float, float]) -> bool:
@@ -166,14 +175,17 @@ def _check_arm(values: Any) -> Arm:
     if not isinstance(values, dict):
         raise ConfigError(f"arm={_shortened(values)} is not valid; expected its fields")
     arm = build_dataclass(Arm, values, "arm")
-    good = all(_within(number, _AMOUNT) for number in (arm.weight, arm.alpha, arm.cutoff, arm.noise))
-    if not good or arm.cutoff >= 1 or arm.noise > 999:
+    for name, valid in (("scaling", SCALINGS), ("contrast", ("", *CONTRASTS)), ("scope", SCOPES), ("steps", STEPS)):
+        if (value := values.get(name)) is not None and value not in valid:
+            raise ConfigError(f"{name}={value} is no way to decode: there are {', '.join(filter(None, valid))}")
+    numbers = (arm.weight, arm.alpha, arm.cutoff, arm.noise, arm.decay, arm.gamma)
+    good = all(_within(number, _AMOUNT) for number in numbers)
+    good = good and (arm.scaling != "share" or 0 < arm.weight < 1)
+    if not good or arm.cutoff >= 1 or arm.noise > 999 or arm.gamma > 1:
         raise ConfigError(
-            f"{arm.label} is no way to decode: its numbers must be finite and >= 0, cutoff < 1, noise <= 999"
+            f"{arm.label} is no way to decode: its numbers must be finite and >= 0, cutoff < 1, noise <= 999, "
+            "gamma <= 1, a share's weight in (0, 1)"
         )
-    if arm.scaling not in SCALINGS or arm.contrast not in CONTRASTS:
-        kinds = f"scalings {', '.join(SCALINGS)}; contrasts {', '.join(filter(None, CONTRASTS))}"
-        raise ConfigError(f"{arm.label} is no way to decode: there are {kinds}")
     return arm
 
 
@@ -215,33 +227,51 @@ class Damaged:
 Line = StoredRecord | Cost | Environment | Damaged
 
 
-def read_lines(path: Path, wanted: Mapping[str, str] | None = None) -> Iterator[tuple[int, Line]]:
-    """Yield every line of a writer's file with its number from 1, typed and checked.
+def read_lines(
+    path: Path, wanted: Mapping[str, str] | None = None, *, passed: Collection[bytes] = (), required: bool = True
+) -> Iterator[tuple[int, Line]]:
+    """Yield every line of a writer's file with its number from 1, typed and checked. Holds one line at a time.
 
     Args:
         wanted: digests by sample id; records of other questions are passed over. None = every record.
+        passed: JSON of arms whose records are passed over.
+        required: False = a file that cannot be read is passed over with a warning: its answers are computed again.
 
-    Raises StoreError where the file system refuses; never for what a line holds.
+    Raises StoreError where a required file cannot be read; never for what a line holds.
     """
-    with refusals(path):
-        data = path.read_bytes()
+    digests = None if wanted is None else {digest.encode() for digest in wanted.values()}
     arms: dict[str, Arm] = {}
-    lines = data.split(b"\n")
-    if not lines[-1]:
-        del lines[-1]
-    for number, text in enumerate(lines, 1):
-        try:
-            line = _parse(text, wanted, arms)
-        except ConfigError as error:
-            line = Damaged(str(error))
-        except (ValueError, RecursionError):
-            line = Damaged("it is cut off or overwritten")
-        if line is not None:
-            yield number, line
+    with (refusals if required else pass_over_unreadable)(path), path.open("rb") as file:
+        for number, text in enumerate(iter(partial(file.readline, LONGEST), b""), 1):
+            if digests is not None and _is_other(text, digests, passed):
+                continue
+            try:
+                line = _parse(text, wanted, arms)
+            except ConfigError as error:
+                line = Damaged(str(error))
+            except (ValueError, RecursionError):
+                line = Damaged("it is cut off or overwritten")
+            if line is not None:
+                yield number, line
+
+
+def _is_other(text: bytes, digests: Collection[bytes], passed: Collection[bytes]) -> bool:
+    """Whether a line can be passed over unparsed: a record of a question that is not wanted, or of an arm in `passed`.
+
+    Within the JSON of an id a quotation mark stands behind a backslash, so what is found is the record's own key.
+    """
+    if not text.startswith(b'{"id": "'):
+        return False
+    _, _, rest = text.partition(b'", "digest": "')
+    digest, _, rest = rest.partition(b'", "arm": ')
+    if not rest:
+        return False
+    return digest not in digests or (bool(passed) and rest[: rest.find(b"}") + 1] in passed)
 
 
 def _parse(text: bytes, wanted: Mapping[str, str] | None, arms: dict[str, Arm]) -> Line | None:
     """One line; None for a record that is not wanted. `arms`: those of the lines before, by their JSON."""
+    text = text.rstrip(b"\n")
     row, end = _decode(text.decode())
     if type(row) is not dict or text[end:].strip():
         return Damaged("it is no JSON object")
@@ -295,7 +325,7 @@ def _sealed(values: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What computing cost, over every writer of a trunk."""
+    """What computing cost, over every writer of an experiment."""
 
     seconds: float = 0.0
     questions: int = 0
@@ -303,16 +333,14 @@ class Effort:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What is stored of the questions asked for, by (sample id, arm), and what all of the trunk cost.
+    """What is stored of the questions asked for, by (sample id, arm), and what all of the experiment cost.
 
     Attributes:
-        failures: those without a success. environments: what each generation's writer said of versions and device; {}
-            where it did not say, or its line is damaged.
+        failures: those without a success.
     """
 
-    generations: Mapping[tuple[str, Arm], Generation]
+    generations: Answers
     failures: Mapping[tuple[str, Arm], Failure]
-    environments: Mapping[tuple[str, Arm], Mapping[str, Any]] = field(default_factory=dict)
     effort: Effort = Effort()
 
 
@@ -322,53 +350,55 @@ class Store:
 
     def read(self, key: ExperimentKey, digests: Mapping[str, str]) -> Stored:
         """Every record of the samples in `digests`; those of a changed question are passed over. Raises StoreError."""
-        generations: dict[tuple[str, Arm], Generation] = {}
+        answers = Answers(digests)
         failures: dict[tuple[str, Arm], Failure] = {}
-        environments: dict[tuple[str, Arm], Mapping[str, Any]] = {}
         seconds, questions = 0.0, 0
-        for lines in self._files(key, digests):
+        for path in self._files(key):
             environment: Mapping[str, Any] = {}
-            for line in lines:
+            for _, line in read_lines(path, digests, required=False):
                 if isinstance(line, StoredRecord):
                     record = line.record
-                    where = record.sample_id, record.arm
                     if isinstance(record, Failure):
-                        failures.setdefault(where, record)
-                    elif generations.setdefault(where, record) is record:
-                        environments[where] = environment
+                        failures.setdefault((record.sample_id, record.arm), record)
+                    else:
+                        answers.add(record, environment)
                 elif isinstance(line, Cost):
                     seconds, questions = seconds + line.seconds, questions + line.questions
                 elif isinstance(line, Environment):
                     environment = line.versions
-        failures = {where: failure for where, failure in failures.items() if where not in generations}
-        return Stored(generations, failures, environments, Effort(seconds, questions))
+        failures = {where: failure for where, failure in failures.items() if where not in answers}
+        return Stored(answers, failures, Effort(seconds, questions))
+
+    def answered_arms(self, key: ExperimentKey, digests: Mapping[str, str]) -> set[Arm]:
+        """The arms under which any of the samples in `digests` is answered. Raises StoreError."""
+        found: set[Arm] = set()
+        seen: set[bytes] = set()  # their JSON: a line of an arm that is known need not be parsed
+        for path in self._files(key):
+            for _, line in read_lines(path, digests, passed=seen, required=False):
+                if isinstance(line, StoredRecord) and isinstance(line.record, Generation):
+                    found.add(line.record.arm)
+                    seen.add(json.dumps(_describe_arm(line.record.arm)).encode())
+        return found
 
     def effort(self, key: ExperimentKey) -> Effort:
-        """Seconds and questions of all batches ever stored for the trunk. Raises StoreError."""
+        """Seconds and questions of all batches ever stored for the experiment. Raises StoreError."""
         return self.read(key, {}).effort
 
     def folders(self, key: ExperimentKey) -> list[Path]:
-        """The trunk's folders, under whatever labels: a model may be renamed, the hash is what counts."""
+        """Return the experiment's folders under all labels: a model may be renamed, the hash identifies it."""
         return sorted(self.root.glob(f"*--{key.hash}"))
 
     def trunks(self) -> Iterator[tuple[Path, ExperimentKey]]:
-        """Every trunk's folder with its key, without its label; one without a manifest of its own is passed over."""
+        """Yield every experiment's folder and key (label empty); folders without their own manifest are skipped."""
         for folder in sorted(self.root.glob("*--*")):
-            found = ExperimentKey("", _manifest(folder / "trunk.json") or {})
+            found = ExperimentKey("", read_manifest(folder) or {})
             if found.hash == folder.name.rpartition("--")[2]:
                 yield folder, found
 
-    def lines(self, key: ExperimentKey, wanted: Mapping[str, str] | None = None) -> Iterator[Line]:
-        """Every line of the trunk in file order, as `read_lines`. Raises StoreError."""
-        for lines in self._files(key, wanted):
-            yield from lines
-
-    def _files(self, key: ExperimentKey, wanted: Mapping[str, str] | None) -> Iterator[Iterator[Line]]:
-        """The lines of each writer's file."""
+    def _files(self, key: ExperimentKey) -> list[Path]:
+        """The files of the trunk's writers, in the order in which they are read. Raises StoreError."""
         self._check(key)
-        for folder in self.folders(key):
-            for path in sorted(folder.glob("*.jsonl")):
-                yield (line for _, line in read_lines(path, wanted))
+        return [path for folder in self.folders(key) for path in list_files(folder, "*.jsonl")]
 
     def writer(
         self, key: ExperimentKey, digests: Mapping[str, str], environment: Mapping[str, Any]
@@ -377,13 +407,13 @@ class Store:
         self._check(key)
         folder = self.root / f"{key.label}--{key.hash}"
         with refusals(folder):
-            if not _manifest(folder / "trunk.json"):
+            if not read_manifest(folder):
                 replace(folder / "trunk.json", json.dumps(key.description, indent=2, sort_keys=True) + "\n")
         return GenerationWriter(folder, digests, environment)
 
     def _check(self, key: ExperimentKey) -> None:
         for folder in self.folders(key):
-            found = _manifest(folder / "trunk.json")
+            found = read_manifest(folder)
             if found and found != json.loads(json.dumps(key.description)):
                 raise StoreError(
                     f"{folder}/trunk.json describes another experiment than the folder's name; "
@@ -398,7 +428,7 @@ class AppendOnlyFile:
         self.path, self._end = folder / f"{make_writer_name()}{suffix}", 0
         with refusals(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
 
     def __enter__(self) -> Self:
         return self
@@ -449,8 +479,13 @@ def format_arm(arm: Arm) -> dict[str, Any]:
     return {name: value for name, value in asdict(arm).items() if value != getattr(BASE, name)}
 
 
+def _describe_arm(arm: Arm) -> dict[str, Any]:
+    """An arm as a record gives it: the weight in any case."""
+    return {"weight": arm.weight} | format_arm(arm)
+
+
 def _format(record: Record, digest: str) -> dict[str, Any]:
-    arm = {"weight": record.arm.weight} | format_arm(record.arm)
+    arm = _describe_arm(record.arm)
     values = {f.name: getattr(record, f.name) for f in fields(record) if getattr(record, f.name) != f.default}
     del values["sample_id"], values["arm"]
     problem = "" if isinstance(record, Failure) else check_answer(values)
@@ -459,10 +494,11 @@ def _format(record: Record, digest: str) -> dict[str, Any]:
     return {"id": record.sample_id, "digest": digest, "arm": arm} | values
 
 
-def _manifest(path: Path) -> Any:
-    """The manifest, or None where it is absent or truncated: the folder's name, a hash of it, stands in for it then."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError):
-        return json.loads(path.read_text("utf8"))
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """The manifest, or None where it is absent, truncated or cannot be read: the folder's name, a hash of it, stands in
+    for it then."""
+    with contextlib.suppress(OSError, ValueError):
+        return read_json_object(folder / "trunk.json")
     return None
 
 

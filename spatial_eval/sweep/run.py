@@ -8,21 +8,24 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from spatial_eval.analysis import metrics
 from spatial_eval.config.compose import Composer
 from spatial_eval.config.descriptions import describe_value
 from spatial_eval.config.grid import Grid, build_grid
-from spatial_eval.config.launchers import LAUNCHERS
+from spatial_eval.config.launchers import LAUNCHERS, Launcher, Slurm
 from spatial_eval.config.tracking import TRACKERS, Publication
-from spatial_eval.core import plan, requirements
+from spatial_eval.core import plan, requirements, terminal
 from spatial_eval.core.errors import ConfigError, ModelError, StoreError
 from spatial_eval.core.paths import checkout_folder
+from spatial_eval.core.sweep_names import label_sweep, read_name
 from spatial_eval.core.types import BASE, Cell, Experiment, Model, Places
-from spatial_eval.launch import dispatch, local
+from spatial_eval.launch import dispatch, local, slurm
 from spatial_eval.launch.records import JobFailure, KeyedPass, SweepRequest
 from spatial_eval.methods.registry import BENCHMARKS, METHODS
 from spatial_eval.methods.routing import CRITERIA
@@ -66,16 +69,17 @@ def run_python(arguments: Sequence[str], own: Path | None = None) -> Path:
     if grid.settings.action != "run":
         raise ConfigError(f"action={grid.settings.action} prints text: use launch.py for it; here only action=run")
     request, states = inspect_grid(grid, arguments, own)
-    run_request(request, states)
+    with terminal.guarded_streams():
+        run_request(request, states)
     return request.folder
 
 
 def read_grid(arguments: Sequence[str], *, multirun: bool, own: Path | None) -> Grid:
     """Read the command line into distinct, checked cells. Raises ConfigError."""
     composer = Composer(own)
+    grid = build_grid(composer, arguments, composer.sweep_files())
     if not multirun:
         reject_lists(composer, arguments)
-    grid = build_grid(composer, arguments, composer.sweep_files())
     for note in grid.notes:
         log.info("%s", note)
     for line in requirements.list_newer():
@@ -164,8 +168,9 @@ def check_criteria(cells: Sequence[Cell], states: Mapping[Experiment, PassState]
         criterion = routing.criterion
         checked.add((cell.experiment, criterion))
         column = "confidence" if criterion == "max_prob" else criterion
-        base = [answer for (_, arm), answer in state.stored.generations.items() if arm == BASE]
-        if base and all(asdict(answer).get(column) is None for answer in base):
+        answers = state.stored.generations
+        values = CRITERIA[criterion](answers.signals(answers.list_records(BASE)))
+        if len(values) and np.isnan(values).all():
             raise ConfigError(
                 f"the stored answers of {state.name} carry no {column}: method {cell.method.kind} cannot route on "
                 f"{criterion}; choose another method, or import answers that have it"
@@ -185,7 +190,7 @@ def run_request(request: SweepRequest, states: Mapping[Experiment, PassState]) -
     places = request.places
     for model in {state.work.experiment.model: None for state in states.values() if state.todo}:
         if isinstance(model, HF):
-            verify_files(model)
+            verify_files(model, request.launcher)
     for state in states.values():
         if state.skipped:
             log.warning(
@@ -199,10 +204,13 @@ def run_request(request: SweepRequest, states: Mapping[Experiment, PassState]) -
         }
 
     outcome = dispatch.dispatch_jobs(request, states, inspect_again)
-    if outcome.left:
-        log.info("%d jobs are left to the queue: python -m spatial_eval status %s", outcome.left, request.folder.name)
+    if outcome.left or outcome.unsubmitted:
+        shown = request.publication.about.get("name", request.folder.name)
+        log.info("%d jobs are left to the queue: python -m spatial_eval status %s", outcome.left, shown)
+        if outcome.unsubmitted:
+            log.error(slurm.NOT_SUBMITTED, outcome.unsubmitted)
         sys.stdout.write(f"{request.folder.name}\n")
-        return COMPLETE
+        return INCOMPLETE if outcome.unsubmitted else COMPLETE
     after = inspect_again()
     failures, to_fix = group_failures(outcome.failures), any(failure.needs_fix for failure in outcome.failures)
     if to_fix and not any(state.stored.generations for state in after.values()):
@@ -210,6 +218,7 @@ def run_request(request: SweepRequest, states: Mapping[Experiment, PassState]) -
     results = tables.build_results(request.cells, after, places)
     about = {**request.publication.about, "complete": not results.missing}
     path = tables.write_results(request.folder, results, about)
+    results = replace(results, samples=b"")  # written, and large
     computed = sum(len(after[key].stored.generations) - len(state.stored.generations) for key, state in states.items())
     captured = sum(state.uncaptured - after[key].uncaptured for key, state in states.items())
     news = f"computed {computed:,} answers that were not stored" + f", captured {captured:,}" * bool(captured)
@@ -222,18 +231,26 @@ def run_request(request: SweepRequest, states: Mapping[Experiment, PassState]) -
     for line in metrics.mixtures(results.passes).values():
         log.warning("%s", line)
     gathered = gather_attention(request.folder, list(after.values()), places)
-    said, chosen = page.try_write_report(request.folder)
+    said, files, chosen = page.try_write_report(request.folder)
     log.info("%s", said)
-    sys.stdout.write(f"{report_tables.results_table(results.cells, chosen)}\n{path}\n")
-    sys.stdout.flush()
-    process.publish_sweep(request.folder, request.publication.settings)
+    log.info("sweep %s", label_sweep(request.folder))
+    table = report_tables.results_table(results.cells, chosen, files, terminal.terminal_width())
+    try:  # what is printed may end the process: `| head`
+        process.publish_sweep(request.folder, request.publication.settings)
+    finally:
+        sys.stdout.write(f"{table}\n{path}\n")
     if to_fix:
         return USER_ERROR
     return INCOMPLETE if results.missing or not gathered or outcome.failures else COMPLETE
 
 
-def verify_files(model: HF) -> None:
-    """Raise ModelError where a model's files do not hold what its config.json wants, before a job starts for it."""
+def verify_files(model: HF, launcher: Launcher) -> None:
+    """Raise ModelError where a model's files do not hold what its config.json wants, before a job starts for it.
+
+    And where they are neither here nor on a hub that answers; what a Slurm job reaches, only it knows.
+    """
+    if model.folder() is None and not isinstance(launcher, Slurm):
+        model.ask_hub()
     try:
         model.verify()
     except (ImportError, OSError) as error:  # a login node where torch cannot be imported: the jobs will tell
@@ -272,10 +289,12 @@ def make_request(grid: Grid, states: Mapping[Experiment, PassState], about: Mapp
 
 def describe_sweep(grid: Grid, arguments: Sequence[str]) -> dict[str, Any]:
     """Return what sweep.json says beside versions."""
-    settings = grid.settings
+    settings, sweep = grid.settings, tables.sweep_id(grid.cells)
+    name = settings.name or read_name(settings.places.paths.sweeps / sweep) or grid.file_name
     plugins = {**METHODS.loaded, **BENCHMARKS.loaded, **MODELS.loaded}
     return {
-        "id": tables.sweep_id(grid.cells),
+        "id": sweep,
+        **({"name": name} if name else {}),
         "command": ["launch.py", "-m", *arguments],
         **tables.describe_cells(grid.cells),
         "config": {

@@ -23,7 +23,7 @@ from typing import Any
 from spatial_eval.config import schema
 from spatial_eval.config.tracking import TRACKERS, Publication, TrackedFiles, Tracking, Wandb, describe_tracking
 from spatial_eval.core.errors import SpatialEvalError
-from spatial_eval.core.files import write_atomic
+from spatial_eval.core.files import read_json, write_atomic
 from spatial_eval.core.types import Pass, Places
 from spatial_eval.passes import tables
 from spatial_eval.passes.pass_state import inspect_pass
@@ -102,7 +102,7 @@ def probe_server() -> tuple[bool, str]:
 def _read_settings(folder: Path) -> Wandb:
     """Read the W&B settings that the sweep was run with; the defaults where it had none."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        values = json.loads((folder / "sweep.json").read_text("utf8"))["config"]["tracking"]
+        values = read_json(folder / "sweep.json")["config"]["tracking"]
         tracking = schema.build_by_kind(TRACKERS, values, "tracking") if values.get("kind") == "wandb" else None
         if isinstance(tracking, Wandb):
             return tracking

@@ -15,8 +15,13 @@ import socket
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
+
+from spatial_eval.core.errors import ConfigError
+from spatial_eval.core.files import list_files, pass_over_unreadable, read_json_object
+from spatial_eval.core.jsonl import read_valid_lines
+from spatial_eval.core.validate import build_dataclass
 
 OFFLINE, COMPLETE, INCOMPLETE = "offline", "complete", "incomplete"
 
@@ -88,7 +93,8 @@ class PublishStatus:
 def read_urls(sweep: Path) -> dict[str, str]:
     """Return the addresses that the sweep's publish.json holds, {} where it holds none."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        return dict(json.loads((sweep / "publish.json").read_text("utf8")).get("urls", {}))
+        urls = read_json_object(sweep / "publish.json").get("urls", {})
+        return {str(name): str(url) for name, url in urls.items()}
     return {}
 
 
@@ -184,18 +190,24 @@ class PublishLedger:
         found = []
         for row in self._read_rows():
             if "run" in row:
-                staged, artifacts = tuple(row.pop("staged", ())), tuple(row.pop("artifacts", ()))
-                with contextlib.suppress(TypeError):  # of another version
-                    found.append(Written(staged=staged, artifacts=artifacts, **row))
+                with contextlib.suppress(ConfigError):  # of another version, or by another hand
+                    entry = build_dataclass(Written, {"staged": (), "artifacts": (), **row}, "entry")
+                    if all(map(_is_inside, [entry.run, f"run-{entry.id}", *entry.staged])):
+                        found.append(entry)
         return sorted(found, key=lambda entry: entry.time)
 
     def _read_rows(self) -> Iterator[dict[str, Any]]:
-        for path in sorted((self.root / "ledger").glob("*.jsonl")):
-            for line in path.read_bytes().split(b"\n"):
-                with contextlib.suppress(ValueError):
-                    row = json.loads(line)
-                    if isinstance(row, dict) and {"id", "digest"} <= set(row):
+        for path in list_files(self.root / "ledger", "*.jsonl"):
+            with pass_over_unreadable(path):
+                for row in read_valid_lines(path):
+                    if isinstance(row, dict) and all(isinstance(row.get(name), str) for name in ("id", "digest")):
                         yield row
+
+
+def _is_inside(name: str) -> bool:
+    """Whether a name from a ledger stays in the wandb folder: files of it are removed, and ledgers are passed on."""
+    path = PurePath(name)
+    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def _is_alive(pid: int) -> bool:

@@ -26,6 +26,7 @@ from spatial_eval.config import schema
 from spatial_eval.config.tracking import TRACKERS, TrackedFiles, Tracking, Wandb
 from spatial_eval.core.columns import KNOBS
 from spatial_eval.core.errors import SpatialEvalError
+from spatial_eval.core.sweep_names import label_sweep
 from spatial_eval.report.charts import draw_heat_map
 from spatial_eval.tracking import upload
 from spatial_eval.tracking.publications import (
@@ -77,17 +78,18 @@ def publish_runs(request: Request, settings: Wandb, server: Server) -> PublishSt
 
 def _find_pages(client: WandbClient, server: Server, request: Request, settings: Wandb, status: PublishStatus) -> None:
     """Add to a status where the project, the sweep's group and run, and a saved view of them are shown."""
-    sweep = Path(request.folder).name
+    folder = Path(request.folder)
+    group = settings.group or label_sweep(folder)
     try:
         home = client.find_project(server, settings)
         status.urls |= {
             "project": home,
-            "group": f"{home}/groups/{urllib.parse.quote(settings.group or sweep, safe='')}",
+            "group": f"{home}/groups/{urllib.parse.quote(group, safe='')}",
         }
         if not request.cells_only:
-            status.urls["sweep"] = f"{home}/runs/{sweep_run_id(sweep)}"
+            status.urls["sweep"] = f"{home}/runs/{sweep_run_id(folder.name)}"
             if status.state == COMPLETE and "view" not in status.urls and importlib.util.find_spec("wandb_workspaces"):
-                status.urls["view"] = client.save_view(server, home, sweep)
+                status.urls["view"] = client.save_view(server, home, folder.name)
     except Unreachable as error:
         status.notes.append(f"the pages' addresses are not known: {error}")
     except Exception as error:  # noqa: BLE001  a package of its own, whose errors are of many kinds; all tables are there

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from spatial_eval.analysis.diagnostics import confusions as count_confusions
 from spatial_eval.analysis.diagnostics import table_of
 from spatial_eval.analysis.intervals import reliability_bins, wilson
 from spatial_eval.analysis.metrics import format_hyperparameters, other_fields
@@ -23,18 +24,22 @@ from spatial_eval.analysis.selection import FIELDS, Selected, picks, selection_r
 from spatial_eval.analysis.sweep_data import SweepData
 from spatial_eval.config.tracking import Wandb
 from spatial_eval.core.columns import ASKED, BY_RELATION, IDENTITY, ROW, TRUNK, VERSIONS
-from spatial_eval.core.types import BASE, Arm
+from spatial_eval.core.types import BASE, Arm, Method
+from spatial_eval.methods.routing import Base
 from spatial_eval.report.charts import HeatGrid
+from spatial_eval.report.sections import classify_gain
+from spatial_eval.report.tables import label_method
 
 VERSION = 3  # raised when a run of equal results should be published again
 TABLE_ROWS = 200_000  # the most that W&B shows of a table
 WHOLE = (
     *("n", "missing", "limit", "max_new_tokens", "batch_size", "fixed", "broken"),
-    *("candidates", "tied", "chosen_n"),
+    *("candidates", "tied", "chosen_n", "count", "of"),
 )
 TEXT = (
     *("dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error", "arm", "run"),
     *("scoring", "dtype", "preset", "decoding", "revision", "family", "chosen_on", "mark", "test"),
+    *("setting", "verdict", "gold", "answer"),
 )
 SAMPLES: dict[str, type] = {
     "id": str,
@@ -66,6 +71,12 @@ CALIBRATION = (
     *("dataset", "model", "max_new_tokens", "split", "weight", "low", "high", "n"),
     *("confidence", "accuracy", "accuracy_low", "accuracy_high", "arm"),
 )
+FOREST = (
+    *("dataset", "model", "method", "setting", "split", "n", "difference", "difference_low", "difference_high"),
+    *("p", "p_holm", "test", "verdict", "chosen_on", "mark"),
+)
+CONFUSION = ("dataset", "model", "max_new_tokens", "split", "method", "gold", "answer", "count", "of")
+VERDICTS = {"helps": "helps", "hurts": "hurts", "same": "no clear difference"}
 FAILURES = ("dataset", "model", "sample_id", "weight", "error", "arm")
 ROUTED = ("weight1", "weight2", "threshold")  # what a method of grids and curves over the threshold has
 THRESHOLDS = (*SETTING, "criterion", *ROUTED)
@@ -140,6 +151,12 @@ class TrackedSweep:
     @cached_property
     def id(self) -> str:
         return str(self.files.about.get("id", self.files.folder.name))
+
+    @cached_property
+    def label(self) -> str:
+        """What people call it: its name and id, or its id alone."""
+        name = self.files.about.get("name")
+        return f"{name} ({self.id})" if name else self.id
 
     @cached_property
     def cells(self) -> list[Row]:
@@ -260,7 +277,7 @@ def cell_run(sweep: TrackedSweep, cell: Row, settings: Wandb, *, light: bool = F
         id=cell_id(sweep, cell),
         name=cell_label(cell),
         job_type="cell",
-        group=settings.group or sweep.id,
+        group=settings.group or sweep.label,
         config={**sweep.described.get(_experiment(cell), {}), **config, **sweep.asked(cell), "sweep": sweep.id},
         figures={name: cell[name] for name in FIGURES if cell.get(name) is not None},
         tables={}
@@ -313,7 +330,8 @@ def sweep_run(sweep: TrackedSweep, settings: Wandb, chosen: Sequence[Selected]) 
             figures["best_corrected"] = best.corrected.value
     routed = [cell for cell in sweep.cells if all(cell[name] is not None for name in ROUTED)]
     by_line, by_grid = (sorted(routed, key=lambda cell: _order(cell, names)) for names in (BY_LINE, BY_GRID))
-    bins = calibration_rows(sweep)
+    bins, forest, confusions = calibration_rows(sweep), forest_rows(chosen), confusion_rows(sweep, chosen)
+    pictures = {"heat_grids": heat_grids(by_grid), "confusion_grids": confusion_grids(confusions)}
     config: dict[str, Any] = {"sweep": sweep.id}
     asked = [{**cell, **sweep.asked(cell)} for cell in sweep.cells]
     for name in (*IDENTITY, *ASKED):
@@ -322,9 +340,9 @@ def sweep_run(sweep: TrackedSweep, settings: Wandb, chosen: Sequence[Selected]) 
     bounds = ("accuracy", "accuracy_low", "accuracy_high", "share_weight1", "settings")
     return TrackedRun(
         id=sweep_run_id(sweep.id),
-        name=f"sweep {sweep.id}",
+        name=f"sweep {sweep.label}",
         job_type="sweep",
-        group=settings.group or sweep.id,
+        group=settings.group or sweep.label,
         config=config,
         figures=figures,
         tables={
@@ -332,14 +350,69 @@ def sweep_run(sweep: TrackedSweep, settings: Wandb, chosen: Sequence[Selected]) 
             "best": _table(FIELDS, selection_rows(chosen)),
             "by_relation": _table(BY_RELATION, _plain_rows(sweep.files.by_relation)),
             "failures": _table(FAILURES, sweep.failures),
+            "forest": _table(FOREST, forest),
+            "confusion": _table(CONFUSION, confusions),
             "heat": _table((*THRESHOLDS, "n", "accuracy", "share_weight1", "settings"), by_grid),
             "accuracy_by_threshold": _table((*THRESHOLDS, "n", *bounds), by_line),
             "calibration": _table(CALIBRATION, bins),
         },
-        curves={**threshold_charts(by_line), **calibration_charts(bins)},
-        grids={"heat_grids": heat_grids(by_grid)} if routed else {},
+        curves={**forest_charts(forest), **threshold_charts(by_line), **calibration_charts(bins)},
+        grids={name: grids for name, grids in pictures.items() if grids},
         origin=sweep.origin,
     )
+
+
+def forest_rows(chosen: Sequence[Selected]) -> list[Row]:
+    """List FOREST of the best cell of each method that is compared with base, as the report's first figure shows."""
+    compared = [s for s in chosen if s.family and s.test.gain and s.method.kind != "base"]
+    return [
+        {**row, "setting": format_hyperparameters(row), "verdict": VERDICTS[classify_gain(s)]}
+        for s, row in zip(compared, selection_rows(compared), strict=True)
+    ]
+
+
+def forest_charts(forest: Sequence[Row]) -> dict[str, LineChart]:
+    """Draw each row's difference from base with its interval: a segment from end to end, at its own height."""
+    charts = {}
+    for i in range(0, min(len(forest), PICTURES * LINES), LINES):
+        rows = [row for row in forest[i : i + LINES] if row["difference"] is not None]
+        lines = {}
+        for height, row in enumerate(reversed(rows), 1):
+            points = (row["difference_low"], row["difference"], row["difference_high"])
+            name = " ".join(filter(None, (row["method"], row["setting"], row["dataset"], row["model"])))
+            lines[name] = [(float(x), float(height)) for x in points if x is not None]
+        if lines:
+            lines["base"] = [(0.0, 0.0), (0.0, float(len(rows) + 1))]
+            title = "difference from base with 95 % interval, points"
+            charts[f"forest_chart_{i // LINES}"] = LineChart(title, "points", "row", lines)
+    return charts
+
+
+def confusion_rows(sweep: TrackedSweep, chosen: Sequence[Selected]) -> list[Row]:
+    """List CONFUSION of base and of the best cell of each method: what it answers by what is right."""
+    rows: list[Row] = []
+    for key, part in sweep.files.parts.items():
+        here = [s for s in chosen if s.family and sweep.files.keys[s.cell] == key and s.method.kind != "base"]
+        methods: dict[str, Method] = {"base": Base()} if BASE in part.arms else {}
+        methods |= {label_method(s.method): s.method for s in here}
+        for label, found in count_confusions(part, methods).items():
+            for gold, counts in zip(found.golds, found.counts.tolist(), strict=True):
+                for answer, count in zip(found.answers, counts, strict=True):
+                    values = (*key[:4], label, gold, answer, count, sum(counts))
+                    rows.append(dict(zip(CONFUSION, values, strict=True)))
+    return rows
+
+
+def confusion_grids(confusions: Sequence[Row]) -> list[HeatGrid]:
+    """Lay out the shares of answers by gold answer, a grid for each method of CONFUSION."""
+    grids = []
+    for (dataset, model, _, split, method), group in list(_group_rows(confusions, CONFUSION[:5]).items())[:PICTURES]:
+        golds, answers = (list(dict.fromkeys(row[name] for row in group)) for name in ("gold", "answer"))
+        at = {(row["gold"], row["answer"]): 100 * row["count"] / max(1, row["of"]) for row in group}
+        values = [[at[gold, answer] for answer in answers] for gold in golds]
+        title = f"answers by gold, {method}, {dataset} x {model} {split}"
+        grids.append(HeatGrid(title, "answer", "gold", answers, golds, values, best=False))
+    return grids
 
 
 def calibration_rows(sweep: TrackedSweep) -> Sequence[Row]:

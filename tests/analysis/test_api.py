@@ -15,6 +15,8 @@ from conftest import ROOT, reseal
 
 import spatial_eval
 from spatial_eval.analysis import diagnostics
+from spatial_eval.analysis.sweep_data import LATER
+from spatial_eval.core.columns import KNOBS
 from spatial_eval.core.errors import ConfigError, DataError
 from spatial_eval.methods.routing import AdaptVis
 
@@ -74,6 +76,10 @@ def test_the_curve_is_the_method_at_every_threshold(swept) -> None:
     assert curve.right[0] == found.part(cell).arms[found.method(cell).branches()["weight2"]].right.sum()
 
 
+def test_a_root_key_added_later_leaves_older_sweeps_readable() -> None:
+    assert all(np.isnan(LATER[key]) for key in KNOBS)
+
+
 def test_a_broken_sweep_is_one_line(swept, tmp_path) -> None:
     with pytest.raises(ConfigError, match="no sweep under"):
         spatial_eval.load(output_dir=tmp_path)
@@ -82,7 +88,9 @@ def test_a_broken_sweep_is_one_line(swept, tmp_path) -> None:
     with pytest.raises(DataError, match=r"results.csv is not the file that sweep.json describes: .*; run its"):
         spatial_eval.load(folder)
     reseal(folder)
-    with pytest.raises(DataError, match=r"is not a whole sweep: results.csv has no column method; run its launch.py"):
+    with pytest.raises(
+        DataError, match=r"is not a whole sweep \(results.csv has no column method\): run its launch.py"
+    ):
         spatial_eval.load(folder)
     (folder / "passes.csv").unlink()
     with pytest.raises(DataError, match=r"is not a whole sweep \(.*passes.csv.*\): run its launch.py command again"):

@@ -73,7 +73,7 @@ WRONG = [
     ("method=base", "method=scaling_vis", "several cells of sweep .* fit: fix weight too"),
     ("method=base", "metod=base", "unknown column 'metod'; did you mean method\\?"),
     ("method=base", "weight=x", "weight=x is not valid; expected a number"),
-    ("method=base", "weight=7", "no cell of sweep .* has weight=7.0"),
+    ("method=base", "weight=7", r"no cell of sweep .* has weight=7.0 \(valid weight: 0.5, .*2\)"),
     ("zzz", "method=base", "unknown sweep 'zzz'"),
 ]
 

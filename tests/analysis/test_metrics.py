@@ -18,13 +18,10 @@ from spatial_eval.analysis.intervals import wilson
 from spatial_eval.core import columns as column_names
 from spatial_eval.core.types import BASE, Arm, Cell, Experiment, Generation, Part, Places, Sample
 from spatial_eval.methods.routing import AdaptVis, Base, ScalingVis
+from spatial_eval.store.answers import Answers
 
 TRUNK = Experiment(Drill(size=8), Hashed())
 ALL = Part("all")
-
-
-def answer(sample: Sample, arm: Arm, text: str, confidence: float | None = None) -> tuple[tuple[str, Arm], Generation]:
-    return (sample.id, arm), Generation(sample.id, arm, text, confidence=confidence)
 
 
 def row(
@@ -37,11 +34,13 @@ def row(
     whole=None,
 ) -> dict:
     samples = samples or TRUNK.dataset.read(Places(None, None))[: len(next(iter(texts.values())))]
-    stored = dict(
-        answer(sample, arm, text, confidences[i] if confidences and arm == BASE else None)
-        for arm, column in texts.items()
-        for i, (sample, text) in enumerate(zip(samples, column, strict=True))
-        if text is not None
+    stored = Answers(
+        answers=[
+            Generation(sample.id, arm, text, confidence=confidences[i] if confidences and arm == BASE else None)
+            for arm, column in texts.items()
+            for i, (sample, text) in enumerate(zip(samples, column, strict=True))
+            if text is not None
+        ]
     )
     whole = TRUNK.dataset.read(Places(None, None)) if whole is None else whole
     return metrics.result_row(Cell(trunk, method, ALL), metrics.grade_columns(samples, stored, texts, whole=whole))
@@ -141,8 +140,8 @@ def test_criteria(criterion: str, share: float) -> None:
     samples = TRUNK.dataset.read(Places(None, None))[:2]
     sure = Generation("0", BASE, "Left", confidence=0.9, entropy=0.1, margin=0.3, logit=20.0)
     unsure = Generation("1", BASE, "Left", confidence=0.2, entropy=3.0, margin=0.1, logit=18.0)
-    stored = {("0", BASE): sure, ("1", BASE): unsure}
-    stored |= dict(answer(s, arm, "Left") for s in samples for arm in (Arm(0.5), Arm(1.5)))
+    alone = [Generation(sample.id, arm, "Left") for sample in samples for arm in (Arm(0.5), Arm(1.5))]
+    stored = Answers(answers=[sure, unsure, *alone])
     cell = Cell(TRUNK, AdaptVis(0.5, 1.5, 0.64, criterion), ALL)
     assert (
         metrics.result_row(cell, metrics.grade_columns(samples, stored, cell.method.arms()))["share_weight1"] == share
@@ -173,7 +172,7 @@ def test_yes_and_no(rule: str, texts: list[str | None]) -> None:
 
 def test_the_paper_stands_only_beside_its_own_setting() -> None:
     paper = Experiment(Drill(name="controlled_a", size=8), Hashed(paper_model="llava15_7b"))
-    empty = metrics.grade_columns([], {}, [BASE, Arm(0.8), Arm(0.5), Arm(1.5)])
+    empty = metrics.grade_columns([], Answers(), [BASE, Arm(0.8), Arm(0.5), Arm(1.5)])
 
     def value(method, *part) -> float | None:
         return metrics.result_row(Cell(paper, method, Part(*part)), empty)["paper"]
@@ -190,7 +189,7 @@ def test_the_paper_stands_only_beside_its_own_setting() -> None:
 
 def outcome(right: np.ndarray, answered: np.ndarray) -> metrics.CellOutcome:
     right = right & answered
-    return metrics.CellOutcome(np.zeros(len(right), dtype=np.intp), answered, right, right, right)
+    return metrics.CellOutcome(np.zeros(len(right), dtype=np.intp), answered, right, right, right, ~right)
 
 
 def test_each_distinct_cell_is_compared_with_base_and_counted_once() -> None:
@@ -254,4 +253,4 @@ def test_of_few_sets_there_is_a_p_and_no_interval() -> None:
 )
 def test_questions_of_a_set_a_pair_or_an_image_are_one_cluster(given: list[dict], clusters: int) -> None:
     samples = [Sample(str(i), i, "?", ("left",), **one) for i, one in enumerate(given)]
-    assert len(set(metrics.grade_columns(samples, {}, []).cluster)) == clusters
+    assert len(set(metrics.grade_columns(samples, Answers(), []).cluster)) == clusters

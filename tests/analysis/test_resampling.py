@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import chain
 
 import numpy as np
 import pytest
@@ -94,7 +95,7 @@ def test_clusters_of_unlike_size_follow_the_definition() -> None:
     cluster = np.sort(np.random.default_rng(0).integers(0, 20, 60))
     cluster = np.unique(cluster, return_inverse=True)[1]
     drawn = []
-    for row in intervals.draw_counts(int(cluster.max()) + 1):
+    for row in chain.from_iterable(intervals.draw_blocks(int(cluster.max()) + 1)):
         picked = [i for k, times in enumerate(row) for i in np.flatnonzero(cluster == k).tolist() * times]
         drawn.append(100 * (new[picked].mean() - old[picked].mean()))
     found = intervals.paired(new, old, cluster).gain
@@ -116,7 +117,7 @@ def test_best_of_is_chosen_inside_and_read_off_outside() -> None:
     cluster = np.repeat(np.arange(20), 2)
     found = intervals.best_of(right, answered, cluster, draws=300)
     expected = []
-    for row in intervals.draw_counts(20, 300):
+    for row in chain.from_iterable(intervals.draw_blocks(20, 300)):
         weight = row[cluster]
         accuracy = (right * weight).sum(axis=1) / weight.sum()
         expected.append(100 * right[accuracy.argmax()][weight == 0].mean())

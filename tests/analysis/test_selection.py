@@ -19,7 +19,7 @@ from published_statistics import multipletests
 from spatial_eval.analysis import selection, sweep_data
 from spatial_eval.analysis.intervals import best_of
 from spatial_eval.analysis.metrics import Graded
-from spatial_eval.benchmarks.readers import JsonLines
+from spatial_eval.benchmarks.readers import QuestionFile
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.types import BASE, Arm, Cell, Experiment, Method, Part, Signals
 from spatial_eval.methods.routing import AdaptVis, Base, ScalingVis
@@ -101,7 +101,7 @@ def three(tmp_path_factory) -> sweep_data.SweepData:
             if row["row"] % (3 + 4 * i) == 0:
                 row["generation"]["0.5"] = question["answer"][0]
                 row["generation"]["1.0"] = "nothing"
-        quiz = JsonLines(write_lines(home / f"{name}.jsonl", rows))
+        quiz = QuestionFile(write_lines(home / f"{name}.jsonl", rows))
         trunks.append(Experiment(quiz, Recorded(write_lines(home / f"{name}_recorded.jsonl", given))))
     methods = (Base(), ScalingVis(0.5), ScalingVis(0.8), AdaptVis(0.5, 1.5, 0.6), AdaptVis(0.5, 1.5, 0.7))
     cells = [Cell(trunk, method, Part(split)) for trunk in trunks for method in methods for split in ("val", "test")]
@@ -177,11 +177,11 @@ def test_the_chosen_of_equal_cells_has_its_own_p(three) -> None:
     assert one.sum() == other.sum()
     nothing = np.full(40, np.nan)
     arms = {
-        arm: Graded(Signals(nothing, nothing, nothing, nothing, np.ones(40, dtype=bool)), marks, marks, marks)
+        arm: Graded(Signals(nothing, nothing, nothing, nothing, np.ones(40, dtype=bool)), marks, marks, marks, ~marks)
         for arm, marks in ((BASE, base), (Arm(2.0), one), (Arm(0.8), other))
     }
     frame = pd.DataFrame({"row": range(40)})
-    part = sweep_data.SplitAnswers(frame, arms, {}, np.arange(40))
+    part = sweep_data.SplitAnswers(frame, arms, {}, np.arange(40), {})
     methods = [ScalingVis(2.0), ScalingVis(0.8)]
     cells = three.cells.iloc[:2].assign(split="test")
     files = replace(three, cells=cells.reset_index(drop=True), methods=methods)

@@ -15,7 +15,7 @@ from doubles import Drill, Hashed
 
 import spatial_eval
 from spatial_eval.analysis import sweep_data
-from spatial_eval.cli import exchange
+from spatial_eval.cli import export_answers
 from spatial_eval.core.errors import DataError
 from spatial_eval.core.types import BASE, Arm, Cell, Experiment, Part, Pass, Places
 from spatial_eval.methods.routing import Base, ScalingVis
@@ -31,7 +31,7 @@ READERS: list[Callable[[Path], object]] = [
     spatial_eval.load,
     page.write_report,
 ]
-READERS.append(lambda folder: exchange.gather_rows(folder.parents[1], str(folder)))
+READERS.append(lambda folder: export_answers.gather_rows(folder.parents[1], str(folder)))
 
 
 @pytest.fixture
@@ -150,9 +150,10 @@ def test_a_rerun_of_the_command_repairs_a_changed_folder(tmp_path: Path, experim
 def test_reading_a_table_starts_no_thread(swept: Path) -> None:
     """A process that ends soon after pyarrow started threads is aborted by them now and then."""
     code = (
-        "import os, pyarrow.parquet; from pathlib import Path; from spatial_eval.cli import exchange\n"
+        "import os, pyarrow.parquet; from pathlib import Path\n"
         "from spatial_eval.analysis import sweep_data\n"
         f"found = sweep_data.read_files(Path({str(swept)!r})); before = len(os.listdir('/proc/self/task'))\n"
-        "assert exchange._samples(found); print(len(os.listdir('/proc/self/task')) - before)"
+        "assert sweep_data.read_parquet(found.tables['samples.parquet'])\n"
+        "print(len(os.listdir('/proc/self/task')) - before)"
     )
     assert subprocess.check_output([sys.executable, "-c", code]) == b"0\n"

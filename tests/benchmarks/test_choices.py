@@ -12,8 +12,8 @@ from conftest import write_lines
 from spatial_eval.benchmarks import choices
 from spatial_eval.benchmarks.choices import Choices, Row, infer_rule, pose_question, read_choice_columns, read_choices
 from spatial_eval.benchmarks.prompts import apply_template
-from spatial_eval.benchmarks.readers import JsonLines
-from spatial_eval.benchmarks.scoring import correct
+from spatial_eval.benchmarks.readers import QuestionFile
+from spatial_eval.benchmarks.scoring import grade_answer
 from spatial_eval.core.errors import ConfigError, DataError
 from spatial_eval.core.types import Places, Sample
 
@@ -203,7 +203,7 @@ def test_letters_that_only_the_gold_answers_show(caplog: pytest.LogCaptureFixtur
 
 def quiz(tmp_path: Path, *rows: dict[str, Any], **keys: Any) -> list[Sample]:
     lines = [{"id": i, "question": OPEN, **row} for i, row in enumerate(rows)]
-    return JsonLines(write_lines(tmp_path / "quiz.jsonl", lines), **keys).read(Places(tmp_path, tmp_path))
+    return QuestionFile(write_lines(tmp_path / "quiz.jsonl", lines), **keys).read(Places(tmp_path, tmp_path))
 
 
 @pytest.mark.parametrize("options", [{"A": "left", "B": "right"}, "(a) left (b) right", ["A. left", "B. right"]])
@@ -213,7 +213,9 @@ def test_lettered_options_of_a_file(options: Any, tmp_path: Path) -> None:
         *(("a",), ("a", "b"), ("left", "right"), "letter", "left"),
     )
     assert one.question == f"{OPEN}\nA. left\nB. right"
-    said = {text: correct(one, text) for text in ("A", "(A)", "A.", "left", "B", "right", "B. left", "a bee")}
+    said = {
+        text: grade_answer(one, text).right for text in ("A", "(A)", "A.", "left", "B", "right", "B. left", "a bee")
+    }
     assert said == {"A": True, "(A)": True, "A.": True, "left": True} | dict.fromkeys(
         ("B", "right", "B. left", "a bee"), False
     )
@@ -221,15 +223,18 @@ def test_lettered_options_of_a_file(options: Any, tmp_path: Path) -> None:
 
 def test_the_scoring_rule_of_a_file(tmp_path: Path) -> None:
     (one,) = quiz(tmp_path, {"answer": "Left", "options": ["left", "right"]})
-    assert (one.scoring, one.question, correct(one, "left, not right"), correct(one, "LEFT.")) == (
-        *("words", OPEN, False, True),
-    )
+    assert (
+        one.scoring,
+        one.question,
+        grade_answer(one, "left, not right").right,
+        grade_answer(one, "LEFT.").right,
+    ) == (*("words", OPEN, False, True),)
     (one,) = quiz(tmp_path, {"answer": "Left", "options": ["left", "right"]}, scoring="paper")
-    assert (one.scoring, correct(one, "left, not right")) == ("paper", True)
+    assert (one.scoring, grade_answer(one, "left, not right").right) == ("paper", True)
     (one,) = quiz(tmp_path, {"answer": "Yes"})
-    assert (one.scoring, correct(one, "yes.")) == ("yes_no", True)
+    assert (one.scoring, grade_answer(one, "yes.").right) == ("yes_no", True)
     with pytest.raises(ConfigError, match=r"unknown dataset.scoring 'word'; did you mean words"):
-        JsonLines(tmp_path / "quiz.jsonl", scoring="word")
+        QuestionFile(tmp_path / "quiz.jsonl", scoring="word")
 
 
 def test_a_wrong_gold_of_a_file_is_named_by_row(tmp_path: Path) -> None:
@@ -244,7 +249,7 @@ def test_a_wrong_gold_of_a_file_is_named_by_row(tmp_path: Path) -> None:
 
 def test_a_template_gets_the_options_of_letters(tmp_path: Path) -> None:
     lines = [{"id": 0, "question": FRAMED.format(OPEN), "answer": "A", "options": {"A": "left", "B": "right"}}]
-    benchmark = JsonLines(write_lines(tmp_path / "quiz.jsonl", lines))
+    benchmark = QuestionFile(write_lines(tmp_path / "quiz.jsonl", lines))
 
     def asked(template: str) -> str:
         return apply_template(benchmark, template).read(Places(tmp_path, tmp_path))[0].question
@@ -257,7 +262,9 @@ def test_a_template_gets_the_options_of_letters(tmp_path: Path) -> None:
 
 def test_letters_alone_are_listed_in_capitals(tmp_path: Path) -> None:
     lines = [{"id": 0, "question": OPEN, "answer": "B", "options": ["A", "B", "C"]}]
-    benchmark = apply_template(JsonLines(write_lines(tmp_path / "quiz.jsonl", lines)), "{question} Choose {options}.")
+    benchmark = apply_template(
+        QuestionFile(write_lines(tmp_path / "quiz.jsonl", lines)), "{question} Choose {options}."
+    )
     assert benchmark.read(Places(tmp_path, tmp_path))[0].question == f"{OPEN} Choose A, B or C."
 
 

@@ -11,13 +11,15 @@ from typing import Any
 import datasets
 import pytest
 import replicas
+from conftest import write_lines
 from hydra_front import COMPOSER, make_grid
 
-from spatial_eval.benchmarks.hub_dataset import Hub, prepare_command, prepared_folder
+from spatial_eval.benchmarks.hub_dataset import Hub, prepared_folder
 from spatial_eval.cli import main
 from spatial_eval.config import schema
 from spatial_eval.core.errors import ConfigError, DataError
-from spatial_eval.core.types import Experiment, Places
+from spatial_eval.core.plan import split_indices
+from spatial_eval.core.types import Experiment, Part, Places
 from spatial_eval.models.registry import MODELS
 from spatial_eval.prepare.recipes import DataFolder, fetch_hub_split
 from spatial_eval.prepare.sources import FetchOptions
@@ -120,15 +122,18 @@ def test_where_it_lies_is_no_part_of_what_it_is(places: Places, tmp_path: Path) 
     [
         (
             {"columns": {**COLUMNS, "answer": "gone"}},
-            "no column 'gone' for answer; set dataset.columns.answer to one of",
+            "no `gone` for answer; set dataset.columns.answer to one of key, ask, said",
         ),
         ({"columns": {**COLUMNS, "image": "ask"}}, "column 'ask' holds no image"),
-        ({"columns": {**COLUMNS, "options": "my"}}, "no column 'my' for options; set dataset.columns.options to one"),
-        ({"columns": {**COLUMNS, "set": "sets"}}, "no column 'sets' for set; set dataset.columns.set to one of key, "),
-        ({"columns": {**COLUMNS, "options": "ask"}}, "row 0: column 'ask' must be a list of texts, a mapping"),
+        ({"columns": {**COLUMNS, "options": "my"}}, "no `my` for options; set dataset.columns.options to one"),
+        ({"columns": {**COLUMNS, "set": "sets"}}, "no `sets` for set; set dataset.columns.set to one of key, "),
+        ({"columns": {**COLUMNS, "options": "ask"}}, "row 0: `ask` must be a list of texts, a mapping"),
         ({"columns": {**COLUMNS, "id": "kind"}}, "ids in column 'kind' must differ"),
-        ({"where": ("kind=z",)}, "has 0 rows where kind=z, mine has at least 1"),
-        ({"rows": 4}, "has 3 rows, mine has 4: set dataset.rows or dataset.where"),
+        (
+            {"where": ("kind=z",)},
+            "has 0 rows where kind=z; expected at least 1: set dataset.rows or",
+        ),
+        ({"rows": 4}, "(test) has 3 rows; expected 4: set dataset.rows or dataset.where"),
         ({"scoring": "letter", "columns": {**COLUMNS, "answer": "kind"}}, "'x' is none of the options Left, Right"),
         ({"scoring": "letter", "columns": {**COLUMNS, "options": ""}}, "dataset.columns.options), or set dataset.scor"),
         ({"split": "train"}, "dataset mine is not prepared in data_dir="),
@@ -158,8 +163,8 @@ def test_wrong_keys_are_refused_before_anything_is_read() -> None:
 
 def test_an_unprepared_one_says_how(places: Places) -> None:
     mine = Hub("me/mine", config="hard", split="val", revision="v2")
-    said = "python -m spatial_eval prepare dataset=hub dataset.repo=me/mine dataset.config=hard dataset.split=val"
-    assert prepare_command(mine) == f"{said} dataset.revision=v2"
+    said = "dataset=hub dataset.repo=me/mine dataset.config=hard dataset.split=val"
+    assert mine.fetched_by == f"{said} dataset.revision=v2"
     with pytest.raises(DataError, match=r"run `python -m spatial_eval prepare dataset=hub dataset.repo=me/mine "):
         mine.read(places)
 
@@ -256,3 +261,97 @@ def test_a_preparation_that_gives_no_question_is_an_error(
     assert out.startswith("hub                   0 questions")
     assert err.splitlines()[-1].startswith("error: nothing was prepared: dataset=hub ")
     assert main.main([*given, "--check"]) == 3
+
+
+def prepared(name: str, rows: list[dict[str, Any]], places: Places, **keys: Any) -> Hub:
+    """A shipped set with these rows in data_dir, as `prepare` writes them; images are only named."""
+    dataset = COMPOSER.read_benchmark(name, {"dataset.rows": len(rows)} | {f"dataset.{k}": v for k, v in keys.items()})
+    assert isinstance(dataset, Hub)
+    folder = prepared_folder(dataset, places.data)
+    write_lines(folder / "rows.jsonl", rows)
+    (folder / "prepared.json").write_text("{}")
+    return dataset
+
+
+def image(i: int) -> dict[str, str]:
+    return {"image": f"{i:064x}.jpg"}
+
+
+def test_embspatial_shows_its_sentences_and_takes_an_index(places: Places) -> None:
+    texts = ["The mug touches the box.", "The mug is left of the box.", "The mug is above the box.", "Neither."]
+    row = {"question_id": "scannet_5", "question": "How are the mug and the box arranged?", "relation": "left"}
+    rows = [row | {"answer": 1, "answer_options": texts, "data_source": "scannet", "image": image(0)}]
+    (one,) = prepared("embspatial", rows, places).read(places)
+    lines = "".join(f"\n{letter}. {text}" for letter, text in zip("ABCD", texts, strict=True))
+    instruction = "\nAnswer with the option's letter from the given choices directly."
+    assert one.question == f"How are the mug and the box arranged?{lines}{instruction}"
+    assert (one.id, one.answers, one.relation, one.scoring) == ("scannet_5", ("b",), "left", "l_lead")
+
+
+def test_mmvp_comes_in_pairs_and_its_golds_may_be_the_original_ones(places: Places) -> None:
+    golds = {99: "(b)", 100: "(a)", 279: "(b)", 280: "(a)"}
+    rows = [
+        {
+            "Index": i,
+            "Question": "Is the kite red or blue?",
+            "Options": "(a) Red (b) Blue",
+            "Correct Answer": golds.get(i, "(a)" if i % 2 else "(b)"),
+            "image": image(i),
+        }
+        for i in range(1, 301)
+    ]
+    samples = prepared("mmvp", rows, places).read(places)
+    assert [sample.pair for sample in samples[:4]] == ["0", "0", "1", "1"]
+    assert (len({sample.pair for sample in samples}), samples[98].answers) == (150, ("b",))
+    assert samples[0].question.startswith("Is the kite red or blue?\nA. Red\nB. Blue\nAnswer with")
+    sides = [{samples[i].pair for i in split_indices(samples, Part(split))} for split in ("val", "test")]
+    assert ([len(side) for side in sides], sides[0] & sides[1]) == ([30, 120], set())
+    original = prepared("mmvp", rows, places, corrections="mmvp_original")
+    assert original.name == replace(original).name == "mmvp~mmvp_original"
+    other = [a.id for a, b in zip(samples, original.read(places), strict=True) if a.answers != b.answers]
+    assert other == ["99", "100", "279", "280"]
+    with pytest.raises(DataError, match=r"no row has the id 100, which dataset\.corrections corrects"):
+        prepared("mmvp", rows[:8], places, corrections="mmvp_original").read(places)
+    with pytest.raises(ConfigError, match=r"unknown dataset.corrections 'mine' \(valid: mmvp_original, "):
+        prepared("mmvp", rows, places, corrections="mine")
+
+
+@pytest.mark.parametrize(("name", "config"), [("blink_spatial", "Spatial_Relation"), ("blink_depth", "Relative_Depth")])
+def test_blink_asks_what_its_column_says(name: str, config: str, places: Places) -> None:
+    prompt = "Is the cup beside the tray?\nSelect from the following choices.\n(A) yes\n(B) no"
+    row = {"idx": "val_9", "question": "?", "choices": ["yes", "no"], "answer": "(B)", "prompt": prompt}
+    dataset = prepared(name, [row | {"image_1": image(1), "image_2": None}], places)
+    (one,) = dataset.read(places)
+    assert (dataset.config, one.question, one.answers, one.option_texts) == (config, prompt, ("b",), ("yes", "no"))
+    assert one.image is not None
+    assert one.scoring == "l_vk"
+
+
+def test_cv_bench_has_all_tasks(places: Places) -> None:
+    row = {"type": "3D", "source": "Omni3D", "image": image(1)}
+    asked = "Which is nearer? Select from the following choices.\n(A) crate\n(B) lamp"
+    more = {"question": "?", "prompt": asked, "choices": ["crate", "lamp"], "answer": "(B)"}
+    rows = [row | more | {"idx": i, "task": task} for i, task in enumerate(("Count", "Depth"))]
+    samples = prepared("cv_bench", rows, places).read(places)
+    assert [(one.relation, one.answers) for one in samples] == [("Count", ("b",)), ("Depth", ("b",))]
+    assert {one.cut for one in samples} == {samples[0].cut}  # one picture, one side
+
+
+def test_real_world_qa_is_counted_by_the_form_of_its_gold(places: Places) -> None:
+    letters = "Where is it?\n\nA. Left\nB. Right\nC. Ahead\nAnswer with the letter."
+    rows = [
+        {"question": question, "answer": gold, "image": image(i)}
+        for i, (question, gold) in enumerate(
+            [(letters, "B"), ("Is it red?", "Yes"), ("How many cars?", "2"), ("Which sign?", "Stop"), (letters, "C")]
+        )
+    ]
+    samples = prepared("realworldqa", rows, places).read(places)
+    assert [(one.scoring, one.answers) for one in samples] == [
+        ("letter", ("b",)),
+        ("yes_no", ("yes",)),
+        ("words", ("2",)),
+        ("words", ("stop",)),
+        ("letter", ("c",)),
+    ]
+    assert samples[0].options == ("a", "b", "c")
+    assert [one.question for one in samples] == [row["question"] for row in rows]

@@ -19,7 +19,7 @@ from spatial_eval.benchmarks import image_files
 from spatial_eval.benchmarks.hub_dataset import Hub
 from spatial_eval.benchmarks.image_files import digest_images, open_rgb, shown_size
 from spatial_eval.benchmarks.prompts import apply_template
-from spatial_eval.benchmarks.readers import JsonLines, Vsr, WhatsUp
+from spatial_eval.benchmarks.readers import QuestionFile, Vsr, WhatsUp
 from spatial_eval.config import schema
 from spatial_eval.core import hashing
 from spatial_eval.core.errors import ConfigError
@@ -180,7 +180,7 @@ def answered_from(tmp_path: Path, **keys: Any) -> tuple[str, list[str], dict[str
     rows = [
         {"id": name, "question": "Where?", "answer": "left", "image_path": name} for name in ("plain.png", "six.jpg")
     ]
-    dataset = JsonLines(write_lines(tmp_path / "quiz.jsonl", rows), **keys)
+    dataset = QuestionFile(write_lines(tmp_path / "quiz.jsonl", rows), **keys)
     places = Places(tmp_path, tmp_path)
     tiny = schema.build_by_kind(MODELS, {"kind": "hf", "path": "package:tiny", "device": "cpu"}, "model")
     samples = dataset.read(places)
@@ -214,9 +214,9 @@ def test_the_model_sees_the_picture_upright(tmp_path: Path) -> None:
 
     def confidence(name: str, orientation: str) -> Any:
         row = {"id": 0, "question": "<image>\nUSER: Where is it?\nASSISTANT:", "answer": "left", "image_path": name}
-        dataset = JsonLines(write_lines(tmp_path / "quiz.jsonl", [row]), orientation=orientation)
+        dataset = QuestionFile(write_lines(tmp_path / "quiz.jsonl", [row]), orientation=orientation)
         places = Places(tmp_path, tmp_path)
-        (batch,) = tiny.load(dataset, 2, places).answer([(dataset.read(places)[0], (BASE,))])
+        (batch,) = tiny.load(dataset, 2, places).answer([[(dataset.read(places)[0], (BASE,))]])
         return batch[0].confidence  # type: ignore[union-attr]
 
     assert confidence("six.png", "upright") == confidence("upright.png", "stored")
@@ -226,7 +226,7 @@ def test_the_model_sees_the_picture_upright(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "dataset",
     [
-        JsonLines(Path("quiz.jsonl")),
+        QuestionFile(Path("quiz.jsonl")),
         Hub("a/b"),
         Vsr("vsr", "VSR", 1, "f", "images"),
         WhatsUp("c", "C", 1, (), "p", "a", "images"),

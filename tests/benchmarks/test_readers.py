@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import questions, write_lines
+from conftest import write_lines
 
 from spatial_eval.analysis import metrics
-from spatial_eval.benchmarks.readers import JsonLines, Vsr, WhatsUp
+from spatial_eval.benchmarks.readers import QuestionFile, Vsr, WhatsUp
 from spatial_eval.core.errors import DataError
 from spatial_eval.core.jsonl import read_json_lines
 from spatial_eval.core.types import Places
+from spatial_eval.store.answers import Answers
 
 RELATIONS = ("left_of", "right_of", "on", "under")
 WORDS = ("Left", "Right", "On", "Under")
@@ -102,7 +103,7 @@ def test_without_an_annotation_a_prompt_may_name_its_image(places: Places, chang
     samples = dataset.read(places)
     folder = places.data / dataset.images
     assert [s.image for s in samples] == [folder / f"{name}.jpg" for name in names for _ in range(2)]
-    assert list(metrics.grade_columns(samples, {}, []).cluster) == [0, 0, 1, 1]
+    assert list(metrics.grade_columns(samples, Answers(), []).cluster) == [0, 0, 1, 1]
 
 
 def test_a_prompt_that_names_no_image_is_refused_in_one_line(places: Places) -> None:
@@ -167,38 +168,10 @@ def test_own_questions(tmp_path: Path) -> None:
         {"id": True, "question": "Where?", "answer": "x"},
     ]
     path = write_lines(tmp_path / "quiz.jsonl", rows)
-    first, second, third = JsonLines(path).read(Places(tmp_path, tmp_path))
+    first, second, third = QuestionFile(path).read(Places(tmp_path, tmp_path))
     assert (first.id, second.id, third.id) == ("a-1", "7", "true")
     assert first.image == tmp_path / "img/1.png"
     assert (first.options, first.relation) == (("left", "right"), "left")
     assert (second.answers, second.relation, second.pair, second.set) == (("on", "on top"), "support", "p", "3")
-    assert JsonLines(path).name == "quiz"
-    assert JsonLines(path, "mine").name == "mine"
-
-
-@pytest.mark.parametrize(
-    ("row", "message"),
-    [
-        ({"question": "?"}, "row 0: needs a text `question` and an `answer`"),
-        ({"answer": "x"}, "row 0: needs a text `question` and an `answer`"),
-        ({"question": "?", "answer": []}, "row 0: needs a text `question` and an `answer`"),
-        ({"question": "?", "answer": "x", "options": "left"}, "options must be a list of texts"),
-        ({"question": "?", "answer": "x", "image_path": 3}, "image_path must be a text"),
-        ([1], "line 1 is not a JSON object"),
-    ],
-)
-def test_wrong_own_questions_get_one_line(row, message: str, tmp_path: Path) -> None:
-    path = write_lines(tmp_path / "quiz.jsonl", [row])
-    with pytest.raises(DataError) as error:
-        JsonLines(path).read(Places(tmp_path, tmp_path))
-    assert message in str(error.value)
-
-
-def test_ids_must_differ_as_text(tmp_path: Path) -> None:
-    rows = questions(2)
-    rows[0]["id"], rows[1]["id"] = 1, "1"
-    path = write_lines(tmp_path / "quiz.jsonl", rows)
-    with pytest.raises(DataError, match="id '1' stands in rows 0 and 1"):
-        JsonLines(path).read(Places(tmp_path, tmp_path))
-    with pytest.raises(DataError, match="holds no question"):
-        JsonLines(write_lines(tmp_path / "empty.jsonl", [])).read(Places(tmp_path, tmp_path))
+    assert QuestionFile(path).name == "quiz"
+    assert QuestionFile(path, "mine").name == "mine"

@@ -9,17 +9,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from spatial_eval.benchmarks.scoring import (
-    RULES,
     answer_part,
     check_rule,
-    correct,
-    correct_strict,
-    prediction,
+    grade_answer,
     says_yes,
-    says_yes_stored,
 )
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.types import Sample
+
+
+def correct(asked: Sample, text: str) -> bool:
+    return grade_answer(asked, text).right
+
+
+def correct_strict(asked: Sample, text: str) -> bool:
+    return grade_answer(asked, text).strict
+
+
+def prediction(asked: Sample, text: str) -> str:
+    return grade_answer(asked, text).prediction
+
 
 FOUR = ("left", "right", "on", "under")
 
@@ -139,14 +148,14 @@ def test_letters(text: str, said: str, strictly: str, authors: bool) -> None:
         ("b.", True, True, "b"),
         ("(B) below", True, True, "b"),
         ("B: below", True, True, "b"),
-        ("The answer is (B).", True, False, ""),
-        ("Answer: B", True, False, ""),
-        ("below", True, False, ""),  # a known weak spot of the authors' rule: the first letter counts
-        ("Below the table", True, False, ""),
-        ("A bus is below", False, False, ""),
+        ("The answer is (B).", True, False, "b"),
+        ("Answer: B", True, False, "b"),
+        ("below", True, False, "b"),  # a known weak spot of the authors' rule: the first letter counts
+        ("Below the table", True, False, "b"),
+        ("A bus is below", False, False, "a"),
         ("A", False, False, "a"),
-        ("B, not (A)", True, False, ""),
-        ("(B) or (A)", True, False, ""),
+        ("B, not (A)", True, False, "b"),
+        ("(B) or (A)", True, False, "b"),
         ("C", False, False, ""),
         ("", False, False, ""),
     ],
@@ -221,14 +230,22 @@ def test_what_is_thought_is_no_answer(text: str, left: str) -> None:
         assert correct(sample("right", scoring=rule), text) == bool(left.strip())
 
 
-@pytest.mark.parametrize("rule", RULES)
-@pytest.mark.parametrize("text", ["Yes", "yes.", "no", "Yes and No", "A", "", "<think>Yes</think>No"])
-def test_who_says_yes_is_told_from_what_is_stored(rule: str, text: str) -> None:
-    asked = sample("no", ("yes", "no"), rule)
-    if RULES[rule].needs != "letters":
-        assert says_yes(asked, text) == says_yes_stored(rule, prediction(asked, text), text)
-    if rule == "paper":
-        assert says_yes(asked, text) == says_yes_stored(None, "", text)  # files of earlier versions say no rule
+@pytest.mark.parametrize(
+    ("rule", "text", "yes"),
+    [
+        ("paper", "Yes", True),
+        (None, "Yes and No", True),  # files of earlier versions say no rule
+        ("paper", "yes", False),
+        ("yes_no", "yes.", True),
+        ("yes_no", "Yes or no", True),
+        ("yn_xor", "Yes or no", False),
+        ("yn_pope", "", True),
+        ("yn_substring", "perhaps", True),  # of a gold no: what is not right is the other answer
+    ],
+)
+def test_who_says_yes(rule: str | None, text: str, yes: bool) -> None:
+    asked = sample("no", ("yes", "no"), rule or "paper")
+    assert says_yes(rule, prediction(asked, text), text) is yes
 
 
 def test_an_unknown_rule_is_refused() -> None:

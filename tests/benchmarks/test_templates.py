@@ -18,11 +18,12 @@ from questions import BARE, VSR, WHATSUP
 
 from spatial_eval.analysis import metrics
 from spatial_eval.benchmarks.prompts import apply_template, fill_template, strip_wrapper, write_prompt
-from spatial_eval.benchmarks.readers import JsonLines
+from spatial_eval.benchmarks.readers import QuestionFile
 from spatial_eval.core.errors import ConfigError, DataError
 from spatial_eval.core.types import BASE, Cell, Experiment, Places
 from spatial_eval.methods.routing import Base
 from spatial_eval.store import generations
+from spatial_eval.store.answers import Answers
 
 words = st.text(st.characters(exclude_characters="<>:", exclude_categories=["C"]), min_size=1).filter(
     lambda text: text.strip() == text
@@ -99,7 +100,7 @@ def test_what_the_model_is_sent(question: str, llava15: bool, prompt: str) -> No
 
 
 def test_it_is_part_of_the_identity_and_of_each_records_digest_only_when_set(tmp_path: Path) -> None:
-    quiz = JsonLines(write_lines(tmp_path / "quiz.jsonl", questions(4)))
+    quiz = QuestionFile(write_lines(tmp_path / "quiz.jsonl", questions(4)))
     brief = apply_template(quiz, "{question} Answer with one word.", "brief")
     assert brief.name == "quiz+brief"
     assert brief.describe() == {**quiz.describe(), "template": "{question} Answer with one word."}
@@ -111,7 +112,7 @@ def test_it_is_part_of_the_identity_and_of_each_records_digest_only_when_set(tmp
     assert not {*changed[0].values()} & {*changed[1].values()}
     assert apply_template(quiz, "{question} A.").name != apply_template(quiz, "{question} B.").name
 
-    odd = JsonLines(write_lines(tmp_path / "odd.jsonl", [{"id": "x", "question": "What?", "answer": "a"}]))
+    odd = QuestionFile(write_lines(tmp_path / "odd.jsonl", [{"id": "x", "question": "What?", "answer": "a"}]))
     with pytest.raises(DataError, match=r"odd, question x: dataset.template cannot be filled: no options are known"):
         apply_template(odd, "{question} {options}").read(places)
 
@@ -142,7 +143,7 @@ def test_no_published_number_stands_beside_other_words() -> None:
     drill = Drill("controlled_a", size=8)
     for benchmark, paper in ((drill, 60.3), (apply_template(drill, "{question} Look."), None)):
         cell = Cell(Experiment(benchmark, Hashed(paper_model="llava15_7b")), Base())
-        assert metrics.result_row(cell, metrics.grade_columns([], {}, [BASE]))["paper"] == paper
+        assert metrics.result_row(cell, metrics.grade_columns([], Answers(), [BASE]))["paper"] == paper
 
 
 KINDS = {

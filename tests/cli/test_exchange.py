@@ -7,7 +7,8 @@ import json
 import re
 import shlex
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +19,9 @@ from hydra_front import make_grid
 
 from spatial_eval.analysis import metrics
 from spatial_eval.analysis.sweep_data import find_sweep
-from spatial_eval.benchmarks.readers import JsonLines
-from spatial_eval.cli import exchange, main
-from spatial_eval.cli.exchange import Hints
+from spatial_eval.benchmarks.readers import QuestionFile
+from spatial_eval.cli import answer_forms, export_answers, import_answers, main
+from spatial_eval.cli.answer_forms import Hints, read_answers
 from spatial_eval.core.errors import ConfigError, DataError, StoreError
 from spatial_eval.core.plan import fuse_cells, split_indices
 from spatial_eval.core.types import BASE, Arm, Cell, Experiment, Generation, Part, Places, Sample, Signals
@@ -68,7 +69,7 @@ def test_what_is_exported_and_imported_elsewhere_gives_the_same_tables(
 ) -> None:
     output, folder, there = swept.parents[1], tmp_path / "shared", tmp_path / "there"
     assert main.main(["export", "--out", str(folder), "--format", form, "--output-dir", str(output)]) == 0
-    assert "240 answers of 1 trunks, 0 failed" in capsys.readouterr().out
+    assert "240 answers, 0 failed; experiments: 1" in capsys.readouterr().out
     quiz = output.parent / "quiz.jsonl"
     given = (folder, "--dataset", "jsonl", f"dataset.path={quiz}", "--output-dir", there)
     code, out, err = bring(capsys, *given)
@@ -107,20 +108,20 @@ def test_export_after_the_same_weights_ran_under_two_names(
     (first,) = [sweep for sweep in sweeps if places[1] not in (sweep / "passes.csv").read_text()]
     first.rename(tmp_path / "gone")  # only the second name's sweep is left to say what the first folder's answers are
     assert main.main(["export", places[0], "--out", str(tmp_path / "e3"), *out]) == 0
-    assert "120 answers of 1 trunks, 0 failed" in capsys.readouterr().out
+    assert "120 answers, 0 failed; experiments: 1" in capsys.readouterr().out
     assert launch(*given, "model.name=third").returncode == 0  # nothing to compute: no folder has its name
     assert main.main(["export", "--out", str(tmp_path / "e4"), *out]) == 0
-    assert "40 answers of 1 trunks, 0 failed" in capsys.readouterr().out
+    assert "40 answers, 0 failed; experiments: 1" in capsys.readouterr().out
     assert list(json.loads((tmp_path / "e4" / "trunks.json").read_text())) == [places[0].replace("first", "third")]
 
 
 def test_the_export_says_what_it_is_and_no_path(swept: Path, tmp_path: Path) -> None:
     output, folder = swept.parents[1], tmp_path / "shared"
-    found = exchange.gather_rows(output, None)
+    found = export_answers.gather_rows(output, None)
     for form in ("jsonl", "parquet"):
-        exchange.write_export(folder / form, found, form)
+        export_answers.write_export(folder / form, found, form)
         with pytest.raises(ConfigError, match=r"is there already and not empty: nothing was written"):
-            exchange.write_export(folder / form, found, form)
+            export_answers.write_export(folder / form, found, form)
     text = "".join(path.read_text("utf8") for path in folder.rglob("*") if path.suffix in (".md", ".jsonl", ".json"))
     assert str(output.parent) not in text
     card = (folder / "jsonl" / "README.md").read_text("utf8")
@@ -137,16 +138,16 @@ def test_the_export_says_what_it_is_and_no_path(swept: Path, tmp_path: Path) -> 
         folder / "jsonl" / "generations.jsonl", lines=True, precise_float=True, dtype={"sample_id": str}
     )
     table = pd.read_parquet(folder / "parquet" / "generations.parquet")
-    assert list(table.columns) == list(exchange.COLUMNS)
+    assert list(table.columns) == list(export_answers.COLUMNS)
     for name in ("row", "sample_id", "gold", "split", "weight", "text"):
         assert lines[name].astype(str).tolist() == table[name].astype(str).tolist()
     np.testing.assert_array_equal(lines["confidence"], table["confidence"])
     trunk = json.loads((folder / "jsonl" / "trunks.json").read_text())
     (name,) = trunk
     assert trunk[name]["identity"] == json.loads((output / "generations" / name / "trunk.json").read_text())
-    assert len(exchange.gather_rows(output, name).rows) == 240
+    assert len(export_answers.gather_rows(output, name).rows) == 240
     with pytest.raises(ConfigError, match="unknown sweep 'nothing'"):
-        exchange.gather_rows(output, "nothing")
+        export_answers.gather_rows(output, "nothing")
 
 
 def test_other_answers_to_the_same_question_are_refused_and_nothing_is_written(
@@ -226,7 +227,7 @@ def test_a_model_answers_what_was_imported_and_nothing_else(
     source = write_lines(tmp_path / "a.jsonl", records[:-1])
     out = ("--output-dir", tmp_path / "out")
     assert bring(capsys, source, "--name", "mine", "--dataset", "jsonl", f"dataset.path={quiz}", *out)[0] == 0
-    places, dataset = Places(tmp_path, tmp_path / "out"), JsonLines(quiz)
+    places, dataset = Places(tmp_path, tmp_path / "out"), QuestionFile(quiz)
     samples = dataset.read(places)
     with pytest.raises(ConfigError, match=r"0.6 of quiz was never imported as 'mine'; imported: 0.5; 0.8; 1; 1.2;"):
         Imported("mine").check(dataset, samples, [BASE, Arm(0.6)], places)
@@ -255,11 +256,13 @@ def test_the_printed_commands_mean_every_arm(quiz: Path, tmp_path: Path) -> None
     arms = [BASE, Arm(0.0), Arm(2.0), Arm(0.5, "mass"), Arm(1.5, layers="0-3,7"), Arm(1.0, "pai", "2")]
     arms += [Arm(contrast="vcd", alpha=0.5, cutoff=0.1, noise=3), Arm(contrast="dola", layers="high", cutoff=0.2)]
     arms += [Arm(contrast="dola", layers="1-2,5", cutoff=0.1)]
-    places, trunk = Places(tmp_path, tmp_path), Experiment(JsonLines(quiz), Imported("mine"), 7)
+    places, trunk = Places(tmp_path, tmp_path), Experiment(QuestionFile(quiz), Imported("mine"), 7)
     said = {("3", arm): Generation("3", arm, "Left") for arm in arms}
-    one = exchange.Incoming(trunk, experiment_key(trunk, places), trunk.dataset.read(places), {}, {}, said)
+    one = import_answers.Incoming(
+        trunk, "jsonl", experiment_key(trunk, places), trunk.dataset.read(places), {}, {}, said
+    )
     found = set()
-    for line in exchange.command(one, [f"dataset.path={quiz}"], "jsonl", places):
+    for line in import_answers.list_commands(one, [f"dataset.path={quiz}"], places):
         for cell in make_grid(shlex.split(line)[3:]).cells:
             assert cell.experiment == trunk
             found |= cell.method.arms()
@@ -288,7 +291,7 @@ def exported(folder: Path, change: dict[str, object], **identity: object) -> Pat
         ({"model": "c"}, {}, [], "generations.jsonl, line 1: ('quiz', 'c', 7) is not in trunks.json"),
         ({"row": None}, {}, [], "generations.jsonl, line 1: needs row (a whole number), question and gold"),
         ({"question": "Where?"}, {}, [], "generations.jsonl, line 1: its question is 'Where?', row 0 of quiz has"),
-        ({"scaling": "x"}, {}, [], "generations.jsonl, line 1: 1,scaling=x is no way to decode"),
+        ({"scaling": "x"}, {}, [], "generations.jsonl, line 1: scaling=x is no way to decode"),
         (
             {"tokens": "x"},
             {},
@@ -323,11 +326,10 @@ def test_what_the_export_leaves_at_its_default_is_taken_away(
 
 
 def test_an_answer_that_the_store_no_longer_holds_is_not_exported() -> None:
-    row = {"sample_id": "3", "text": "Left", "confidence": 0.5}
     stored = [Generation("3", BASE, "On"), Generation("3", BASE, "Left", confidence=0.5)]
-    assert exchange._same(stored, row, "t") == {"text": "Left", "confidence": 0.5}
+    assert export_answers.pick_generation(stored, "Left", 0.5, "t", "3") == {"text": "Left", "confidence": 0.5}
     with pytest.raises(StoreError, match="generations/t no longer holds the sweep's answer to question 3"):
-        exchange._same([Generation("3", BASE, "Left")], row, "t")
+        export_answers.pick_generation([Generation("3", BASE, "Left")], "Left", 0.5, "t", "3")
 
 
 def result_file(folder: Path, name: str, rows: list[dict[str, object]], **change: object) -> Path:
@@ -382,7 +384,7 @@ def test_what_adapt_vis_mixed_is_refused_whatever_is_said_of_it(name: str, tmp_p
     path = result_file(tmp_path, name, questions(4), uncertainty_prob=0.32)
     for hints in (Hints(weight=1.0), Hints("quiz", 1.0, "test"), Hints("quiz", 0.5, "test", "scaling_vis")):
         with pytest.raises(ConfigError, match=f"{path} is of adapt_vis: {REASON}"):
-            exchange.read(path, hints)
+            read_answers(path, hints)
 
 
 @pytest.mark.parametrize(
@@ -402,13 +404,13 @@ def test_what_may_be_of_adapt_vis_wants_to_be_told_its_method(
     path = result_file(tmp_path, name, questions(4), **change)
     hints = Hints("quiz", 1.0, "test")
     with pytest.raises(ConfigError) as error:
-        exchange.read(path, hints)
-    assert str(error.value).startswith(f"{path}: {what}; answers of adapt_vis are refused: {REASON}")
-    assert str(error.value).endswith("say so: --method base, or --method scaling_vis with --weight")
-    (block,) = exchange.read(path, Hints("quiz", None, "test", "base"))
-    assert {answer.said.arm for answer in block.answers} == {BASE}
+        read_answers(path, hints)
+    assert str(error.value).startswith(f"{path}: {what}; answers of adapt_vis are rejected: {REASON}")
+    assert str(error.value).endswith("give --method base, or --method scaling_vis with --weight")
+    (block,) = read_answers(path, Hints("quiz", None, "test", "base"))
+    assert {answer.generation.arm for answer in block.answers} == {BASE}
     with pytest.raises(ConfigError, match=f"{path} is of adapt_vis: {REASON}"):
-        exchange.read(path, Hints("quiz", None, "test", "adapt_vis"))
+        read_answers(path, Hints("quiz", None, "test", "adapt_vis"))
 
 
 def test_recordings_and_answers_of_other_tools_are_held_to_the_same(tmp_path: Path) -> None:
@@ -422,8 +424,8 @@ def test_recordings_and_answers_of_other_tools_are_held_to_the_same(tmp_path: Pa
     ):
         path = write_lines(tmp_path / name, [row])
         with pytest.raises(ConfigError, match=what):
-            exchange.read(path, Hints("quiz"))
-        assert exchange.read(path, Hints("quiz", None, "", "base"))
+            read_answers(path, Hints("quiz"))
+        assert read_answers(path, Hints("quiz", None, "", "base"))
 
 
 @pytest.mark.parametrize(
@@ -440,12 +442,13 @@ def test_recordings_and_answers_of_other_tools_are_held_to_the_same(tmp_path: Pa
         ("a.SAFETENSORS", "x", "an array of numbers"),
         ("table.csv", "id,answer", "a table"),
         ("POPE.xlsx", "x", "a table"),
+        ("quiz.eval", "x", "a packed log"),
     ],
 )
 def test_what_is_no_file_of_answers_is_named_for_what_it_is(name: str, text: str, what: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises(DataError, match=rf"{name} (holds|is) {what}.*: (import reads|`export`)"):
-        exchange.read(tmp_path / name, Hints("quiz", 1.0, "test"))
+        read_answers(tmp_path / name, Hints("quiz", 1.0, "test"))
 
 
 @pytest.mark.parametrize(
@@ -461,7 +464,7 @@ def test_what_is_no_file_of_answers_is_named_for_what_it_is(name: str, text: str
 def test_what_import_lacks_or_cannot_read_is_one_line(name: str, text: str, message: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(text)
     with pytest.raises((ConfigError, DataError), match=message) as error:
-        exchange.read(tmp_path / name, Hints())
+        read_answers(tmp_path / name, Hints())
     assert "\n" not in str(error.value)
 
 
@@ -469,7 +472,7 @@ def test_a_record_of_the_reference_needs_its_three_texts(tmp_path: Path) -> None
     path = tmp_path / "results_VSR_base_1.0.json"
     path.write_text('[{"Prompt": "a", "Generation": "b", "Golden": "c"}, {"Prompt": "a", "Golden": "c"}]')
     with pytest.raises(DataError, match="record 2: needs the texts Prompt, Generation and Golden"):
-        exchange.read(path, Hints(split="all"))
+        read_answers(path, Hints(split="all"))
 
 
 # LLaVA's answers.jsonl and lmms-eval's samples
@@ -547,7 +550,7 @@ def test_llavas_file_wants_weight_and_dataset(tmp_path: Path) -> None:
         (Hints("quiz", 0.5, "", "base"), r"answers.jsonl: base and weight 0.5; base is weight 1"),
     ):
         with pytest.raises(ConfigError, match=message):
-            exchange.read(source, hints)
+            read_answers(source, hints)
 
 
 def lmms(rows: list[dict[str, object]]) -> list[dict[str, object]]:
@@ -634,8 +637,10 @@ def test_a_wrong_sample_of_lmms_eval_is_named(
 def test_a_target_in_another_dress_is_the_same_gold(gold: str, target: str, same: bool) -> None:
     options = ("a", "b") if len(gold) == 1 else ()
     sample = Sample("0", 0, "Where is it?", (gold,), options)
-    answer = exchange.Answer("x", 0, target, "<image> where is  IT?\nOne word.", Generation("", BASE, "A"), exact=False)
-    assert (not list(exchange._differences(answer, sample))) == same
+    answer = answer_forms.Answer(
+        "x", 0, target, "<image> where is  IT?\nOne word.", Generation("", BASE, "A"), exact=False
+    )
+    assert (not list(import_answers.list_differences(answer, sample))) == same
 
 
 @pytest.mark.parametrize(
@@ -645,8 +650,147 @@ def test_a_target_in_another_dress_is_the_same_gold(gold: str, target: str, same
 def test_a_gold_letter_is_also_its_options_text(gold: str, exact: bool, same: bool) -> None:
     """Answers graded by one rule are taken by a data set that is graded by another."""
     sample = Sample("0", 0, "Where is it?", ("a",), ("a", "b"), scoring="letter", option_texts=("Left", "Right"))
-    answer = exchange.Answer("a.jsonl, line 1", 0, gold, None, Generation("", BASE, "A"), exact=exact)
-    assert [what for what, *_ in exchange._differences(answer, sample)] == ([] if same else ["gold"])
+    answer = answer_forms.Answer("a.jsonl, line 1", 0, gold, None, Generation("", BASE, "A"), exact=exact)
+    assert [what for what, *_ in import_answers.list_differences(answer, sample)] == ([] if same else ["gold"])
+
+
+# The forms of other frameworks, in both directions
+
+
+@pytest.mark.parametrize("form", ["lmms", "vlmevalkit", "inspect"])
+def test_what_is_exported_in_a_frameworks_form_comes_back_whole(
+    form: str, swept: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a word about weight, model or length; with the confidences that adapt_vis routes on."""
+    output, folder, there = swept.parents[1], tmp_path / "shared", tmp_path / "there"
+    assert main.main(["export", "--as", form, "--out", str(folder), "--output-dir", str(output)]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("240 answers, 0 failed; experiments: 1\n")
+    assert sorted(map(Path, out.splitlines()[1:])) == sorted(folder.iterdir())
+    assert len(list(folder.iterdir())) == 6  # a file per weight
+    assert str(output.parent) not in "".join(path.read_text("utf8") for path in folder.iterdir())
+    quiz = ("--dataset", "jsonl", f"dataset.path={output.parent / 'quiz.jsonl'}", "--output-dir", there)
+    code, out, err = bring(capsys, folder, *quiz)
+    assert (code, err) == (0, "")
+    assert "240 new, 0 known" in out
+    stored = [
+        {(key, row[key]) for key in ("id", "text", "confidence") if key in row} | {("weight", row["arm"]["weight"])}
+        for root in (output, there)
+        for path in root.glob("generations/*/*.jsonl")
+        for row in map(json.loads, path.read_text("utf8").splitlines())
+        if "text" in row
+    ]
+    assert len(stored) == 480
+    assert all(stored.count(row) == 2 for row in stored)
+    assert "--weight is for files that do not say it" in bring(capsys, folder, *quiz, "--weight", "1")[2]
+    damaged = sorted(folder.iterdir())[0]
+    head, mark, tail = damaged.read_text("utf8").rpartition("spatial_eval")
+    damaged.write_text(f"{head}spatial-eval{tail}" if form != "vlmevalkit" else f'{head}{mark}{tail[:-9]}x"\n')
+    _, _, err = bring(capsys, damaged, *quiz)
+    assert re.search(r"(line|row|record) 40: needs .*, and spatial_eval as export wrote it\n", err), err
+
+
+def vlmevalkit(rows: list[dict[str, object]]) -> list[dict[str, object]]:
+    """A table of VLMEvalKit, as PRED_FORMAT=json writes it: the bare question, the benchmark's own columns."""
+    return [
+        {
+            "index": row["id"],
+            "question": str(row["question"]).removeprefix("<image>\nUSER: ").removesuffix("\nASSISTANT:"),
+            "answer": row["answer"][0],  # type: ignore[index]
+            "category": row["relation"],
+            "prediction": row["answer"][0],  # type: ignore[index]
+        }
+        for row in rows
+    ]
+
+
+def inspect_log(rows: list[dict[str, object]]) -> dict[str, object]:
+    """A log of Inspect, reduced to what its samples state; every other input is a list of messages."""
+    samples = []
+    for i, row in enumerate(rows):
+        text, gold = str(row["question"]), row["answer"][0]  # type: ignore[index]
+        parts = [{"type": "image", "image": "data:image/png;base64,AA=="}, {"type": "text", "text": text}]
+        messages = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": parts}]
+        choices = [{"message": {"role": "assistant", "content": gold}, "stop_reason": "stop"}]
+        output = {"model": "x/y-7b", "choices": choices, "completion": gold}
+        samples.append({"id": row["id"], "epoch": 1, "input": messages if i % 2 else text, "target": [gold]})
+        samples[-1] |= {"output": output, "scores": {"match": {"value": "C"}}, "metadata": {}}
+    return {"version": 2, "status": "success", "eval": {"task": "quiz", "model": "x/y-7b"}, "samples": samples}
+
+
+def write_foreign(folder: Path, form: str, change: Mapping[str, object]) -> Path:
+    """40 answers in a framework's own form, the third of them changed."""
+    rows = vlmevalkit(questions(40))
+    rows[2] |= change
+    path = folder / f"m_quiz.{form}"
+    if form == "tsv":
+        pd.DataFrame(rows).to_csv(path, sep="\t", index=False, quoting=csv.QUOTE_ALL)
+        return path
+    log = inspect_log(questions(40))
+    log["samples"][2] |= change  # type: ignore[index]
+    path = path if form == "json" else folder / "log.json"
+    path.write_text(json.dumps(rows if form == "json" else log))
+    return path
+
+
+@pytest.mark.parametrize("form", ["tsv", "json", "log"])
+def test_a_frameworks_own_answers_are_found_by_id(
+    form: str, quiz: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = ("--dataset", "jsonl", f"dataset.path={quiz}", "--output-dir", tmp_path / "out", "--method", "base")
+    source = write_foreign(tmp_path, form, {})
+    if form == "log":
+        assert "quiz x y-7b, 1: 40 new" in bring(capsys, source, *given)[1]  # called as the log says
+    failed = {"error": {"message": "x"}} if form == "log" else {"prediction": "Failed to obtain answer: x"}
+    code, out, err = bring(capsys, write_foreign(tmp_path, form, failed), *given, "--name", "mine")
+    assert (code, err) == (0, "")
+    assert "quiz x mine, 1: 39 new, 0 known" in out
+    assert "import greedy answers only" in out
+    assert "; 1 answers that failed there are left out\n" in out
+
+
+@pytest.mark.parametrize(
+    ("form", "change", "message"),
+    [
+        ("tsv", {"index": 99}, "m_quiz.tsv, row 3: quiz has no question with the id '99'"),
+        ("tsv", {"question": "Is it there?"}, "row 3: its question is 'Is it there?', row 2 of quiz has"),
+        ("json", {"answer": "under"}, "record 3: its gold is 'under', row 2 of quiz has 'on': not the same questions"),
+        ("json", {"index": None}, "record 3: needs index, and the texts question and prediction"),
+        ("json", {"prediction": 3}, "record 3: text=3 is not valid; expected text"),
+        ("log", {"epoch": 2}, "log.json, record 3: is of epoch 2; import reads one answer per question"),
+        ("log", {"input": []}, "record 3: needs id, input and output"),
+        ("log", {"output": None}, "record 3: text=None is not valid; expected text"),
+    ],
+)
+def test_a_wrong_record_of_a_framework_is_named(
+    form: str,
+    change: Mapping[str, object],
+    message: str,
+    quiz: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    source = write_foreign(tmp_path, form, change)
+    given = ("--dataset", "jsonl", f"dataset.path={quiz}", "--output-dir", tmp_path / "out", "--name", "mine")
+    code, _, err = bring(capsys, source, *given, "--method", "base")
+    assert (code, err.count("\n"), (tmp_path / "out").exists()) == (1, 1, False)
+    assert message in err
+
+
+def test_two_arms_whose_labels_make_one_name_are_two_files(tmp_path: Path) -> None:
+    row = {
+        "dataset": "quiz",
+        "max_new_tokens": 7,
+        "row": 0,
+        "sample_id": "0",
+        "question": "?",
+        "gold": "a",
+        "text": "A",
+    }
+    rows = [row | {"model": model} | asdict(BASE) for model in ("a/b", "a-b")]
+    paths = answer_forms.write_forms(tmp_path, rows, "lmms")
+    assert [path.name for path in paths] == ["a-b--1_samples_quiz.jsonl", "1-a-b--1_samples_quiz.jsonl"]
+    assert sorted(block.model for block in read_answers(tmp_path, Hints())) == ["a-b", "a/b"]
 
 
 def test_the_real_answers_of_llava_to_pope(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -711,7 +855,7 @@ def test_real_recordings_give_the_published_table_once_imported(
 def test_a_question_without_confidence_is_missing_where_a_method_routes_on_it() -> None:
     def graded(confidence: list[float]) -> metrics.Graded:
         column, yes = np.array(confidence), np.ones(3, dtype=bool)
-        return metrics.Graded(Signals(column, column, column, column, yes), yes, yes, yes)
+        return metrics.Graded(Signals(column, column, column, column, yes), yes, yes, yes, ~yes)
 
     nan = float("nan")
     arms = {BASE: graded([0.1, 0.9, nan]), Arm(0.5): graded([nan] * 3), Arm(1.5): graded([nan] * 3)}

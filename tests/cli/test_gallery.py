@@ -153,7 +153,7 @@ def test_the_report_shows_it_and_stays_one_small_file(gazed: Path) -> None:
     assert '<a href="#attention">Attention</a>' in page
     assert "src=" not in page.replace('src="data:', "")
     assert len(section) < 60_000
-    pictures = re.findall(r'src="data:image/webp;base64,([^"]+)" alt="question \d+, arm ([^"]+)"', section)
+    pictures = re.findall(r'src="data:image/webp;base64,([^"]+)" alt="attention of arm ([^"]+)"', section)
     assert [arm for _, arm in pictures] == ["1", "0.5", "1.2", "2"] * 3
     for data, _ in pictures:
         assert Image.open(io.BytesIO(base64.b64decode(data))).size == (150, 150)

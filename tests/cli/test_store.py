@@ -52,17 +52,18 @@ def test_damaged_lines_and_wrong_manifests_are_named(places: Places) -> None:
     done = cli("verify", "--output-dir", str(places.output))
     assert done.returncode == 3
     assert "describes another experiment than the folder's name" in done.stdout
+    assert done.stdout.splitlines()[-1].startswith("1 experiment, ")
     assert done.stdout.splitlines()[-1].endswith(", 2 problems")
     (folder / "trunk.json").write_text("{")
     assert "trunk.json is truncated" in store.count(folder).problems[0]
 
 
-def test_rm_moves_named_trunks_and_only_when_told(places: Places) -> None:
+def test_rm_moves_named_experiments_and_only_when_told(places: Places) -> None:
     folder = stored(places)
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
     out = ("--output-dir", str(places.output))
-    assert "takes the names of trunks" in cli("rm", *out).stderr
-    assert "unknown trunk 'drill'" in cli("rm", "drill", "--yes", *out).stderr
+    assert "needs the names of experiments" in cli("rm", *out).stderr
+    assert "unknown experiment 'drill'" in cli("rm", "drill", "--yes", *out).stderr
     asked = cli("rm", folder.name, *out)
     assert (asked.returncode, folder.is_dir()) == (3, True)
     assert "--yes moves without asking" in asked.stdout

@@ -9,7 +9,7 @@ import pytest
 from conftest import ROOT
 from hydra_front import COMPOSER
 
-from spatial_eval.benchmarks.readers import JsonLines, Vsr
+from spatial_eval.benchmarks.readers import QuestionFile, Vsr
 from spatial_eval.config.compose import Composer, set_values
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.paths import conf_folder, sweeps_folder
@@ -105,7 +105,7 @@ def test_a_name_or_key_that_is_none_gets_one_line() -> None:
 def test_a_template_is_applied_wherever_a_benchmark_is_read(tmp_path: Path) -> None:
     path = tmp_path / "quiz.jsonl"
     values = {"dataset.path": str(path)}
-    assert COMPOSER.read_benchmark("jsonl", values) == JsonLines(path)
+    assert COMPOSER.read_benchmark("jsonl", values) == QuestionFile(path)
     named = COMPOSER.read_benchmark("jsonl", {**values, "dataset.template": "brief"})
     assert named.name == "quiz+brief"
     own = Composer(make_own(tmp_path / "own", template__mine="# Mine.\ntext: 'Hm. {question}'\n"))

@@ -10,7 +10,16 @@ from pathlib import Path
 import pytest
 
 from spatial_eval.core.errors import StoreError
-from spatial_eval.core.files import open_atomic, read_json, write_json
+from spatial_eval.core.files import (
+    LARGEST_JSON,
+    is_regular_file,
+    list_files,
+    open_atomic,
+    read_json,
+    read_json_object,
+    read_regular_file,
+    write_json,
+)
 
 
 def test_a_writer_that_fails_leaves_the_old_file(tmp_path: Path) -> None:
@@ -51,4 +60,35 @@ def test_what_is_no_json_is_an_error_and_no_wait(
 ) -> None:
     make(tmp_path / "a.json")
     with pytest.raises(error):
+        read_json(tmp_path / "a.json")
+
+
+def test_what_is_no_regular_file_is_passed_over_with_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "a.json").write_text("{}")
+    (tmp_path / "b.json").mkdir()
+    os.mkfifo(tmp_path / "c.json")
+    (tmp_path / "d.json").symlink_to("d.json")
+    (tmp_path / "e.json").symlink_to("/dev/zero")
+    for _ in range(2):
+        assert [path.name for path in list_files(tmp_path, "*.json")] == ["a.json"]
+    assert sorted(line.partition(" is passed over")[0][-6:] for line in caplog.messages) == [
+        f"{name}.json" for name in "bcde"
+    ]
+    assert not is_regular_file(tmp_path / ("x" * 300))
+    for name in "bcde":
+        with pytest.raises(FileNotFoundError, match="not a regular file"):
+            read_regular_file(tmp_path / f"{name}.json")
+
+
+@pytest.mark.parametrize("content", [b"[]", b"[" * 100_000, b"\xff\xfe{\0", b"\0" * 40, b"", b"7"])
+def test_json_that_is_no_object_is_a_value_error(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_bytes(content)
+    with pytest.raises(ValueError):  # noqa: PT011  of several kinds
+        read_json_object(tmp_path / "a.json")
+
+
+def test_json_of_any_size_is_not_read(tmp_path: Path) -> None:
+    with (tmp_path / "a.json").open("wb") as file:
+        file.truncate(LARGEST_JSON + 1)  # sparse: it takes no room
+    with pytest.raises(ValueError, match="268,435,457 bytes; at most 268,435,456 are read"):
         read_json(tmp_path / "a.json")

@@ -10,8 +10,9 @@ from doubles import ANSWERED, Drill, Hashed
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from spatial_eval.benchmarks.readers import Vsr
 from spatial_eval.core import plan
-from spatial_eval.core.types import Arm, Cell, Experiment, Part, Pass, Places
+from spatial_eval.core.types import Arm, Batching, Cell, Experiment, Part, Pass, Places, Sample
 from spatial_eval.methods.routing import CRITERIA, AdaptVis, Base, ScalingVis
 from spatial_eval.passes import tables
 from spatial_eval.passes.pass_state import inspect_pass, run_pass
@@ -107,3 +108,63 @@ def test_the_split_is_the_reference_draw() -> None:
         13,
         14,
     ]  # as in saved index files of the reference
+
+
+pictures = st.lists(st.integers(0, 8), min_size=1, max_size=60)
+
+
+def asked(names: list[int]) -> list[Sample]:
+    """Rows of a dataset, by the picture of each."""
+    return [Sample(str(row), row, "?", ("on",), image=Path(f"{name}.png")) for row, name in enumerate(names)]
+
+
+@given(pictures, st.integers(1, 9))
+def test_blocks_hold_every_row_once_and_pictures_whole(names: list[int], size: int) -> None:
+    blocks = plan.cut_blocks(asked(names), Batching(size, by_image=True))
+    assert sorted(row for block in blocks for row in block) == list(range(len(names)))
+    assert all(0 < len(block) <= size for block in blocks)
+    for name in set(names):
+        rows = [row for row, one in enumerate(names) if one == name]
+        holding = [block for block in blocks if set(block) & set(rows)]
+        assert len(holding) == -(-len(rows) // size), "in two blocks only where a picture is more than a block"
+        assert [row for block in holding for row in block if row in rows] == rows
+    first = [names.index(names[block[0]]) for block in blocks]
+    assert first == sorted(first), "in the order in which pictures first appear"
+
+
+@given(pictures, st.integers(1, 9))
+def test_without_images_blocks_are_of_rows(names: list[int], size: int) -> None:
+    blocks = plan.cut_blocks(asked(names), Batching(size))
+    assert blocks == [list(range(len(names)))[start : start + size] for start in range(0, len(names), size)]
+
+
+@given(pictures, st.integers(1, 9), st.sets(st.integers(0, 59)), st.sets(st.integers(0, 9)))
+def test_what_is_left_of_a_run_is_cut_as_before(names: list[int], size: int, limited: set[int], done: set[int]) -> None:
+    """A limit, a shard or a resume takes from each block what is left of it and never mixes blocks."""
+    samples = asked(names)
+    blocks = plan.cut_blocks(samples, Batching(size, by_image=True))
+    gone = {row for number in done if number < len(blocks) for row in blocks[number]}
+    todo = [(samples[row], (Arm(),)) for row in range(len(names)) if row not in gone and row not in limited]
+    left = [[sample.row for sample, _ in block] for block in plan.remaining_blocks(blocks, todo)]
+    kept = [[row for row in block if row not in gone and row not in limited] for block in blocks]
+    assert left == [block for block in kept if block]
+
+
+def test_pictures_are_known_by_content_where_it_is_known() -> None:
+    one, again, other = (Sample(str(i), i, "?", ("on",), image_digest=name) for i, name in enumerate("aab"))
+    assert plan.cut_blocks([one, other, again], Batching(2, by_image=True)) == [[0, 2], [1]]
+    nowhere = [Sample(str(i), i, "?", ("on",)) for i in range(3)]  # recordings' rows: pictures of their own
+    assert plan.cut_blocks(nowhere, Batching(2, by_image=True)) == [[0, 1], [2]]
+
+
+@pytest.mark.parametrize("size", [8, 16, 32])
+def test_vsr_shares_as_much_as_its_pictures_allow(size: int, data: Path) -> None:
+    """Its file order has the questions on one picture apart: blocks of rows would share almost nothing."""
+    samples = Vsr("vsr", "VSR", 1222, "zeroshot_test.jsonl", "train2017").read(Places(data, data))
+
+    def shared(batching: Batching) -> float:
+        blocks = plan.cut_blocks(samples, batching)
+        return len(samples) / sum(len({samples[row].image for row in block}) for block in blocks)
+
+    assert shared(Batching(size, by_image=True)) == pytest.approx(1.71, abs=0.005)
+    assert shared(Batching(size)) < 1.03

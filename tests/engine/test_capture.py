@@ -1,4 +1,4 @@
-"""Captured attention is the model's own: equal to stock eager attention, to the oracle's, and free of any pass."""
+"""Captured attention is the model's own: equal to stock eager attention, to the reference's, and free of any pass."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import pytest
 import torch
 from families import SUPPORTED, build
 from PIL import Image
-from questions import ARMS, WEIGHTS, eight, encode, load, saved
+from questions import ARMS, WEIGHTS, cut, eight, encode, load, saved
 
 from spatial_eval.core.errors import ModelError
 from spatial_eval.core.types import Arm
-from spatial_eval.engine import decode as engine
-from spatial_eval.engine import reference
 from spatial_eval.engine.attention import AttentionCapture
 from spatial_eval.engine.contrastive import add_noise
+from spatial_eval.engine.decode import decode_arms
 from spatial_eval.engine.kv_cache import Graphs
+from spatial_eval.engine.reference import decode_reference
 from spatial_eval.engine.request import Attended, Intervention
 from spatial_eval.models import vlm
 from spatial_eval.models.batches import collate
@@ -59,24 +59,21 @@ def stock(name: str, size: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("name", SUPPORTED)
-def test_it_is_stock_eager_attention_and_the_oracles(name: str) -> None:
+def test_it_is_stock_eager_attention_and_the_references(name: str) -> None:
     for size in (1, 4):
         assert size == 1 or not batch(name, size)["attention_mask"].all(), "no question is left padded"
-        ours, judge = (
-            captured(engine.decode_arms, name, size, "heads"),
-            captured(reference.decode_reference, name, size, "heads"),
-        )
+        ours, expected = captured(decode_arms, name, size, "heads"), captured(decode_reference, name, size, "heads")
         assert ours.maps is not None
-        assert judge.maps is not None
+        assert expected.maps is not None
         for b, want in enumerate(stock(name, size)):
             torch.testing.assert_close(ours.maps[b][PLAIN], want, **CLOSE)
             torch.testing.assert_close(ours.mass[b, PLAIN], want.sum(dim=-1), **CLOSE)
-            torch.testing.assert_close(ours.maps[b], judge.maps[b], **CLOSE)
-        torch.testing.assert_close(ours.mass, judge.mass, **CLOSE)
+            torch.testing.assert_close(ours.maps[b], expected.maps[b], **CLOSE)
+        torch.testing.assert_close(ours.mass, expected.mass, **CLOSE)
         assert (ours.mass[:, WEIGHTS.index(2.0)] - ours.mass[:, PLAIN]).abs().max() > 0.05  # weights show
 
 
-@pytest.mark.parametrize("way", [engine.decode_arms, reference.decode_reference])
+@pytest.mark.parametrize("way", [decode_arms, decode_reference])
 def test_each_level_holds_what_the_one_before_holds(way: Any) -> None:
     heads, maps, mass = (captured(way, "llava", 4, level) for level in ("heads", "map", "mass"))
     assert mass.maps is None
@@ -88,16 +85,16 @@ def test_each_level_holds_what_the_one_before_holds(way: Any) -> None:
 
 def test_kinds_of_scaling_and_layers() -> None:
     arms = (Arm(), Arm(2.0, "temperature"), Arm(2.0, "mass"), Arm(0.5, layers="1-2"))
-    ours, judge = (captured(way, "llava", 4, "map", arms) for way in (engine.decode_arms, reference.decode_reference))
-    torch.testing.assert_close(ours.mass, judge.mass, **CLOSE)
-    for one, other in zip(ours.maps or [], judge.maps or [], strict=True):
+    ours, expected = (captured(way, "llava", 4, "map", arms) for way in (decode_arms, decode_reference))
+    torch.testing.assert_close(ours.mass, expected.mass, **CLOSE)
+    for one, other in zip(ours.maps or [], expected.maps or [], strict=True):
         torch.testing.assert_close(one, other, **CLOSE)
     first = ours.mass[:, :, 0]  # below it no arm has changed anything
     torch.testing.assert_close(first[:, 1], first[:, 0], **CLOSE)  # a temperature keeps the mass
     torch.testing.assert_close(first[:, 3], first[:, 0], **CLOSE)  # layer 0 is not among 1-2
 
 
-@pytest.mark.parametrize("way", [engine.decode_arms, reference.decode_reference])
+@pytest.mark.parametrize("way", [decode_arms, decode_reference])
 def test_a_contrast_has_the_untouched_row_of_the_real_image(way: Any) -> None:
     arms = (Arm(), Arm(contrast="vcd", alpha=1.0, cutoff=0.1, noise=500), Arm(contrast="dola", layers="low"))
     noised = {500: add_noise(batch("llava", 4)["pixel_values"], 500, "q")}
@@ -108,16 +105,13 @@ def test_a_contrast_has_the_untouched_row_of_the_real_image(way: Any) -> None:
 
 def test_the_image_is_its_own_tokens_whatever_is_scaled() -> None:
     """Idefics3 has separators inside the span: they are scaled with model.span and are no part of the map."""
-    spans = [
-        captured(way, "idefics3", 4, "map", (Arm(0.5),), span=True)
-        for way in (engine.decode_arms, reference.decode_reference)
-    ]
+    spans = [captured(way, "idefics3", 4, "map", (Arm(0.5),), span=True) for way in (decode_arms, decode_reference)]
     torch.testing.assert_close(spans[0].mass, spans[1].mass, **CLOSE)
     image = (batch("idefics3", 4)["input_ids"] == build("idefics3").model.config.image_token_id).sum(dim=1)
     assert [one.shape[-1] for one in spans[0].maps or []] == image.tolist()
 
 
-@pytest.mark.parametrize("way", [engine.decode_arms, reference.decode_reference])
+@pytest.mark.parametrize("way", [decode_arms, decode_reference])
 def test_no_pass_of_its_own_and_no_other_answer(way: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("llava").model
     passes: list[tuple[int, ...]] = []
@@ -143,14 +137,14 @@ def test_no_pass_of_its_own_and_no_other_answer(way: Any, monkeypatch: pytest.Mo
 def test_steps_of_one_shape() -> None:
     """What a CUDA graph replays is the decoding; the prefill is captured beside it."""
     asked, model, inputs = Intervention(ARMS, capture="map"), build("llava").model, batch("llava", 4)
-    ours = engine.decode_arms(model, inputs, intervention=asked, max_new_tokens=4, graphs=Graphs()).attended
+    ours = decode_arms(model, inputs, intervention=asked, max_new_tokens=4, graphs=Graphs()).attended
     assert ours is not None
-    torch.testing.assert_close(ours.mass, captured(engine.decode_arms, "llava", 4, "map").mass, **CLOSE)
+    torch.testing.assert_close(ours.mass, captured(decode_arms, "llava", 4, "map").mass, **CLOSE)
 
 
 def test_a_layer_that_was_not_seen_is_refused() -> None:
     watch = AttentionCapture("mass", torch.ones(1, 2, dtype=torch.bool))
-    watch.take(1, torch.ones(1, 1, 1, 3))
+    watch.take(1, torch.ones(1, 1, 1, 2))
     with pytest.raises(ModelError, match=r"captured in layers \[1\] of 2: set capture=none"):
         watch.attended(2)
 
@@ -161,7 +155,9 @@ def test_a_layer_that_was_not_seen_is_refused() -> None:
 def look(model: HF, folder: Any, level: str = "heads") -> dict[str, Capture]:
     one, seen = load(model, folder), []
     one.watch(level, seen.append)  # type: ignore[attr-defined]
-    records = [record for part in one.answer([(sample, ARMS[:2]) for sample in eight()[:5]]) for record in part]
+    records = [
+        record for part in one.answer(cut([(sample, ARMS[:2]) for sample in eight()[:5]], one)) for record in part
+    ]
     assert len(records) == 5 * 2
     assert [capture.sample_id for capture in seen] == list(dict.fromkeys(record.sample_id for record in records))
     return {capture.sample_id: capture for capture in seen}
@@ -169,17 +165,17 @@ def look(model: HF, folder: Any, level: str = "heads") -> dict[str, Capture]:
 
 def test_shared_and_per_arm_give_the_same_captures(tmp_path: Any) -> None:
     path = saved("llava_next")
-    ours, judge = look(HF(path, batch_size=4), tmp_path), look(HF(path, decoding="per_arm"), tmp_path)
+    ours, expected = look(HF(path, batch_size=4), tmp_path), look(HF(path, decoding="per_arm"), tmp_path)
     for name, capture in ours.items():
-        assert capture.arms == judge[name].arms == ARMS[:2]
-        torch.testing.assert_close(torch.tensor(capture.mass), torch.tensor(judge[name].mass), **CLOSE)
-        torch.testing.assert_close(torch.tensor(capture.map), torch.tensor(judge[name].map), **CLOSE)
+        assert capture.arms == expected[name].arms == ARMS[:2]
+        torch.testing.assert_close(torch.tensor(capture.mass), torch.tensor(expected[name].mass), **CLOSE)
+        torch.testing.assert_close(torch.tensor(capture.map), torch.tensor(expected[name].map), **CLOSE)
         assert capture.view is None  # tiles
 
 
 def test_the_self_check_captures_nothing(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     levels: list[str] = []
-    decode = reference.decode_reference
+    decode = decode_reference
 
     def noted(model: Any, inputs: Any, *, intervention: Intervention, **more: Any) -> Any:
         levels.append(intervention.capture)

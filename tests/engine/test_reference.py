@@ -1,7 +1,8 @@
-"""The judge itself: against stock generate where nothing is scaled, against its definition where something is."""
+"""The reference implementation: against stock generate where nothing is scaled, else against its definition."""
 
 from __future__ import annotations
 
+import math
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,7 +13,7 @@ from families import SUPPORTED, build, picture
 from spatial_eval.core.errors import ModelError
 from spatial_eval.core.types import Arm
 from spatial_eval.engine import reference
-from spatial_eval.engine.request import Intervention, read_first_token
+from spatial_eval.engine.request import Decoded, Intervention, read_first_tokens
 
 
 def inputs(name: str) -> dict[str, Any]:
@@ -39,7 +40,7 @@ def test_only_the_last_row_and_the_image_are_scaled() -> None:
     image = torch.tensor([[False, True, True, False, False]])
     module = SimpleNamespace(layer_idx=0)
     _, plain = reference.plain_attention(module, query, key, value, None, scaling=1.0)
-    job = reference._Scaled(Arm(2.0), image, [0])
+    job = reference._Scaled(Arm(2.0), Arm(2.0), image, {0: (0, 1)})
     token = reference._scaled.set(job)
     try:
         _, scaled = reference.plain_attention(module, query, key, value, None, scaling=1.0)
@@ -65,12 +66,37 @@ def test_attention_sinks_are_refused() -> None:
         reference.plain_attention(SimpleNamespace(layer_idx=0), rows, rows, rows, None, s_aux=torch.zeros(1))
 
 
+def decoded(scores: torch.Tensor, logits: torch.Tensor | None = None) -> Decoded:
+    return Decoded([], scores if logits is None else logits, scores)
+
+
 def test_numbers_of_the_first_token() -> None:
     logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log() + 3
-    first = read_first_token(logits, {"left": 1, "on": 2})
+    both = decoded(torch.stack([logits[None], logits[None].roll(1, dims=-1)]))
+    (first,), (other,) = read_first_tokens(both, [{"left": 1, "on": 2}, {}])
     assert first.confidence == pytest.approx(0.5)
     assert first.margin == pytest.approx(0.25)
     assert first.entropy == pytest.approx(1.75 * 0.6931472)
     assert first.logit == pytest.approx(3 - 0.6931472)
     assert first.option_probs == pytest.approx({"left": 2 / 3, "on": 1 / 3})
-    assert read_first_token(logits, {}).option_probs is None
+    assert other.option_probs is None
+    assert other.confidence == pytest.approx(0.5)
+
+
+def test_numbers_after_a_contrast() -> None:
+    scores = torch.tensor([[[0.0, math.log(3), -math.inf, -math.inf]]])
+    ((first,),) = read_first_tokens(decoded(scores, torch.zeros(1, 1, 4)), [{"left": 2, "on": 3}])
+    assert first.confidence == pytest.approx(0.75)
+    assert first.margin == pytest.approx(0.5)
+    assert first.option_probs == {"left": 0.0, "on": 0.0}
+    with pytest.raises(ValueError, match="the model gave logits that are not finite"):
+        read_first_tokens(decoded(scores), [{}])
+
+
+def test_numbers_come_in_one_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
+    moved: list[int] = []
+    tolist = torch.Tensor.tolist
+    monkeypatch.setattr(torch.Tensor, "tolist", lambda self: moved.append(self.numel()) or tolist(self))
+    monkeypatch.setattr(torch.Tensor, "item", lambda self: pytest.fail("one number at a time"))
+    read_first_tokens(decoded(torch.randn(3, 7, 50)), [{"left": 1}, {}, {"left": 1, "on": 2}])
+    assert moved == [3 * 7 * (2 + 3 + 2)]

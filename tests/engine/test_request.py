@@ -13,7 +13,7 @@ from questions import encode
 from spatial_eval.core.errors import ModelError
 from spatial_eval.core.types import Arm
 from spatial_eval.engine import attention, decode, reference
-from spatial_eval.engine.request import Intervention, end_tokens, image_token_id
+from spatial_eval.engine.request import Decoded, Intervention, end_tokens, image_token_id
 
 
 @pytest.mark.parametrize(
@@ -61,12 +61,12 @@ def test_layers_that_really_are_scaled(
     model, inputs = build("llava").model, encode("llava", slice(1))[0]
     ours: list[int] = []
     theirs: list[int] = []
-    rows, row, layer = attention.ScaledRows.apply, reference._row, [0]
+    formula, row, layer = attention.FORMULAS[arm.scaling], reference._rows, [0]
     attend = reference.plain_attention
 
-    def seen(self: Any, *args: Any) -> Any:
+    def seen(*args: Any) -> Any:
         ours.append(layer[0])
-        return rows(self, *args)
+        return formula(*args)
 
     def noted(module: Any, *args: Any, **kwargs: Any) -> Any:
         layer[0] = module.layer_idx
@@ -76,8 +76,8 @@ def test_layers_that_really_are_scaled(
         theirs.append(layer[0])
         return row(*args)
 
-    monkeypatch.setattr(attention.ScaledRows, "apply", seen)
-    monkeypatch.setattr(reference, "_row", judged)
+    monkeypatch.setitem(attention.FORMULAS, arm.scaling, seen)
+    monkeypatch.setattr(reference, "_rows", judged)
     monkeypatch.setitem(reference.AttentionInterface._global_mapping, reference.NAME, noted)
     hooks = [
         part.self_attn.register_forward_pre_hook(
@@ -164,3 +164,29 @@ def test_answers_end_where_the_checkpoint_says(name: str, monkeypatch: pytest.Mo
         answer = way(model, inputs, intervention=Intervention((Arm(),)), max_new_tokens=6)
         assert list(answer.tokens[0][0]) == stock
     assert torch.is_tensor(inputs["input_ids"])
+
+
+@pytest.mark.parametrize("arms", [False, True])
+def test_later_scores_of_parts_that_end_at_different_steps(arms: bool) -> None:
+    """Of prompts that decode after each other, and of arms; a part without a second token has none."""
+    first = torch.arange(6.0).view(1, 2, 3)
+
+    def part(steps: int) -> Decoded:
+        return Decoded([[(1,), (2,)]], first, first, None, tuple(first + step for step in range(1, steps + 1)))
+
+    parts = [part(2), part(0), part(1)]
+    joined = Decoded.join(parts, arms=arms)
+    where = 1 if arms else 0
+    assert len(joined.later) == 2
+    for step, scores in enumerate(joined.later):
+        assert scores.shape == joined.scores.shape
+        for one, whole in zip(parts, scores.chunk(3, dim=where), strict=True):
+            if step < len(one.later):
+                assert torch.equal(whole, one.later[step])
+            else:
+                assert whole.isnan().all()
+    turned = joined.spread([1, 0])
+    assert all(
+        torch.equal(one[:, [1, 0]].nan_to_num(-1), other.nan_to_num(-1))
+        for one, other in zip(joined.later, turned.later, strict=True)
+    )

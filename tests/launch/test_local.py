@@ -13,12 +13,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import questions, recordings, write_lines
+from conftest import PLANTED, files_with, questions, recordings, write_lines
 from omegaconf import OmegaConf
 from trials.trial import Trial
 from trials.waiting import processes, wait_for
 
-from spatial_eval.benchmarks.readers import JsonLines
+from spatial_eval.benchmarks.readers import QuestionFile
 from spatial_eval.config import schema
 from spatial_eval.config.grid import Grid
 from spatial_eval.config.launchers import LAUNCHERS, Inline, Launcher, Local, Resources, Slurm
@@ -54,11 +54,13 @@ def test_the_pool_gives_what_one_process_gives(launch, tmp_path) -> None:
         *("method=base,scaling_vis,adapt_vis", "weight=0.5,0.8", "threshold=0.3,0.5", "weight2=1.5,2.0"),
     ]
     inline = launch(*grid, f"output_dir={tmp_path / 'inline'}")
-    pooled = launch(*grid, "launcher=local", "launcher.slots=3", "launcher.shards=2")
+    pooled = launch(*grid, "launcher=local", "launcher.slots=3", "launcher.shards=2", env=PLANTED)
     assert inline.returncode == pooled.returncode == 0, pooled.stderr
     paths = [Path(done.stdout.splitlines()[-1]) for done in (inline, pooled)]
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert "4 jobs" in pooled.stderr  # two models, two shards each; a shard holds both datasets
+    assert files_with(tmp_path / "out") == [], "job state, logs, the code, the store, the report: no key"
+    assert list(tmp_path.glob("out/sweeps/*/jobs/code-*"))
     again = launch(*grid, "launcher=local", "launcher.slots=1", "launcher.shards=5")
     assert "nothing to compute" in again.stderr
 
@@ -157,7 +159,7 @@ def test_what_cannot_run_gets_one_line_and_writes_nothing(arguments, visible, me
 @pytest.mark.parametrize("device_map", [None, "auto"])
 def test_auto_precision_follows_where_the_jobs_run(device_map, tmp_path) -> None:
     model = HF(path=str(tmp_path), device_map=device_map)
-    cell = Cell(Experiment(JsonLines(tmp_path / "quiz.jsonl"), model), METHODS["base"]())
+    cell = Cell(Experiment(QuestionFile(tmp_path / "quiz.jsonl"), model), METHODS["base"]())
     places = Places(tmp_path, tmp_path)
 
     def dtype(launcher: Launcher, need: Resources) -> str:

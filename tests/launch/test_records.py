@@ -6,8 +6,10 @@ import json
 import os
 import pickle
 import shutil
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from conftest import ROOT, run_cells
@@ -22,12 +24,16 @@ from spatial_eval.config.tracking import Publication, TrackedFiles, Wandb
 from spatial_eval.core.errors import ConfigError, StoreError
 from spatial_eval.core.plan import fuse_cells
 from spatial_eval.core.types import Cell, Experiment, Part, Places
-from spatial_eval.launch import records, slurm, status
-from spatial_eval.launch.records import AttemptReader, KeyedPass, Launch, SweepRequest
+from spatial_eval.launch import dispatch, records, slurm, status
+from spatial_eval.launch.code_snapshot import snapshot_code
+from spatial_eval.launch.records import Attempt, AttemptReader, Job, KeyedPass, Launch, Shard, SweepRequest
+from spatial_eval.launch.status import JobState
 from spatial_eval.methods import routing
 from spatial_eval.methods.routing import Base, ScalingVis
 from spatial_eval.store.generations import ExperimentKey
 
+# The fixture holds the methods that were there when it was written.
+WRITTEN = tuple(one for one in CELLS if one.method.kind in ("base", "scaling_vis", "adapt_vis", "vcd", "dola"))
 FIXTURE = ROOT / "tests" / "fixtures" / "job_state_1"
 OLD_FORMS = (  # what 0.1 left in a sweep's folder, submitit's files included
     *("jobs/launch.pkl", "jobs/20250101T000000-aaaaaa/tasks.pkl"),
@@ -52,7 +58,7 @@ def swept_drill(tmp_path: Path) -> Path:
 
 def test_a_request_of_schema_1_is_read(state: Path) -> None:
     request = records.read_request(state)
-    assert request.cells == CELLS
+    assert request.cells == WRITTEN
     assert request.folder == state
     assert (request.places.data, request.places.output) == (Path("/data"), state.parents[1])
     assert (request.retry, request.capture) == (True, "none")
@@ -79,7 +85,7 @@ def test_a_launch_of_schema_1_is_read(state: Path) -> None:
         ("t00001", "scenes_a x vlm [0:5]", 5),
     ]
     assert spec.jobs[1].resources == Resources(gpus=2, memory="16G", time=30)
-    assert spec.request.cells == CELLS
+    assert spec.request.cells == WRITTEN
     done, failed = (attempts[0] for _, attempts in sorted(AttemptReader(launch).attempts().items()))
     assert (done.state, done.total, done.slurm, done.restart) == ("done", 80, "77_0", 0)
     assert (failed.errors, failed.again) == (("scenes_a x vlm: RuntimeError: no such kernel",), True)
@@ -137,6 +143,19 @@ def test_state_is_small_whatever_the_number_of_questions(tmp_path: Path) -> None
         folder = run_cells(cells, tmp_path / str(size))
         sizes.append(sum(path.stat().st_size for path in folder.glob("jobs/**/*.json")))
     assert abs(sizes[1] - sizes[0]) < 100
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o027])
+def test_files_are_created_with_the_users_umask(mask: int, tmp_path: Path) -> None:
+    before = os.umask(mask)
+    try:
+        folder = run_cells([Cell(Experiment(Drill(), Hashed()), Base(), Part("all"))], tmp_path / "out")
+        snapshot_code(folder / "jobs")
+    finally:
+        os.umask(before)
+    made = list((tmp_path / "out").rglob("*"))
+    assert len(made) > 100
+    assert [p for p in made if p.stat().st_mode & 0o777 != (0o777 if p.is_dir() else 0o666) & ~mask] == []
 
 
 def test_a_moved_folder_finds_its_store(swept_drill: Path, tmp_path: Path) -> None:
@@ -206,6 +225,21 @@ def test_a_launch_that_cannot_be_read_is_one_line_and_stops_nobody_else(strike, 
     assert (launch.folder / "cancelled").exists(), "its jobs stop all the same"
 
 
+@pytest.mark.parametrize("text", ["{", "[1]", '{"name": "x"}', "\0"])
+def test_a_job_array_that_cannot_be_read_is_one_line(text, state, capsys) -> None:
+    (launch,) = records.list_launches(state)
+    (launch.folder / "closed").unlink()
+    (launch.folder / "array-notes.json").write_text("{")  # is none of ours
+    (launch.folder / "array-0.json").write_text(text)
+    assert main(["status", str(state)]) == 3
+    said = capsys.readouterr()
+    assert (said.err, f"{launch.folder / 'array-0.json'} cannot be read (" in said.out) == ("", True)
+    assert main(["cancel", str(state)]) == 3
+    said = capsys.readouterr()
+    assert (said.err.count("\n"), said.err.startswith("error: ")) == (1, True)
+    assert (launch.folder / "cancelled").exists()
+
+
 def test_foreign_files_in_a_launch_are_passed_over(state: Path) -> None:
     (launch,) = records.list_launches(state)
     before = AttemptReader(launch).attempts()
@@ -228,6 +262,77 @@ def test_foreign_files_in_a_launch_are_passed_over(state: Path) -> None:
     assert after["t00001"] == before["t00001"]
     (launch.folder / "driver.json").write_text('{"host": 1}')
     assert not launch.is_driven
+
+
+CLOCKS = [  # a file server's clock against this machine's, the file's age by the server's clock, and what follows
+    (0.0, 5.0, True),
+    (3600.0, 5.0, True),
+    (3600.0, 61.0, False),
+    (-3600.0, 5.0, True),
+    (-3600.0, 61.0, False),
+    (0.0, -600.0, False),  # the clock was set back: what lives says so again in seconds
+]
+
+
+@pytest.mark.parametrize(("ahead", "age", "lives"), CLOCKS)
+def test_a_file_servers_clock_ends_no_job_and_keeps_none(ahead, age, lives, tmp_path, monkeypatch) -> None:
+    launch = Launch(tmp_path)
+    records.write_attempt(launch, "t00000.far-1-1.json", Attempt("t00000", "running", "far", 1, "5"))
+    records.write_json(tmp_path / "driver.json", {"host": "far", "pid": 1, "born": "5"})
+    now = time.time() + ahead
+    for path in tmp_path.iterdir():
+        os.utime(path, (now - age, now - age))
+    monkeypatch.setattr(records, "read_clock", lambda folder: now)
+    (attempt,) = AttemptReader(launch).attempts()["t00000"]
+    assert (attempt.alive, launch.is_driven) == (lives, lives)
+
+
+def test_the_clock_is_that_of_the_folders_files(tmp_path) -> None:
+    path = tmp_path / "now"
+    path.touch()
+    assert 0 <= records.read_clock(tmp_path) - path.stat().st_mtime < 30
+    assert list(tmp_path.iterdir()) == [path]
+    assert abs(records.read_clock(tmp_path / "nowhere") - time.time()) < 30
+
+
+class Clock:
+    """Time that passes only where somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+        assert self.now < 100_000, "it waits for ever"
+
+
+def test_who_waits_for_anothers_job_says_for_which_and_not_for_ever(tmp_path, monkeypatch, caplog) -> None:
+    caplog.set_level("INFO")
+    clock, launch = Clock(), Launch(tmp_path)
+    work = SimpleNamespace(label="quiz x slow")
+    shard = Shard(KeyedPass(work, None, 8), range(8), 8)
+    queued, runs = (JobState(Job(name, (shard,), Resources()), "pending", None, "7_1") for name in ("t00001", "t00000"))
+    runs = replace(runs, state="running", attempt=Attempt("t00000", "running", "node1", 1, ""), slurm="7_0")
+
+    def running(output: Path, own: object) -> object:
+        stored = min(int(clock.now // 600), 3)  # something every ten minutes, then nothing
+        yield launch, replace(runs, attempt=replace(runs.attempt, done=stored))
+        if clock.now < 20_000:
+            yield launch, queued
+
+    monkeypatch.setattr(dispatch, "running_jobs", running)
+    monkeypatch.setattr(dispatch, "time", clock)
+    monkeypatch.setattr(records, "time", clock)
+    (fault,) = dispatch.await_jobs(tmp_path, {(launch.name, name) for name in ("t00000", "t00001")}, ())
+    place = f"quiz x slow [0:8] on node1 (7_0), {tmp_path}/t00000.*"
+    assert fault.cause == f"{place}: it stored nothing for 60 minutes; cancel it"
+    queue = f"quiz x slow [0:8], not running yet (Slurm job 7_1), {tmp_path}/t00001.*"
+    assert caplog.messages[0] == f"waiting for {place}; {queue}"
+    assert caplog.messages[-1] == f"waiting for {queue}", "a queue takes the time that it takes"
+    assert len(caplog.messages) == 20_000 // 60
 
 
 class Bomb:
@@ -331,5 +436,5 @@ def test_a_description_that_no_job_could_build_is_refused(tmp_path: Path) -> Non
 
 
 def test_a_launch_whose_file_vanished_is_one_line(tmp_path: Path) -> None:
-    with pytest.raises(StoreError, match=r"launch\.json cannot be read: No such file or directory; run the same"):
+    with pytest.raises(StoreError, match=r"launch\.json cannot be read \(No such file or directory\): run the same"):
         Launch(tmp_path).read()

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
-import re
+import pickle
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, questions, recordings, write_lines
+import submitit
+from conftest import PLANTED, ROOT, files_with, questions, recordings, write_lines
 from questions import saved
 from trials.cluster import Cluster
 from trials.settings import QUICK
@@ -23,16 +25,28 @@ from trials.waiting import wait_for
 from spatial_eval.config import schema
 from spatial_eval.config.launchers import LAUNCHERS, Resources, Slurm
 from spatial_eval.core.errors import ConfigError
-from spatial_eval.launch import code_snapshot, slurm
-from spatial_eval.launch.array_task import IDLE, ArrayTask
-from spatial_eval.launch.records import Attempt, Job, KeyedPass, Launch, Shard
+from spatial_eval.launch import array_task, code_snapshot, slurm
+from spatial_eval.launch.array_task import ArrayTask
+from spatial_eval.launch.records import Attempt, AttemptReader, Job, KeyedPass, Launch, Shard
 
 
 @pytest.fixture
-def trial(tmp_path: Path) -> Iterator[Trial]:
-    made = Trial(tmp_path, *QUICK, seconds=0.1)
-    yield made
-    made.close()
+def trials(tmp_path: Path) -> Iterator[Callable[..., Trial]]:
+    """`trials(pause=2)`: ended before the cluster is tidied up."""
+    made: list[Trial] = []
+
+    def make(*launcher: str, **options: int) -> Trial:
+        made.append(Trial(tmp_path, *QUICK, *launcher, seconds=0.1, **options))
+        return made[-1]
+
+    yield make
+    for trial in made:
+        trial.close()
+
+
+@pytest.fixture
+def trial(trials: Callable[..., Trial]) -> Trial:
+    return trials()
 
 
 WRONG = [
@@ -43,6 +57,12 @@ WRONG = [
     ({"max_array": 0}, "launcher.max_array=0 is not valid"),
     ({"poll": 0.0}, "launcher.poll=0 is not valid; expected 0.1 to 3600 seconds"),
     ({"extra": {"array": "1-3"}}, "launcher.extra.array cannot be set"),
+    ({"partition": "gpu\n#SBATCH --uid=0"}, "launcher.partition='gpu\\n#SBATCH --uid=0' holds a line break"),
+    ({"setup": ["module load cuda", "a\x1bb"]}, "launcher.setup[1]='a\\x1bb' holds a line break or another"),
+    ({"python": "python3\r"}, "launcher.python='python3\\r' holds a line break"),
+    ({"environment": ["A\0"]}, "launcher.environment[0]='A\\x00' holds a line break"),
+    ({"extra": {"nice": ["1\n2"]}}, "launcher.extra.nice[0]='1\\n2' holds a line break"),
+    ({"extra": {"nice\n": 1}}, "a name in launcher.extra='nice\\n' holds a line break"),
     ({"extra": {"job_name": "x"}}, "launcher.extra.job_name cannot be set"),
 ]
 
@@ -62,7 +82,7 @@ def test_what_a_job_asks_for() -> None:
     assert made["additional_parameters"]["nice"] == 5
     assert made["additional_parameters"]["mem"] == "8G"
     assert made["additional_parameters"]["chdir"] == "/code"
-    assert made["setup"][0] == "module load cuda"
+    assert made["setup"][1:3] == ["set -e", "module load cuda"], "a line that fails ends the job"
     assert made["additional_parameters"]["requeue"] is True  # else a preempted job is gone, whatever the site says
     assert "--cpus-per-task=4" in made["srun_args"]  # srun forgets it from Slurm 22.05 on
     assert "qos" not in made
@@ -82,7 +102,8 @@ def test_a_job_that_slurm_ended_may_be_tried_again(state, tmp_path) -> None:
     fault, again = slurm.explain_end(
         Launch(tmp_path), task(), [run("running")], slurm.ArrayElement("7_0", state, "node1")
     )
-    assert fault.cause == f"quiz x slow [0:8]: Slurm ended job 7_0 as {state}"
+    more = " before the first answer: raise launcher.time (or model.resources.time)" if state == "TIMEOUT" else ""
+    assert fault.cause == f"quiz x slow [0:8]: Slurm ended job 7_0 as {state}{more}"
     assert fault.log == str(tmp_path / "slurm" / "7_0_0_log.err")
     assert again
 
@@ -145,19 +166,47 @@ def test_a_job_that_said_why_it_failed_is_believed(tmp_path) -> None:
     assert (fault.cause, again) == ("quiz x slow: no weights", False)
 
 
-def test_a_job_that_never_gets_anywhere_is_not_queued_for_ever(tmp_path) -> None:
-    element = ArrayTask(str(tmp_path))
-    idle = 0
-    for _ in range(IDLE - 1):
-        idle = element.checkpoint("t00000", idle).kwargs["idle"]
-    assert element.checkpoint("t00000", idle) is None
+class Starts:
+    """Starts of an array task in a row, each interrupted after a time."""
 
-    class Child:
-        pid = 42
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.folder, self.clock = folder, 0.0
+        monkeypatch.setattr(array_task, "time", SimpleNamespace(monotonic=lambda: self.clock, time=lambda: self.clock))
+        environment = SimpleNamespace(job_id="7_0", paths=SimpleNamespace(stderr=folder / "7_0_0_log.err"))
+        monkeypatch.setattr(submitit, "JobEnvironment", lambda: environment)
+        self.words: tuple[object, ...] = ("t00000", "quiz x slow [0:8]")
 
-    element._child = Child()  # type: ignore[assignment]
-    (tmp_path / "t00000.host-42-1.json").write_text('{"computed": 3}')
-    assert element.checkpoint("t00000", idle).kwargs["idle"] == 0
+    def interrupt(self, seconds: float, computed: int = 0) -> bool:
+        """Whether the job is queued again."""
+        task = pickle.loads(pickle.dumps(ArrayTask(str(self.folder), usable=1000.0)))
+        task._child = SimpleNamespace(pid=42)
+        (self.folder / "t00000.host-42-1.json").write_text(json.dumps({"computed": computed}))
+        self.clock += seconds
+        queued = task.checkpoint(*self.words)
+        self.words = queued.args if queued else ()
+        return queued is not None
+
+
+def test_two_time_limits_without_an_answer_are_enough(tmp_path, monkeypatch) -> None:
+    starts = Starts(tmp_path, monkeypatch)
+    assert starts.interrupt(1000)
+    assert not starts.interrupt(1000)
+    (said,) = AttemptReader(Launch(tmp_path)).attempts()["t00000"]
+    fault, again = slurm.explain_end(Launch(tmp_path), task(), [said], None)
+    assert fault.cause == (
+        "quiz x slow [0:8]: interrupted 2 times before the first answer: raise launcher.time (or model.resources.time)"
+    )
+    assert not again
+
+
+def test_quick_preemptions_while_a_model_loads_are_no_failure(tmp_path, monkeypatch) -> None:
+    starts = Starts(tmp_path, monkeypatch)
+    os.mkfifo(tmp_path / "t00000.host-42-0.json")  # is not opened
+    assert all(starts.interrupt(60) for _ in range(5))
+    assert starts.interrupt(1000), "one time limit"
+    assert starts.interrupt(1000, computed=1), "it got somewhere"
+    assert starts.interrupt(1900)
+    assert not starts.interrupt(100)
 
 
 def test_what_submitit_pickles_is_light() -> None:
@@ -166,7 +215,8 @@ def test_what_submitit_pickles_is_light() -> None:
         "print(*sorted(m for m in sys.modules if m.startswith('spatial_eval')))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False)
-    light = {"spatial_eval", "spatial_eval.core", "spatial_eval.core.version"}
+    light = {f"spatial_eval.core.{name}" for name in ("errors", "files", "terminal", "version")}
+    light |= {"spatial_eval", "spatial_eval.core"}
     assert set(done.stdout.split()) == light | {"spatial_eval.launch", "spatial_eval.launch.array_task"}
 
 
@@ -181,6 +231,163 @@ def test_without_slurm_one_line_says_so(trial) -> None:
     assert done.code == 1
     assert "error: launcher=slurm but sbatch and srun are not on PATH" in done.err
     assert not trial.output.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("a%b", "holds % or"),
+        ("a\\b", "holds % or"),
+        ("a\nb", "holds a line break"),
+        ("a\x1b[2Jb", "holds a line break"),
+    ],
+)
+def test_a_folder_that_slurm_would_change_is_refused(name, says, monkeypatch) -> None:
+    monkeypatch.setattr(slurm.shutil, "which", lambda command: command)
+    slurm.check_slurm(Path("/out/sweeps/0123"))
+    with pytest.raises(ConfigError, match=says):
+        slurm.check_slurm(Path("/") / name / "sweeps" / "0123")
+
+
+LOGS = [
+    ("bash: line 1: /no/python: No such file\nslurmstepd: error\n", "bash: line 1: /no/python: No such file"),
+    ("\n\x1b[31mred\x07\n", "[31mred"),
+    (f"Lmod warns\n{slurm.SETUP_FAILED}: module load x\n", f"{slurm.SETUP_FAILED}: module load x"),
+    ("Traceback (most recent call last):\n  x\nImportError: no torch\n", "ImportError: no torch"),
+    ("", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "line"), LOGS, ids=[line for _, line in LOGS])
+def test_the_log_says_why_a_job_never_started(text, line, tmp_path) -> None:
+    path = slurm.log_path(Launch(tmp_path), "7_0")
+    path.parent.mkdir()
+    path.write_text(text)
+    fault, _ = slurm.explain_end(Launch(tmp_path), task(), [], slurm.ArrayElement("7_0", "FAILED", "node1"))
+    assert fault.cause == "quiz x slow [0:8]: Slurm ended job 7_0 as FAILED before it started" + (
+        f": {line}" if line else ", and its log is empty"
+    )
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir], ids="pzd")
+def test_a_log_that_is_no_file_is_not_opened(make, tmp_path) -> None:
+    make(tmp_path / "log")
+    assert slurm.first_log_line(tmp_path / "log") == ""
+
+
+class Site:
+    """A site that takes `room` jobs at once, in arrays of at most 5; `own`: jobs that the user has there."""
+
+    def __init__(self, room: int, own: int = 0) -> None:
+        self.room, self.own = room, own
+        self.arrays: list[int] = []
+        self.tries = 0
+
+    def submit(self, jobs: Sequence[Job], at_once: int) -> None:
+        self.tries += 1
+        if self.own + len(jobs) > self.room:
+            raise slurm.NoRoom("sbatch refused the jobs: sbatch: error: AssocMaxSubmitJobLimit")
+        self.own += len(jobs)
+        self.arrays.append(len(jobs))
+
+
+@pytest.fixture
+def site(monkeypatch) -> Site:
+    made = Site(room=6)
+    monkeypatch.setattr(slurm.SlurmQueue, "_submit_array", made.submit)
+    monkeypatch.setattr(slurm, "count_own_jobs", lambda: made.own)
+    monkeypatch.setattr(slurm, "site_array_size", lambda: 5)
+    return made
+
+
+def test_what_the_site_has_no_room_for_waits_and_is_submitted_as_room_comes(site, tmp_path, caplog) -> None:
+    caplog.set_level("INFO")
+    jobs = [task(f"t{index:05d}") for index in range(12)]
+    queue = slurm.SlurmQueue(Launch(tmp_path), Slurm(), tmp_path)
+    queue.submit(jobs)
+    assert site.arrays == [5, 1]
+    assert "arrays of at most 5 jobs: the site's MaxArraySize" in caplog.messages
+    open_jobs = {job.name: job for job in jobs}
+    tries = site.tries
+    queue._fill_queue([], open_jobs)
+    assert site.tries == tries, "nothing ended: sbatch is not asked"
+    site.own -= 2
+    queue._fill_queue([], open_jobs)
+    assert site.arrays[2:] == [2]
+    site.own = 0
+    queue._fill_queue([], open_jobs)
+    assert (sum(site.arrays), queue.waiting, queue.failures) == (12, [], [])
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_the_first_array_waits_where_own_jobs_fill_the_queue_and_is_refused_where_none_do(
+    wait, site, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(slurm.SlurmQueue, "wait", lambda self, jobs: list(self.waiting))
+    jobs, launcher = [task()], Slurm(wait=wait)
+    site.room = site.own = 6
+    done = slurm.run_on_slurm(Launch(tmp_path / "launch"), jobs, launcher, tmp_path)
+    assert done == ((jobs, 0, 0) if wait else ([], 0, 1))
+    site.room = site.own = 0
+    with pytest.raises(ConfigError, match="sbatch refused the jobs: sbatch: error: AssocMaxSubmitJobLimit"):
+        slurm.run_on_slurm(Launch(tmp_path / "launch"), jobs, launcher, tmp_path)
+
+
+@pytest.mark.slurm
+def test_a_limit_on_submitted_jobs_is_kept(cluster: Cluster, trials) -> None:
+    """Six of eight jobs at once: 2 are counted, and wait for room where the command waits."""
+    trial = trials("launcher.account=crowded", "launcher.shards=8")
+    assert slurm.site_array_size() == 1001
+    done = trial.launch("launcher.wait=false", "launcher.extra={hold: true}")
+    assert done.code == 3, done
+    assert "2 not submitted: run the same command when there is room" in done.err
+    assert "sbatch: error" not in [line[:13] for line in done.err.splitlines()]
+    assert len(cluster.states()) == 6
+    assert "6 pending, 2 not submitted (no driver)" in trial.cli("status").out
+    rest = trial.start()
+    assert trial.heard(rest, "jobs wait to be submitted: sbatch refused the jobs: sbatch: error: AssocMaxSubmit")
+    for array in {job.partition("_")[0] for job in cluster.states()}:
+        cluster.ask("scontrol", "release", array)
+    done = trial.end(rest)
+    assert done.code == 0, done
+    assert trial.results() == trial.expected()
+    assert trial.twice() == 0
+
+
+@pytest.mark.slurm
+def test_one_command_ends_complete_under_a_limit_on_submitted_jobs(cluster, trials) -> None:
+    trial = trials("launcher.account=crowded", "launcher.shards=8")
+    done = trial.launch()
+    assert done.code == 0, done
+    assert "2 jobs wait to be submitted" in done.err
+    assert trial.results() == trial.expected()
+    assert trial.twice() == 0
+
+
+@pytest.mark.slurm
+def test_a_time_limit_that_is_too_short_is_named(cluster, trials) -> None:
+    trial = trials("launcher.shards=1", "launcher.time=1", "launcher.retries=0", "model.load_seconds=600")
+    done = trial.launch()
+    assert done.code == 3, done
+    assert "interrupted 2 times before the first answer: raise launcher.time" in done.err
+    assert len(trial.runs()) == 3, "two starts, and what is said of them"
+
+
+@pytest.mark.slurm
+@pytest.mark.parametrize(
+    ("setting", "says"),
+    [
+        ("launcher.python=/no/such/python", "/no/such/python: No such file or directory"),
+        ("launcher.setup=['true','ls /no/such/module']", f"{slurm.SETUP_FAILED}: ls /no/such/module"),
+    ],
+    ids=["python", "setup"],
+)
+def test_a_job_that_cannot_start_says_why(setting, says, cluster, trials) -> None:
+    done = trials("launcher.shards=1", "launcher.retries=0", setting).launch()
+    assert done.code == 3, done
+    (line,) = [line for line in done.err.splitlines() if line.startswith("failed: ")]
+    assert "as FAILED before it started: " in line
+    assert says in line
 
 
 @pytest.mark.slurm
@@ -230,14 +437,14 @@ def test_a_real_model_gives_the_same_bytes_everywhere(cluster, launch, tmp_path)
 @pytest.mark.slurm
 def test_queued_jobs_hold_no_secret_and_run_the_code_they_were_submitted_with(cluster: Cluster, trial) -> None:
     command = ["launcher.wait=false", "launcher.extra={hold: true}", "launcher.setup=['export MARK=set']"]
-    done = trial.launch(*command, env={"WANDB_API_KEY": "sesame-one", "HF_TOKEN": "sesame-two", "SBATCH_EXPORT": "ALL"})
+    done = trial.launch(*command, env={**PLANTED, "SBATCH_EXPORT": "ALL"})
     assert done.code == 0, done
     (sweep,) = trial.output.glob("sweeps/*")
     assert done.out.splitlines()[-1] == sweep.name
     assert set(cluster.states().values()) == {"PENDING"}
     kept = [path for path in cluster.folder.glob("state/**/*") if path.is_file()]
     assert any("environment" in path.name for path in kept)
-    assert not [path for path in kept if b"sesame" in path.read_bytes()]
+    assert files_with(cluster.folder / "state") == files_with(trial.output) == []
     scripts = [path.read_text() for path in sweep.glob("jobs/*/slurm/*.sh")]
     assert scripts
     assert all("module" not in text and "export MARK=set" in text for text in scripts)
@@ -274,26 +481,25 @@ def test_a_refused_submission_is_one_line(cluster, trial) -> None:
 
 
 @pytest.mark.slurm
-def test_the_same_command_again_submits_nothing_that_runs(cluster, trial) -> None:
-    first = trial.start("model.seconds=0.8")
+def test_the_same_command_again_submits_nothing_that_runs(cluster, trials) -> None:
+    trial = trials(pause=2)
+    first = trial.start()
     trial.struck(least=1)
-    second = trial.launch("model.seconds=0.8")
-    assert second.code == 0, second
-    assert "are being computed by jobs that run already" in second.err
+    second = trial.start()
+    assert trial.heard(second, "are being computed by jobs that run already")
+    assert trial.end(second).code == 0
     assert trial.end(first).code == 0
     assert trial.twice() == 0
     assert trial.results() == trial.expected()
 
 
 @pytest.mark.slurm
-def test_a_thousand_elements_are_submitted_in_ten_seconds(cluster: Cluster, tmp_path) -> None:
-    trial = Trial(
-        tmp_path, *QUICK, "launcher.shards=1000", "launcher.extra={hold: true}", "launcher.wait=false", n=1000
-    )
+def test_a_thousand_elements_are_one_submission(cluster: Cluster, trials) -> None:
+    trial = trials("launcher.shards=1000", "launcher.extra={hold: true}", "launcher.wait=false", n=1000)
     done = trial.launch()
     assert done.code == 0, done
-    (seconds,) = re.findall(r"submitted 1000 jobs in ([\d.]+) s", done.err)
-    assert float(seconds) < 10
+    (launch,) = trial.launches()
+    assert [len(array.jobs) for array in slurm.list_arrays(launch)] == [1000]
     assert len(cluster.states()) == 1000
     stopped = trial.cli("cancel")
     assert stopped.code == 0, stopped
@@ -302,30 +508,30 @@ def test_a_thousand_elements_are_submitted_in_ten_seconds(cluster: Cluster, tmp_
 
 
 @pytest.mark.slurm
-def test_ctrl_c_leaves_the_jobs_to_the_queue(cluster, trial) -> None:
-    process = trial.start("model.seconds=0.6")
+def test_ctrl_c_leaves_the_jobs_to_the_queue(cluster, trials) -> None:
+    trial = trials(pause=2)
+    process = trial.start()
     trial.struck(least=1)
     os.kill(process.pid, signal.SIGINT)
-    done = trial.end(process, 10)
-    assert done.code == 3, done
-    assert "the jobs go on in Slurm's queue" in done.err
+    assert trial.heard(process, "the jobs go on in Slurm's queue")
+    assert process.wait(60) == 3
     assert "RUNNING" in cluster.states().values()
-    again = trial.cli("retry")
-    assert "are being computed by jobs that run already" in again.err
-    assert again.code == 0, again
+    again = trial.start_cli("retry")
+    assert trial.heard(again, "are being computed by jobs that run already")
+    assert trial.end(again).code == 0
     assert trial.results() == trial.expected()
     assert trial.twice() == 0
 
 
 @pytest.mark.slurm
-def test_cancel_ends_running_jobs(cluster, trial) -> None:
-    process = trial.start("model.seconds=1.5")
+def test_cancel_ends_running_jobs(cluster, trials) -> None:
+    trial = trials(pause=2)
+    process = trial.start()
     run = trial.struck(least=1)
     assert cluster.state(run.slurm) == "RUNNING"
-    stopped = trial.cli("cancel")
-    assert stopped.code == 0, stopped
+    assert trial.start_cli("cancel").wait(60) == 0
     assert trial.end(process).code == 3
-    wait_for(lambda: not cluster.states(), "the queue to be empty", 20)
+    wait_for(lambda: not cluster.states(), "the queue to be empty")
 
 
 @pytest.mark.slurm

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import conftest
 import pandas as pd
 import pytest
 from conftest import ROOT
@@ -32,9 +33,7 @@ def run(data: Path, shared: Path):
     """launch.py on the recordings; returns (results.csv's folder, stderr)."""
 
     def call(*arguments: str, out: str = "out") -> tuple[Path, str]:
-        done = subprocess.run(
-            command(data, shared / out, *arguments), capture_output=True, text=True, cwd=ROOT, check=False
-        )
+        done = conftest.command(*command(data, shared / out, *arguments)[1:])()
         assert done.returncode == 0, done.stderr
         return Path(done.stdout.splitlines()[-1]).parent, done.stderr
 

@@ -123,7 +123,7 @@ def test_a_folder_of_options_that_cannot_be_meant_is_refused(launch, tmp_path) -
         return done.stderr
 
     assert says(str(tmp_path / "none")) == f"error: --config-dir {tmp_path / 'none'}: there is no such folder\n"
-    assert "holds no YAML in any of its folders dataset, model, method" in says(str(tmp_path))
+    assert "no YAML in any of its folders dataset, model, method" in says(str(tmp_path))
     (tmp_path / "method").mkdir()
     (tmp_path / "method" / "base.yaml").write_text("kind: base\n")
     assert "method base is one of spatial_eval's own: rename the file" in says(str(tmp_path))

@@ -7,10 +7,22 @@ from typing import Any
 import numpy as np
 import pytest
 
+from spatial_eval.core.columns import KNOBS
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.types import BASE, SCALINGS, Arm, Part, Signals
 from spatial_eval.methods.published import published_accuracy
-from spatial_eval.methods.routing import METHODS, AdaptVis, Dola, ScalingVis, Vcd
+from spatial_eval.methods.routing import (
+    METHODS,
+    AdaptVis,
+    Dola,
+    M3id,
+    PaiFull,
+    Route,
+    ScalingVis,
+    Sla,
+    Vcd,
+    parse_arm_label,
+)
 
 
 def test_arms() -> None:
@@ -24,14 +36,15 @@ def test_arms() -> None:
     assert Dola((0, 1)).arms() == {Arm(contrast="dola", layers="0-1", cutoff=0.1)}
 
 
-@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize("scaling", [kind for kind in SCALINGS if kind != "share"])  # no share is every model's own
 def test_an_untouched_model_is_base(scaling: str) -> None:
     assert ScalingVis(SCALINGS[scaling], scaling, "0-3").arms() == {BASE}
 
 
 @pytest.mark.parametrize("kind", METHODS)
 def test_every_branch_is_an_arm_that_is_looked_at(kind: str) -> None:
-    values: dict[str, Any] = {"weight": 0.5, "weight1": 0.5, "weight2": 2.0, "threshold": 0.5}
+    values: dict[str, Any] = {**dict.fromkeys(KNOBS, 0.5), "weight2": 2.0}
+    values |= {"low": "weight=0.5", "high": "contrast=vcd,alpha=1"}
     method = METHODS[kind](**{k: v for k, v in values.items() if k in METHODS[kind].__dataclass_fields__})  # type: ignore[attr-defined]
     assert set(method.branches().values()) <= method.arms()
     columns = [np.linspace(0, 1, 5)] * 4
@@ -52,12 +65,76 @@ def test_every_branch_is_an_arm_that_is_looked_at(kind: str) -> None:
         (lambda: Dola(cutoff=1.0), r"method.cutoff=1.0 is not valid; expected a number in \[0, 1\)"),
         (lambda: Vcd(alpha=-1.0), "method.alpha=-1.0 is not valid; expected a finite number >= 0"),
         (lambda: Vcd(alpha=float("inf")), "method.alpha=inf is not valid"),
+        (
+            lambda: ScalingVis(1.0, "share"),
+            r"weight=1 is not valid; expected with method.scaling=share a number in \(0, 1\)",
+        ),
+        (lambda: AdaptVis(0.5, 2.0, 0.5, scaling="share"), "weight2=2 is not valid"),
+        (lambda: ScalingVis(1, scope="lst"), "unknown method.scope 'lst'; did you mean last?"),
+        (lambda: ScalingVis(1, steps="none"), "unknown method.steps 'none'"),
+        (lambda: Sla(gamma=1.5), r"method.gamma=1.5 is not valid; expected a number in \[0, 1\]"),
+        (lambda: M3id(decay=-1.0), "method.decay=-1.0 is not valid"),
+        (lambda: PaiFull(gamma=0.5), "method.gamma=0.5 is not valid; expected a finite number >= 1"),
+        (lambda: PaiFull(variant="x"), "unknown method.variant 'x'"),
+        (lambda: Route("contrast=opera", "1", 0.5), "unknown contrast of method.low 'opera'"),
+        (lambda: Route("0.5", "vcd,alpha=x", 0.5), "method.high: alpha=x is not valid; expected a number"),
+        (lambda: Route("0.5,beta=1", "1", 0.5), "unknown key 'method.low.beta'"),
         (lambda: Vcd(noise=1000), "method.noise=1000 is not valid; expected a step of diffusion, 0 to 999"),
     ],
 )
 def test_refusals(make: Any, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         make()
+
+
+def test_where_and_when_an_arm_scales() -> None:
+    given = ScalingVis(0.5, layers=(3, 4), scope="text", heads="3.0,4.1-2", steps="all")
+    assert given.arms() == {Arm(0.5, layers="3-4", scope="text", heads="3:0,4:1-2", steps="all")}
+    assert AdaptVis(1.0, 2.0, 0.5, scope="text").arms() == {BASE, Arm(2.0, scope="text")}
+    assert given == ScalingVis(0.5, layers="3-4", scope="text", heads=("4:2", "4:1", "3:0"), steps="all")
+
+
+def test_the_whole_of_pai_in_both_variants() -> None:
+    arm = Arm(0.2, "pai", "2-", contrast="text", alpha=0.1, cutoff=0.1, steps="all")
+    (paper,) = PaiFull().arms()
+    assert paper == arm
+    assert {one.steps for one in PaiFull(variant="released").arms()} == {"generated"}
+    assert PaiFull(0.2, 1.0).arms() == {Arm(0.2, "pai", "2-", steps="all")}
+    assert PaiFull(0.0, 1.0).arms() == {BASE}  # neither boost nor guidance
+
+
+ARMS = (
+    BASE,
+    Arm(0.5, "mass", "0-3,20", scope="text", heads="0-1,14:3", steps="all"),
+    *(
+        arm
+        for method in (Vcd(), Vcd(0.0, 0.0, 0), Dola(), Dola("0-3,5"), M3id(), Sla(), PaiFull())
+        for arm in method.arms()
+    ),
+)
+
+
+@pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.label)
+def test_an_arm_is_read_from_its_label(arm: Arm) -> None:
+    assert parse_arm_label(arm.label, "method.low") == arm
+
+
+def test_arms_by_the_names_of_their_fields() -> None:
+    assert parse_arm_label("weight=0.5", "x") == parse_arm_label("0.5", "x") == Arm(0.5)
+    assert parse_arm_label("contrast=vcd,alpha=2", "x") == Arm(contrast="vcd", alpha=2.0, cutoff=0.1, noise=500)
+    method = Route("weight=0.50", "contrast=vcd", 0.4)
+    assert (method.low, method.high) == ("0.5", "vcd,alpha=1,cutoff=0.1,noise=500")
+    assert method == Route(0.5, "vcd", 0.4)
+    assert method.arms() == {BASE, *method.branches().values()}
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.35, 0.5, 1.0])
+def test_adapt_vis_is_a_route_of_two_weights(threshold: float) -> None:
+    confidence = np.array([0.1, 0.349, 0.351, 0.5, 0.99, np.nan])
+    signals = dict.fromkeys((BASE, Arm(0.5), Arm(2.0)), Signals(*[confidence] * 4, np.ones(6, dtype=bool)))
+    adapt, route = AdaptVis(0.5, 2.0, threshold), Route("0.5", "2", threshold)
+    assert list(adapt.branches().values()) == list(route.branches().values())
+    assert adapt.route(signals).tolist() == route.route(signals).tolist()
 
 
 def test_published_numbers_stand_beside_the_papers_own_settings_only() -> None:

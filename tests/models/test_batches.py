@@ -1,4 +1,4 @@
-"""Who shares a batch depends on the block of rows alone; joined tensors are those of the processor's own batch."""
+"""Which prompts share a batch and a prefix; joined tensors are those of the processor's own batch."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from spatial_eval.core.types import Arm, Sample
-from spatial_eval.models.batches import WASTE, block_rows, bucket_by_length, collate, cut_batches, pad_prompt
+from spatial_eval.models.batches import WASTE, bucket_by_length, collate, cut_batches, pad_prompt, prefix_tokens
 
 ARMS = (Arm(), Arm(2.0))
 law = settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])  # machines are shared
@@ -19,21 +19,22 @@ def sample(row: int) -> Sample:
     return Sample(str(row), row, "?", ("on",))
 
 
-@law
-@given(st.sets(st.integers(0, 40), max_size=20), st.sets(st.integers(0, 9), max_size=5), st.integers(1, 7))
-def test_what_is_left_of_a_run_is_cut_as_before(rows: set[int], done_blocks: set[int], size: int) -> None:
-    whole = [[one.row for one, _ in batch] for batch in cut_batches([(sample(row), ARMS) for row in rows], size)]
-    left = [row for row in rows if row // size not in done_blocks]
-    rest = [[one.row for one, _ in batch] for batch in cut_batches([(sample(row), ARMS) for row in left], size)]
-    assert rest == [batch for batch in whole if batch[0] // size not in done_blocks]
-    assert sorted(row for batch in whole for row in batch) == sorted(rows)
-    assert all(len(batch) <= size and batch == sorted(batch) for batch in whole)
+def test_one_set_of_arms_per_batch() -> None:
+    block = [(sample(row), ARMS[: 1 + row % 2]) for row in (4, 1, 2, 3)]
+    assert [[one.row for one, _ in batch] for batch in cut_batches(block)] == [[4, 2], [1, 3]]
 
 
-def test_one_set_of_arms_a_batch() -> None:
-    work = [(sample(row), ARMS[: 1 + row % 2]) for row in range(4)]
-    assert [[one.row for one, _ in batch] for batch in cut_batches(work, 4)] == [[0, 2], [1, 3]]
-    assert block_rows("auto") > block_rows(3) == 3
+def test_prompts_that_share_a_prefix() -> None:
+    def tokens(*ids: int, padding: int = 0) -> tuple[int, ...]:
+        mask = [0] * padding + [1] * (len(ids) - padding)
+        inputs = {"input_ids": torch.tensor([ids]), "attention_mask": torch.tensor([mask])}
+        return prefix_tokens(inputs, 7)
+
+    assert tokens(1, 7, 7, 5, 6) == tokens(1, 7, 7, 8) == tokens(0, 0, 1, 7, 7, 8, padding=2) == (1, 7, 7)
+    assert tokens(1, 7, 2, 7, 5) == (1, 7, 2, 7)
+    assert tokens(1, 2, 7, 5) != tokens(1, 3, 7, 5)
+    assert tokens(1, 2) == (1, 2)  # no image: nobody else's
+    assert prefix_tokens({"input_ids": torch.tensor([[7, 5]])}, 7) == (7,)
 
 
 @law
@@ -74,6 +75,14 @@ def test_collate_gives_the_processors_batch(name: str) -> None:
     ours = collate(tensors, processor.tokenizer.pad_token_id)
     for key, value in ours.items():
         torch.testing.assert_close(value, both[key], check_dtype=False)
+
+
+def test_images_are_taken_once() -> None:
+    one = {"input_ids": torch.ones(1, 3, dtype=torch.long), "pixel_values": torch.zeros(1, 2)}
+    other = {"input_ids": torch.ones(1, 2, dtype=torch.long), "pixel_values": torch.ones(1, 2)}
+    merged = collate([one, other, one], 0, pictured=[0, 1])
+    assert merged["input_ids"].tolist() == [[1, 1, 1], [0, 1, 1], [1, 1, 1]]
+    assert merged["pixel_values"].tolist() == [[0, 0], [1, 1]]
 
 
 def test_padding_counts_tokens_before_the_image_expands() -> None:

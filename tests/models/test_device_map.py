@@ -5,34 +5,39 @@ The devices are two in name only (named_devices.py); no machine with several GPU
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
-from families import build, picture
+from families import build
 from named_devices import FIRST, SECOND, Named, spread, to
+from questions import share
 
 from spatial_eval.core.types import Arm
-from spatial_eval.engine import decode, reference
+from spatial_eval.engine.decode import decode_arms
+from spatial_eval.engine.reference import decode_reference
 from spatial_eval.engine.request import Intervention
 from spatial_eval.models.batches import collate
 
-ARMS = Intervention((Arm(0.5), Arm(2.0), Arm(0.5, scaling="mass"), Arm(contrast="dola")))
+ARMS = Intervention(
+    (Arm(0.5), Arm(2.0), Arm(0.5, scaling="mass"), Arm(contrast="dola"), Arm(0.5, scope="text", heads="0,2:1"))
+)
 
 
 @pytest.mark.parametrize("name", ["llava", "gemma3"])
 def test_layers_on_two_devices(name: str) -> None:
     family = build(name)
-    encoded = []
-    for index, question in enumerate(("Where is the cup?", "Where?")):
-        content = [{"type": "image"}, {"type": "text", "text": question}]
-        text = family.processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
-        encoded.append(dict(family.processor(images=[picture(index, (64, 64))], text=[text], return_tensors="pt")))
-    inputs = collate(encoded, family.processor.tokenizer.pad_token_id)
-    judge = reference.decode_reference(family.model, inputs, intervention=ARMS, max_new_tokens=3)
+    asked = share(name, {0: 1, 3: 2})
+    whole = collate(asked.prompts, asked.pad_id)
+    expected = decode_reference(family.model, whole, intervention=ARMS, max_new_tokens=3)
+    capturing = replace(ARMS, capture="map")
     with spread(family.model, family.model.get_decoder().layers[2:]):
-        placed = to(inputs, FIRST)
-        for way in (decode.decode_arms, reference.decode_reference):
-            ours = way(family.model, placed, intervention=ARMS, max_new_tokens=3)
-            assert ours.tokens == judge.tokens
+        placed = to(whole, FIRST)
+        alone = decode_reference(family.model, placed, intervention=ARMS, max_new_tokens=3)
+        once = to(asked.inputs, FIRST)
+        shared = decode_arms(family.model, once, intervention=capturing, max_new_tokens=3, image=asked.image)
+        for ours in (alone, shared):
+            assert ours.tokens == expected.tokens
             assert ours.logits.device == FIRST
     assert family.model.device.type == "cpu"
 

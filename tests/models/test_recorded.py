@@ -39,12 +39,12 @@ def test_an_added_record_and_a_changed_question_are_computed_again(launch, tmp_p
     assert launch(*setup(tmp_path, rows, records[:-1])).returncode == 3
     done = launch(*setup(tmp_path, rows, records))
     assert done.returncode == 0
-    assert "quiz x recorded: 1 questions, 1 arms" in done.stderr
+    assert "quiz x recorded, 1 questions, 1 arms" in done.stderr
     rows[2]["question"] = "<image>\nUSER: Where is it now?\nASSISTANT:"
     rows.append(questions(9)[-1])
     records.append(recordings(rows, "quiz")[-1])
     done = launch(*setup(tmp_path, rows, records))
-    assert "quiz x recorded: 2 questions, 1 arms" in done.stderr
+    assert "quiz x recorded, 2 questions, 1 arms" in done.stderr
     assert [cell["n"] for cell in cells(done)] == ["9"]
 
 
@@ -53,7 +53,7 @@ def test_retry_computes_recorded_errors_again(launch, tmp_path) -> None:
     args = setup(tmp_path, rows, recordings(rows, "quiz")[:-1])
     launch(*args)
     done = launch(*args, "retry=true")
-    assert "quiz x recorded: 1 questions, 1 arms" in done.stderr
+    assert "quiz x recorded, 1 questions, 1 arms" in done.stderr
 
 
 def test_contradictions_are_refused(launch, tmp_path) -> None:

@@ -30,22 +30,43 @@ ARMS = (Arm(0.5), Arm(), Arm(2.0))
 Fault = Callable[[pytest.MonkeyPatch], None]
 
 
+@pytest.fixture(autouse=True)
+def no_prefix_is_remembered() -> Iterator[None]:
+    """What a planted fault left in memory would be another test's prefix: they load one model."""
+    vlm._memories.clear()
+    yield
+    vlm._memories.clear()
+
+
+def _other_formulas(monkeypatch: pytest.MonkeyPatch, change: Callable[[attention.Formula], attention.Formula]) -> None:
+    for kind, formula in list(attention.FORMULAS.items()):
+        monkeypatch.setitem(attention.FORMULAS, kind, change(formula))
+
+
 def weight_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention.ScaledRows, "apply", lambda self, logits, image: logits)
+    _other_formulas(monkeypatch, lambda formula: lambda z, weight, image, own: z)
 
 
 def weight_squared(monkeypatch: pytest.MonkeyPatch) -> None:
-    apply = attention.ScaledRows.apply
-    monkeypatch.setattr(
-        attention.ScaledRows,
-        "apply",
-        lambda self, logits, image: apply(replace(self, weight=self.weight**2), logits, image),
-    )
+    _other_formulas(monkeypatch, lambda formula: lambda z, weight, image, own: formula(z, weight**2, image, own))
+
+
+def next_arms_weight(monkeypatch: pytest.MonkeyPatch) -> None:
+    per_row = engine._per_row
+
+    def rolled(made: Any) -> Any:
+        return [[(formula, weight.roll(1, dims=3)) for formula, weight in layer] for layer in per_row(made)]
+
+    monkeypatch.setattr(engine, "_per_row", rolled)
 
 
 def _other_keys(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    keys = engine._image_keys
-    monkeypatch.setattr(engine, "_image_keys", lambda *args, **kwargs: change(keys(*args, **kwargs)))
+    made = engine.ImagePrefix
+
+    def changed(layers: Any, scaled: torch.Tensor, *more: Any) -> Any:
+        return made(layers, change(scaled), *more)
+
+    monkeypatch.setattr(engine, "ImagePrefix", changed)
 
 
 def half_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -53,22 +74,36 @@ def half_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def text_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    _other_keys(monkeypatch, lambda image: torch.arange(image.shape[1]).expand_as(image) < image.shape[1] - 1)
+    """Keys of the text behind the image are scaled as those of the image are."""
+    attend, part = attention.OwnRows.attend, attention._own_part
+
+    def both(self: Any, module: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
+        def scaled(query: torch.Tensor, *more: Any) -> tuple[torch.Tensor, torch.Tensor]:
+            query = query.clone()
+            for _, weight in self.scalings[module.layer_idx]:
+                query[:, :, -self.arms :] *= weight[:, :, 0]
+            return part(query, *more)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(attention, "_own_part", scaled)
+            return attend(self, module, *args, **kwargs)
+
+    monkeypatch.setattr(attention.OwnRows, "attend", both)
 
 
 def shifted_span(monkeypatch: pytest.MonkeyPatch) -> None:
-    _other_keys(monkeypatch, lambda image: image.roll(1, dims=-1))
+    """By one position: the token behind the image is no key of the prefix, so one key is missing."""
+    _other_keys(monkeypatch, lambda image: image & (image.cumsum(-1) > 1))
 
 
 def _other_layers(monkeypatch: pytest.MonkeyPatch, kept: Callable[[int, int], bool]) -> None:
-    of = attention.ArmRows.of
+    scalings = engine.layer_scalings
 
-    def fewer(*args: Any, **kwargs: Any) -> attention.ArmRows:
-        made = of(*args, **kwargs)
-        made.scaled = [rows if kept(layer, len(made.scaled)) else () for layer, rows in enumerate(made.scaled)]
-        return made
+    def fewer(*args: Any, **kwargs: Any) -> Any:
+        made = scalings(*args, **kwargs)
+        return [some if kept(layer, len(made)) else [] for layer, some in enumerate(made)]
 
-    monkeypatch.setattr(attention.ArmRows, "of", fewer)
+    monkeypatch.setattr(engine, "layer_scalings", fewer)
 
 
 def first_layer_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,23 +119,29 @@ def decode_position(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine.DecodeState, "advance", lambda self, following, step: advance(self, following, step + 1))
 
 
+def _other_prompts(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any]) -> None:
+    made = engine.Prompts
+    monkeypatch.setattr(engine, "Prompts", lambda *args: change(made(*args)))
+
+
 def prompt_position(monkeypatch: pytest.MonkeyPatch) -> None:
-    fan = engine._fan
-
-    def moved(columns: torch.Tensor, width: int) -> torch.Tensor:
-        wide = fan(columns, width)
-        is_position = columns.shape[:-1] == (1,) and bool((columns[..., 3:].diff() == 1).all())
-        return wide + (torch.arange(wide.shape[-1]) >= columns.shape[-1]) if is_position else wide
-
-    monkeypatch.setattr(engine, "_fan", moved)
+    """Of what stands behind the image."""
+    _other_prompts(monkeypatch, lambda prompts: replace(prompts, position=prompts.position + 1))
 
 
 def end_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(engine, "end_tokens", lambda config: [one + 1 for one in request.end_tokens(config)])
 
 
-def scaled_rows_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention.torch, "eye", lambda size, **kwargs: torch.ones(size, size, **kwargs))
+def arms_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    mask = engine.BranchTable.prefill_mask
+
+    def opened(self: Any, rows: int) -> torch.Tensor:
+        made = mask(self, rows)
+        made[..., -rows:, -rows:] = True
+        return made
+
+    monkeypatch.setattr(engine.BranchTable, "prefill_mask", opened)
 
 
 def branches_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -109,10 +150,42 @@ def branches_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def padding_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    start = engine.BranchTable.start
-    monkeypatch.setattr(
-        engine.BranchTable, "start", lambda valid, position, width: start(torch.ones_like(valid), position, width)
-    )
+    spans = engine._find_spans
+    monkeypatch.setattr(engine, "_find_spans", lambda *args: [(0, end) for _, end in spans(*args)])
+
+
+def shorter_prompt_is_padded_in_sight(monkeypatch: pytest.MonkeyPatch) -> None:
+    _other_prompts(monkeypatch, lambda prompts: replace(prompts, valid=torch.ones_like(prompts.valid)))
+
+
+def another_pictures_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrange = engine.Packing.arrange
+
+    def swapped(image: Any, images: int, device: Any) -> Any:
+        return arrange([(one + 1) % images for one in image], images, device)
+
+    monkeypatch.setattr(engine.Packing, "arrange", swapped)
+
+
+def another_prompts_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where several prompts read one image."""
+    gather = attention.Packing.gather
+
+    def turned(self: Any, places: torch.Tensor) -> torch.Tensor:
+        return gather(self, places.roll(1, dims=1) if self.most > 1 else places)
+
+    monkeypatch.setattr(attention.Packing, "gather", turned)
+
+
+def only_the_first_prompt_of_an_image(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reads it; the others see their own rows alone."""
+    spread = attention.Packing.spread
+
+    def emptied(self: Any, rows: torch.Tensor) -> torch.Tensor:
+        placed = spread(self, rows)
+        return placed if self.most == 1 else torch.cat([placed[:, :1], torch.zeros_like(placed[:, 1:])], dim=1)
+
+    monkeypatch.setattr(attention.Packing, "spread", emptied)
 
 
 FAULTS = (
@@ -126,15 +199,28 @@ FAULTS = (
     a_layer_too_few,
     shifted_span,
     prompt_position,
-    scaled_rows_see_each_other,
+    next_arms_weight,
+    arms_see_each_other,
     branches_see_each_other,
     padding_is_seen,  # one question alone: only the comparison of a padded batch can show it
 )
 
 
+# Of two questions on two pictures, and of two on one picture beside a third.
+FAULTS_OF_TWO = (shorter_prompt_is_padded_in_sight, another_pictures_prefix)
+FAULTS_OF_SHARING = (another_prompts_place, only_the_first_prompt_of_an_image)
+
+
 def first(name: str, dtype: str, folder: Path, *, arms: tuple[Arm, ...] = ARMS, count: int = 1, **more: Any) -> Any:
     model = HF(saved(name), name=name, dtype=dtype, device="cpu", batch_size=count, **more)
     return ask(load(model, folder, tokens=4), eight()[:count], arms)
+
+
+def first_sharing(name: str, dtype: str, folder: Path, *, arms: tuple[Arm, ...] = ARMS, **more: Any) -> Any:
+    """Of three questions the first two are about one picture."""
+    model = HF(saved(name), name=name, dtype=dtype, device="cpu", batch_size=3, **more)
+    cup, dog, other = eight()[:3]
+    return ask(load(model, folder, tokens=4), (cup, replace(dog, image=cup.image), other), arms)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -163,13 +249,84 @@ def test_a_fault_stops_the_run(fault: Fault, dtype: str, tmp_path: Path, monkeyp
         assert len(first("llava", dtype, tmp_path, selfcheck="never")) == len(ARMS)
 
 
-# Where positions are not 0, 1, 2, ... prompt_position plants nothing.
-PLANTED = [
-    (fault, name)
-    for fault in FAULTS
-    for name in SUPPORTED
-    if name != "llava" and (fault is not prompt_position or name not in ("qwen2_vl", "qwen25_vl", "qwen3_vl", "gemma3"))
-]
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_the_right_engine_passes_over_a_shared_image(
+    name: str, dtype: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="spatial_eval"):
+        found = first_sharing(name, dtype, tmp_path)
+    assert all(isinstance(one, Generation) for one in found.values())
+    assert f"{name}: 4 tokens agree with plain generate (scores within " in caplog.text
+    if dtype == "float32":
+        apart = first_sharing(name, dtype, tmp_path, share="question")
+        assert {key: one.tokens for key, one in found.items()} == {key: one.tokens for key, one in apart.items()}
+        for key, one in found.items():
+            assert one.confidence == pytest.approx(apart[key].confidence, abs=1e-5)
+            assert one.logit == pytest.approx(apart[key].logit, abs=1e-4)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("fault", FAULTS_OF_TWO)
+def test_a_fault_of_two_questions(fault: Fault, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fault(monkeypatch)
+    with pytest.raises(ModelError, match=r"^llava: the shared prefix is not exact on this model: .*=per_arm$"):
+        first("llava", dtype, tmp_path, count=2)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("name", ["llava", "qwen25_vl", "gemma3"])
+@pytest.mark.parametrize("fault", FAULTS_OF_SHARING)
+def test_a_fault_of_a_shared_image(
+    fault: Fault, name: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only questions that share an image show it: a first batch without any passes, and the first with some stops."""
+    fault(monkeypatch)
+    assert len(first(name, dtype, tmp_path, count=2)) == 2 * len(ARMS)
+    said = r"new token 1 (differ by|is another than) .* where questions share an image; use model.share=question$"
+    with pytest.raises(ModelError, match=said):
+        first_sharing(name, dtype, tmp_path)
+    assert len(first_sharing(name, dtype, tmp_path, selfcheck="never")) == 3 * len(ARMS)
+    assert len(first_sharing(name, dtype, tmp_path, share="question")) == 3 * len(ARMS)
+
+
+def test_a_shared_image_is_compared_when_the_first_one_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once, however many come: batches of one question, of two on one picture, and of two more."""
+    compared: list[tuple[int, ...] | None] = []
+    check = selfcheck.check_prefix
+
+    def noted(model: Any, asked: Any, others: Any, *args: Any, **kwargs: Any) -> float:
+        compared.append(next((one.image for one in others if one.image is not None), None))
+        return check(model, asked, others, *args, **kwargs)
+
+    monkeypatch.setattr(selfcheck, "check_prefix", noted)
+    samples = [replace(eight()[row], image=eight()[picture].image) for row, picture in enumerate((0, 1, 1, 2, 2))]
+    ask(load(HF(saved("llava"), batch_size=2), tmp_path, tokens=2), samples, ARMS)
+    assert compared == [None, (0, 0)]
+
+
+@pytest.mark.parametrize(
+    ("lengths", "image", "places", "shared"),
+    [
+        ([7], [0], [0], None),
+        ([7, 9], [0, 1], [0, 1], None),
+        ([7, 7, 7], [0, 1, 2], [0], None),
+        ([7, 9, 8], [0, 1, 2], [0, 1], None),
+        ([7, 9], [0, 0], [0, 1], (0, 0)),
+        ([7, 7], [0, 0], [0, 1], (0, 0)),
+        ([7, 9, 8], [0, 0, 1], [0, 1, 2], (0, 0, 1)),  # with a picture that fewer questions are about
+        ([9, 8, 7, 6], [0, 0, 0, 1], [0, 2, 3], (0, 0, 1)),
+        ([9, 6, 8, 7], [0, 1, 2, 2], [0, 1, 2, 3], (0, 1, 2, 2)),
+        ([8, 9, 6, 7], [3, 1, 3, 0], [0, 1, 2], (0, 1, 0)),
+    ],
+)
+def test_questions_that_are_compared(
+    lengths: list[int], image: list[int], places: list[int], shared: tuple[int, ...] | None
+) -> None:
+    assert selfcheck.choose_questions(lengths, image) == (places, shared)
+
+
+PLANTED = [(fault, name) for fault in FAULTS for name in SUPPORTED if name != "llava"]
 
 
 @pytest.mark.long
@@ -200,19 +357,36 @@ def test_a_fault_in_another_kind_of_scaling(arm: Arm, tmp_path: Path, monkeypatc
         first("llava", "bfloat16", tmp_path, arms=(Arm(), arm))
 
 
+TEXT = (Arm(), Arm(0.5, scope="text"), Arm(0.5, heads="0-1"), Arm(2.0))
+
+
+@pytest.mark.parametrize("fault", [weight_ignored, weight_squared, shifted_span, a_layer_too_few, decode_position])
+def test_a_fault_where_every_row_of_the_text_is_scaled(
+    fault: Fault, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO, logger="spatial_eval"):
+        first_sharing("llava", "bfloat16", tmp_path, arms=TEXT[:2])
+        run = load(HF(saved("llava"), dtype="bfloat16", device="cpu"), tmp_path, tokens=4)
+        list(run.answer([[(eight()[0], TEXT)]]))
+    assert caplog.text.count("4 tokens agree with plain generate") == 2
+    fault(monkeypatch)
+    with pytest.raises(ModelError, match="the shared prefix is not exact on this model"):
+        first_sharing("llava", "bfloat16", tmp_path, arms=(Arm(), Arm(0.5, scope="text")))
+
+
 def test_a_fault_in_a_contrast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("llava").model
     monkeypatch.setattr(model.generation_config, "suppress_tokens", [model.config.image_token_id])
     arms = (Arm(contrast="vcd", alpha=1.0, cutoff=0.1, noise=500), Arm(contrast="dola", layers="low", cutoff=0.1))
     one = load(HF(saved("llava"), name="llava", dtype="bfloat16", device="cpu"), tmp_path, tokens=4)
     one._vlm.generation_config.suppress_tokens = [model.config.image_token_id]  # type: ignore[attr-defined]
-    work = [(eight()[0], arms)]
+    work = [[(eight()[0], arms)]]
     assert len([record for batch in one.answer(work) for record in batch]) == 2
     ghost = engine.FollowerState.follow
     monkeypatch.setattr(
         engine.FollowerState, "follow", lambda self, leader, chosen, step: ghost(self, leader, chosen, step + 1)
     )
-    one._unchecked = True  # type: ignore[attr-defined]
+    one._unchecked = {"first batch"}  # type: ignore[attr-defined]
     with pytest.raises(ModelError, match=r"scores of new token [23] differ by .* at arm vcd"):
         list(one.answer(work))
     one._vlm.generation_config.suppress_tokens = None  # type: ignore[attr-defined]
@@ -220,18 +394,22 @@ def test_a_fault_in_a_contrast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_faults_that_half_precision_alone_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the run's own kernels: float32 cannot show them, the comparison with the run's own answers does."""
-    for part, said in (
-        ("_tail_rows", "first-token logits differ by"),
-        ("_branch_rows", r"new token \d is another than"),
+    arm_part, prefix_part = attention.OwnRows._arm_part, attention.OwnRows._prefix_part
+
+    def in_prefill(self: Any, layer: int, query: torch.Tensor, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        out, lse = arm_part(self, layer, query, *args)
+        return out.flip(-1) if query.dtype == torch.bfloat16 else out, lse
+
+    def in_steps(self: Any, layer: int, query: torch.Tensor, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        out, lse = prefix_part(self, layer, query, *args)
+        return out.flip(-1) if query.dtype == torch.bfloat16 and not self.arms else out, lse
+
+    for part, wrong, said in (
+        ("_arm_part", in_prefill, "first-token logits differ by"),
+        ("_prefix_part", in_steps, r"new token \d is another than"),
     ):
-        rows = getattr(attention, part)
-
-        def wrong(query: torch.Tensor, *args: Any, rows: Any = rows) -> torch.Tensor:
-            out = rows(query, *args)
-            return out.flip(-1) if query.dtype == torch.bfloat16 else out
-
         with monkeypatch.context() as patch:
-            patch.setattr(attention, part, wrong)
+            patch.setattr(attention.OwnRows, part, wrong)
             first("llava", "float32", tmp_path)
             with pytest.raises(
                 ModelError, match=f"not exact on this model: {said}.* plain generate.* in float32 at arm"
@@ -262,16 +440,36 @@ def test_what_cannot_be_computed_in_float32_is_said(
         first("llava", "bfloat16", tmp_path)
 
 
-def test_a_window_that_padding_does_not_fit_into(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    one = load(HF(saved("gemma3"), name="gemma3", device="cpu"), tmp_path, tokens=4)
-    length = one._encoder.encode(eight()[0])[1]["input_ids"].shape[1]  # type: ignore[attr-defined]
-    monkeypatch.setattr(one._vlm.config.text_config, "sliding_window", length + 4)  # type: ignore[attr-defined]
-    with caplog.at_level(logging.WARNING, logger="spatial_eval"):
-        assert len(ask(one, eight()[:1], ARMS)) == len(ARMS)
-    assert "not compared with plain generate in another batch: " in caplog.text
-    assert f"exceed the sliding window of {length + 4}" in caplog.text
+def test_a_window_into_which_only_the_question_fits(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Padding is no part of what a window must hold, so the padded batch is compared too."""
+    one: Any = load(HF(saved("gemma3"), name="gemma3", device="cpu"), tmp_path, tokens=4)
+    length = one._encoder.encode(eight()[0])[1]["input_ids"].shape[1]
+    config, before = one._vlm.config.text_config, one._vlm.config.text_config.sliding_window
+    try:
+        config.sliding_window = length + 4
+        with caplog.at_level(logging.INFO, logger="spatial_eval"):
+            assert len(ask(one, eight()[:1], ARMS)) == len(ARMS)
+        assert "gemma3: 4 tokens agree with plain generate" in caplog.text
+        config.sliding_window = length + 3
+        for failed in ask(one, eight()[:1], ARMS).values():
+            assert f"exceed the sliding window of {length + 3}" in failed.error
+    finally:
+        config.sliding_window = before
+
+
+def test_rounding_of_the_model_itself_is_no_fault(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However strict the limit: plain generate in the same dtype says what rounding does to this model."""
+    monkeypatch.setitem(selfcheck.ROUNDING, "bfloat16", 2e-3)
+    assert len(first("llava", "bfloat16", tmp_path)) == len(ARMS)
+    part = attention.OwnRows._arm_part
+
+    def coarse(self: Any, layer: int, query: torch.Tensor, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        out, lse = part(self, layer, query, *args)
+        return out * (3 if query.dtype == torch.bfloat16 else 1), lse
+
+    monkeypatch.setattr(attention.OwnRows, "_arm_part", coarse)
+    with pytest.raises(ModelError, match=r"first-token logits differ by .* in float32"):
+        first("llava", "bfloat16", tmp_path)
 
 
 def test_selfcheck_first_and_always(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -279,7 +477,7 @@ def test_selfcheck_first_and_always(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     decode = reference.decode_reference
 
     def counted(*args: Any, **kwargs: Any) -> Any:
-        calls.append("oracle")
+        calls.append("reference")
         return decode(*args, **kwargs)
 
     monkeypatch.setattr(reference, "decode_reference", counted)
@@ -302,9 +500,10 @@ def test_it_costs_a_short_generate_per_arm(tmp_path: Path, monkeypatch: pytest.M
 
     monkeypatch.setattr(one._vlm, "generate", counted)  # type: ignore[attr-defined]
     monkeypatch.setattr(vlm, "bucket_by_length", lambda lengths: [list(range(len(lengths)))])
-    ask(one, eight(), ARMS)
-    assert generates[0] == ("engine", 8, 50)
-    assert sorted(generates[1:]) == sorted([*[("plain", 2, 4)] * len(ARMS), *[("engine", 2, 4)] * 2, ("engine", 1, 4)])
+    list(one.answer([[(sample, ARMS) for sample in eight()]]))
+    assert generates[:2] == [("engine", 8, 50)] * 2  # images, and what stands behind them
+    runs = [("engine", 2, 4)] * 2 * 2 + [("engine", 1, 4)] * 2
+    assert sorted(generates[2:]) == sorted([*[("plain", 2, 4)] * len(ARMS), *runs])
 
 
 def test_the_model_is_as_it_was(tmp_path: Path) -> None:

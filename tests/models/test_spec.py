@@ -7,9 +7,11 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from dataclasses import fields
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import huggingface_hub
@@ -18,11 +20,12 @@ import yaml
 from families import build
 from questions import Questions, load, samples
 
-from spatial_eval.config.launchers import Resources
+from spatial_eval.config.launchers import Inline, Resources, Slurm
 from spatial_eval.core.errors import ConfigError, ModelError
-from spatial_eval.core.types import Places
-from spatial_eval.models import hf, loading
+from spatial_eval.core.types import Batching, Places
+from spatial_eval.models import hf, loading, spec
 from spatial_eval.models.hf import HF
+from spatial_eval.sweep.run import verify_files
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 COMMIT = "a272c74b2481d8aff3aa6fc2c4bf891fe57334fb"
@@ -41,6 +44,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("selfcheck", "yes", "unknown model.selfcheck 'yes' (valid: first, never, always)"),
         ("attn", "eager", "unknown model.attn 'eager' (valid: sdpa, flash, efficient, math)"),
         ("device", "gpu", "unknown model.device 'gpu'; did you mean cpu?"),
+        ("share", "picture", "unknown model.share 'picture' (valid: image, question)"),
+        ("graphs", "yes", "unknown model.graphs 'yes' (valid: auto, true, false)"),
+        ("workers", 0, "model.workers must be at least 1, got 0"),
         ("batch_size", 0, "model.batch_size must be auto or an integer of at least 1, got 0"),
         ("batch_size", "big", "model.batch_size must be auto or an integer of at least 1, got 'big'"),
         ("device_map", "all", "unknown model.device_map 'all' (valid: null, auto, balanced, sequential)"),
@@ -78,7 +84,8 @@ def test_identity_is_content_not_path(folder: Path, tmp_path: Path) -> None:
     before = HF(str(folder)).describe(places)
     assert HF(str(copy), name="mine", device="cpu", selfcheck="never", preset="x").describe(places) == before
     assert HF(str(copy), device_map="auto").describe(places) == before
-    assert set(before) == {"kind", "files", "dtype"}
+    assert set(before) == {"kind", "files", "dtype", "share"}
+    assert HF(str(copy), workers=4, prefetch=1).describe(places) == before
     config = json.loads((copy / "config.json").read_text())
     (copy / "config.json").write_text(json.dumps({**config, "changed": 1}))
     assert HF(str(copy)).describe(places) != before
@@ -112,6 +119,25 @@ def test_everything_that_changes_bits_is_described(folder: Path, tmp_path: Path)
     assert described["dtype"] == "float16"
     assert HF(str(folder), dtype="auto", device="cpu").describe(places)["dtype"] == "float32"
     assert HF(str(folder), dtype="auto", device="cuda").describe(places)["dtype"] == "bfloat16"
+
+
+def test_answers_of_version_0_1_are_those_of_share_question(folder: Path, tmp_path: Path) -> None:
+    """Its keys named neither share nor graphs, unless these were set; per_arm shares nothing."""
+    places = Places(tmp_path, tmp_path)
+
+    def named(**settings: Any) -> dict[str, Any]:
+        told = HF(str(folder), **settings).describe(places)
+        return {key: value for key, value in told.items() if key not in ("kind", "files", "dtype", "decoding")}
+
+    assert named(share="question") == named(share="question", graphs=False) == {}
+    assert named(share="question", graphs=True) == {"graphs": True}
+    assert named(decoding="per_arm") == {}
+    assert named() == {"share": "image"}
+    assert named(graphs=False) == {"share": "image", "graphs": False}
+    assert HF("org/x").batching == Batching(1, by_image=True)
+    assert HF("org/x", batch_size="auto").batching == Batching(32, by_image=True)
+    assert HF("org/x", batch_size=4, share="question").batching == Batching(4)
+    assert HF("org/x", batch_size=4, decoding="per_arm").batching == Batching(4)
 
 
 def hub_cache(root: Path, commit: str) -> None:
@@ -225,7 +251,7 @@ def test_every_model_file_describes_a_model(name: str) -> None:
 
 def test_paper_preset() -> None:
     preset = yaml.safe_load((CONF / "preset" / "paper.yaml").read_text())
-    paper = HF("org/x", dtype="float32", batch_size=1, rms_norm_eps=1e-6, pad_to=77, layers=32, span=True)
+    paper = HF("org/x", dtype="float32", share="question", rms_norm_eps=1e-6, pad_to=77, layers=32, span=True)
     assert HF("org/x", **preset["model"]) == paper
     assert preset["dataset"] == {"distort": True, "orientation": "stored"}
 
@@ -235,5 +261,22 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path: Path, monkeypatch: p
     closed = partial(huggingface_hub.HfApi, endpoint="http://127.0.0.1:9")
     monkeypatch.setattr(huggingface_hub, "HfApi", closed)
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", False)
-    with pytest.raises(ModelError, match=r"some/model is not in the hub cache and the hub cannot be asked \(ConnectE"):
+    says = r"some/model is not in the hub cache and the hub cannot be asked \(ConnectE"
+    with pytest.raises(ModelError, match=says):
         HF("some/model").identity(Places(tmp_path, tmp_path))
+    # A pinned commit needs no answer for its key: that nothing is there shows before a job starts, and at once.
+    pinned = HF("some/model", revision="0" * 40)
+    for missing in (lambda: verify_files(pinned, Inline()), pinned.fetch):
+        with pytest.raises(ModelError, match=says):
+            missing()
+    verify_files(pinned, Slurm())  # what its jobs reach, only they know
+
+
+def test_a_hub_that_never_answers_costs_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name that is being resolved knows no time-out."""
+    over = threading.Event()
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", lambda *_, **__: over.wait() and SimpleNamespace(sha="0"))
+    monkeypatch.setattr(spec, "HUB_S", 0.05)
+    with pytest.raises(ModelError, match=r"cannot be asked \(TimeoutError\)"):
+        HF("some/model").ask_hub()
+    over.set()

@@ -231,7 +231,7 @@ def test_a_damaged_file_is_named(name: str, damage: Callable[[Path], object], me
         model.check(None, [], [], Places(tmp_path, tmp_path))  # type: ignore[arg-type]
     assert str(model.local()) in str(caught.value)
     assert said(model.verify) == said(lambda: loading.load_model(model)) == str(caught.value)
-    (line,) = doctor._weights(model)  # at once: its child process would need torch
+    (line,) = doctor._check_weights(model)  # at once: its child process would need torch
     assert (line.state, line.said) == (FAILS, str(caught.value))
 
 
@@ -293,9 +293,9 @@ def test_a_run_stops_before_anything_is_stored(tmp_path: Path, capsys: pytest.Ca
     assert not (out / "generations").exists()
     assert main.main(["prepare", *chosen]) == 1
     assert capsys.readouterr() == ("", done.stderr)
-    (found,) = doctor._weights(model)
+    (found,) = doctor._check_weights(model)
     assert (found.state, f"error: {found.said}\n", found.stops) == (FAILS, done.stderr, True)
-    assert doctor._weights(HF("org/absent")) == []
+    assert doctor._check_weights(HF("org/absent")) == []
 
 
 def infinite(folder: Path) -> HF:

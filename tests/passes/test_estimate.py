@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from doubles import Drill, Hashed
+from PIL import Image
 
+from spatial_eval.benchmarks.question_files import QuestionFile
 from spatial_eval.core.types import Arm, Experiment, Part, Pass, Places
 from spatial_eval.models.hf import HF
 from spatial_eval.passes import estimate
@@ -91,6 +95,58 @@ def test_the_default_is_stated_and_scales_as_the_model_runs(places: Places) -> N
     assert seconds(dtype="float32", batch_size=16) > shared
     assert seconds(dtype="bfloat16", batch_size=1) > shared
     assert seconds(dtype="bfloat16", decoding="per_arm") == pytest.approx(2 * (0.017 + 10 * 0.025))
+
+
+QUESTIONS = [
+    {"id": row, "question": f"Where is {row}?", "answer": "left", "image_path": f"{picture}.png"}
+    for row, picture in enumerate([0, 1, 2, 0, 1, 2, 0, 0, 3, 3])
+]
+
+
+@pytest.fixture
+def questions(tmp_path: Path) -> Path:
+    """Ten questions on four pictures, those on one of them apart."""
+    path = tmp_path / "questions.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    for picture in range(4):
+        Image.new("RGB", (8, 8)).save(tmp_path / f"{picture}.png")
+    return path
+
+
+@pytest.mark.parametrize(
+    ("settings", "images", "batches"),
+    [
+        ({"batch_size": 8}, 4, 2),
+        ({"batch_size": 4}, 4, 3),
+        ({"batch_size": 3}, 5, 4),
+        ({"batch_size": 1}, 4, 10),
+        ({"batch_size": 8, "share": "question"}, 10, 2),
+        ({"batch_size": 8, "decoding": "per_arm"}, 10, 2),
+    ],
+)
+def test_how_many_images_are_read(settings: dict[str, Any], images: int, batches: int, questions: Path) -> None:
+    model, places = HF("org/model", revision=40 * "a", **settings), Places(questions.parent, questions.parent / "out")
+    asked = Pass(Experiment(QuestionFile(questions), model), ((Part("all"), (Arm(), Arm(2.0))),))
+    (found,) = estimate.estimate_passes([asked], places)
+    assert (found.images, found.batches, found.note) == (images, batches, "")
+    assert found.prompts == (20 if "decoding" in settings else images)
+    for picture in range(4):
+        (questions.parent / f"{picture}.png").unlink()
+    (absent,) = estimate.estimate_passes([asked], places)  # the pictures are known by name all the same
+    assert (absent.images, absent.batches) == (images, batches)
+    assert "has no image" in absent.note
+
+
+def test_a_plan_says_what_sharing_saves(launch, questions: Path) -> None:
+    given = ["dataset=jsonl", f"dataset.path={questions}", "split=all", "model=hf", "model.path=org/model"]
+    given += ["action=plan", f"model.revision={40 * 'a'}", "model.batch_size=8"]
+    done = launch(*given)
+    assert done.returncode == 0, done.stderr
+    assert "    10 questions take 4 prefills of an image (2.50 questions per image)\n" in done.stdout
+    assert "prefills: 4 now, against 10 with one generate for each question and cell" in done.stdout
+    alone = launch(*given, "model.share=question")
+    assert "prefills of an image" not in alone.stdout
+    assert "prefills: 10 now, against 10" in alone.stdout
 
 
 def test_the_papers_columns_come_back_from_the_recordings(launch, cli, data: Path, tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ import pytest
 from conftest import questions, write_lines
 from doubles import Drill, Hashed
 
-from spatial_eval.benchmarks.readers import JsonLines
+from spatial_eval.benchmarks.readers import QuestionFile
 from spatial_eval.core.errors import MissingData
 from spatial_eval.core.types import BASE, Arm, Experiment, Model, Part, Pass, Places
 from spatial_eval.models.hf import HF
@@ -24,7 +24,7 @@ def quiz(folder: Path, model: Model, images: int) -> Pass:
     rows = [{**row, "image_path": f"{row['id']}.png"} for row in questions(4)]
     for row in rows[:images]:
         (folder / str(row["image_path"])).write_bytes(b"png")
-    return Pass(Experiment(JsonLines(write_lines(folder / "quiz.jsonl", rows)), model), ((Part("all"), (BASE,)),))
+    return Pass(Experiment(QuestionFile(write_lines(folder / "quiz.jsonl", rows)), model), ((Part("all"), (BASE,)),))
 
 
 def test_without_any_image_nothing_is_called_missing(tmp_path: Path) -> None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 
 import pytest
 from every_kind import DATASETS, METHODS, MODELS
 
 from spatial_eval.benchmarks.prompts import apply_template
-from spatial_eval.config.descriptions import build_sweep_method
+from spatial_eval.config.descriptions import build_sweep_method, describe_for_sweep
 from spatial_eval.core.types import Cell, Experiment, Part
+from spatial_eval.models.registry import MODELS as MODEL_KINDS
 from spatial_eval.passes.tables import describe_cells, sweep_id
 
 # As 0.1 made them. An id that changes orphans the folders of earlier sweeps: their tables are made a second time.
@@ -56,9 +57,16 @@ def test_every_scoring_rule_and_orientation_has_an_id_of_its_own(kind: str) -> N
     assert len({sweep_id([Cell(Experiment(one, MODELS["imported"]), METHODS["base"])]) for one in every}) == len(every)
 
 
+def test_sharing_images_has_an_id_of_its_own() -> None:
+    """Its answers are computed again, so its tables must not replace those of 0.1."""
+    shared = replace(MODELS["hf"], share="image")  # type: ignore[type-var]
+    assert sweep_id([Cell(Experiment(DATASETS["scenes"], shared, 7), METHODS["base"], Part("all", 5))]) != IDS["hf"]
+
+
 def test_the_order_of_cells_is_no_part_of_the_id() -> None:
     experiments = [Experiment(dataset, model) for dataset in DATASETS.values() for model in MODELS.values()]
-    cells = [Cell(experiment, method) for experiment in experiments for method in METHODS.values()]
+    known = ("base", "scaling_vis", "adapt_vis", "vcd", "dola")  # those of the sweep whose id stands here
+    cells = [Cell(experiment, METHODS[kind]) for experiment in experiments for kind in known]
     assert sweep_id(cells) == sweep_id(cells[::-1]) == "93fc9e438124"
 
 
@@ -67,3 +75,15 @@ def test_a_method_of_sweep_json_is_built_again(kind: str) -> None:
     (cell,) = describe_cells(cells_of(kind))["cells"]
     assert build_sweep_method(cell["method"]) == METHODS[kind]
     assert build_sweep_method({**cell["method"], "kind": kind}) == METHODS[kind]
+
+
+def test_a_new_kind_is_described_with_its_default_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Readers of a sweep's folder need the name, also where it is the default."""
+
+    @dataclass(frozen=True)
+    class Constant:
+        text: str = "left"
+        name: str = "constant"
+
+    monkeypatch.setattr(MODEL_KINDS, "own", {**MODEL_KINDS.own, "constant": Constant})
+    assert describe_for_sweep(Constant()) == {"kind": "constant", "name": "constant"}

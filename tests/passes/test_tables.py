@@ -15,7 +15,7 @@ from doubles import Drill, Hashed
 
 from spatial_eval.analysis import metrics, sweep_data
 from spatial_eval.benchmarks.prompts import apply_template
-from spatial_eval.benchmarks.readers import JsonLines
+from spatial_eval.benchmarks.readers import QuestionFile
 from spatial_eval.benchmarks.scenes.rendered import Scenes
 from spatial_eval.config.tracking import Wandb
 from spatial_eval.core import columns as column_names
@@ -128,7 +128,7 @@ def test_how_a_model_was_run_stands_in_passes_and_in_the_dashboard(tiny: Path) -
     assert {name: config[name] for name in column_names.ASKED if name in config} == asked
     (other,) = [cell for cell in found.cells if cell["method"] == "scaling_vis"]
     assert not set(column_names.ASKED) & set(runs.cell_run(found, other, Wandb()).config)
-    whole = runs.sweep_run(found, Wandb(), [], []).config
+    whole = runs.sweep_run(found, Wandb(), []).config
     assert {name: whole[name] for name in asked} == asked
 
 
@@ -152,7 +152,7 @@ def test_files_without_these_columns_are_read(tiny: Path, tmp_path: Path) -> Non
     del about["digests"]  # no more than the columns known to versions before 0.2
     (tmp_path / "sweep.json").write_text(json.dumps(about), "utf8")
     found = runs.TrackedSweep(sweep_data.read_sweep_data(tmp_path))
-    assert not set(column_names.ASKED) & set(runs.sweep_run(found, Wandb(), [], []).config)
+    assert not set(column_names.ASKED) & set(runs.sweep_run(found, Wandb(), []).config)
     assert "What ran" in report_page.render_page(sweep_data.read_sweep_data(tmp_path))
 
 
@@ -199,7 +199,7 @@ def test_how_questions_are_sent_is_in_the_identity_whoever_wrote_the_class() -> 
 
 def test_what_a_benchmark_describes_itself_is_left_as_it_is() -> None:
     for prompt in ("auto", "raw", "chat"):
-        for dataset in (Scenes("scenes_a", "scenes_a", prompt=prompt), JsonLines(Path("x.jsonl"), prompt=prompt)):
+        for dataset in (Scenes("scenes_a", "scenes_a", prompt=prompt), QuestionFile(Path("x.jsonl"), prompt=prompt)):
             assert described(dataset) == dataset.describe()
             assert dataset.describe()["prompt"] == prompt
 

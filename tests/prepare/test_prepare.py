@@ -44,7 +44,7 @@ def test_a_checkout_or_its_data_folder_is_linked(checkout: Path, part: str, tmp_
     assert link_checkout(checkout / part, data) == []
     known = verify.list_data_benchmarks(COMPOSER, "all", {})
     found = {name: verify.glance_benchmark(name, dataset, data) for name, dataset in known}
-    assert len(found) == 8
+    assert len(found) == 7
     assert (found["controlled_a"].questions, found["controlled_a"].problem) == (412, "2 images are missing")
     assert "no vsr/zeroshot_test.jsonl under data_dir" in found["vsr"].problem
 
@@ -85,7 +85,7 @@ def test_a_model_is_fetched_from_a_folder_or_refused_without_network(tmp_path: P
     assert run("model=tiny").stdout.strip() == str(ROOT / "spatial_eval" / "tiny")
     done = run("model=llava15_7b", env={"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)})
     assert done.returncode == 1
-    assert done.stderr.startswith("error: cannot fetch llava-hf/llava-1.5-7b-hf: ")
+    assert done.stderr.startswith("error: llava-hf/llava-1.5-7b-hf is not in the hub cache and the hub cannot be asked")
     assert done.stderr.count("\n") == 1
 
 
@@ -119,8 +119,9 @@ def test_options_of_ones_own_are_prepared_examined_and_imported(tmp_path: Path) 
     assert "unknown dataset to prepare 'own_vsr'" in run("prepare", "dataset=own_vsr", "--check", *places[:2]).stderr
 
     out = ("--output-dir", str(tmp_path / "out"))
-    done = run("doctor", "dataset=own_vsr", "model=tiny", *places, *out, env={"HF_HUB_OFFLINE": "1"})
-    assert "data own_vsr      would fail  2 questions, 0 images: 2 images are missing" in done.stdout
+    answers = ("model=imported", "model.name=theirs")  # a model asks torch, which takes seconds
+    done = run("doctor", "dataset=own_vsr", *answers, *places, *out)
+    assert "data own_vsr      ok          2 questions, 0 images (theirs looks at none)" in done.stdout
 
     recorded = [{"dataset": "own_vsr", "row": i, "confidence": 0.9, "generation": {"1.0": "Yes"}} for i in range(2)]
     source = str(write_lines(tmp_path / "recorded.jsonl", recorded))

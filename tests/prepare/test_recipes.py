@@ -60,7 +60,7 @@ def prepare(server: Server, tmp_path: Path) -> Prepare:
     """`prepare("dataset=vsr", ...)` in this process: its exit code."""
 
     def run(*arguments: str, data: Path = tmp_path / "data") -> int:
-        places = ["--data-dir", str(data), "--coco", server.url, "--drive", server.url]
+        places = ["--data-dir", str(data), *(f"--{name}={server.url}" for name in ("coco", "drive", "github"))]
         rows = [] if "dataset.rows" in str(arguments) else ["dataset.rows=8"]
         return main.main(["prepare", arguments[0], *rows, *arguments[1:], *places])
 
@@ -76,7 +76,7 @@ def tree(data: Path) -> dict[str, bytes]:
 def test_all_from_the_hub_once(prepare: Prepare, server: Server, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     assert prepare("dataset=all") == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == sorted((*SEVEN, "cv_bench_relation"))
+    assert [line.split()[0] for line in lines] == sorted(SEVEN)
     assert {tuple(line.split()[1:]) for line in lines} == {("8", "questions", "8", "images", "ready")}
     data = tmp_path / "data"
     found = tree(data)
@@ -399,8 +399,41 @@ def test_a_malicious_archive_is_one_line(prepare: Prepare, server: Server, tmp_p
     assert prepare("dataset=controlled_a", "--source", "files", "--from", str(server.root / "upstream")) == 1
     said = capsys.readouterr().err
     assert said.count("\n") == 1
-    assert "'../../evil.jpeg' would leave the folder: refused, nothing was unpacked" in said
+    assert "'../../evil.jpeg' would leave the folder: rejected, nothing was unpacked" in said
     assert not list(tmp_path.glob("evil*"))
+
+
+def test_pope_of_gqa_takes_the_pictures_that_the_user_downloaded(
+    prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    (tmp_path / "mine").mkdir()
+    replicas.pack(tmp_path / "mine" / "images.zip", {f"images/{i}.jpg": replicas.picture(i) for i in (700, 701)})
+    assert prepare("dataset=pope_gqa", "dataset.split_name=popular") == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "2 pictures are missing, which come in one archive: download images.zip" in said
+    way = said.partition("prepare ")[2].rstrip("`").replace("FOLDER", str(tmp_path / "mine")).split()
+    assert prepare(*way) == 0
+    assert "pope_gqa              8 questions     8 images  ready" in capsys.readouterr().out
+
+
+def test_a_path_in_a_row_is_never_copied(prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    import datasets
+
+    (tmp_path / "secret.png").write_bytes(replicas.picture(1, "PNG"))
+    row = {"question": "?", "answer": "x", "image": {"bytes": None, "path": str(tmp_path / "secret.png")}}
+    table = datasets.Dataset.from_list([row]).cast_column("image", datasets.Image(decode=False))
+    (tmp_path / "theirs").mkdir()
+    table.to_parquet(str(tmp_path / "theirs" / "test.parquet"))
+    assert prepare("dataset=hub", f"dataset.repo={tmp_path / 'theirs'}", "dataset.rows=1") == 1
+    assert "row 0: `image` names " in capsys.readouterr().err
+    assert not list((tmp_path / "data").rglob("*.png"))
+    # pictures in files of the data set itself are its content
+    (tmp_path / "folder" / "test").mkdir(parents=True)
+    (tmp_path / "folder" / "test" / "a.png").write_bytes(replicas.picture(2, "PNG"))
+    line = json.dumps({"file_name": "a.png", "question": "?", "answer": "x"})
+    (tmp_path / "folder" / "test" / "metadata.jsonl").write_text(line + "\n")
+    assert prepare("dataset=hub", f"dataset.repo={tmp_path / 'folder'}", "dataset.rows=1") == 0
+    assert [path.read_bytes() for path in (tmp_path / "data").rglob("*.png")] == [replicas.picture(2, "PNG")]
 
 
 def test_a_linked_checkout_is_never_written_to(prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -439,8 +472,10 @@ def test_wrong_use_is_one_line(arguments: list[str], message: str, prepare: Prep
 
 
 def test_all_run_end_to_end_with_a_tiny_model(prepare: Prepare, server: Server, tmp_path: Path) -> None:
-    """All seven, the newer one and people's own, in one sweep that opens no connection."""
-    assert prepare("dataset=all") == 0
+    """All seven, newer ones and people's own, in one sweep that opens no connection."""
+    newer = ("cv_bench_relation", "pope_coco", "pope_aokvqa", "vsr_random")
+    for name in ("all", *newer):
+        assert prepare(f"dataset={name}") == 0
     own = f"{server.root}/hub/nyu-visionx/CV-Bench"
     assert prepare("dataset=hub", f"dataset.repo={own}", "dataset.config=2D", "dataset.rows=12") == 0
     sweep = {
@@ -449,7 +484,7 @@ def test_all_run_end_to_end_with_a_tiny_model(prepare: Prepare, server: Server, 
         "max_new_tokens": 4,
         "split": "all",
         "grids": [
-            {"dataset": [*SEVEN, "cv_bench_relation"], "dataset.rows": 8},
+            {"dataset": [*SEVEN, *newer], "dataset.rows": 8},
             {"dataset": "hub", "dataset.repo": own, "dataset.config": "2D", "dataset.name": "own"},
         ],
     }
@@ -462,7 +497,8 @@ def test_all_run_end_to_end_with_a_tiny_model(prepare: Prepare, server: Server, 
     lines = [line.split(",") for line in (folder / "results.csv").read_text().splitlines()]
     head = {name: lines[0].index(name) for name in ("dataset", "n", "missing")}
     found = {line[head["dataset"]]: (line[head["n"]], line[head["missing"]]) for line in lines[1:]}
-    assert found == dict.fromkeys((*SEVEN, "cv_bench_relation"), ("8", "0")) | {"own": ("12", "0")}
+    labels = [f"{name}_random" if name.startswith("pope") else name for name in (*SEVEN, *newer)]
+    assert found == dict.fromkeys(labels, ("8", "0")) | {"own": ("12", "0")}
     assert len(server.moods.asked) == asked
     (tmp_path / "data" / "vsr" / "zeroshot_test.jsonl").unlink()
     ((_, vsr),) = verify.list_data_benchmarks(COMPOSER, "vsr", {})

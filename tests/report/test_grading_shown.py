@@ -14,7 +14,7 @@ from conftest import reseal, run_cells, write_lines
 import spatial_eval
 from spatial_eval.analysis import compare, metrics, selection, sweep_data
 from spatial_eval.benchmarks.prompts import apply_template
-from spatial_eval.benchmarks.readers import JsonLines, Vsr, WhatsUp
+from spatial_eval.benchmarks.readers import QuestionFile, Vsr, WhatsUp
 from spatial_eval.benchmarks.scenes.rendered import Scenes
 from spatial_eval.config.tracking import Wandb
 from spatial_eval.core.errors import ConfigError
@@ -44,7 +44,7 @@ def sweep(
         {"dataset": name, "row": i, "confidence": 0.5, "generation": {w: texts[i] for w, texts in said.items()}}
         for i in range(len(golds))
     ]
-    dataset = JsonLines(write_lines(home / "quiz.jsonl", rows), name, **keys)
+    dataset = QuestionFile(write_lines(home / "quiz.jsonl", rows), name, **keys)
     model = Recorded(write_lines(home / "recorded.jsonl", recorded), paper_model=paper)
     trunk = Experiment(dataset, model)
     return run_cells([Cell(trunk, method, Part("all")) for method in (Base(), ScalingVis(0.5))], home / "out")
@@ -112,12 +112,12 @@ def test_both_figures_stand_where_they_part(words: Path, tmp_path: Path) -> None
     assert [row[2] for row in sheet.rows] == ["100.00", "0.00"]
     assert f"{LINE}rule paper, 0.00 strict" in sheet.notes
     page = report_page.render_page(files)
-    assert '<th scope="col">strict</th>' in page
+    assert "hollow: by strict grading" in page
     assert f"A{LINE[1:]}rule paper, 0.00 strict." in page
     same = sweep(tmp_path / "same", ["left"] * 4, {"1.0": ["Left"] * 4, "0.5": ["Right"] * 4})
     agreed = sweep_data.read_sweep_data(same)
     assert report_tables.paper_sheets(agreed, selection.picks(agreed))[0].header == ["method", "quiz all (n=4)"]
-    assert '<th scope="col">strict</th>' not in report_page.render_page(agreed)
+    assert "hollow: by strict grading" not in report_page.render_page(agreed)
     assert "accuracy_strict part" not in report_page.render_page(agreed)
 
 
@@ -130,7 +130,7 @@ def test_the_report_and_the_dashboard_carry_the_rule(yes_no: Path) -> None:
     assert run.figures["yes_rate"] == 100.0
     assert run.figures["f1"] == pytest.approx(200 / 3)
     assert all(isinstance(value, int | float) for value in run.figures.values())
-    cells = runs.sweep_run(back, Wandb(), [], []).tables["cells"]
+    cells = runs.sweep_run(back, Wandb(), []).tables["cells"]
     assert dict(cells.columns) | {"scoring": str, "yes_rate": float} == dict(cells.columns)
 
 
@@ -139,7 +139,7 @@ def test_no_published_number_stands_beside_another_rule(tmp_path: Path) -> None:
         said = {"1.0": ["Yes", "No"] * 5, "0.5": ["Yes", "No"] * 5}
         folder = sweep(tmp_path / rule, ["yes", "no"] * 5, said, name="vsr", paper="llava15_7b", scoring=rule)
         # the published setting is the whole test split
-        dataset = JsonLines(tmp_path / rule / "quiz.jsonl", "vsr", scoring=rule)
+        dataset = QuestionFile(tmp_path / rule / "quiz.jsonl", "vsr", scoring=rule)
         cell = Cell(Experiment(dataset, Recorded(tmp_path / rule / "recorded.jsonl", paper_model="llava15_7b")), Base())
         folder = run_cells([cell], tmp_path / rule / "test")
         assert (rows(folder)[0]["paper"] or None) == (expected and str(expected))
@@ -167,7 +167,7 @@ def test_a_sweep_of_an_earlier_version_is_read_as_before(yes_no: Path, tmp_path:
     assert report_tables.paper_sheets(files, selection.picks(files))
     back = runs.TrackedSweep(files)
     assert "scoring" not in runs.cell_run(back, back.cells[0], Wandb()).config
-    assert runs.sweep_run(back, Wandb(), [], []).tables["cells"].rows
+    assert runs.sweep_run(back, Wandb(), []).tables["cells"].rows
     loaded = spatial_eval.load(old)
     assert loaded.answers(1)["correct"].sum() == QUESTIONS
 
@@ -197,10 +197,12 @@ def test_sweeps_at_the_defaults_keep_their_ids() -> None:
     files = {"prompts": "p.jsonl", "annotation": "a.json", "images": "images"}
     controlled = WhatsUp("controlled_a", **given, **files, scoring="paper")
     vsr = Vsr("vsr", "VSR", 1222, "zeroshot_test.jsonl", "train2017", scoring="paper")
-    quiz = JsonLines(Path("/quiz.jsonl"))
+    quiz = QuestionFile(Path("/quiz.jsonl"))
 
     def named(dataset: Any) -> str:
-        return pass_tables.sweep_id([Cell(Experiment(dataset, HF("package:tiny", name="tiny")), Base())])
+        return pass_tables.sweep_id(
+            [Cell(Experiment(dataset, HF("package:tiny", name="tiny", share="question")), Base())]
+        )
 
     found = [
         controlled,
@@ -212,5 +214,8 @@ def test_sweeps_at_the_defaults_keep_their_ids() -> None:
     assert [named(dataset) for dataset in found] == [
         *("359350f5e305", "08eebbafcdc2", "3b2b3958917f", "ebc0f65f35e4", "89d552b09bb9"),
     ]
-    others = [JsonLines(Path("/quiz.jsonl"), scoring="paper"), JsonLines(Path("/quiz.jsonl"), orientation="stored")]
+    others = [
+        QuestionFile(Path("/quiz.jsonl"), scoring="paper"),
+        QuestionFile(Path("/quiz.jsonl"), orientation="stored"),
+    ]
     assert len({named(dataset) for dataset in [quiz, *others]}) == 3

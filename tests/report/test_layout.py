@@ -12,6 +12,8 @@ import pytest
 
 from spatial_eval.analysis import metrics, selection, sweep_data
 from spatial_eval.analysis.intervals import Estimate
+from spatial_eval.core.types import BASE
+from spatial_eval.methods.routing import AdaptVis, Base, ScalingVis
 from spatial_eval.report import tables
 
 
@@ -27,9 +29,10 @@ def test_the_papers_layout_has_a_line_per_method_and_a_column_per_benchmark(here
     assert lines[2] == "| method | quiz test (n=32) | pair | set |"
     assert [line.split(" | ")[0] for line in lines[4:7]] == ["| base", "| scaling_vis", "| adapt_vis"]
     assert sum("**" in line for line in lines[4:7]) >= 1
-    assert "* quiz: adapt_vis" in lines[9]
-    assert "chosen on val from 66 cells" in lines[9]
-    assert [line.partition(":")[0] for line in lines[10:]] == ["* marked for quiz", "* of equal accuracies"]
+    assert lines[8] == "* bold: the choice of all methods"
+    assert "* quiz: adapt_vis" in lines[10]
+    assert "chosen on val from 66 cells" in lines[10]
+    assert [line.partition(":")[0] for line in lines[11:]] == ["* marked for quiz", "* of equal accuracies"]
 
 
 def test_latex_is_booktabs_with_escapes(here, cli) -> None:
@@ -108,8 +111,90 @@ def test_each_figure_has_its_interval_and_n(swept) -> None:
 
 def test_the_best_is_bold_and_ties_are_all_bold() -> None:
     sheet = tables.Sheet("t", ["m", "a"], [["x", "1"], ["y|z", "2"]], best=frozenset({(1, 1)}), notes=["n"])
-    assert tables.format_markdown(sheet) == "**t**\n\n| m | a |\n| --- | ---: |\n| x | 1 |\n| y\\|z | **2** |\n\n* n"
-    assert tables.format_text(sheet) == "t\nm     a\nx     1\ny|z  2*\n  n"
+    assert (
+        tables.format_markdown(sheet)
+        == "**t**\n\n| m | a |\n| --- | ---: |\n| x | 1 |\n| y\\|z | **2** |\n\n* bold: the choice of all methods\n* n"
+    )
+    assert tables.format_text(sheet) == "t\nm     a\nx     1\ny|z  2*\n  *: the choice of all methods\n  n"
+
+
+def narrow(width: int) -> list[str]:
+    names = ["dataset", "method", "n", "strict", "accuracy"]
+    rows = [["quiz", "base", "32", "1.00", "50.00"], ["quiz", "adapt_vis", "32", "2.00", "75.00"]]
+    sheet = tables.Sheet("", names, rows, 2, notes=["one two three"], group=("dataset",), drop=("strict",))
+    return tables.format_text(sheet, width).splitlines()
+
+
+def test_a_table_too_wide_for_the_terminal_loses_in_the_stated_order() -> None:
+    assert narrow(43) == [
+        "dataset  method      n  strict  accuracy",
+        "quiz     base       32    1.00     50.00",
+        "quiz     adapt_vis  32    2.00     75.00",
+        "one two three",
+    ]
+    assert narrow(39)[:3] == ["  method      n  strict  accuracy", "quiz", "  base       32    1.00     50.00"]
+    assert narrow(32)[:3] == ["  method      n  accuracy", "quiz", "  base       32     50.00"]
+    assert "left out to fit: strict; a" in narrow(32)[-2:][0]
+    assert narrow(21)[:6] == [
+        "quiz",
+        "  base",
+        "      n 32, accuracy",
+        "      50.00",
+        "  adapt_vis",
+        "      n 32, accuracy",
+    ]
+    assert all(max(map(len, narrow(width))) <= width for width in range(21, 60))
+
+
+def test_a_table_of_few_rows_is_turned_before_its_rows_become_paragraphs() -> None:
+    sheet = tables.Sheet("t", ["method", *(f"dataset {i}" for i in range(5))], [["base", *"12345"], ["x", *"67890"]])
+    assert tables.format_text(sheet, 30).splitlines()[:3] == ["t", "method     base  x", "dataset 0     1  6"]
+
+
+def test_wide_characters_take_two_columns() -> None:
+    text = tables.format_text(tables.Sheet("", ["m", "a"], [["\u5de6", "1"], ["ab", "2"]]))
+    assert text == "m   a\n\u5de6  1\nab  2"
+
+
+HOSTILE = "\x1b]0;owned\x07a\nb|c\u202e<img src=x>[y](z)"
+
+
+def test_text_of_data_is_one_line_without_control_characters_in_every_format() -> None:
+    sheet = tables.Sheet(HOSTILE, [HOSTILE, "n"], [[HOSTILE, "1"], ["[0,15]", "2"]], notes=[HOSTILE])
+    escaped = "\\x1b]0;owned\\x07a b|c\\u202e<img src=x>[y](z)"
+    assert tables.format_text(sheet).splitlines() == [
+        escaped,
+        f"{escaped}  n",
+        f"{escaped}  1",
+        "[0,15]".ljust(len(escaped)) + "  2",
+        f"  {escaped}",
+    ]
+    markdown = tables.format_markdown(sheet)
+    assert len(markdown.splitlines()) == 8
+    assert markdown.count("a b\\|c\\\\u202e\\<img src=x>[y]\\(z)") == 4
+    latex = tables.format_latex(sheet).splitlines()
+    assert len(latex) == 10
+    assert latex[6] == r"{}[0,15] & 2 \\"
+    assert not any(ord(character) < 32 for text in (markdown, *latex) for character in text.replace("\n", ""))
+
+
+def test_a_spreadsheet_computes_nothing_of_a_csv() -> None:
+    row = {"relation": "=1+1", "settings": "@x", "low": "-0.5", "high": "+2", "n": -3, "text": "a\nb"}
+    assert tables.format_csv([row]) == "relation,settings,low,high,n,text\n'=1+1,'@x,-0.5,+2,-3,\"a\nb\""
+    assert tables.format_csv([], ["a", "b"]) == "a,b"
+
+
+def test_a_default_stands_where_an_axis_varies_over_it() -> None:
+    some = [ScalingVis(0.5), ScalingVis(0.5, layers="0-15"), ScalingVis(0.5, "mass"), Base()]
+    assert metrics.spell_settings(some) == [
+        "layers=all scaling=multiply",
+        "layers=0-15 scaling=multiply",
+        "layers=all scaling=mass",
+        "",
+    ]
+    routed = [AdaptVis(0.5, 1.5, 0.4), AdaptVis(0.5, 1.5, 0.4, "margin")]
+    assert metrics.spell_settings(routed) == ["max_prob", ""]
+    assert metrics.spell_settings(routed[:1]) == [""]
 
 
 def test_published_numbers_stand_beside_ours(recorded_sweep) -> None:
@@ -190,23 +275,28 @@ def cell(**values: object) -> dict[str, object]:
 
 
 EQUAL = [
-    ([cell(threshold="0.1"), cell(threshold="0.2")], ["quiz test, m: 2 cells are equal to weight2 alone: {} 0.2"]),
-    ([cell(threshold="0.1"), cell(threshold="0.2", share_weight1="3.0")], []),
+    ([cell(threshold="0.1"), cell(threshold="0.2")], ["quiz test, m: {} 0.2: all 2 cells are scaling_vis 1.5"]),
+    (
+        [cell(threshold="0.1"), cell(threshold="0.2", share_weight1="3.0")],
+        ["quiz test, m: {} 0.1: 1 of 2 cells is scaling_vis 1.5"],
+    ),
     (
         [
             cell(threshold=0.1, weight2=w, weight1=v, limit=8, criterion="margin")
             for w in (1.2, 2.0)
             for v in (0.5, 0.8)
         ],
-        ["quiz test limit=8 by margin, m: 4 cells are equal to their weight2 alone: {} 0.1"],
+        ["quiz test limit=8 by margin, m: {} 0.1: all 4 cells are scaling_vis at their weight2"],
     ),
     (
-        [cell(threshold="0.1"), cell(method="scaling_vis", weight="1.5", weight1="", weight2="", share_weight1="")],
-        ["quiz test, m: 2 cells are equal to weight2 alone: {} 0.1"],
+        [cell(threshold="0.1", settings="scaling=mass"), cell(threshold="0.1", split="val")],
+        [
+            "quiz test, m: {} 0.1: the cell is scaling_vis 1.5 scaling=mass",
+            "quiz val, m: {} 0.1: the cell is scaling_vis 1.5",
+        ],
     ),
-    ([cell(threshold="0.1"), cell(method="scaling_vis", weight="1.5", settings="scaling=mass", share_weight1="")], []),
-    ([cell(threshold="0.1"), cell(threshold="0.1", split="val"), cell(threshold="0.1", weight2="2")], []),
     ([cell(method="base", weight1="", weight2="", share_weight1=None)], []),
+    ([cell(threshold="0.1", share_weight1="3.0")], []),
 ]
 
 
@@ -217,11 +307,29 @@ def test_cells_are_equal_where_a_threshold_never_fires(rows, lines) -> None:
 
 def test_equal_cells_are_equal_in_truth(swept) -> None:
     files = sweep_data.read_sweep_data(swept)
-    (line,) = tables.describe_equal_cells(files.cells.to_dict("records"))[:1]
-    never = files.cells[(files.cells["share_weight1"] == 0) & (files.cells["split"] == "test")]
-    alike = {w: {files.outcome(i).right.tobytes() for i in rows.index} for w, rows in never.groupby("weight2")}
-    assert {len(marks) for marks in alike.values()} == {1}
-    assert f"quiz test, recorded: {len(never) + 3} cells are equal" in line  # and scaling_vis at each weight2
+    rows = files.cells[(files.cells["split"] == "test") & (files.cells["method"] == "adapt_vis")]
+    (line,) = tables.describe_equal_cells(rows.to_dict("records"), files.parts)
+    never = rows[rows["share_weight1"] == 0]
+    for weight, cells in never.groupby("weight2"):
+        alone = files.cells[(files.cells["split"] == "test") & (files.cells["weight"] == weight)].index[0]
+        assert {files.outcome(i).right.tobytes() for i in [alone, *cells.index]} == {
+            files.outcome(alone).right.tobytes()
+        }
+    assert f"{len(never)} of {len(rows)} cells are scaling_vis at their weight2" in line
+    assert "try" not in line
+
+
+def test_where_no_threshold_fires_some_are_named_that_do(swept) -> None:
+    files = sweep_data.read_sweep_data(swept)
+    never = files.cells[(files.cells["split"] == "test") & (files.cells["share_weight1"] == 0)]
+    (line,) = tables.describe_equal_cells(never.to_dict("records"), files.parts)
+    confidence = files.parts[files.keys[never.index[0]]].arms[BASE].signals.max_prob.round(2)
+    assert f"never fires up to {confidence.min():g}: " in line
+    values = [float(text) for text in line.partition("try threshold=")[2].split(",")]
+    shares = [(confidence < value).mean() for value in values]
+    assert shares == sorted(shares)
+    assert 0 < shares[0] <= 0.25
+    assert 0.4 <= shares[-1] <= 0.7
 
 
 def test_a_missing_interval_is_written_out() -> None:

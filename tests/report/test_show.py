@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
 
 from spatial_eval.analysis import selection, sweep_data
-from spatial_eval.cli.results import _rows
+from spatial_eval.cli.results import _csv
 from spatial_eval.report import tables
 
 
@@ -35,7 +36,9 @@ def test_a_small_sweep_shows_all_and_base_beside_them(few) -> None:
     assert [row["method"] for row in found] == ["base", "adapt_vis", "adapt_vis", "adapt_vis"]
     assert "vs base" in few.splitlines()[0]
     assert "best of" not in few
-    assert "quiz test, recorded: 2 cells are equal to weight2 alone: the threshold never fires up to 0.1\n" in few
+    assert "quiz test, recorded: the threshold never fires up to 0.1: 2 of 3 cells are scaling_vis 1.5\n" in few
+    assert "base was not asked for: its answers are stored anyway\n" in few
+    assert re.search(r" [+-]\d+\.\d\d \([+-]\d+\.\d\d to [+-]\d+\.\d\d\)$", few.splitlines()[4])
 
 
 def test_the_best_of_many_is_marked_and_its_corrected_value_stands_beside(many) -> None:
@@ -46,7 +49,8 @@ def test_the_best_of_many_is_marked_and_its_corrected_value_stands_beside(many) 
     (chosen,) = [s for s in selection.picks(files) if s.family == "adapt_vis"]
     assert chosen.best is not None
     assert chosen.best.corrected is not None
-    assert best["line"].endswith(f"best of 40 on these questions      {chosen.best.corrected.value:.2f}")
+    assert best["line"].endswith(f"best of 40      {chosen.best.corrected.value:.2f}")
+    assert "best of N: on these very questions; corrected: what such a choice gives on others\n" in text
     assert f" {chosen.test.now.value:.2f} " in best["line"]
     assert f" {chosen.test.gain.value:+.2f} " in best["line"]
     assert "41 cells; the best of each method is shown\n" in text
@@ -58,9 +62,9 @@ def test_stdout_and_results_show_the_same(many, cli) -> None:
 
 
 def test_without_a_choice_the_path_still_stands(many) -> None:
-    rows = _rows((many[1] / "results.csv").read_bytes())
+    rows = _csv((many[1] / "results.csv").read_bytes())[0]
     assert tables.results_table(rows, []).splitlines()[1:] == [
         "41 cells; the best of each method is shown",
-        "quiz test, recorded: 10 cells are equal to weight2 alone: the threshold never fires up to 0.2",
+        "quiz test, recorded: the threshold never fires up to 0.2: 10 of 40 cells are scaling_vis 1.5",
     ]
-    assert len(tables.results_table(rows).splitlines()) == 1 + 41 + 1
+    assert len(tables.results_table(rows).splitlines()) == 1 + 41 + 2

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,54 @@ def test_damaged_numbers_are_not_read_and_not_listed_again(tmp_path: Path) -> No
         frame.read()
     assert held(tmp_path) == {"0", "1"}
     assert path.read_bytes() == data
+
+
+def test_a_flipped_bit_of_an_arm_is_damage(tmp_path: Path) -> None:
+    path = written(tmp_path, "mass", ARMS, 1)
+    whole = path.read_bytes()
+    changed = whole.replace(b'"weight": 0.5', b'"weight": 1.5', 1)
+    assert changed != whole
+    path.write_bytes(changed)
+    frame, _ = Captures(tmp_path).find(KEY, DIGESTS, "mass")["0", Arm(1.5)]
+    with pytest.raises(StoreError, match="question 0 is damaged"):
+        frame.read()
+
+
+def test_captures_whose_crc_is_of_the_numbers_alone_are_read(tmp_path: Path) -> None:
+    """As versions before 0.2 wrote them."""
+    path = written(tmp_path, "map", ARMS, 1)
+    head, data = path.read_bytes().split(b"\n", 1)
+    start = head.rpartition(b', "crc": ')[0]
+    path.write_bytes(start + b', "crc": %d}\n' % zlib.crc32(data[:-1]) + data)
+    frame, _ = Captures(tmp_path).find(KEY, DIGESTS, "map")["0", ARMS[0]]
+    same(frame.read(), gaze(SAMPLES[0], ARMS, "map"))
+
+
+def test_shapes_beyond_any_file_are_no_header(tmp_path: Path) -> None:
+    path = written(tmp_path, "mass", ARMS, 2)
+    head = json.loads(path.read_bytes().split(b"\n")[0])
+    head |= {"mass": [len(ARMS), 10**20, 10**20], "bytes": 4 * len(ARMS) * 10**40}
+    path.with_name("foreign.frames").write_bytes(json.dumps(head).encode() + b"\n" + b"\0" * 99)
+    assert held(tmp_path) == {"0", "1"}
+
+
+def test_a_capture_of_other_layers_or_tokens_is_left_out_and_captured_again(tmp_path: Path) -> None:
+    """Another hand's, with a right CRC: arrays of several shapes cannot be stacked."""
+    state = job(tmp_path, "map")
+    run_pass(state, Places(tmp_path, tmp_path))
+    whole = passes_capture.gather_captures(tmp_path, state, Places(tmp_path, tmp_path)).read_bytes()
+    (path,) = tmp_path.glob("captures/*/*.frames")
+    for mass, seen in (((1, 9, 3), (1, 9, 4)), ((1, 2, 3), (1, 2, 6))):
+        other = Capture("0", ARMS[:1], np.zeros(mass, np.float32), np.zeros(seen, np.float32))
+        first = path.with_name("0.frames")
+        first.write_bytes(b"".join(attention._format_frame(other, state.digests["0"])))
+        with pytest.raises(StoreError, match=r"lacks \d captures; .*question 0 is damaged"):
+            passes_capture.gather_captures(tmp_path, state, Places(tmp_path, tmp_path))
+        run_pass(job(tmp_path, "map"), Places(tmp_path, tmp_path))
+        again = passes_capture.gather_captures(tmp_path, state, Places(tmp_path, tmp_path))
+        assert again.read_bytes() == whole
+        first.unlink()
+        first.with_name("0.frames.damaged").unlink()
 
 
 # A pass
@@ -381,6 +430,36 @@ def test_no_capture_is_said_so(tmp_path: Path) -> None:
     (folder / "attention" / "x.npz").write_bytes(b"no archive")
     with pytest.raises(DataError, match=r"x\.npz is no captured attention"):
         load(folder).attention()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"mass": np.zeros((2, 2), np.float32)},
+        {"mass": np.array([["x"]])},
+        {"tokens": np.array([1])},
+        {"level": np.array("other")},
+        {"boxes": np.full((12, 4), np.inf)},
+        {"grids": np.full((12, 2), 3)},
+        {"arms": np.array(["[", "7"])},
+        {"arms": np.array(['{"weight": "x"}'] * 2)},
+        {"ids": np.array(7)},
+        {"max_new_tokens": np.array("x")},
+    ],
+)
+def test_arrays_of_another_hand_are_passed_over_in_one_line(
+    change: dict[str, np.ndarray], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    state = job(tmp_path, "map")
+    run_pass(state, Places(tmp_path, tmp_path))
+    path = passes_capture.gather_captures(tmp_path, state, Places(tmp_path, tmp_path))
+    with np.load(path) as file:
+        content = dict(file)
+    np.savez(path, **content | change)
+    assert list(attention.each_capture(tmp_path)) == []
+    assert [line.partition(": ")[0] for line in caplog.messages] == [f"{path} is no captured attention"]
+    with pytest.raises(DataError, match="is no captured attention"):
+        attention.find_attention(tmp_path)
 
 
 def test_two_passes_want_a_name(tmp_path: Path) -> None:

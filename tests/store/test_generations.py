@@ -162,7 +162,8 @@ RECORD = {"id": "0", "digest": "d", "arm": {"weight": 1.0}, "text": "Left", "tok
         ({"arm": {"weight": 10**400}}, "is not valid; expected float"),
         ({"arm": {"noise": 1000}}, "1,noise=1000 is no way to decode"),
         ({"arm": {"cutoff": 1.0}}, "1,cutoff=1 is no way to decode"),
-        ({"arm": {"scaling": "add"}}, "1,scaling=add is no way to decode: there are scalings multiply"),
+        ({"arm": {"scaling": "add"}}, "scaling=add is no way to decode: there are multiply, "),
+        ({"arm": {"scope": "all"}}, "scope=all is no way to decode: there are last, text"),
         ({"arm": [0.5]}, "arm=[0.5] is not valid; expected its fields"),
         ({"arm": None}, "arm=None is not valid; expected its fields"),
     ],
@@ -264,10 +265,12 @@ def test_two_writers_at_once_lose_nothing(where: Places) -> None:
     store = Store(where.output / "generations")
     with store.writer(first.key, first.digests, {}) as one, store.writer(second.key, second.digests, {}) as two:
         for a, b in zip(
-            TRUNK.model.load(TRUNK.dataset, 1, where).answer(first.todo), reversed(first.todo), strict=True
+            TRUNK.model.load(TRUNK.dataset, 1, where).answer([[one] for one in first.todo]),
+            reversed(first.todo),
+            strict=True,
         ):
             one.append(a, 0.1)
-            two.append(next(iter(TRUNK.model.load(TRUNK.dataset, 1, where).answer([b]))), 0.1)
+            two.append(next(iter(TRUNK.model.load(TRUNK.dataset, 1, where).answer([[b]]))), 0.1)
     assert inspect_pass(WORK, where).todo == []
     assert len(list(where.output.glob("generations/*/*.jsonl"))) == 2
 
@@ -384,6 +387,24 @@ def test_a_read_only_store_is_one_line(where: Places) -> None:
         where.output.mkdir(mode=0o500)
     with pytest.raises(StoreError, match="run the same command again"):
         finish(where)
+
+
+def test_a_file_that_cannot_be_read_is_passed_over_and_computed_again(
+    where: Places, stored: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole, opened = tables(where), Path.open
+
+    def reject(path: Path, *arguments: object, **named: object) -> object:
+        if path == stored:
+            raise PermissionError(13, "Permission denied")
+        return opened(path, *arguments, **named)  # type: ignore[call-overload]
+
+    monkeypatch.setattr(Path, "open", reject)
+    finish(where)
+    assert tables(where) == whole
+    assert caplog.messages == [f"{stored} is passed over: it cannot be read (Permission denied); make it readable"]
+    with pytest.raises(StoreError, match="Permission denied"):  # where the file is what was asked for
+        cli_store.count(stored.parent)
 
 
 def test_labels_may_change_without_losing_answers(where: Places, stored: Path) -> None:

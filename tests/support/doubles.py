@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from spatial_eval.benchmarks.base import BenchmarkDefaults
-from spatial_eval.core.types import Arm, Benchmark, Failure, Generation, Places, Record, Sample, Vlm
+from spatial_eval.core.types import Arm, Batching, Benchmark, Failure, Generation, Places, Record, Sample, Vlm, Work
 from spatial_eval.store.attention import Capture, Extent, View
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)
@@ -49,6 +49,10 @@ class Hashed:
     pause_s: float = 0.0
     broken: tuple[str, ...] = ()
 
+    @property
+    def batching(self) -> Batching:
+        return Batching(1)
+
     def describe(self, places: Places) -> dict[str, Any]:
         return {"kind": "hashed", "name": self.name}
 
@@ -74,8 +78,8 @@ class _Loaded:
     def __init__(self, model: Hashed) -> None:
         self.model = model
 
-    def answer(self, work: Sequence[tuple[Sample, tuple[Arm, ...]]]) -> Iterator[list[Record]]:
-        for sample, arms in work:
+    def answer(self, blocks: Sequence[Sequence[Work]]) -> Iterator[list[Record]]:
+        for sample, arms in (item for block in blocks for item in block):
             time.sleep(self.model.pause_s)
             yield [self._one(sample, arm) for arm in arms]
 
@@ -126,8 +130,9 @@ class _Watched(_Loaded):
     def watch(self, level: str, sink: Callable[[Capture], None]) -> None:
         self.level, self.sink = level, sink
 
-    def answer(self, work: Sequence[tuple[Sample, tuple[Arm, ...]]]) -> Iterator[list[Record]]:
-        for (sample, arms), records in zip(work, super().answer(work), strict=True):
+    def answer(self, blocks: Sequence[Sequence[Work]]) -> Iterator[list[Record]]:
+        work = [item for block in blocks for item in block]
+        for (sample, arms), records in zip(work, super().answer(blocks), strict=True):
             if self.level != "none" and sample.id not in self.model.broken:
                 self.sink(gaze(sample, arms, self.level))
             yield records

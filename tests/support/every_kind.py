@@ -6,10 +6,22 @@ from pathlib import Path
 
 from spatial_eval.benchmarks.hub_dataset import Hub
 from spatial_eval.benchmarks.prompts import apply_template
-from spatial_eval.benchmarks.readers import JsonLines, Vsr, WhatsUp
+from spatial_eval.benchmarks.readers import QuestionFile, Vsr, WhatsUp
 from spatial_eval.benchmarks.scenes.rendered import Scenes
 from spatial_eval.core.types import Benchmark, Cell, Experiment, Method, Model, Part
-from spatial_eval.methods.routing import AdaptVis, Base, Dola, ScalingVis, Vcd
+from spatial_eval.methods.routing import (
+    AdaptVis,
+    Base,
+    Dola,
+    ForcedYes,
+    M3id,
+    PaiFull,
+    Route,
+    ScalingVis,
+    Sla,
+    TextGuidance,
+    Vcd,
+)
 from spatial_eval.models.hf import HF
 from spatial_eval.models.recorded import Imported, Recorded
 
@@ -18,13 +30,21 @@ DATASETS: dict[str, Benchmark] = {
         "whatsup", "Controlled", 330, ("left", "right"), "p.jsonl", "a.json", "images", sets=True, scoring="paper"
     ),
     "vsr": Vsr("vsr", "VSR", 10, "dev.jsonl", "images", distort=True, scoring="paper"),
-    "jsonl": JsonLines(Path("/data/quiz.jsonl")),
+    "jsonl": QuestionFile(Path("/data/quiz.jsonl")),
     "hub": Hub("org/name", columns={"question": "q"}, where=("a=b",), rows=3, instruction="Answer.", scoring="words"),
     "scenes": Scenes("scenes_a", "scenes_a", "hard", 3),
     "templated": apply_template(Scenes("scenes_b", "scenes_b"), "Look. {question}", "look"),
 }
 MODELS: dict[str, Model] = {
-    "hf": HF("org/vlm", name="vlm", dtype="bfloat16", batch_size="auto", preset="paper", rms_norm_eps=1e-5, pad_to=64),
+    "hf": HF(
+        *("org/vlm", "vlm"),
+        dtype="bfloat16",
+        batch_size="auto",
+        share="question",
+        preset="paper",
+        rms_norm_eps=1e-5,
+        pad_to=64,
+    ),
     "recorded": Recorded(Path("/data/recorded")),
     "imported": Imported("mine"),
 }
@@ -34,6 +54,12 @@ METHODS: dict[str, Method] = {
     "adapt_vis": AdaptVis(0.5, 1.5, 0.4, "margin"),
     "vcd": Vcd(0.5, 0.2, 300),
     "dola": Dola("low"),
+    "text": TextGuidance(0.2),
+    "m3id": M3id(0.1),
+    "sla": Sla("high", 0.2),
+    "pai_full": PaiFull(0.5, variant="released"),
+    "forced_yes": ForcedYes(),
+    "route": Route("weight=0.5", "contrast=vcd", 0.4),
 }
 # Each at least once. Scenes are drawn, so the questions of `scenes` and `templated` can be read anywhere.
 CELLS = (

@@ -13,6 +13,7 @@ NEED = {
     "imported": ["model.name=x"],
     "hf": ["model.path=x"],
     "jsonl": ["dataset.path=x"],
+    "file": ["dataset.path=x"],
     "hub": ["dataset.repo=a/b"],
 }
 COMPOSER = Composer()  # every choice of groups is composed once for all tests of a process

@@ -5,15 +5,20 @@ from __future__ import annotations
 import atexit
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from families import build, picture
 
 from spatial_eval.benchmarks.base import BenchmarkDefaults
-from spatial_eval.core.types import Arm, Places, Record, Sample, Vlm
+from spatial_eval.core.plan import cut_blocks, remaining_blocks
+from spatial_eval.core.types import Arm, Places, Record, Sample, Vlm, Work
+from spatial_eval.engine.contrastive import add_noise
+from spatial_eval.models.batches import collate
 from spatial_eval.models.hf import HF
 
 WEIGHTS = (0.0, 0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
@@ -75,22 +80,65 @@ def load(model: HF, folder: Path, *, tokens: int = 6, dataset: Questions | None 
 
 def ask(vlm: Vlm, work: Iterable[Sample], arms: tuple[Arm, ...] = ARMS) -> dict[tuple[str, float], Record]:
     """Every record by (sample id, weight); fails if one comes twice."""
-    records = [record for batch in vlm.answer([(sample, arms) for sample in work]) for record in batch]
+    records = [record for batch in vlm.answer(cut([(sample, arms) for sample in work], vlm)) for record in batch]
     found = {(record.sample_id, record.arm.weight): record for record in records}
     assert len(found) == len(records)
     return found
 
 
+def cut(work: Sequence[Work], vlm: Any) -> list[list[Work]]:
+    """Blocks of a dataset that holds the samples of `work` at their rows, and others of their own pictures between."""
+    samples = {sample.row: sample for sample, _ in work}
+    whole = [samples.get(row) or Sample(f"other {row}", row, "?", ("on",)) for row in range(max(samples) + 1)]
+    return remaining_blocks(cut_blocks(whole, vlm._cfg.batching), work)
+
+
 def encode(name: str, rows: slice = slice(None)) -> list[dict[str, torch.Tensor]]:
+    """The eight questions, each on its own picture."""
+    return [encode_one(name, QUESTIONS[row], row) for row in range(len(QUESTIONS))[rows]]
+
+
+def encode_one(name: str, question: str, index: int) -> dict[str, torch.Tensor]:
+    """A question on the picture of this index, as the family's processor gives it."""
     family = build(name)
-    encoded = []
-    for row in range(len(QUESTIONS))[rows]:
-        content = [{"type": "image"}, {"type": "text", "text": QUESTIONS[row]}]
-        text = QUESTIONS[row]
-        if family.processor.chat_template:
-            text = family.processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
-        else:
-            text = f"<image>{text}"
-        made = family.processor(images=[picture(row, SIZES[row])], text=[text], return_tensors="pt")
-        encoded.append({key: value for key, value in made.items() if isinstance(value, torch.Tensor)})
-    return encoded
+    text = f"<image>{question}"
+    if family.processor.chat_template:
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        text = family.processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    made = family.processor(images=[picture(index, SIZES[index])], text=[text], return_tensors="pt")
+    return {key: value for key, value in made.items() if isinstance(value, torch.Tensor)}
+
+
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """Prompts of which several are about one picture, in mixed order: alone, and as one batch of the engine."""
+
+    prompts: list[dict[str, torch.Tensor]]
+    image: list[int]
+    pad_id: int
+
+    @property
+    def pictured(self) -> list[int]:
+        return [self.image.index(one) for one in range(max(self.image) + 1)]
+
+    @property
+    def inputs(self) -> dict[str, torch.Tensor]:
+        return collate(self.prompts, self.pad_id, pictured=self.pictured)
+
+    def noised(self, step: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
+        """The images of the batch with noise, and each prompt's."""
+        drawn = [add_noise(self.prompts[i]["pixel_values"], step, f"p{i}") for i in self.pictured]
+        whole = [{**self.prompts[i], "pixel_values": one} for i, one in zip(self.pictured, drawn, strict=True)]
+        return collate(whole, self.pad_id)["pixel_values"], [drawn[one] for one in self.image]
+
+
+MORE = ("Where is the big blue box now, left or right of the red ball?", "Up?", *QUESTIONS)
+
+
+def share(name: str, counts: Mapping[int, int]) -> Shared:
+    """`counts`: questions by index of the picture; the prompts are shuffled."""
+    pairs = [(index, MORE[(number + index) % len(MORE)]) for index, count in counts.items() for number in range(count)]
+    order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0)).tolist()
+    pictures = list(dict.fromkeys(pairs[i][0] for i in order))
+    prompts = [encode_one(name, pairs[i][1], pairs[i][0]) for i in order]
+    return Shared(prompts, [pictures.index(pairs[i][0]) for i in order], build(name).processor.tokenizer.pad_token_id)

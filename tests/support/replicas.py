@@ -12,6 +12,7 @@ import hashlib
 import io
 import json
 import random
+import shutil
 import tarfile
 import threading
 import time
@@ -25,7 +26,7 @@ from typing import Any
 
 from PIL import Image
 
-from spatial_eval.prepare.sources import IMAGES, TEXT, UPSTREAMS, VSR
+from spatial_eval.prepare.sources import IMAGES, PUBLIC, TEXT, UPSTREAMS, VSR
 
 ROWS = 8
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -90,11 +91,17 @@ def file_of(name: str, row: dict[str, Any]) -> str:
 def statements() -> list[dict[str, Any]]:
     """Rows of VSR: two an image."""
     names = [f"{500 + i // 2:012d}.jpg" for i in range(ROWS)]
-    link = "http://images.cocodataset.org/train2017/"
+    years = ["train2017"] * (ROWS - 2) + ["val2017"] * 2  # as a few of the zero-shot test split
+    links = [f"http://images.cocodataset.org/{year}/{name}" for year, name in zip(years, names, strict=True)]
     return [
-        {"image": n, "image_link": link + n, "caption": f"Thing {i} is on it.", "label": i % 2, "relation": "on"}
+        {"image": n, "image_link": links[i], "caption": f"Thing {i} is on it.", "label": i % 2, "relation": "on"}
         for i, n in enumerate(names)
     ]
+
+
+def picture_path(row: dict[str, Any]) -> str:
+    """Year and name of a statement's picture."""
+    return urllib.parse.urlsplit(row["image_link"]).path.lstrip("/")
 
 
 def build(root: Path) -> Path:
@@ -122,10 +129,12 @@ def build(root: Path) -> Path:
         image_files[name] = datasets.Dataset.from_list(shown, features=form)
     _repository(root, TEXT, {config: {"test": table} for config, table in text_files.items()})
     _repository(root, IMAGES, {"default": image_files})
-    folder = root / "hub" / VSR
-    folder.mkdir(parents=True)
-    for part in ("train", "dev", "test"):
-        (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in statements()))
+    for repo in VSR.values():
+        folder = root / "hub" / repo
+        folder.mkdir(parents=True)
+        for part in ("train", "dev", "test"):
+            (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in statements()))
+    _pope(root)
     _cv_bench(root)
     _coco(root)
     _upstream(root)
@@ -181,15 +190,41 @@ def _cv_bench(root: Path) -> None:
     (folder / "README.md").write_text(f"---\nconfigs:\n{listed}\n---\n")
 
 
+def polls(name: str) -> list[dict[str, Any]]:
+    """Rows of POPE: two pictures, four questions each; yes and no alternate."""
+    form = "{}.jpg" if name.endswith("gqa") else "COCO_val2014_{:012d}.jpg"
+    return [
+        {
+            "question_id": i + 1,
+            "image": form.format(700 + i // 4),
+            "text": f"Is there a thing {i} in the image?",
+            "label": ("yes", "no")[i % 2],
+        }
+        for i in range(ROWS)
+    ]
+
+
+def _pope(root: Path) -> None:
+    """GitHub's files lie where COCO's do: JSON lines, and indented arrays of the later sets."""
+    for name, source in PUBLIC.items():
+        for split in ("random", "popular", "adversarial"):
+            path = root / "coco" / source.questions.format(split_name=split)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            rows = polls(name)
+            lines = "".join(json.dumps(row) + "\n" for row in rows)
+            path.write_text(lines if name == "pope_coco" else json.dumps(rows, indent=4))
+
+
 def _coco(root: Path) -> None:
     wanted = {file_of(n, row): _seed(n, row) for n in WORDS if n.startswith("COCO") for row in questions(n)}
-    wanted |= {f"train2017/{row['image']}": int(row["image"][:12]) for row in statements()}
+    wanted |= {picture_path(row): int(row["image"][:12]) for row in statements()}
+    wanted |= {f"val2014/{row['image']}": i for i, row in enumerate(polls("pope_coco"))}
     for name, seed in wanted.items():
         path = root / "coco" / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(picture(seed))
     (root / "coco" / "zips").mkdir()
-    for year in ("val2017", "train2017"):
+    for year in ("val2017", "train2017", "val2014"):
         with zipfile.ZipFile(root / "coco" / "zips" / f"{year}.zip", "w") as packed:
             packed.writestr(f"{year}/", "")
             for name in wanted:
@@ -219,7 +254,8 @@ def _upstream(root: Path) -> None:
         (drive / UPSTREAMS[name].images).write_bytes(archive.read_bytes())
     (home / "vsr").mkdir()
     (home / "vsr" / "zeroshot_test.jsonl").write_text("".join(json.dumps(row) + "\n" for row in statements()))
-    (home / "train2017.zip").write_bytes((root / "coco" / "zips" / "train2017.zip").read_bytes())
+    for year in ("train2017", "val2017", "val2014"):
+        shutil.copy(root / "coco" / "zips" / f"{year}.zip", home)
 
 
 def pack(archive: Path, content: dict[str, bytes], extra: Sequence[tarfile.TarInfo] = ()) -> Path:

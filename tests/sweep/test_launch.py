@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from conftest import questions, recordings, write_lines
 
+from spatial_eval.sweep import run as sweep_run
 from spatial_eval.sweep.run import summarise_failures
+from spatial_eval.tracking import process
 
 
 def rows(path: str) -> list[dict[str, str]]:
@@ -25,23 +27,33 @@ def test_one_cell_ends_with_the_path_of_its_results(launch, experiment) -> None:
 
 
 def test_the_readme_grid_has_four_cells(launch, experiment) -> None:
-    done = launch("-m", "method=adapt_vis", "weight1=0.5,0.8", "threshold=0.2,0.3", *experiment)
+    done = launch("-m", "method=adapt_vis", "weight1=0.5,0.8", "threshold=0.5,0.7", *experiment)
     assert done.returncode == 0, done.stderr
     cells = rows(done.stdout.splitlines()[-1])
     assert cells[0]["method"] == "base"  # which adapt_vis looks at: it stands beside the four
     assert [(row["weight1"], row["threshold"]) for row in cells[1:]] == [
-        ("0.5", "0.2"),
-        ("0.5", "0.3"),
-        ("0.8", "0.2"),
-        ("0.8", "0.3"),
+        ("0.5", "0.5"),
+        ("0.5", "0.7"),
+        ("0.8", "0.5"),
+        ("0.8", "0.7"),
     ]
     assert {row["n"] for row in cells} == {"32"}  # test is 80 % of 40
+
+
+def test_results_are_published_before_they_are_printed(experiment, tmp_path, monkeypatch, capsys) -> None:
+    """A reader that closes the pipe, or a full disk, must not cost the dashboard anything."""
+    printed: list[str] = []
+    monkeypatch.setattr(process, "publish_sweep", lambda *_: printed.append(capsys.readouterr().out))
+    arguments = ["method=base", f"output_dir={tmp_path / 'out'}", *experiment]
+    assert sweep_run.launch_sweep(arguments, multirun=False) == 0
+    assert printed == [""]
+    assert capsys.readouterr().out.endswith("results.csv\n")
 
 
 def test_help_is_ours_and_light(launch) -> None:
     done = launch("--help")
     assert done.returncode == 0
-    assert "python launch.py -m method=adapt_vis weight1=0.5,0.8 threshold=0.2,0.3" in done.stdout
+    assert "python launch.py -m method=adapt_vis weight1=0.5,0.8 threshold=0.5,0.7" in done.stdout
 
 
 def test_a_second_run_computes_nothing(launch, experiment) -> None:
@@ -114,7 +126,7 @@ WRONG = [
         ["method=adapt_vis", "method.criterion=entropy"],
         "model recorded does not give criterion entropy; it gives max_prob",
     ),
-    (["weight"], "cannot read 'weight'"),
+    (["weight"], "cannot use 'weight': write weight=VALUE"),
     (["+weights=3"], "cannot use '+weights=3'"),
     (["-m", "output_dir=a,b"], "output_dir takes one value in a sweep, got a, b"),
 ]

@@ -125,7 +125,7 @@ def test_the_dashboard_groups_by_the_fields_themselves(sweep) -> None:
     assert run.config["alpha"] == 0.2
     assert run.config["sure"] is True
     assert run.name == "faded w=0.5 alpha=0.2 sure=true drill hashed val"
-    assert runs.sweep_run(back, Wandb(), [], []).config["settings"] == SETTINGS
+    assert runs.sweep_run(back, Wandb(), []).config["settings"] == SETTINGS
 
 
 def test_the_report_has_an_axis_for_each_field(sweep) -> None:
@@ -189,5 +189,5 @@ def test_files_without_the_column_are_read(sweep, tmp_path) -> None:
 
 def test_a_method_that_this_version_does_not_have_is_one_line(sweep, monkeypatch) -> None:
     monkeypatch.delitem(METHODS, "faded")
-    with pytest.raises(DataError, match=r"is not a whole sweep: unknown method 'faded' .*; install the package"):
+    with pytest.raises(DataError, match=r"is not a whole sweep \(unknown method 'faded' .*; install the package"):
         sweep_data.read_sweep_data(sweep)

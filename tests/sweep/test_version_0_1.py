@@ -20,7 +20,7 @@ from spatial_eval.store import generations
 
 OLD = ROOT / "tests" / "fixtures" / "version_0_1"
 SWEEP = "c93d8dd4bd4e"
-GRID = ["method=base,adapt_vis", "weight1=0.5,0.8", "threshold=0.3", "limit=4", "capture=mass"]
+GRID = ["method=base,adapt_vis", "weight1=0.5,0.8", "threshold=0.3", "limit=4", "capture=mass", "model.share=question"]
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, command, questions, recordings, reseal, write_lines
+from conftest import PLANTED, ROOT, command, files_with, questions, recordings, reseal, write_lines
 from pyarrow import parquet
 
+from spatial_eval.cli.main import main
 from spatial_eval.tracking.publications import PublishLedger
 
 GRID = ("-m", "method=base,scaling_vis,adapt_vis", "weight=0.5", "weight1=0.5,0.8", "weight2=1.5", "threshold=0.3,0.5")
@@ -54,11 +55,6 @@ def same(cell: str, value: Any) -> bool:
     if value is None or isinstance(value, str):
         return cell == (value or "")
     return float(cell) == float(value)
-
-
-def files_with(folder: Path, secret: str) -> list[Path]:
-    found = [path for path in folder.rglob("*") if path.is_file()]
-    return [path for path in found if secret.encode() in path.read_bytes()]
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +156,7 @@ def test_the_sweeps_tables_read_back_equal_the_files(launched, shown) -> None:
     assert sum(row["n"] for row in table(where, said, "calibration")) == 40
     assert {row["method"] for row in table(where, said, "best")} == {"base", "scaling_vis", "adapt_vis"}
     pictures = list((where / "files" / "media" / "images").rglob("*.png"))
-    assert len(pictures) == 1  # the heat map; lines are W&B's own
+    assert len(pictures) == 1 + 3  # the heat map, and what three methods answer by gold; lines are W&B's own
     assert said["summary"]["threshold_chart_0_table"]["nrows"] == 4
 
 
@@ -191,10 +187,17 @@ def test_nothing_is_written_outside_the_sweep(launched, home, shown) -> None:
     assert list((launched[0] / "wandb" / "writing").iterdir()) == []
 
 
-def test_the_api_key_is_in_no_file_and_no_message(launched, home) -> None:
+def test_the_api_key_is_in_no_file_and_no_message(launched, home, tmp_path, monkeypatch, capsys) -> None:
     folder, done, _ = launched
-    assert files_with(folder.parents[1], KEY) == []
-    assert KEY not in done.stdout + done.stderr
+    for name in PLANTED:
+        monkeypatch.setenv(name, KEY)
+    shutil.copytree(folder.parents[1], tmp_path / "out")
+    assert main(["export", "--out", str(tmp_path / "exported"), "--output-dir", str(tmp_path / "out")]) == 0
+    assert main(["report", "--output-dir", str(tmp_path / "out")]) == 0
+    said = capsys.readouterr()
+    assert list((tmp_path / "exported").iterdir())
+    assert [*files_with(folder.parents[1], KEY), *files_with(tmp_path, KEY)] == []
+    assert KEY not in done.stdout + done.stderr + said.out + said.err
 
 
 def test_running_again_publishes_nothing_twice(launched, home) -> None:

@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from conftest import command, questions, recordings, write_lines
 
@@ -16,6 +17,7 @@ from spatial_eval.config import schema
 from spatial_eval.config.tracking import TRACKERS, Wandb, describe_tracking
 from spatial_eval.core.columns import AGAINST
 from spatial_eval.core.errors import ConfigError, DataError
+from spatial_eval.core.types import BASE
 from spatial_eval.report.charts import SIZE, HeatGrid, draw_heat_map
 from spatial_eval.tracking import runs
 from spatial_eval.tracking.runs import TrackedSweep, TrackedTable, run_id
@@ -129,10 +131,11 @@ def test_the_sweep_run_holds_everything(sweep) -> None:
     *_, run = runs.tracked_runs(sweep, Wandb())
     assert set(run.tables) == {
         *("cells", "best", "by_relation", "failures", "heat", "accuracy_by_threshold", "calibration"),
+        *("forest", "confusion"),
     }
     assert [len(run.tables[name].rows) for name in ("cells", "by_relation", "failures")] == [7, 28, 2]
     assert run.figures["failures"] == 2
-    assert set(run.curves) == {"threshold_chart_0", "calibration_chart_0", "calibration_chart_1"}
+    assert set(run.curves) == {"forest_chart_0", "threshold_chart_0", "calibration_chart_0", "calibration_chart_1"}
     (grid,) = run.grids["heat_grids"]
     assert (grid.columns, grid.rows) == ([0.3, 0.5], [0.5, 0.8])
     cells = {(c["weight1"], c["threshold"]): c["accuracy"] for c in sweep.cells if c["threshold"]}
@@ -151,6 +154,27 @@ def test_of_many_cells_base_and_the_best_get_tables_and_every_one_a_run(sweep) -
     for light, cell in zip(cells, sweep.cells, strict=True):
         whole = runs.cell_run(sweep, cell, Wandb())
         assert (light.config, light.figures, light.origin) == (whole.config, whole.figures, whole.origin)
+
+
+def test_the_forest_is_the_report_s_and_the_confusion_counts_every_answer(sweep) -> None:
+    *_, run = runs.tracked_runs(sweep, Wandb())
+    chosen = [s for s in picks(sweep.files) if s.family and s.method.kind != "base"]
+    forest = [dict(zip(run.tables["forest"].columns, row, strict=True)) for row in run.tables["forest"].rows]
+    assert [(row["method"], row["difference"], row["n"]) for row in forest] == [
+        (s.method.kind, s.test.gain.value, s.test.gain.n) for s in chosen
+    ]
+    chart = run.curves["forest_chart_0"]
+    assert [x for x, _ in chart.lines["base"]] == [0, 0]
+    for row, points in zip(reversed(forest), list(chart.lines.values())[:-1], strict=True):
+        assert row["difference"] in [x for x, _ in points]
+    table = pd.DataFrame(run.tables["confusion"].rows, columns=list(run.tables["confusion"].columns))
+    for method, rows in table.groupby("method"):
+        (part,) = sweep.files.parts.values()
+        answered = part.arms[BASE].signals.answered.sum() if method == "base" else rows["count"].sum()
+        assert rows["count"].sum() == answered
+        assert (rows.groupby("gold")["count"].sum() == rows.groupby("gold")["of"].first()).all()
+    assert [grid.title.split(", ")[1] for grid in run.grids["confusion_grids"]] == list(dict.fromkeys(table["method"]))
+    assert draw_heat_map(run.grids["confusion_grids"][0]).size == SIZE
 
 
 def test_a_run_names_every_key_and_version(sweep) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 import zlib
@@ -10,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spatial_eval.core.types import Arm, Benchmark, Failure, Generation, Places, Record, Sample, Vlm
+from spatial_eval.core.types import Arm, Batching, Benchmark, Failure, Generation, Places, Record, Sample, Vlm, Work
 
 OPTIONS = ("Left", "Right", "On", "Under")
 
@@ -19,8 +20,9 @@ OPTIONS = ("Left", "Right", "On", "Under")
 class Slow:
     """Where the folder `trouble` holds files, things go wrong:
 
-    raise: every question raises. poison: the question whose id is its content fails. die: the process kills
-    itself at the question whose id is its content. code: the file is overwritten with where the code lies.
+    pause: a process waits, after as many questions as its content says, until the file is gone. raise: every question
+    raises. poison: the question whose id is its content fails. die: the process kills itself at the question whose id
+    is its content. code: the file is overwritten with where the code lies.
     """
 
     seconds: float = 0.0
@@ -28,6 +30,10 @@ class Slow:
     trouble: Path | None = None
     name: str = "slow"
     paper_model: str = ""
+
+    @property
+    def batching(self) -> Batching:
+        return Batching(1)
 
     def describe(self, places: Places) -> dict[str, Any]:
         return {"kind": "slow", "name": self.name}
@@ -51,10 +57,14 @@ class Loaded:
 
     def __init__(self, model: Slow) -> None:
         self.model = model
+        self.answered = 0
 
-    def answer(self, work: Sequence[tuple[Sample, tuple[Arm, ...]]]) -> Iterator[list[Record]]:
-        for sample, arms in work:
+    def answer(self, blocks: Sequence[Sequence[Work]]) -> Iterator[list[Record]]:
+        for sample, arms in (item for block in blocks for item in block):
             time.sleep(self.model.seconds)
+            while self.answered >= int(self._trouble().get("pause", "1000000")):
+                time.sleep(0.05)
+            self.answered += 1
             trouble = self._trouble()
             if "raise" in trouble:
                 raise RuntimeError("no such kernel")
@@ -67,7 +77,11 @@ class Loaded:
 
     def _trouble(self) -> dict[str, str]:
         folder = self.model.trouble
-        return {path.name: path.read_text().strip() for path in folder.iterdir()} if folder and folder.is_dir() else {}
+        found: dict[str, str] = {}
+        for path in folder.iterdir() if folder and folder.is_dir() else ():
+            with contextlib.suppress(FileNotFoundError):  # the test removes them
+                found[path.name] = path.read_text().strip()
+        return found
 
 
 def _generation(sample: Sample, arm: Arm) -> Generation:

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -19,17 +20,25 @@ from spatial_eval.launch.records import Attempt, AttemptReader, Launch
 
 TRIALS = Path(__file__).parent
 EXPECTED: dict[int, bytes] = {}  # by number of questions; the slow model's answers depend on nothing else
-HANG_S = 60.0  # nothing may take longer
+HANG_S = 240.0  # nothing may take longer, on a crowded machine either
 
 
 class Trial:
-    """`n` questions in 3 arms on the slow model; its output, trouble and expected results under `folder`."""
+    """`n` questions in 3 arms on the slow model; its output, trouble and expected results under `folder`.
 
-    def __init__(self, folder: Path, *launcher: str, n: int = 24, seconds: float = 0.15) -> None:
+    With `pause`, each process waits after so many questions until the test ends a command (`go_on`): what a test does
+    to a job that runs needs no luck with the clock.
+    """
+
+    def __init__(
+        self, folder: Path, *launcher: str, n: int = 24, seconds: float = 0.15, pause: int | None = None
+    ) -> None:
         self.folder, self.n = folder, n
         self.output = folder / "out"
         self.trouble = folder / "trouble"
         self.trouble.mkdir(parents=True, exist_ok=True)
+        if pause is not None:
+            (self.trouble / "pause").write_text(str(pause))
         self.quiz = write_lines(folder / "quiz.jsonl", questions(n))
         self.grid = [
             *("-m", "dataset=jsonl", f"dataset.path={self.quiz}", "split=all", "model=slow"),
@@ -65,8 +74,22 @@ class Trial:
 
     def end(self, process: subprocess.Popen[str], seconds: float = HANG_S) -> Done:
         """Raises where it hangs."""
+        self.go_on()
         out, err = process.communicate(timeout=seconds)
         return Done(process.returncode, out, err)
+
+    def go_on(self) -> None:
+        (self.trouble / "pause").unlink(missing_ok=True)
+
+    def heard(self, process: subprocess.Popen[str], words: str) -> bool:
+        """Whether the process says so on stderr, up to which it is read; one that hangs is killed."""
+        assert process.stderr
+        timer = threading.Timer(HANG_S, process.kill)
+        timer.start()
+        try:
+            return any(words in line for line in process.stderr)
+        finally:
+            timer.cancel()
 
     def _spawn(self, arguments: list[str], env: dict[str, str] | None) -> subprocess.Popen[str]:
         process = subprocess.Popen(
@@ -99,7 +122,7 @@ class Trial:
         return [run for launch in self.launches() for runs in AttemptReader(launch).attempts().values() for run in runs]
 
     def struck(
-        self, least: int = 2, seconds: float = 40.0, where: Callable[[Attempt], bool] = lambda run: True
+        self, least: int = 2, seconds: float = 120.0, where: Callable[[Attempt], bool] = lambda run: True
     ) -> Attempt:
         """A job that RUNS and has stored a part of its questions: to be struck now."""
         found: list[Attempt] = []

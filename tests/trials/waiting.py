@@ -9,7 +9,7 @@ from pathlib import Path
 from spatial_eval.launch import records
 
 
-def wait_for(true: Callable[[], bool], what: str, seconds: float = 60.0) -> None:
+def wait_for(true: Callable[[], bool], what: str, seconds: float = 180.0) -> None:
     """Raises where it does not come true in time."""
     end = time.monotonic() + seconds
     while not true():

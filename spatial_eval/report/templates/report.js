@@ -66,7 +66,7 @@ const describe = i => {
   const where = places.filter(p => byName[p] && value(p, i) >= 0 && (p === "dataset" || p === "split" || byName[p].values.length > 1));
   const lines = [[shown("method", value("method", i)), ...keys].join(", "),
     `${format(cells.accuracy[i], 2)} % right (95 %: ${format(cells.low[i], 1)} to ${format(cells.high[i], 1)}, n = ${cells.n[i]})`];
-  if (cells.difference[i] != null) lines.push(`${cells.difference[i] >= 0 ? "+" : ""}${format(cells.difference[i], 2)} points against base`);
+  if (cells.difference?.[i] != null) lines.push(`${cells.difference[i] >= 0 ? "+" : ""}${format(cells.difference[i], 2)} points against base${cells.gain_low[i] == null ? "" : ` (95 %: ${format(cells.gain_low[i], 1)} to ${format(cells.gain_high[i], 1)})`}`);
   for (const [name, label] of figures) {
     if (!["accuracy", "difference"].includes(name) && cells[name]?.[i] != null) lines.push(`${label}: ${format(cells[name][i], 1)}`);
   }
@@ -77,7 +77,7 @@ const describe = i => {
 const PAIR = "weight1, weight2";
 const has = name => byName[name] && byName[name].values.length > 1;
 const axes = [...(has("weight1") && has("weight2") ? [PAIR] : []), ...varying.map(dim => dim.name)];
-const state = { figure: "accuracy", rows: "", columns: "", only: {} };
+const state = { figure: cells.difference ? "difference" : "accuracy", rows: "", columns: "", only: {} };
 const keysOf = axis => axis === PAIR ? ["weight1", "weight2"] : axis ? [axis] : [];
 // A cell's codes on an axis, joined; null where it has none.
 const codesOf = (axis, i) => {
@@ -159,6 +159,8 @@ const render = focus => {
     if (best < 0 || cells.accuracy[i] > cells.accuracy[best]) best = i;
   }
   const far = Math.max(Math.abs(low), Math.abs(high)) || 1, signed = state.figure === "difference";
+  const same = i => signed && cells.gain_low[i] != null && cells.gain_low[i] <= 0 && cells.gain_high[i] >= 0;
+  document.getElementById("told").hidden = !signed;
   const dense = columns.length > 16;
   const every = columns.length > 50 ? 10 * Math.ceil(columns.length / 150) : 5;
   const parts = [`<caption>${escape(makeCaption(there))}</caption><thead><tr><th scope="col" rowspan="2" class="name">${escape(state.rows)}</th>`,
@@ -175,7 +177,7 @@ const render = focus => {
       const i = found.get(`${r}|${c}`);
       if (i === undefined || figure[i] == null) { parts.push('<td class="none"></td>'); continue; }
       const share = signed ? Math.abs(figure[i]) / far : high > low ? (figure[i] - low) / (high - low) : 0.5;
-      const marks = [chosen.includes(i) ? "chosen" : "", i === best ? "best" : ""].filter(Boolean).join(" ");
+      const marks = [chosen.includes(i) ? "chosen" : "", i === best ? "best" : "", same(i) ? "same" : ""].filter(Boolean).join(" ");
       const to = signed && figure[i] < 0 ? ";--to:var(--neg)" : "";
       parts.push(`<td data-i="${i}" tabindex="${first ? 0 : -1}"${marks ? ` class="${marks}"` : ""} style="--x:${Math.round(100 * share)}%${to}">${format(figure[i], 1)}</td>`);
       first = false;
@@ -234,5 +236,53 @@ for (const box of document.querySelectorAll("form[data-curve]")) {
   box.addEventListener("submit", event => event.preventDefault());
   readCurve();
 }
+// Tables: sorted by a click on a heading, filtered by a text, saved as CSV as they are shown.
+const textOf = cell => cell.innerText.replace(/\s+/g, " ").trim();
+const keyOf = text => { const found = text.replace(/,(?=\d{3})/g, "").match(/^[^a-z\d+-]*([+-]?\d*\.?\d+)/i); return found ? Number(found[1]) : NaN; };
+const saveCsv = (table, name) => {
+  const lines = [...table.rows].filter(row => !row.hidden).map(row => [...row.cells].map(cell => `"${textOf(cell).replace(/"/g, '""')}"`).join(","));
+  const link = make("a", { href: URL.createObjectURL(new Blob([lines.join("\n") + "\n"], { type: "text/csv" })), download: `${name}.csv` });
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+};
+const addTools = table => {
+  const title = table.caption?.textContent ?? table.className, body = () => [...table.tBodies[0].rows];
+  const csv = make("button", { type: "button", textContent: "CSV", title: "Save this table" });
+  csv.addEventListener("click", () => saveCsv(table, title.replace(/\W+/g, "_").slice(0, 40)));
+  const tools = make("div", { className: "tools" }, csv);
+  table.closest(".scroll").append(tools);
+  if (table.id) return;  // the grid has selectors of its own
+  if (body().length > 5) {
+    const filter = make("input", { type: "search", placeholder: "filter rows", ariaLabel: `Filter: ${title}` });
+    filter.addEventListener("input", () => {
+      const words = filter.value.toLowerCase().split(/\s+/);
+      for (const row of body()) { const text = row.textContent.toLowerCase(); row.hidden = !words.every(word => text.includes(word)); }
+    });
+    tools.prepend(filter);
+  }
+  if (body().length > 1) [...table.tHead.rows[0].cells].forEach((head, column) => {
+    if (head.classList.contains("axis") || !head.textContent) return;
+    const button = make("button", { type: "button" }, ...head.childNodes);
+    head.append(button);
+    button.addEventListener("click", () => {
+      const down = head.getAttribute("aria-sort") === "ascending", turn = down ? -1 : 1;
+      for (const other of table.tHead.rows[0].cells) other.removeAttribute("aria-sort");
+      head.setAttribute("aria-sort", down ? "descending" : "ascending");
+      const keyed = body().map(row => [row, textOf(row.cells[column])]).map(([row, text]) => [row, text, keyOf(text)]);
+      const numbers = keyed.every(([, text, key]) => !text || !Number.isNaN(key));
+      keyed.sort((a, b) => !a[1] - !b[1] || turn * (numbers ? a[2] - b[2] : a[1].localeCompare(b[1])));
+      table.tBodies[0].append(...keyed.map(([row]) => row));
+    });
+  });
+};
+document.querySelectorAll("table.data,#grid").forEach(addTools);
+
+// Light and dark: the system's choice until the switch is used.
+const scheme = document.getElementById("scheme"), dark = matchMedia("(prefers-color-scheme: dark)");
+const isDark = () => (document.documentElement.style.colorScheme || (dark.matches ? "dark" : "light")) === "dark";
+const nameScheme = () => { scheme.hidden = false; scheme.textContent = isDark() ? "Light" : "Dark"; };
+scheme.addEventListener("click", () => { document.documentElement.style.colorScheme = isDark() ? "light" : "dark"; nameScheme(); });
+dark.addEventListener("change", nameScheme);
+nameScheme();
 addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(part => { part.open = true; }));
 })();

@@ -1,0 +1,91 @@
+"""Grade a sweep's stored answers again, by other scoring rules than the one they were graded by."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from spatial_eval.analysis.metrics import accuracy_figures, percent, yes_no_figures
+from spatial_eval.analysis.sweep_data import SweepData, none_if_empty
+from spatial_eval.benchmarks.scoring import RULES, YES_NO, Grade, check_rule, grade_answer
+from spatial_eval.core.columns import IDENTITY
+from spatial_eval.core.errors import DataError
+from spatial_eval.core.types import Sample
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RULE_FIGURES = (
+    *("scoring", "n", "accuracy", "accuracy_low", "accuracy_high", "accuracy_strict"),
+    *("precision", "recall", "f1", "yes_rate", "unreadable"),
+)
+
+
+def write_choices(sample: Sample) -> tuple[str, str]:
+    """Return what samples.parquet holds for grading again: all gold answers and the options, as JSON texts.
+
+    The gold answers are "" where there is one, which stands in `gold`; options are "" where none are known.
+    """
+    golds = json.dumps(sample.answers, ensure_ascii=False) if len(sample.answers) > 1 else ""
+    pairs = dict(zip(sample.options, sample.option_texts, strict=True)) if sample.option_texts else sample.options
+    return golds, json.dumps(pairs, ensure_ascii=False) if pairs else ""
+
+
+def rule_rows(files: SweepData, rules: Sequence[str]) -> list[dict[str, Any]]:
+    """Grade a sweep's stored answers by other scoring rules: one row per cell and rule that its dataset can be read by.
+
+    Raises:
+        ConfigError: no such rule. DataError: a rule reads none of the datasets, or the files hold no options.
+    """
+    lacking = [name for name in ("golds", "options") if name not in files.samples]
+    if lacking:
+        raise DataError(
+            f"{files.folder}/samples.parquet is of an older version (no {lacking[0]}): run its launch.py command "
+            "again, which computes nothing"
+        )
+    rows: list[dict[str, Any]] = []
+    for rule in rules:
+        check_rule(rule, where="--rule")
+        names = [name for name, frame in files.samples.groupby("dataset") if _reads(rule, frame)]
+        if not names:
+            needed = {"letters": "options with letters", "yes_no": "golds yes and no"}[RULES[rule].needs]
+            raise DataError(f"--rule {rule} reads {needed}; no dataset of {files.folder.name} has them")
+        some = files.samples[files.samples["dataset"].isin(names)]
+        grades = [_grade_row(row, rule) for row in some.to_dict("records")]
+        said, right, strict = (list(column) for column in zip(*grades, strict=True))
+        some = some.assign(prediction=said, correct=right, correct_strict=strict, scoring=rule)
+        again = replace(files, content=some.to_parquet(index=False))
+        for cell, (key, method) in enumerate(zip(files.keys, files.methods, strict=True)):
+            if key in again.parts:
+                part = again.parts[key]
+                found = part.follow(method)
+                figures = accuracy_figures(found, np.ones(len(found.answered), dtype=bool))
+                figures |= yes_no_figures(found, list(part.questions["gold"]))
+                figures |= {"unreadable": percent(int(found.unreadable.sum()), figures["n"]), "scoring": rule}
+                kept = (*IDENTITY, "missing")
+                values = {name: value for name, value in files.row(cell).items() if name in kept}
+                plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in values.items()}
+                known = {name: none_if_empty(value) for name, value in plain.items()}
+                rows.append(known | {name: figures.get(name) for name in RULE_FIGURES})
+    return rows
+
+
+def _reads(rule: str, frame: pd.DataFrame) -> bool:
+    """Return whether a rule can read the answers of a dataset."""
+    needs = RULES[rule].needs
+    if needs == "yes_no":
+        return set(frame["gold"]) <= set(YES_NO)
+    if needs == "letters":
+        return all(text and all(len(option) == 1 for option in json.loads(text)) for text in set(frame["options"]))
+    return True
+
+
+def _grade_row(row: Mapping[Any, Any], rule: str) -> Grade:
+    options = json.loads(row["options"] or "[]")
+    texts = tuple(options.values()) if isinstance(options, dict) else ()
+    golds = tuple(json.loads(row["golds"])) if row["golds"] else (row["gold"],)
+    return grade_answer(Sample("", 0, "", golds, tuple(options), scoring=rule, option_texts=texts), row["text"])

@@ -1,0 +1,298 @@
+"""Write a sweep's answers as one file with a data card: no weights, images or paths of this machine go out."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import csv
+import io
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from spatial_eval.analysis.sweep_data import SplitAnswers, find_sweep, none_if_empty, read_sweep_data
+from spatial_eval.cli.answer_forms import ARM_FIELDS, GENERATION_FIELDS, WRITTEN_FORMS, write_forms
+from spatial_eval.cli.arguments import OUTPUT_DIR, Commands
+from spatial_eval.core.columns import TRUNK, VERSIONS
+from spatial_eval.core.errors import ConfigError, StoreError
+from spatial_eval.core.files import list_files, read_regular_file, write_atomic
+from spatial_eval.core.paths import OutputPaths
+from spatial_eval.core.types import Arm, Generation
+from spatial_eval.core.version import VERSION
+from spatial_eval.report import tables
+from spatial_eval.store.generations import ExperimentKey, Store, StoredRecord, read_lines
+
+QUESTION_FIELDS = ("row", "sample_id", "question", "gold", "split")
+COLUMNS = (*TRUNK, *QUESTION_FIELDS, *ARM_FIELDS, *GENERATION_FIELDS)
+READERS = {  # by format; pandas' own guesses lose digits and turn ids into numbers
+    "jsonl": "read_json('{file}', lines=True, precise_float=True, dtype={{'sample_id': str}})",
+    "parquet": "read_parquet('{file}')",
+}
+CARD = """# Answers of vision-language models to spatial questions
+
+`{file}` holds {rows:,} generations, one row per question and arm (a way to decode: the weight on the attention towards
+the image, its scaling and layers, or a contrast). Written by spatial_eval {version}. Neither weights nor images are
+included.
+
+## Contents
+
+{counts}
+
+`failed`: answers that could not be computed. They have no row: missing, not wrong.
+{cells}
+## Models and decoding
+
+What each experiment's answers are stored under (trunks.json): the model's content, dtype, batch, decoding.
+
+{models}
+
+{versions}
+
+## Reading it
+
+`pandas.{reader}`. Columns: {labels}; {question} (row: index in the whole dataset; gold in lower case); the arm's
+fields ({arm}); the answer's ({said}). The numbers are those of the arm's first token: confidence (largest
+probability, in [0, 1], unrounded), entropy (nats), margin (largest minus second largest probability), logit (the
+largest). In JSON lines a field that is absent was not recorded, or is at its default; in parquet it is null, and
+option_probs is JSON.
+
+Back into spatial_eval, where the same commands make the same tables of it:
+
+    python -m spatial_eval import FOLDER --data-dir DATA
+
+## Licences
+
+Questions and gold answers belong to their benchmarks, whose licences govern them (What'sUp, arXiv 2310.19785; VSR,
+arXiv 2205.00363; and what else is listed above); so do the images, which are not here. A model's licence may say
+what its outputs can be used for.
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """What goes out.
+
+    Attributes:
+        rows: COLUMNS by name, without what is at its default.
+        experiments: labels, counts and identity by name of the folder in the store.
+        versions: of what computed them. cells: rows of results.csv, or none.
+    """
+
+    rows: Sequence[Mapping[str, Any]]
+    experiments: Mapping[str, Mapping[str, Any]]
+    versions: Sequence[Mapping[str, str]]
+    cells: Sequence[Mapping[str, Any]]
+
+
+def gather_rows(output: Path, name: str | None) -> Export:
+    """Gather the answers of a sweep, or of an experiment in all sweeps that used it; default: the latest sweep.
+
+    Raises:
+        ConfigError: no sweep has this name, or none used the experiment.
+        StoreError: the store no longer holds what the sweep's tables show.
+    """
+    store = Store(OutputPaths(output).generations)
+    folder = Path(name).name if name and (store.root / Path(name).name / "trunk.json").is_file() else None
+    users = {find_sweep(output, name): None} if folder is None else _find_users(output, folder)
+    keys = {key.hash: key for _, key in store.trunks()}
+    rows: dict[tuple[Any, ...], dict[str, Any]] = {}
+    experiments: dict[str, dict[str, Any]] = {}
+    versions: list[dict[str, str]] = []
+    cells: list[dict[str, Any]] = []
+    errors: set[tuple[str, ...]] = set()
+    for sweep, places in users.items():
+        data = read_sweep_data(sweep)
+        listed = [] if folder else data.cells.to_dict("records")
+        cells += [{str(column): none_if_empty(value) for column, value in cell.items()} for cell in listed]
+        errors |= set(data.failures[["dataset", "model", "sample_id", "arm"]].itertuples(index=False, name=None))
+        for row in data.passes.to_dict("records"):
+            about = {str(column): value for column, value in row.items()}
+            place, labels = about["generations"], {column: about[column] for column in TRUNK}
+            if places is not None and place not in places:
+                continue
+            key = keys.get(_cut_hash(place))
+            if key is None:
+                raise StoreError(f"no trunk.json of {place} can be read: run the sweep's command again, it writes it")
+            experiments.setdefault(place, {**labels, "identity": key.description})
+            kept = {column: about[column] for column in ("dataset", "model", *VERSIONS, "device")}
+            versions += [kept] if kept not in versions else []
+            answers, stored = data.trunks.get(tuple(labels.values())), _read_stored(store, key)
+            for question, arm, generation in _list_answers(answers, stored, place) if answers else ():
+                rows.setdefault((place, question["row"], arm), {**labels, **question, **asdict(arm), **generation})
+    for place, about in experiments.items():
+        mine = [(row["sample_id"], arm) for (at, _, arm), row in rows.items() if at == place]
+        about["questions"], about["answers"] = len({sample_id for sample_id, _ in mine}), len(mine)
+        failed = {error[2:] for error in errors if error[:2] == (about["dataset"], about["model"])}
+        about["failed"] = len(failed - {(sample_id, arm.label) for sample_id, arm in mine})
+        about["arms"] = [arm.label for arm in sorted({arm for _, arm in mine})]
+    return Export([rows[key] for key in sorted(rows)], experiments, versions, cells)
+
+
+def _list_answers(
+    answers: SplitAnswers, stored: Mapping[tuple[str, Arm], Sequence[Generation]], place: str
+) -> Iterator[tuple[dict[str, Any], Arm, dict[str, Any]]]:
+    """Yield (question, arm, what is stored of the answer) for each answer that the sweep's table shows."""
+    questions = answers.questions[list(QUESTION_FIELDS)].to_dict("records")
+    for arm, graded in answers.arms.items():
+        for i in np.flatnonzero(graded.signals.answered):
+            question = {str(column): value for column, value in questions[i].items()}
+            text, confidence = answers.texts[arm][i], none_if_empty(float(graded.signals.max_prob[i]))
+            known = stored.get((question["sample_id"], arm), ())
+            yield question, arm, pick_generation(known, text, confidence, place, question["sample_id"])
+
+
+def _cut_hash(place: str) -> str:
+    """Return the hash in the name of an experiment's folder."""
+    return place.rpartition("--")[2]
+
+
+def _find_users(output: Path, folder: str) -> dict[Path, set[str]]:
+    """Find the sweeps that used an experiment, the latest first, and the names that their passes.csv gives its folder.
+
+    That is its own name; else those that another model.name of the same weights gave it, under the same key.
+    """
+    used: dict[Path, set[str]] = {}
+    found = OutputPaths(output).sweeps.glob("*/results.csv")
+    for path in sorted(found, key=lambda path: -path.stat().st_mtime_ns):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            passes = read_regular_file(path.parent / "passes.csv").decode()
+            used[path.parent] = {row["generations"] for row in csv.DictReader(io.StringIO(passes, newline=""))}
+    names = {name for listed in used.values() for name in listed if _cut_hash(name) == _cut_hash(folder)}
+    names = names & {folder} or names
+    if not names:
+        raise ConfigError(f"no sweep under {output} used {folder}: run launch.py over it first")
+    return {sweep: names for sweep, listed in used.items() if listed & names}
+
+
+def _read_stored(store: Store, key: ExperimentKey) -> dict[tuple[str, Arm], list[Generation]]:
+    """Read every answer of an experiment, those to earlier versions of a question too."""
+    stored: dict[tuple[str, Arm], list[Generation]] = {}
+    for path in (path for folder in store.folders(key) for path in list_files(folder, "*.jsonl")):
+        for _, line in read_lines(path):
+            if isinstance(line, StoredRecord) and isinstance(line.record, Generation):
+                stored.setdefault((line.record.sample_id, line.record.arm), []).append(line.record)
+    return stored
+
+
+def pick_generation(
+    stored: Sequence[Generation], text: str, confidence: float | None, place: str, sample_id: str
+) -> dict[str, Any]:
+    """Return the stored answer that the sweep's table shows, without what is at its default. Raises StoreError."""
+    for generation in stored:
+        if (generation.text, generation.confidence) == (text, confidence):
+            values = asdict(generation)
+            return {name: values[name] for name, default in GENERATION_FIELDS.items() if values[name] != default}
+    raise StoreError(
+        f"generations/{place} no longer holds the sweep's answer to question {sample_id}: "
+        "run the sweep's command again, then export"
+    )
+
+
+def write_card(file: str, export: Export) -> str:
+    """Write README.md of an export."""
+    counts = [
+        {name: "; ".join(value) if name == "arms" else value for name, value in about.items() if name != "identity"}
+        for about in export.experiments.values()
+    ]
+    models = [
+        f"* `{about['dataset']} x {about['model']}`: `{json.dumps(about['identity'], sort_keys=True)}`"
+        for about in export.experiments.values()
+    ]
+    accuracies = ""
+    if export.cells:
+        # A table that names no rule is of before 0.2: by the paper's.
+        rules = dict.fromkeys((cell["dataset"], cell["scoring"] or "paper") for cell in export.cells)
+        accuracies = (
+            f"\n## Accuracy, percent\n\n{tables.ROW_FORMATS['md'](export.cells)}\n\nRule by which an answer counts "
+            "(`dataset.scoring`, docs/results.md of spatial_eval): "
+            f"{', '.join(f'{dataset}: `{rule}`' for dataset, rule in rules)}.\n"
+        )
+    return CARD.format(
+        file=file,
+        rows=len(export.rows),
+        version=VERSION,
+        counts=_format_table(counts),
+        cells=accuracies,
+        models="\n".join(models),
+        versions=_format_table(export.versions),
+        reader=READERS[file.rpartition(".")[2]].format(file=file),
+        labels=", ".join(TRUNK),
+        question=", ".join(QUESTION_FIELDS),
+        arm=", ".join(ARM_FIELDS),
+        said=", ".join(GENERATION_FIELDS),
+    )
+
+
+def _format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    header = list(rows[0]) if rows else []
+    return tables.format_markdown(
+        tables.Sheet("", header, [[str(v) for v in row.values()] for row in rows], len(header))
+    )
+
+
+def write_export(folder: Path, export: Export, file_format: str) -> list[Path]:
+    """Write answers, trunks.json and card, or the files of another framework's form; return the files of answers.
+
+    Raises:
+        ConfigError: the folder is not empty.
+    """
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ConfigError(f"{folder} is there already and not empty: nothing was written; name another --out")
+    if file_format in WRITTEN_FORMS:
+        return write_forms(folder, export.rows, file_format)
+    path = folder / f"generations.{file_format}"
+    lines = (json.dumps(row, ensure_ascii=False) + "\n" for row in export.rows)
+    write_atomic(path, "".join(lines) if file_format == "jsonl" else _write_parquet(export.rows))
+    write_atomic(folder / "trunks.json", json.dumps(export.experiments, indent=1, sort_keys=True) + "\n")
+    write_atomic(folder / "README.md", write_card(path.name, export))
+    return [path]
+
+
+def _write_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    types = {"tokens": pa.list_(pa.int64())}
+    types |= dict.fromkeys(
+        ("weight", "alpha", "cutoff", "decay", "gamma", "confidence", "entropy", "margin", "logit"), pa.float64()
+    )
+    types |= dict.fromkeys(("row", "max_new_tokens", "noise", "batch"), pa.int64())
+    schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
+    plain = [{**row, "option_probs": json.dumps(row["option_probs"])} if "option_probs" in row else row for row in rows]
+    content = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(plain, schema=schema), content)
+    return bytes(content.getvalue())
+
+
+def add_export(commands: Commands) -> None:
+    """Add `export` to the subparsers of the command line."""
+    about = "a sweep's answers as one file with a data card, to be shared without weights"
+    parser = commands.add_parser("export", parents=[OUTPUT_DIR], description=f"Write {about}.")
+    parser.add_argument(
+        "what",
+        nargs="?",
+        metavar="SWEEP|EXPERIMENT",
+        help="a sweep, or a folder of the store (default: the latest sweep)",
+    )
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to; must be empty or absent")
+    forms = parser.add_mutually_exclusive_group()
+    forms.add_argument("--format", choices=list(READERS), default="jsonl", help="default: jsonl")
+    forms.add_argument(
+        "--as", dest="form", choices=list(WRITTEN_FORMS), help="samples as that framework stores them, a file per arm"
+    )
+    parser.set_defaults(run=run_export)
+
+
+def run_export(parsed: argparse.Namespace) -> int:
+    """Print where the answers are."""
+    export = gather_rows(parsed.output_dir, parsed.what)
+    paths = write_export(parsed.out, export, parsed.form or parsed.format)
+    failed = sum(about["failed"] for about in export.experiments.values())
+    sys.stdout.write(f"{len(export.rows):,} answers, {failed:,} failed; experiments: {len(export.experiments)}\n")
+    sys.stdout.write("".join(f"{path}\n" for path in paths))
+    return 0

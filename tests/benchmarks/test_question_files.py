@@ -1,0 +1,319 @@
+"""People's files of questions, judged before anything is computed: each fault one line, with the way out."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import shutil
+import subprocess
+import tracemalloc
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import questions, write_lines
+from hydra_front import COMPOSER
+
+from spatial_eval.benchmarks.question_files import PublicFile, QuestionFile
+from spatial_eval.core.errors import ConfigError, DataError
+from spatial_eval.core.plan import split_indices
+from spatial_eval.core.types import Part, Places, Sample
+
+ROW = {"id": 0, "question": "Where is it?", "answer": "left", "options": ["left", "right"]}
+
+
+def read(path: Path, **keys: Any) -> list[Sample]:
+    return QuestionFile(path, **keys).read(Places(path.parent, path.parent))
+
+
+def complaint(path: Path, **keys: Any) -> str:
+    """The one line that a file is refused with; it names the file."""
+    with pytest.raises(DataError) as error:
+        read(path, **keys)
+    said = str(error.value)
+    assert "\n" not in said
+    assert str(path) in said
+    return said.removeprefix(str(path))
+
+
+HALF = "holds half a character (the lone surrogate \\ud83d); expected whole characters"
+FAULTS: list[tuple[dict[str, Any], str]] = [
+    ({"id": "\ud83d"}, f", row 1: `id` {HALF}"),
+    ({"question": "Where \ud83d?"}, f", row 1: `question` {HALF}"),
+    ({"options": ["left", "\ud83d"]}, f", row 1: `options` {HALF}"),
+    ({"relation": "r" * 10_001}, ", row 1: `relation` has 10,001 characters; expected at most 10,000"),
+    ({"id": "i" * 10_001}, ", row 1: `id` has 10,001 characters; expected at most 10,000"),
+    ({"pair": "a\0"}, ", row 1: `pair` holds a NUL at character 1; expected text"),
+    ({"image_path": ""}, ", row 1: `image_path` is ''; expected the path of a picture, as a text"),
+    ({"image_path": 3}, ", row 1: `image_path` is 3; expected the path of a picture, as a text"),
+    ({"image_path": "a\0b"}, ", row 1: `image_path` holds a NUL"),
+    ({"image_path": "."}, ", row 1: `image_path` is '.', a folder; expected a picture's file"),
+    ({"image_path": "pipe"}, ", row 1: `image_path` is 'pipe', a pipe or a device; expected a picture's file"),
+    ({"image_path": "/dev/zero"}, ", row 1: `image_path` is '/dev/zero', a pipe or a device"),
+    ({"image_path": "n" * 300}, ", row 1: `image_path` is 'nnn"),
+    ({"options": 5}, ", row 1: `options` must be a list of texts, a mapping as"),
+    ({"options": "left"}, ", row 1: `options` must be a list of texts, a mapping as"),
+    ({"answer": 10**399}, ", row 1: `answer` is a number of 400 digits; expected one below 2^63, or a text"),
+    ({"id": -(10**399)}, ", row 1: `id` is a number of 400 digits; expected one below 2^63, or a text"),
+    ({"set": float("inf")}, ", row 1: `set` is inf; expected a finite number, or a text"),
+    (
+        {"id": 0},
+        ", row 1: id '0' stands in rows 0 and 1; ids in column 'id' must differ; dataset.columns.id='' numbers",
+    ),
+    ({"id": "0"}, ", row 1: id '0' stands in rows 0 and 1"),
+    ({"question": None}, ", row 1: `question` is absent; a row needs a text `question` and an `answer`"),
+    ({"question": " "}, ", row 1: `question` is ' '; a row needs a text"),
+    ({"answer": None}, ", row 1: `answer` is absent; a row needs"),
+    ({"answer": []}, ", row 1: needs a text `question` and an `answer`"),
+]
+
+
+@pytest.mark.parametrize(("change", "said"), FAULTS, ids=[f"{next(iter(c))}-{i}" for i, (c, _) in enumerate(FAULTS)])
+def test_a_fault_is_one_line_with_row_and_key(change: dict[str, Any], said: str, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    path = write_lines(tmp_path / "quiz.jsonl", [ROW, ROW | {"id": 1} | change])
+    assert complaint(path).startswith(said)
+
+
+def test_a_number_beyond_what_python_reads_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "quiz.jsonl"
+    path.write_text(json.dumps(ROW) + '\n{"id": ' + "9" * 5000 + "}\n")
+    assert complaint(path).startswith(", line 2 holds a number of thousands of digits; expected numbers below 2^63")
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "quiz.jsonl")  # opening it would wait for ever
+    assert complaint(tmp_path / "quiz.jsonl") == " is a pipe or a device; expected a file"
+    assert complaint(Path("/dev/zero")) == " is a pipe or a device; expected a file"
+    assert complaint(tmp_path) == " is a folder; expected a file"
+    assert complaint(tmp_path / "absent.jsonl") == " cannot be read: No such file or directory; check the path"
+
+
+def in_forms(folder: Path) -> dict[str, tuple[Path, bytes, str]]:
+    """Another form of two rows: file, content, what it is named."""
+    rows = [ROW, ROW | {"id": 1, "answer": "right"}]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    pretty = "".join(json.dumps(row, indent=2) + "\n" for row in rows)
+    return {
+        "array": (folder / "my array.json", json.dumps(rows).encode(), "is a JSON array, not JSON lines"),
+        "indented": (folder / "a.json", json.dumps(rows, indent=1).encode(), "is a JSON array, not JSON lines"),
+        "pretty": (folder / "a.jsonl", pretty.encode(), "is JSON over several lines (pretty-printed)"),
+        "gzip": (folder / "a.jsonl.gz", gzip.compress(lines.encode()), "is compressed (gzip)"),
+        "UTF-16": (folder / "a.jsonl", lines.encode("utf-16"), "is UTF-16 text"),
+        "Latin-1": (folder / "a.jsonl", lines.replace("it?", "l\xe0?").encode("latin1"), "is not UTF-8 (byte 0xe0)"),
+    }
+
+
+@pytest.mark.parametrize("form", ["array", "indented", "pretty", "gzip", "UTF-16", "Latin-1"])
+def test_another_form_is_named_with_a_command_that_works(form: str, tmp_path: Path) -> None:
+    path, content, what = in_forms(tmp_path)[form]
+    path.write_bytes(content)
+    said = complaint(path)
+    assert what in said
+    command = said.split("`")[1]
+    wanted = {"python": "python3", "gunzip": "gunzip", "iconv": "iconv"}[command.split()[0]]
+    assert shutil.which(wanted), wanted
+    before = set(tmp_path.iterdir())
+    subprocess.run(command.replace("python -c", "python3 -c", 1), shell=True, check=True)
+    (made,) = set(tmp_path.iterdir()) - before
+    assert [(s.id, s.answers) for s in read(made)] == [("0", ("left",)), ("1", ("right",))]
+
+
+def test_a_spreadsheet_is_named(tmp_path: Path) -> None:
+    (tmp_path / "quiz.xlsx").write_bytes(b"PK\x03\x04rest")
+    assert complaint(tmp_path / "quiz.xlsx").startswith(" is a spreadsheet (xlsx) or a zip archive: `libreoffice ")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {"question": "?", "answer": "x", "image": "a.jpg"},
+            "`image_path`; the file has `image`: dataset.columns.image",
+        ),
+        (
+            {"question": "?", "answer": "x", "images": ["a"]},
+            "`image_path`; the file has `images`: dataset.columns.image",
+        ),
+        ({"text": "?", "answer": "x"}, "`question`; the file has `text`: dataset.columns.question=text"),
+        ({"Question": "?", "Answer": "x"}, "`question`; the file has `Question`: dataset.columns.question=Question"),
+        ({"question": "?", "label": "x"}, "`answer`; the file has `label`: dataset.columns.answer=label"),
+        ({"question": "?", "Correct Answer": "x"}, "the file has `Correct Answer`: dataset.columns.answer='\"Correct"),
+        ({"ask": "?", "answer": "x"}, "`question` for question; set dataset.columns.question to one of ask, answer"),
+    ],
+)
+def test_the_keys_that_a_file_has_are_offered(row: dict[str, Any], said: str, tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "quiz.jsonl", [row])
+    found = complaint(path)
+    assert f": no {said}" in found or said in found
+    if "to one of" not in found:  # what is offered works
+        key, _, column = found.rpartition("dataset.columns.")[2].partition("=")
+        with contextlib.suppress(DataError):
+            read(path, columns={key: column.strip("'\"")})
+            return
+        assert said not in complaint(path, columns={key: column.strip("'\"")})
+
+
+def test_options_under_another_name_are_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    read(write_lines(tmp_path / "quiz.jsonl", [{"question": "?", "answer": "x", "choices": ["x", "y"]}]))
+    assert "no `options`; the file has `choices`: dataset.columns.options=choices" in caplog.text
+
+
+def test_own_columns_and_conditions(tmp_path: Path) -> None:
+    rows = [
+        {"key": i, "ask": "Where?", "gold": "B", "A": "left", "B": "right", "C": None, "img": f"{i}.png", "task": task}
+        for i, task in enumerate(("x", "y", "z"))
+    ]
+    columns = {"id": "key", "question": "ask", "answer": "gold", "image": "img", "options": ["A", "B", "C"]}
+    path = write_lines(tmp_path / "quiz.jsonl", rows)
+    one, two = read(path, columns=columns | {"relation": "task"}, where=("task=x|z",), instruction="The letter.")
+    assert (one.id, two.id, two.relation, two.image) == ("0", "2", "z", tmp_path / "2.png")
+    assert (one.answers, one.options, one.option_texts) == (("b",), ("a", "b"), ("left", "right"))
+    assert one.question == "Where?\nA. left\nB. right\nThe letter."
+
+
+@pytest.mark.parametrize(
+    ("style", "shown"),
+    [
+        (None, "\nA. left\nB. {right}"),
+        ("brackets", "\n(A) left\n(B) {right}"),
+        ("half_brackets", "\nA) left\nB) {right}"),
+        ("colons", "\nA: left\nB: {right}"),
+        ("inline", "\nA. left B. {right}"),
+        ("none", ""),
+    ],
+)
+def test_options_in_every_style(style: str | None, shown: str, tmp_path: Path) -> None:
+    row = {"question": "<image>\nUSER: Where?\nASSISTANT:", "answer": 1, "options": ["left", "{right}"]}
+    (sample,) = read(write_lines(tmp_path / "quiz.jsonl", [row]), options_style=style)
+    assert sample.question == f"<image>\nUSER: Where?{shown}\nASSISTANT:"
+    assert (sample.answers, sample.option_texts) == (("b",), ("left", "{right}"))
+    for key, value in (("options_style", "dots"), ("cut", "images")):
+        with pytest.raises(ConfigError, match=rf"unknown dataset\.{key} '{value}'"):
+            QuestionFile(tmp_path / "quiz.jsonl", **{key: value})
+
+
+@pytest.mark.parametrize(("suffix", "mark"), [("csv", ","), ("tsv", "\t"), ("CSV", ",")])
+def test_a_table_reads_as_lines_do(suffix: str, mark: str, tmp_path: Path) -> None:
+    cells = [
+        ["question", "answer", "options", "image_path", "relation", "id"],
+        ['"Where, ""there""?"', "left", '"[""left"", ""right""]"', "a.jpg", "", "x"],
+        ["Which?", "1", "(a) left (b) right", "", "r", "007"],
+    ]
+    path = tmp_path / f"quiz.{suffix}"
+    path.write_text("\ufeff" + "\r\n".join(mark.join(row) for row in cells) + "\r\n", "utf8")
+    one, two = read(path, scoring="words")
+    assert (one.question, one.answers, one.options) == ('Where, "there"?', ("left",), ("left", "right"))
+    assert (one.image, one.relation, one.id) == (tmp_path / "a.jpg", "left", "x")
+    assert (two.id, two.answers, two.image, two.relation) == ("007", ("right",), None, "r")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", ": the header is ''; expected different names of columns between commas"),
+        ("question\nWhere?\n", ": the header is 'question'; expected different names"),
+        ("a,a\n1,2\n", ": the header is 'a,a'; expected different names"),
+        ("question,answer\nWhere?,left,right\n", ", row 0: has 3 cells; expected 2, as the header"),
+        ("question,answer\n", " has 0 rows; expected at least 1"),
+        ('question,answer\n"Where?,left\n', ", line 2: unexpected end of data; expected a table of cells"),
+        ("question,answer\nWh\xe0?,left\n", " is not UTF-8 (byte 0xe0): save it as UTF-8"),
+    ],
+)
+def test_a_table_that_is_none_is_one_line(text: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "quiz.csv").write_bytes(text.encode("latin1"))
+    assert complaint(tmp_path / "quiz.csv").startswith(said)
+
+
+def test_jsonl_is_the_earlier_name_of_file(tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "quiz.jsonl", questions(4))
+    read_by = [COMPOSER.read_benchmark(name, {"dataset.path": str(path)}) for name in ("jsonl", "file")]
+    assert read_by[0] == read_by[1] == QuestionFile(path)
+
+
+def test_val_and_test_share_no_image_pair_or_set(tmp_path: Path) -> None:
+    rows = [
+        {"id": i, "question": "?", "answer": "x", "image_path": f"{i // 3}.jpg", "pair": f"p{i // 6}" if i < 60 else ""}
+        for i in range(120)
+    ]
+    path = write_lines(tmp_path / "quiz.jsonl", rows)
+    samples = read(path, cut="groups")
+    sides = [set(split_indices(samples, Part(split))) for split in ("val", "test")]
+    assert (len(sides[0] | sides[1]), sides[0] & sides[1]) == (120, set())
+    for key in ("image", "pair"):
+        seen = [{getattr(samples[i], key) for i in side} - {""} for side in sides]
+        assert not seen[0] & seen[1]
+    assert len({samples[i].cut for i in sides[0]}) == 6  # of 10 pairs and 20 images of their own
+    alone = [row | {"image_path": f"{row['id']}.jpg", "pair": ""} for row in rows]
+    for name, some, cut in (("own.jsonl", alone, "groups"), ("quiz.jsonl", rows, "rows")):
+        single = read(write_lines(tmp_path / name, some), cut=cut)
+        assert list(split_indices(single, Part("val"))) == list(split_indices(120, Part("val")))
+
+
+def pope(folder: Path, split: str = "random", rows: int = 24, **keys: Any) -> PublicFile:
+    """A replica of POPE: four pictures, six questions each; yes and no alternate."""
+    for name in ("random", "popular"):
+        lines = [
+            {
+                "question_id": i + 1,
+                "image": f"COCO_val2014_{i // 6:012d}.jpg",
+                "text": f"Is there a {name if i % 2 else 'thing'} {i} in the image?",
+                "label": "no" if i % 2 else "yes",
+            }
+            for i in range(rows)
+        ]
+        write_lines(folder / "pope" / f"coco_pope_{name}.json", lines)
+    values = {"dataset.split_name": split, "dataset.rows": rows} | {f"dataset.{k}": v for k, v in keys.items()}
+    dataset = COMPOSER.read_benchmark("pope_coco", values)
+    assert isinstance(dataset, PublicFile)
+    return dataset
+
+
+def test_pope_asks_as_llava_does(tmp_path: Path) -> None:
+    dataset = pope(tmp_path)
+    first, second, *_ = dataset.read(Places(tmp_path, tmp_path))
+    assert dataset.name == "pope_coco_random"
+    assert first.question == "Is there a thing 0 in the image?\nAnswer the question using a single word or phrase."
+    assert (first.id, first.answers, second.answers, first.scoring) == ("1", ("yes",), ("no",), "yn_pope")
+    assert first.image == tmp_path / "val2014" / "COCO_val2014_000000000000.jpg"
+
+
+def test_pope_is_cut_by_its_pictures_alike_in_every_split(tmp_path: Path) -> None:
+    val = []
+    for split in ("random", "popular"):
+        samples = pope(tmp_path, split, rows=120).read(Places(tmp_path, tmp_path))
+        val.append({samples[i].image for i in split_indices(samples, Part("val"))})
+        assert not val[-1] & {samples[i].image for i in split_indices(samples, Part("test"))}
+    assert val[0] == val[1]
+    assert len(val[0]) == 4  # a fifth of 20
+
+
+def test_what_pope_refuses(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown dataset.split_name 'adversary'; did you mean adversarial\?"):
+        pope(tmp_path, "adversary")
+    places = Places(tmp_path, tmp_path)
+    with pytest.raises(DataError, match=r"coco_pope_random.json has 24 rows; expected 23"):
+        COMPOSER.read_benchmark("pope_coco", {"dataset.rows": 23}).read(places)
+    with pytest.raises(DataError, match=r"prepare dataset=pope_coco dataset.split_name=adversarial`"):
+        COMPOSER.read_benchmark("pope_coco", {"dataset.split_name": "adversarial"}).read(places)
+    write_lines(
+        tmp_path / "pope" / "coco_pope_random.json", [{"question_id": 1, "image": "../a", "text": "?", "label": "yes"}]
+    )
+    with pytest.raises(DataError, match=r"row 0: `image` is '../a'; expected a picture's file name"):
+        COMPOSER.read_benchmark("pope_coco", {"dataset.rows": 1}).read(places)
+
+
+def test_reading_holds_no_row_as_its_file_gives_it(tmp_path: Path) -> None:
+    row = {"answer": "left", "options": ["left", "right", "above", "below"], "note": "unread " * 100}
+    path = write_lines(tmp_path / "large.jsonl", [{**row, "question": f"Where is cup {i}?"} for i in range(1000)])
+    tracemalloc.start()
+    try:
+        samples = read(path)
+        held, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert len({id(sample.options) for sample in samples}) == len({id(sample.answers) for sample in samples}) == 1
+    assert held < 600 * len(samples)
+    assert peak < 1200 * len(samples)

@@ -1,0 +1,255 @@
+"""Names of sweeps, what commands take for SWEEP, list and cite."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import logging
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+import spatial_eval
+from spatial_eval.analysis.sweep_data import LARGEST_TABLE, find_sweep, read_files
+from spatial_eval.cli.main import COMMANDS, GLOSSARY, main, parser
+from spatial_eval.core.errors import ConfigError
+from spatial_eval.core.sweep_names import derive_name, is_name, read_name, write_name
+from spatial_eval.report.citation import cite_sweep
+
+
+def make_sweeps(output: Path, *sweeps: tuple[str, str]) -> Path:
+    """Folders of finished sweeps (id, name), the oldest first."""
+    for age, (name, called) in enumerate(sweeps):
+        folder = output / "sweeps" / name
+        folder.mkdir(parents=True)
+        (folder / "results.csv").touch()
+        if called:
+            write_name(folder, called)
+            os.utime(folder / "name.txt", (age, age))
+        os.utime(folder / "results.csv", (age, age))
+    return output
+
+
+@pytest.mark.parametrize(
+    ("text", "valid"),
+    [
+        ("first", True),
+        ("a-b_2", True),
+        ("abcde", True),
+        ("x" * 40, True),
+        ("abcdef", False),
+        ("0123456789ab", False),
+        ("latest", False),
+        ("", False),
+        ("x" * 41, False),
+        ("First", False),
+        ("a b", False),
+        ("a/b", False),
+    ],
+)
+def test_what_is_a_name(text: str, valid: bool) -> None:
+    assert is_name(text) is valid
+
+
+def test_a_sweep_file_gives_its_name() -> None:
+    assert [derive_name(stem) for stem in ("paper_table", "My Grid.v2", "facade", "")] == [
+        "paper_table",
+        "my-grid-v2",
+        None,
+        None,
+    ]
+
+
+def test_a_name_an_id_or_latest(tmp_path: Path, caplog) -> None:
+    found = make_sweeps(tmp_path, ("aa11", "demo"), ("aa22", "demo"), ("bb33", ""))
+
+    def name(text: str | None) -> str:
+        return find_sweep(found, text).name
+
+    assert [name(text) for text in (None, "latest", "bb", "aa1", str(found / "sweeps" / "aa11"))] == [
+        "bb33",
+        "bb33",
+        "bb33",
+        "aa11",
+        "aa11",
+    ]
+    assert not caplog.records
+    with caplog.at_level(logging.WARNING):
+        assert name("demo") == "aa22"
+    assert [record.getMessage() for record in caplog.records] == [
+        "demo is the name of several sweeps: the newest is aa22; before it aa11"
+    ]
+    write_name(found / "sweeps" / "aa11", "demo")  # run again
+    assert name("demo") == "aa11"
+    with pytest.raises(ConfigError, match=r"sweep 'aa' is the beginning of several ids: demo \(aa22\), demo \(aa11\)"):
+        name("aa")
+
+
+def test_an_error_lists_the_newest_five(tmp_path: Path) -> None:
+    found = make_sweeps(tmp_path, *((f"{i:012x}", "smoke" * (i == 3)) for i in range(33)))
+    with pytest.raises(ConfigError, match="did you mean smoke") as caught:
+        find_sweep(found, "smok")
+    assert len(re.findall(r"\b[0-9a-f]{12}\b", str(caught.value))) == 5
+    assert f"newest: {32:012x}, {31:012x}" in str(caught.value)
+
+
+def test_what_is_no_name_in_a_folder_is_none(tmp_path: Path) -> None:
+    folder = make_sweeps(tmp_path, ("aa11", "demo")) / "sweeps" / "aa11"
+    (folder / "name.txt").write_bytes(b"\xff two\nlines")
+    assert read_name(folder) == ""
+
+
+def test_a_run_names_its_sweep(tmp_path: Path, experiment, capsys, caplog) -> None:
+    """The name is in no id; the same grid keeps it; another grid takes it over, which is said."""
+    out = f"output_dir={tmp_path / 'out'}"
+    plain = spatial_eval.run(["method=base", out, *experiment])
+    with caplog.at_level(logging.INFO, logger="spatial_eval"):
+        named = spatial_eval.run(["method=base", "name=first", out, *experiment])
+        assert f"sweep first ({named.id})" in caplog.messages
+        spatial_eval.run(["method=base", out, *experiment])
+        other = spatial_eval.run(["method=scaling_vis", "name=first", out, *experiment])
+    assert named.id == plain.id != other.id
+    assert f"first now means sweep {other.id}; before, {plain.id} had that name" in caplog.messages
+    assert [read_files(one.files.folder).about.get("name") for one in (plain, named, other)] == ["first"] * 3
+    assert spatial_eval.load("first", tmp_path / "out").id == other.id
+    capsys.readouterr()
+    assert main(["list", "--output-dir", str(tmp_path / "out"), "--format", "csv"]) == 0
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert [(row["name"], row["id"], row["cells"], row["complete"]) for row in rows] == [
+        ("first", other.id, "2", "yes"),
+        ("first", plain.id, "1", "yes"),
+    ]
+    assert float(rows[0]["vs_base"]) == pytest.approx(other.cells["vs_base"].max())
+
+
+def test_list_shows_what_it_can(tmp_path: Path, capsys) -> None:
+    """A sweep without tables, or of another version, costs its own line's figures and nothing else."""
+    found = make_sweeps(tmp_path, ("aa11", "demo"), ("bb22", ""))
+    assert main(["list", "--output-dir", str(found)]) == 0
+    shown = capsys.readouterr().out
+    assert re.search(r"demo +aa11 .*not written", shown)
+    assert main(["list", "--output-dir", str(tmp_path / "none")]) == 0
+    assert "no sweep under" in capsys.readouterr().out
+
+
+def test_tables_of_another_hand_are_a_line(swept: Path, tmp_path: Path, capsys) -> None:
+    """Whole by its digests, or without any, as folders of 0.1 are."""
+    copy = tmp_path / "sweeps" / swept.name
+    shutil.copytree(swept, copy)
+    for name, content in (
+        ("results.csv", b"missing,vs_base\n0,x\n"),
+        ("results.csv", b"n\n1\n"),
+        ("results.csv", b"a,b\n1," + b"x" * 200_000 + b"\n"),
+        ("results.csv", b"missing\n\0\n"),
+        ("passes.csv", b"a\n1\n"),
+        ("passes.csv", b"device,seconds\nGPU,x\n"),
+        ("sweep.json", b"[]"),
+        ("sweep.json", b'{"cells": 7, "trunks": 7, "version": "1"}'),
+    ):
+        shutil.copytree(swept, copy, dirs_exist_ok=True)
+        about = json.loads((copy / "sweep.json").read_text())
+        (copy / "sweep.json").write_text(json.dumps({key: about[key] for key in about if key != "digests"}))
+        (copy / name).write_bytes(content)
+        assert main(["list", "--output-dir", str(tmp_path)]) == 0
+        assert swept.name in capsys.readouterr().out
+        for command in (["cite"], ["results"], ["results", "--format", "csv"]):
+            done = main([*command, "--output-dir", str(tmp_path)])
+            err = capsys.readouterr().err
+            assert (done, err.count("\n")) in ((1, 1), (0, 0)), (name, content[:40], command, err)
+            assert done == 0 or "is not a whole sweep" in err
+    with (copy / "results.csv").open("wb") as file:
+        file.truncate(LARGEST_TABLE + 1)  # sparse: it takes no room
+    assert main(["results", "--output-dir", str(tmp_path)]) == 1
+    assert "at most 4,294,967,296 are read" in capsys.readouterr().err
+
+
+def test_what_was_typed_is_quoted_without_control_characters(capsys) -> None:
+    for command in (["\x1b[31m"], ["results", "--format", "\x1b]0;x\x07"], ["status", "a", "\x1b[2J"]):
+        with pytest.raises(SystemExit):
+            main(command)
+        err = capsys.readouterr().err
+        assert "\\x1b" in err
+        assert "\x1b" not in err
+
+
+class Full(io.StringIO):
+    """A stream on a full disk."""
+
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+@pytest.mark.parametrize("command", ["list", "cite", "results", "samples", "status", "store size", "store verify"])
+def test_what_is_asked_for_and_not_printed_is_an_error(command: str, swept: Path, monkeypatch, capsys) -> None:
+    monkeypatch.setattr(sys, "stdout", Full())
+    assert main([*command.split(), "--output-dir", str(swept.parents[1])]) == 1
+    assert "error: the output is not whole" in capsys.readouterr().err
+
+
+def test_cite_names_what_was_used(swept: Path, capsys) -> None:
+    assert main(["cite", swept.name[:6], "--output-dir", str(swept.parents[1])]) == 0
+    text = capsys.readouterr().out
+    n = {row["n"] for row in csv.DictReader((swept / "results.csv").read_text().splitlines()) if row["split"] == "test"}
+    assert f"{n.pop()} questions of test" in text
+    assert "adapt_vis [chen2025spatial]: weight1 0.5, 0.8; weight2 1.2, 1.5, 2.0; threshold" in text
+    assert "eprint = {2503.01773}" in text
+    assert "commit" in text
+    assert text.count("@misc{chen2025spatial,") == 1
+    keys = set(re.findall(r"^@misc\{(\w+),", text, re.M))
+    cited = {key for group in re.findall(r"\[([\w, ]+)\]", text) for key in group.split(", ")}
+    assert keys == cited  # every entry is cited, everything cited has an entry
+    assert text.count("{") == text.count("}")
+
+
+def test_cite_knows_benchmarks_models_and_gpu_hours(swept: Path) -> None:
+    """The facts of a real run, put into the files of a made-up one."""
+    files = read_files(swept)
+    trunk = files.about["trunks"][0]
+    dataset = {**trunk["dataset"], "kind": "WhatsUp"}
+    model = {**trunk["model"], "kind": "HF", "path": "llava-hf/llava-1.5-7b-hf", "revision": "a272c74b"}
+    passes = list(csv.DictReader(io.StringIO(files.tables["passes.csv"].decode())))
+    passes[0] |= {"device": "NVIDIA A100", "seconds": "7200", "dtype": "bfloat16", "revision": "a272c74b"}
+    sheet = io.StringIO()
+    writer = csv.DictWriter(sheet, list(passes[0]))
+    writer.writeheader()
+    writer.writerows(passes)
+    changed = type(files)(
+        {**files.about, "trunks": [{**trunk, "dataset": dataset, "model": model}]},
+        {**files.tables, "passes.csv": sheet.getvalue().encode()},
+    )
+    text = cite_sweep(changed)
+    assert "[liu2023improved, llava_hf_llava_1_5_7b_hf]: llava-hf/llava-1.5-7b-hf, revision a272c74b, bfloat16" in text
+    assert "Hugging Face hub, revision a272c74b" in text
+    assert "2 GPU hours (NVIDIA A100)" in text
+    assert "[kamath2023whatsup]" in text
+
+
+def test_help_is_light_and_explains_five_words() -> None:
+    """--help in 0.5 s of CPU: no library outside the standard one is imported for it."""
+    code = (
+        "import resource, sys\nfrom spatial_eval.cli.main import main\n"
+        "try: main(['--help'])\nexcept SystemExit: pass\n"
+        "used = resource.getrusage(resource.RUSAGE_SELF)\n"
+        "print(used.ru_utime + used.ru_stime)\nprint(*{'numpy', 'pandas', 'hydra', 'yaml', 'httpx'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    *shown, seconds, heavy = done.stdout.split("\n")[:-1]
+    assert heavy == ""
+    assert float(seconds) < 0.5
+    assert "five words:" in shown
+    readme = " ".join((ROOT / "README.md").read_text("utf8").split())
+    assert all(f"*{word}*: {meaning}" in readme for word, meaning in GLOSSARY.items())
+
+
+def test_a_command_is_parsed_by_its_own_module_alone() -> None:
+    names = [name for helps in COMMANDS.values() for name in helps]
+    assert len(names) == len(set(names))
+    for name in names:
+        assert parser(name).format_help() == parser().format_help()

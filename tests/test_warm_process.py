@@ -1,0 +1,26 @@
+"""A forked command gives what one with an interpreter of its own gives."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT
+from warm_process import WARM
+
+
+@pytest.mark.parametrize("words", [["launch.py", "-m", "method=bend"], ["-m", "spatial_eval", "list", "--bend"]])
+def test_a_forked_command_says_and_returns_the_same(words: list[str]) -> None:
+    fresh = subprocess.run([sys.executable, *words], capture_output=True, text=True, cwd=ROOT, check=False)
+    forked = WARM.run(words, os.environ)
+    assert (forked.returncode, forked.stdout, forked.stderr) == (fresh.returncode, fresh.stdout, fresh.stderr)
+    assert forked.returncode in (1, 2)
+
+
+def test_what_is_read_early_wants_an_interpreter_of_its_own() -> None:
+    WARM.run(["launch.py", "--version"], os.environ)
+    assert WARM.fits({**os.environ, "WANDB_MODE": "offline"})
+    assert not WARM.fits({**os.environ, "PYTHONPATH": "elsewhere"})
+    assert not WARM.fits({**os.environ, "HF_HOME": "elsewhere"})
