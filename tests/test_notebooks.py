@@ -1,4 +1,4 @@
-"""The notebooks run on a small sweep, and on the recorded data where they are at hand; each is committed executed."""
+"""The notebooks run on a small sweep, and on the recorded data under SPATIAL_EVAL_DATA; each is committed executed."""
 
 from __future__ import annotations
 

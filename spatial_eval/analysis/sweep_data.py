@@ -476,7 +476,7 @@ def _part(table: _Columns, rows: NDArray[intp]) -> SplitAnswers:
         for name, answers in (("text", texts), ("prediction", predictions)):
             given = table.values(name, rows[here])
             answers[arm] = np.full(len(questions), "", dtype=object)
-            answers[arm][at] = np.where(given == None, "", given)  # noqa: E711  elementwise
+            answers[arm][at] = np.where(pd.isna(given), "", given)
     ordered = {arm: arms[arm] for arm in sorted(arms)}
     return SplitAnswers(questions, ordered, texts, _cluster(questions), predictions)
 
@@ -518,4 +518,4 @@ def _graded(table: _Columns, rows: NDArray[intp], at: NDArray[intp], n: int) -> 
     yes = np.array([says_yes(*one) for one in said], dtype=bool)[which]
     right, strict = (marks(table.values(name, rows)) for name in ("correct", "correct_strict"))
     read = table.values("prediction", rows)
-    return Graded(signals, right, strict, marks(yes), marks((read == "") | (read == None)))  # noqa: E711  elementwise
+    return Graded(signals, right, strict, marks(yes), marks((read == "") | pd.isna(read)))

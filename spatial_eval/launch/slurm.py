@@ -313,7 +313,7 @@ class SlurmQueue:
     _refused: tuple[int, float] = (0, 0.0)  # number of this user's jobs in the queue then, and when
     _arrays: int = 0
     _max_array: int = 0
-    _absent: dict[str, float] = field(default_factory=dict)  # job -> since when nobody runs it
+    _absent: dict[str, float] = field(default_factory=dict)  # job -> when it was first found to be run by no process
     _deaths: dict[str, int] = field(default_factory=dict)
     _reminder: Reminder = field(default_factory=Reminder)
 

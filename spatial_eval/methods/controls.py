@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 from spatial_eval.core.types import Arm, Failure, Generation, Sample
@@ -22,10 +23,12 @@ def force_yes(answer: Generation, sample: Sample) -> Generation | Failure:
         return Failure(sample.id, FORCED_YES, f"forced_yes: its options are {', '.join(sample.options) or 'unknown'}")
     if probs is None or top is None or set(probs) != {"yes", "no"}:
         return Failure(sample.id, FORCED_YES, "forced_yes: no first-token probabilities of yes and no are stored")
-    if 1 - top <= SURE and not answer.text.strip().lower().startswith(("yes", "no")):
+    begins = re.match(r"\W*(\w*)", answer.text.lower())
+    word = begins[1] if begins else ""  # whole: the probability of "not" or "none" is not that of "no"
+    if 1 - top <= SURE and word not in probs:
         return forced  # whatever else is left for yes and no
     first, second = sorted(probs, key=lambda option: -probs[option])
-    if not answer.text.strip().lower().startswith(first) or not probs[first]:
+    if word != first or not probs[first]:
         return Failure(
             sample.id, FORCED_YES, f"forced_yes: the answer does not begin with {first}: p(yes), p(no) unknown"
         )

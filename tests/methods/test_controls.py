@@ -25,6 +25,7 @@ def answer(text: str, yes: float, no: float) -> Generation:
         ("No", 0.09, 0.1, "No"),  # 0.19 in all
         ("no", 0.1, 0.11, "Yes"),  # 0.21 in all
         ("Yes, it is", 0.95, 0.01, "Yes, it is"),
+        ("None of them", 0.01, 0.95, "None of them"),  # 0.05 at most are left for yes and no
     ],
 )
 def test_yes_where_the_baseline_hesitates(text: str, yes: float, no: float, expected: str) -> None:
@@ -39,6 +40,9 @@ def test_yes_where_the_baseline_hesitates(text: str, yes: float, no: float, expe
         (answer("No", 0.3, 0.6), Sample("q", 0, "Where?", ("left",), ("left", "right")), "its options are left, right"),
         (Generation("q", BASE, "No"), ASKED, "no first-token probabilities of yes and no are stored"),
         (answer("Perhaps", 0.3, 0.6), ASKED, "does not begin with no"),
+        (answer("Not that I see", 0.3, 0.6), ASKED, "does not begin with no"),
+        (answer("None.", 0.3, 0.6), ASKED, "does not begin with no"),
+        (answer("Yesterday", 0.6, 0.3), ASKED, "does not begin with yes"),
     ],
 )
 def test_what_the_stored_numbers_do_not_tell(given: Generation, sample: Sample, reason: str) -> None:

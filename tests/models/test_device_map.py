@@ -1,6 +1,6 @@
 """One model on two devices: inputs, arms, masks and cache meet each layer where it lies.
 
-The devices are two in name only (named_devices.py); no machine with several GPUs was at hand.
+The devices are two in name only (named_devices.py); not run on a machine with several GPUs.
 """
 
 from __future__ import annotations

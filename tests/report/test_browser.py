@@ -419,7 +419,7 @@ def test_nasty_texts_pictures_and_a_file_beside_the_page(
     )
     assert options == ["all", "right", "wrong"]
     browser.find_element("id", "samples-next").click()
-    assert sample(browser)["none"] == "No picture at hand: gone.png was not there when this page was written."
+    assert sample(browser)["none"] == "No picture: gone.png was not there when this page was written."
     assert "the first 20 of 40 questions" in browser.find_element("id", "samples-part").text
     browser.find_element("css selector", "#samples-part button").click()
     for _ in range(50):

@@ -1,4 +1,4 @@
-"""The samples that a page holds: whole, escaped, within its budget, with the pictures that are at hand."""
+"""The samples that a page holds: whole, escaped, within its budget, with the pictures that can be found."""
 
 from __future__ import annotations
 

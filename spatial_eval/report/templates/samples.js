@@ -90,7 +90,7 @@ const renderCard = () => {
   find("#samples-place").textContent = list.length ? `${place + 1} of ${list.length}${list.length < all ? ` (of ${all} questions)` : " questions"}` : `none of ${all} questions`;
   if (!list.length) return;
   const i = list[place], address = column("picture", i), name = column("image", i);
-  const lack = why => { image.hidden = true; none.hidden = false; none.textContent = name ? `No picture at hand: ${name} ${why}.` : "This sample has no picture."; };
+  const lack = why => { image.hidden = true; none.hidden = false; none.textContent = name ? `No picture: ${name} ${why}.` : "This sample has no picture."; };
   image.onerror = () => lack("is not where it was when this page was written");
   if (address) {
     image.hidden = false;
