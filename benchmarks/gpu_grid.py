@@ -30,7 +30,7 @@ from typing import Any
 import torch
 import transformers
 
-from spatial_eval.core.types import Arm
+from spatial_eval.core.arms import Arm
 from spatial_eval.engine import decode, reference
 from spatial_eval.engine.attention import find_kernel
 from spatial_eval.engine.kv_cache import Graphs

@@ -25,7 +25,7 @@ from typing import Any
 import torch
 import transformers
 
-from spatial_eval.core.types import Arm
+from spatial_eval.core.arms import Arm, Scaling
 from spatial_eval.engine import decode, reference
 from spatial_eval.engine.request import Intervention
 
@@ -35,7 +35,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 WEIGHTS = (0.0, 0.5, 0.8, 1.0, 1.2, 1.5, 2.0)
 ARMS = tuple(Arm(weight) for weight in WEIGHTS)
 REFERENCE = 126  # generates a question: 6 weights, and 2 for each of 2 x 3 x 10 AdaptVis cells
-KINDS = tuple(Arm(weight, kind) for kind in ("multiply", "temperature", "mass") for weight in WEIGHTS)
+KINDS = tuple(Arm(Scaling(weight, kind)) for kind in ("multiply", "temperature", "mass") for weight in WEIGHTS)
 LIMITS = {"ours": {1: 1.18, 4: 1.05}, "kinds": {4: 1.3}}  # time, by batch size
 MEMORY_LIMIT = 1.2
 TOKENS = 8

@@ -27,12 +27,12 @@ import grid_cost
 import torch
 import transformers
 
-from spatial_eval.core.types import Arm
+from spatial_eval.core.arms import Arm, Scaling
 from spatial_eval.engine import decode
 from spatial_eval.engine.request import Intervention
 
 ARMS = {1: grid_cost.ARMS[1:2], 7: grid_cost.ARMS, 21: grid_cost.KINDS}
-WITH_TEXT = (*grid_cost.ARMS, Arm(0.5, scope="text"))
+WITH_TEXT = (*grid_cost.ARMS, Arm(Scaling(0.5, scope="text")))
 BEFORE, AFTER = 5, 40  # prompt tokens around the image's
 ROUNDS = 3
 MEMORY_BAR = 0.5  # peak at six questions, ours / plain

@@ -27,7 +27,8 @@ from PIL import Image
 from torch.nn.functional import pad
 
 from spatial_eval.benchmarks.scenes.rendered import Scenes
-from spatial_eval.core.types import Arm, Places
+from spatial_eval.core.arms import Arm
+from spatial_eval.core.types import Places
 from spatial_eval.engine import decode, reference
 from spatial_eval.engine.request import Decoded, Intervention
 

@@ -27,7 +27,8 @@ sys.path.insert(0, str(ROOT))
 from PIL import Image  # noqa: E402
 
 from spatial_eval.benchmarks.question_files import QuestionFile  # noqa: E402
-from spatial_eval.core.types import Arm, Experiment, Generation, Places, Record  # noqa: E402
+from spatial_eval.core.arms import Arm  # noqa: E402
+from spatial_eval.core.types import Experiment, Generation, Places, Record  # noqa: E402
 from spatial_eval.models.recorded import Imported  # noqa: E402
 from spatial_eval.store.generations import Store, experiment_key, sample_digests  # noqa: E402
 

@@ -23,7 +23,7 @@ from spatial_eval.config import schema
 from spatial_eval.config.launchers import LAUNCHERS
 from spatial_eval.config.tracking import TRACKERS
 from spatial_eval.core import columns as column_names
-from spatial_eval.core.types import Arm
+from spatial_eval.core.arms import ATTENTIONS, CONTRASTS, Arm, AttentionChange
 from spatial_eval.methods import published
 from spatial_eval.methods.routing import METHODS
 from spatial_eval.models import registry
@@ -265,6 +265,11 @@ def attributes(cls: type) -> dict[str, str]:
     return {name: what.strip().rstrip(".") for names, what in pairs for name in names.split(", ")}
 
 
+def arm_columns() -> dict[str, str]:
+    parts = (Arm, AttentionChange, *ATTENTIONS.values(), *CONTRASTS.values())
+    return {name: what for part in parts for name, what in attributes(part).items()}
+
+
 def text() -> str:
     """The whole page. Raises Unexplained."""
     return "\n\n".join([HEAD, *root(), *groups(), *commands(), *files(), *ends()]) + "\n"
@@ -355,7 +360,7 @@ def files() -> Iterator[str]:
     yield "## Files"
     yield "A sweep's, in `<output_dir>/sweeps/<id>/`; stored answers lie in `generations/` beside it."
     yield _table(["file", "what"], [[f"`{name}`", what] for name, what in FILES.items()])
-    said = {**attributes(Arm), **COLUMNS}
+    said = arm_columns() | COLUMNS
     for name, columns in TABLES.items():
         lacking = [column for column in columns if column not in said]
         if lacking:

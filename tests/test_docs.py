@@ -37,7 +37,7 @@ def test_the_reference_is_current(reference) -> None:
 
 def test_every_explained_column_is_one(reference) -> None:
     assert set(reference.COLUMNS) == {name for names in reference.TABLES.values() for name in names} - (
-        set(reference.attributes(reference.Arm)) - set(reference.COLUMNS)
+        set(reference.arm_columns()) - set(reference.COLUMNS)
     )
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 import spatial_eval
+from spatial_eval.core.arms import BASE, Arm
 from spatial_eval.core.errors import DataError
-from spatial_eval.core.types import BASE, Arm, Places, Sample, Signals
+from spatial_eval.core.types import Places, Sample, Signals
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,8 +26,9 @@ from spatial_eval.analysis.intervals import (
 )
 from spatial_eval.analysis.metrics import CellOutcome, Graded, against_base
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData
+from spatial_eval.core.arms import BASE, SCALINGS, Arm
 from spatial_eval.core.columns import AGAINST
-from spatial_eval.core.types import BASE, SCALINGS, Arm, Method
+from spatial_eval.core.types import Method
 from spatial_eval.methods.routing import CRITERIA, AdaptVis, Base
 
 MAX_OPTIONS = 8  # distinct gold answers, beyond which there is no table of answers by gold
@@ -160,23 +161,19 @@ def weight_gains(part: SplitAnswers) -> dict[str, dict[float, Estimate]]:
 
 
 def _arms_by_kind(part: SplitAnswers) -> dict[str, dict[float, Arm]]:
-    kinds: dict[Arm, dict[float, Arm]] = {}  # a kind is an arm whose weight says nothing
+    kinds: dict[tuple[Any, ...], dict[float, Arm]] = {}
     for arm in sorted(part.arms):
-        if not arm.contrast and arm != BASE:
-            kinds.setdefault(replace(arm, weight=BASE.weight), {})[arm.weight] = arm
+        how = arm.attention
+        if not arm.contrast and arm != BASE and how.scaling in SCALINGS:
+            order = (how.places != "", list(SCALINGS).index(how.scaling), how.layers, how.scope, how.heads, how.steps)
+            kinds.setdefault((*order, how.scaling + how.places), {})[arm.weight] = arm
     found = {}
-    for kind in sorted(kinds, key=lambda kind: (_places(kind) != "", list(SCALINGS).index(kind.scaling), kind)):
-        arms, neutral = kinds[kind], SCALINGS[kind.scaling]
+    for (_, index, *_, name), arms in sorted(kinds.items()):
+        neutral = list(SCALINGS.values())[index]
         if BASE in part.arms and not math.isnan(neutral):
             arms |= {neutral: BASE}
-        found[kind.scaling + _places(kind)] = {w: arms[w] for w in sorted(arms)}
+        found[name] = {w: arms[w] for w in sorted(arms)}
     return found
-
-
-def _places(arm: Arm) -> str:
-    """Where it scales, as text behind its kind; "" = as the paper."""
-    values = {name: getattr(arm, name) for name in ("layers", "scope", "heads", "steps")}
-    return "".join(f", {name} {value}" for name, value in values.items() if value != getattr(BASE, name))
 
 
 def _alone(graded: Graded) -> Estimate:

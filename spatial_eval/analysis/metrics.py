@@ -15,6 +15,7 @@ import numpy as np
 from spatial_eval.analysis.intervals import Paired, distinct_patterns, holm, linked, paired_each, wilson
 from spatial_eval.benchmarks.scoring import grade_answer, says_yes
 from spatial_eval.config.descriptions import build_sweep_method
+from spatial_eval.core.arms import Arm
 from spatial_eval.core.columns import (
     AGAINST,
     BY_RELATION,
@@ -27,7 +28,7 @@ from spatial_eval.core.columns import (
     TRUNK,
     VERSIONS,
 )
-from spatial_eval.core.types import Arm, Cell, Method, Sample, Signals
+from spatial_eval.core.types import Cell, Method, Sample, Signals
 from spatial_eval.core.validate import format_value
 from spatial_eval.methods.published import published_accuracy
 from spatial_eval.store.answers import Answers

@@ -17,7 +17,6 @@ The reported split cannot leak into a choice: select_best is given the answers o
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,9 +39,10 @@ from spatial_eval.analysis.intervals import (
 )
 from spatial_eval.analysis.metrics import CellOutcome, format_settings
 from spatial_eval.analysis.sweep_data import SweepData, none_if_empty
+from spatial_eval.core.arms import Arm
 from spatial_eval.core.columns import NAMED
 from spatial_eval.core.errors import ConfigError
-from spatial_eval.core.types import SCALINGS, Arm, Method
+from spatial_eval.core.types import Method
 from spatial_eval.methods.registry import METHODS
 from spatial_eval.methods.routing import Base
 
@@ -283,10 +283,8 @@ def select_best(given: Candidates, *, draws: int = DRAWS) -> Choice:
     return Choice(index, found, tied, chosen[index] / draws, rivals)
 
 
-def _neutral_weight(arm: Arm) -> float:
-    """The weight from which the tie rule measures an arm's: 0 where none leaves the model untouched."""
-    neutral = SCALINGS[arm.scaling]
-    return 0.0 if math.isnan(neutral) else neutral
+def _force(arm: Arm) -> float:
+    return arm.attention.distance + (arm.contrast.alpha if arm.contrast else 0.0)
 
 
 class _Order:
@@ -294,9 +292,7 @@ class _Order:
 
     def __init__(self, methods: Sequence[Method]) -> None:
         kinds = list(METHODS)
-        force = [
-            sum(abs(arm.weight - _neutral_weight(arm)) + arm.alpha for arm in m.branches().values()) for m in methods
-        ]
+        force = [sum(map(_force, m.branches().values())) for m in methods]
         simple = [(kinds.index(m.kind), round(f, 9)) for m, f in zip(methods, force, strict=True)]
         rank = {key: i for i, key in enumerate(sorted(set(simple)))}
         self.rank = np.array([rank[key] for key in simple])

@@ -30,13 +30,14 @@ from spatial_eval.analysis.metrics import (
     methods_by_row,
 )
 from spatial_eval.benchmarks.scoring import says_yes
+from spatial_eval.core.arms import BASE, BASELINE, Arm
 from spatial_eval.core.columns import AGAINST, BY_RELATION, IDENTITY, KNOBS, NAMED, ROW, TRUNK
 from spatial_eval.core.errors import ConfigError, DataError
 from spatial_eval.core.files import is_regular_file, read_json_object, read_regular_file
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.paths import OutputPaths
 from spatial_eval.core.sweep_names import LATEST, match_sweep
-from spatial_eval.core.types import BASE, Arm, Method, Signals
+from spatial_eval.core.types import Method, Signals
 from spatial_eval.methods.routing import Base
 
 if TYPE_CHECKING:
@@ -405,7 +406,7 @@ class _Columns:
         self._numbers: dict[str, NDArray[Any]] = {}
         self._codes: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
         names = read_footer(content).schema.names
-        for name in (*TRUNK, *QUESTION, *ANSWER, *(f.name for f in fields(Arm))):
+        for name in (*TRUNK, *QUESTION, *ANSWER, *BASELINE):
             if name not in names:
                 continue
             column = read_parquet(content, [name])[name]  # one at a time: together they take gigabytes
@@ -466,10 +467,10 @@ def _part(table: _Columns, rows: NDArray[intp]) -> SplitAnswers:
     arms: dict[Arm, Graded] = {}
     texts: dict[Arm, NDArray[Any]] = {}
     predictions: dict[Arm, NDArray[Any]] = {}
-    stated = [f.name for f in fields(Arm) if f.name in table]
+    stated = [name for name in BASELINE if name in table]
     each, which = table.distinct(stated, rows)
     for i in range(len(each)):
-        arm = Arm(**{name: table.values(name, each[i : i + 1]).tolist()[0] for name in stated})
+        arm = Arm.from_flat({name: table.values(name, each[i : i + 1]).tolist()[0] for name in stated})
         here = np.flatnonzero(which == i)
         at = place.ravel()[here]
         arms[arm] = _graded(table, rows[here], at, len(questions))

@@ -27,15 +27,16 @@ from pathlib import Path
 from typing import Any
 
 from spatial_eval.analysis.sweep_data import read_parquet
+from spatial_eval.core.arms import BASELINE, Arm
 from spatial_eval.core.columns import TRUNK
 from spatial_eval.core.errors import ConfigError, DataError
 from spatial_eval.core.files import write_atomic
 from spatial_eval.core.jsonl import read_numbered_lines, read_sample_id
-from spatial_eval.core.types import Arm, Generation
+from spatial_eval.core.types import Generation
 from spatial_eval.store.generations import check_answer, parse_arm
 
 GENERATION_FIELDS = {f.name: f.default for f in fields(Generation) if f.name not in ("sample_id", "arm")}
-ARM_FIELDS = tuple(f.name for f in fields(Arm))
+ARM_FIELDS = tuple(BASELINE)
 METHODS = ("base", "scaling_vis", "adapt_vis")  # of the reference code
 # What the reference code leaves behind (github.com/shiqichen17/AdaptVis at 3b41399, model_zoo/llava15.py): a JSON list
 # of {Prompt, Generation, Golden} in the split's order, `output/results1.5_<dataset>_<method>_<weight>_<option>option_
@@ -480,7 +481,7 @@ def write_forms(folder: Path, rows: Sequence[Mapping[str, Any]], form_name: str)
         groups.setdefault(tuple(row[name] for name in (*TRUNK, *ARM_FIELDS)), []).append(row)
     paths: list[Path] = []
     for (dataset, model, _, *values), group in groups.items():
-        label = f"{model}--{Arm(*values).label}"
+        label = f"{model}--{Arm.from_flat(dict(zip(ARM_FIELDS, values, strict=True))).label}"
         name = re.sub(r"[^\w.+-]+", "-", file.format(label=label, dataset=dataset))
         path = folder / (name if folder / name not in paths else f"{len(paths)}-{name}")
         keys = {"sample_id" if form.by_id and field == "row" else field: key for field, key in form.keys.items()}

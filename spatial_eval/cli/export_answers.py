@@ -18,11 +18,12 @@ import numpy as np
 from spatial_eval.analysis.sweep_data import SplitAnswers, find_sweep, none_if_empty, read_sweep_data
 from spatial_eval.cli.answer_forms import ARM_FIELDS, GENERATION_FIELDS, WRITTEN_FORMS, write_forms
 from spatial_eval.cli.arguments import OUTPUT_DIR, Commands
+from spatial_eval.core.arms import Arm
 from spatial_eval.core.columns import TRUNK, VERSIONS
 from spatial_eval.core.errors import ConfigError, StoreError
 from spatial_eval.core.files import list_files, read_regular_file, write_atomic
 from spatial_eval.core.paths import OutputPaths
-from spatial_eval.core.types import Arm, Generation
+from spatial_eval.core.types import Generation
 from spatial_eval.core.version import VERSION
 from spatial_eval.report import tables
 from spatial_eval.store.generations import ExperimentKey, Store, StoredRecord, read_lines
@@ -123,7 +124,7 @@ def gather_rows(output: Path, name: str | None) -> Export:
             versions += [kept] if kept not in versions else []
             answers, stored = data.trunks.get(tuple(labels.values())), _read_stored(store, key)
             for question, arm, generation in _list_answers(answers, stored, place) if answers else ():
-                rows.setdefault((place, question["row"], arm), {**labels, **question, **asdict(arm), **generation})
+                rows.setdefault((place, question["row"], arm), {**labels, **question, **arm.values, **generation})
     for place, about in experiments.items():
         mine = [(row["sample_id"], arm) for (at, _, arm), row in rows.items() if at == place]
         about["questions"], about["answers"] = len({sample_id for sample_id, _ in mine}), len(mine)

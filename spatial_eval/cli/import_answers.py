@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from spatial_eval.cli.answer_forms import GENERATION_FIELDS, METHODS, Answer, Block, Hints, read_answers
 from spatial_eval.cli.arguments import CONFIG_DIR, DATA_DIR, OUTPUT_DIR, Commands
+from spatial_eval.core.arms import BASE, BASELINE, Arm
 from spatial_eval.core.errors import ConfigError, DataError
 from spatial_eval.core.plan import SPLITS, split_indices
-from spatial_eval.core.types import BASE, CONTRASTS, Arm, Benchmark, Experiment, Generation, Part, Places, Sample
+from spatial_eval.core.types import Benchmark, Experiment, Generation, Part, Places, Sample
 from spatial_eval.models.recorded import Imported
 from spatial_eval.store.generations import ExperimentKey, Store, describe_dataset, experiment_key, sample_digests
 
@@ -175,16 +176,16 @@ def list_commands(incoming: Incoming, overrides: Sequence[str], places: Places) 
 
 def _list_overrides(arm: Arm) -> list[str]:
     """List the overrides that mean an arm which is more than a weight; a contrast is called as its method."""
-    if arm.contrast and arm.attention != BASE:  # the whole of PAI, or one like it
+    if arm.contrast and arm.without_contrast != BASE:  # the whole of PAI, or one like it
         return ["method=route", f"method.low='{arm.label}'", f"method.high='{arm.label}'", "threshold=0"]
-    values, default = asdict(arm), asdict(BASE)
-    names = [name for name in (CONTRASTS[arm.contrast].fields if arm.contrast else ("scaling",)) if name != "layers"]
-    names += [name for name in ("scope", "heads", "steps") if values[name] != default[name]]
-    overrides = [f"method={arm.contrast}"] if arm.contrast else ["method=scaling_vis", f"weight={arm.weight!r}"]
+    values = arm.values
+    names = [name for name in (asdict(arm.contrast) if arm.contrast else ("scaling",)) if name != "layers"]
+    names += [name for name in ("scope", "heads", "steps") if values[name] != BASELINE[name]]
+    overrides = [f"method={arm.contrast.kind}"] if arm.contrast else ["method=scaling_vis", f"weight={arm.weight!r}"]
     overrides += [
         f"method.{name}=[{values[name]}]" if name == "heads" else f"method.{name}={values[name]}" for name in names
     ]
-    layers = f"[{arm.layers}]" if arm.layers[:1].isdigit() else arm.layers
+    layers = f"[{values['layers']}]" if values["layers"][:1].isdigit() else values["layers"]
     return [*overrides, *([f"method.layers={layers}"] if layers else [])]
 
 

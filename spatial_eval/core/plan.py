@@ -5,7 +5,8 @@ from __future__ import annotations
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
-from spatial_eval.core.types import Arm, Batching, Cell, Experiment, Part, Pass, Sample, Work
+from spatial_eval.core.arms import Arm
+from spatial_eval.core.types import Batching, Cell, Experiment, Part, Pass, Sample, Work
 
 SPLITS = ("val", "test", "all")
 

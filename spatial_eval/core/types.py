@@ -1,7 +1,7 @@
 """Define the nouns of the project: immutable values and interfaces, no I/O.
 
 experiment  dataset + model + decoding settings        all that a stored answer's identity depends on
-arm         one way to decode a prompt                 a weight, a kind of scaling, some layers, a contrast
+arm         one way to decode a prompt                 a scaling of attention, a contrast of logits (core.arms)
 method      a pure rule                                which arms it looks at, whose answer it takes for a question
 cell        experiment + method + part of the dataset  one point of the grid, one row of results.csv
 pass        experiment + the arms that each part needs what one job computes on one device
@@ -9,136 +9,18 @@ pass        experiment + the arms that each part needs what one job computes on 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from spatial_eval.core.arms import BASE as BASE  # packages of others import these two from here
+from spatial_eval.core.arms import Arm as Arm
 from spatial_eval.core.paths import OutputPaths
 
 if TYPE_CHECKING:
     from numpy import bool_, float64, intp
     from numpy.typing import NDArray
-
-# Kinds of scaling -> the weight that is the baseline; nan = none is. z: a scaled row's pre-softmax logits
-# towards the image, in every selected layer and head.
-SCALINGS = {
-    # z' = w z: the paper (arXiv 2503.01773, section 4). Changes the shape and the mass of the image's attention.
-    "multiply": 1.0,
-    # The shape of multiply, with the mass that the image had: z' = w z + c, the sum of exp z kept.
-    "temperature": 1.0,
-    # The mass of multiply, with the shape that it had: z' = z + c, the sum of exp z' as under w z.
-    "mass": 1.0,
-    # z' = z + w |z| (PAI, arXiv 2407.21771), here on the row and the step that the paper scales.
-    "pai": 0.0,
-    # z' = z + c, so that the image has the share w of the row's attention, 0 < w < 1; its shape kept.
-    "share": math.nan,
-}
-# Rows of the prompt that a scaling changes: the last token's (the paper), or all behind the image.
-SCOPES = ("last", "text")
-# When: those rows (the paper), those and every generated token's, or these alone.
-STEPS = ("prefill", "all", "generated")
-
-
-@dataclass(frozen=True, slots=True)
-class Contrast:
-    """A rule that turns logits into a token.
-
-    Attributes:
-        against: what the logits are compared with: `noise` (a noised image), `text` (the prompt without its image),
-            `layers` (early layers), `stored` (the baseline's stored answer: no model runs, methods.controls).
-        fields: those of Arm that it reads; the others of a contrast stay at their defaults.
-    """
-
-    against: str
-    fields: tuple[str, ...]
-
-
-# Add one: its line, its formula in engine/contrastive.py, its definition in engine/reference.py, a method, its YAML.
-CONTRASTS = {
-    "vcd": Contrast("noise", ("alpha", "cutoff", "noise")),
-    "dola": Contrast("layers", ("layers", "cutoff")),
-    "text": Contrast("text", ("alpha", "cutoff")),
-    "m3id": Contrast("text", ("decay", "cutoff")),
-    "sla": Contrast("layers", ("layers", "gamma")),
-    "forced_yes": Contrast("stored", ()),
-}
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Arm:
-    """Describe one decoding of a prompt. Fields added later must have defaults, so that old stores stay valid.
-
-    Attributes:
-        weight: strength of the scaling, >= 0. scaling: its kind, in SCALINGS.
-        layers: decoder layers, `0-15,20`; "" = all. What is scaled; for dola the early layers, also `low` or `high`.
-        scope: the rows of the prompt that are scaled, one of SCOPES. steps: when, one of STEPS. heads: attention heads
-            that are, `0-7` in each of the layers or `14:3` in one; "" = all.
-        contrast: how logits become a token, in CONTRASTS; "" = the largest.
-        alpha: strength of vcd and text, >= 0. cutoff: contrasts choose among tokens of at least this share of the
-            largest probability, in [0, 1). noise: vcd's step of diffusion, 0 to 999. decay: m3id's, per token, >= 0.
-            gamma: the early layers' share in sla, in [0, 1].
-    """
-
-    weight: float = 1.0
-    scaling: str = "multiply"
-    layers: str = ""
-    contrast: str = ""
-    alpha: float = 0.0
-    cutoff: float = 0.0
-    noise: int = 0
-    scope: str = "last"
-    heads: str = ""
-    steps: str = "prefill"
-    decay: float = 0.0
-    gamma: float = 0.0
-
-    @property
-    def plain(self) -> bool:
-        """Whether a weight alone says what it is."""
-        return self == Arm(self.weight)
-
-    @property
-    def untouched(self) -> bool:
-        """Whether it decodes as BASE does, whatever its kind and layers."""
-        return not self.contrast and self.attention == BASE
-
-    @property
-    def against(self) -> str:
-        """What its contrast compares with, as Contrast.against; "" without one."""
-        return CONTRASTS[self.contrast].against if self.contrast else ""
-
-    @property
-    def attention(self) -> Arm:
-        """What it does to attention, without its contrast; BASE where that is nothing."""
-        if not self.contrast:
-            return BASE if self.weight == SCALINGS[self.scaling] else self
-        own = {name: getattr(BASE, name) for name in ("contrast", *_CONTRAST_FIELDS)}
-        if self.against == "layers":
-            own["layers"] = ""
-        return replace(self, **own).attention
-
-    @property
-    def label(self) -> str:
-        """Return its short label: `0.5`, `0.5,scaling=mass,layers=0-15` or `dola,layers=high,cutoff=0.1`.
-
-        A contrast's own numbers stand there at 0 too, since its method has other defaults.
-        """
-        head, always = ("contrast", CONTRASTS[self.contrast].fields) if self.contrast else ("weight", ())
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        values |= {f.name: None for f in fields(self) if values[f.name] == f.default and f.name not in always}
-        shown = [(name, value) for name, value in values.items() if name != head and value not in (None, "")]
-        return ",".join([_text(getattr(self, head)), *(f"{name}={_text(value)}" for name, value in shown)])
-
-
-def _text(value: str | float) -> str:
-    return value if isinstance(value, str) else f"{value:g}"
-
-
-_CONTRAST_FIELDS = ("alpha", "cutoff", "noise", "decay", "gamma")
-BASE = Arm()
-
 
 # How much of the last prompt row's attention is kept beside an answer; each holds what the ones before it hold.
 CAPTURES = ("none", "mass", "map", "heads")

@@ -26,13 +26,13 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
+from spatial_eval.core.arms import SCALINGS, Arm
 from spatial_eval.core.errors import ModelError
-from spatial_eval.core.types import SCALINGS, Arm
 from spatial_eval.engine.request import Attended, Intervention
 
 PER_ARM = "; model.decoding=per_arm may still do"
 
-# Kinds of scaling, on logits. Add one: a formula, a line in FORMULAS and in `types.SCALINGS`, and its definition on
+# Kinds of scaling, on logits. Add one: a formula, a line in FORMULAS and in `arms.SCALINGS`, and its definition on
 # probabilities in reference.py.
 
 # Logits (..., P) float32, -inf where there is no key; weights; image keys, bool; the log of the row's unnormalised mass
@@ -79,14 +79,14 @@ def _log_mass(z: Tensor, image: Tensor) -> Tensor:
     return z.masked_fill(~image, float("-inf")).logsumexp(dim=-1, keepdim=True)
 
 
-Scaling = tuple[Formula, Tensor]  # and (A, H or 1) its weight per arm and head; neutral where nothing is scaled
+Weighted = tuple[Formula, Tensor]  # and (A, H or 1) its weight per arm and head; neutral where nothing is scaled
 
 
-def layer_scalings(intervention: Intervention, *, depth: int, heads: int, device: torch.device) -> list[list[Scaling]]:
+def layer_scalings(intervention: Intervention, *, depth: int, heads: int, device: torch.device) -> list[list[Weighted]]:
     """List what is scaled in each of `depth` layers of `heads` heads. Raises ModelError on absent layers or heads."""
     arms = intervention.arms
     chosen = [{} if arm.untouched else intervention.scaled_heads(arm, depth, heads) for arm in arms]
-    made: dict[tuple[tuple[int, ...] | None, ...], list[Scaling]] = {}  # most layers scale the same
+    made: dict[tuple[tuple[int, ...] | None, ...], list[Weighted]] = {}  # most layers scale the same
     found = []
     for layer in range(depth):
         key = tuple(where.get(layer) for where in chosen)
@@ -98,13 +98,15 @@ def layer_scalings(intervention: Intervention, *, depth: int, heads: int, device
 
 def _scalings(
     arms: Sequence[Arm], chosen: Sequence[tuple[int, ...] | None], heads: int, device: torch.device
-) -> list[Scaling]:
+) -> list[Weighted]:
     """Collect the scalings of one layer; `chosen` holds each arm's heads, None where it scales nothing there."""
     made = []
-    for kind in dict.fromkeys(arm.scaling for arm, where in zip(arms, chosen, strict=True) if where is not None):
+    for kind in dict.fromkeys(
+        arm.attention.scaling for arm, where in zip(arms, chosen, strict=True) if where is not None
+    ):
         weight = torch.full((len(arms), heads), SCALINGS[kind])
         for row, arm, where in zip(weight, arms, chosen, strict=True):
-            if where is not None and arm.scaling == kind:
+            if where is not None and arm.attention.scaling == kind:
                 row[list(where)] = arm.weight
         alike = bool((weight == weight[:, :1]).all())
         made.append((FORMULAS[kind], (weight[:, :1] if alike else weight).to(device)))
@@ -262,7 +264,7 @@ class OwnRows:
 
     prefix: ImagePrefix
     packing: Packing
-    scalings: Sequence[Sequence[Scaling]]
+    scalings: Sequence[Sequence[Weighted]]
     arms: int
     kept: int
     layers: Sequence[int] = ()

@@ -6,13 +6,13 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
 from spatial_eval.core.layers import layer_indices
-from spatial_eval.core.types import Arm
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,15 +66,16 @@ def dola_scores(logits: Tensor, early: Tensor, *, cutoff: float) -> Tensor:
     return (last - chosen).masked_fill(~_plausible(logits, cutoff), float("-inf"))
 
 
-SCORES: dict[str, Callable[[Arm, Reading], Tensor]] = {
-    "vcd": lambda arm, seen: vcd_scores(seen.logits, seen.other, alpha=arm.alpha, cutoff=arm.cutoff),
-    "dola": lambda arm, seen: dola_scores(seen.logits, seen.early, cutoff=arm.cutoff),
-    "text": lambda arm, seen: guided_scores(seen.logits, seen.other, strength=arm.alpha, cutoff=arm.cutoff),
-    "m3id": lambda arm, seen: guided_scores(
-        seen.logits, seen.other, strength=math.expm1(arm.decay * (seen.step + 1)), cutoff=arm.cutoff
+# A contrast's kind -> its formula, of the contrast itself and what it reads.
+SCORES: dict[str, Callable[[Any, Reading], Tensor]] = {
+    "vcd": lambda own, seen: vcd_scores(seen.logits, seen.other, alpha=own.alpha, cutoff=own.cutoff),
+    "dola": lambda own, seen: dola_scores(seen.logits, seen.early, cutoff=own.cutoff),
+    "text": lambda own, seen: guided_scores(seen.logits, seen.other, strength=own.alpha, cutoff=own.cutoff),
+    "m3id": lambda own, seen: guided_scores(
+        seen.logits, seen.other, strength=math.expm1(own.decay * (seen.step + 1)), cutoff=own.cutoff
     ),
     # SLA (arXiv 2502.03628): the mean of the early layers' logits, which no norm precedes, into the last layer's.
-    "sla": lambda arm, seen: torch.lerp(seen.logits, seen.early.mean(dim=0), arm.gamma),
+    "sla": lambda own, seen: torch.lerp(seen.logits, seen.early.mean(dim=0), own.gamma),
 }
 
 

@@ -28,8 +28,8 @@ from torch.nn.functional import pad
 from torch.nn.utils.rnn import pad_sequence
 from transformers.generation.stopping_criteria import EosTokenCriteria, MaxLengthCriteria
 
+from spatial_eval.core.arms import BASE, Arm, Contrast
 from spatial_eval.core.errors import ModelError
-from spatial_eval.core.types import BASE, Arm
 from spatial_eval.engine.attention import (
     PER_ARM,
     AttentionCapture,
@@ -37,7 +37,7 @@ from spatial_eval.engine.attention import (
     OwnRows,
     Packing,
     PrefixRows,
-    Scaling,
+    Weighted,
     last_layer_trimmed,
     layer_scalings,
     switched,
@@ -341,16 +341,16 @@ def _answer(
         read_by[TEXT] = replace(prompts, position=places.clamp(min=0).expand_as(position))
     groups: dict[tuple[str, str], list[Arm]] = {}
     for arm in asked.arms:
-        groups.setdefault((arm.attention.scope, arm.attention.steps), []).append(arm)
+        groups.setdefault((arm.attention.effective.scope, arm.attention.effective.steps), []).append(arm)
     parts = []
     for way, arms in groups.items():
-        contrasts = {i: arm for i, arm in enumerate(arms) if arm.contrast}
+        contrasts = {i: arm.contrast for i, arm in enumerate(arms) if arm.contrast}
         # A captured step hands out logits alone, and reads prefixes of one shape alone.
-        fixed = None if contrasts or way != (BASE.scope, BASE.steps) else graphs
+        fixed = None if contrasts or way != (BASE.attention.scope, BASE.attention.steps) else graphs
         main = DecodeState.start(model, prefixes[None], prompts, replace(asked, arms=tuple(arms)), graphs=fixed)
         followers = {}
-        for place in {_other_prefix(arm) for arm in contrasts.values()} - {None}:
-            arm_numbers = [i for i, arm in contrasts.items() if _other_prefix(arm) == place]
+        for place in set(map(_other_prefix, contrasts.values())) - {None}:
+            arm_numbers = [i for i, contrast in contrasts.items() if _other_prefix(contrast) == place]
             untouched = Intervention((BASE,) * len(arm_numbers))
             state = DecodeState.start(model, prefixes[place], read_by[place], untouched, graphs=None)
             followers[place] = FollowerState(state, arm_numbers)
@@ -359,15 +359,15 @@ def _answer(
     return Decoded.join(parts, arms=True).spread([order.index(arm) for arm in asked.arms])
 
 
-def _other_prefix(arm: Arm) -> int | str | None:
+def _other_prefix(contrast: Contrast) -> int | str | None:
     """Which prefix a contrast reads beside the image's; None = none."""
-    return arm.noise if arm.against == "noise" else TEXT if arm.against == "text" else None
+    return contrast.noise if contrast.against == "noise" else TEXT if contrast.against == "text" else None
 
 
 def _decode(
     main: DecodeState,
     followers: Mapping[int | str | None, FollowerState],
-    contrasts: Mapping[int, Arm],
+    contrasts: Mapping[int, Contrast],
     processors: Any,
     stop: Tensor,
     *,
@@ -410,7 +410,7 @@ def _at_their_places(scores: Tensor, branches: BranchTable, shape: tuple[int, in
 def _contrast(
     main: DecodeState,
     followers: Mapping[int | str | None, FollowerState],
-    contrasts: Mapping[int, Arm],
+    contrasts: Mapping[int, Contrast],
     *,
     step: int,
 ) -> Tensor:
@@ -418,19 +418,19 @@ def _contrast(
     if not contrasts:
         return main.logits
     scores = main.logits.clone()
-    for position, arm in contrasts.items():
+    for position, contrast in contrasts.items():
         where = ((main.branches.branch == position) & main.branches.alive).nonzero(as_tuple=True)  # two of (m,)
         if not len(where[0]):
             continue
         logits = main.logits[where]  # (m, V)
         other = early = logits[:0]
-        if (place := _other_prefix(arm)) is not None:
+        if (place := _other_prefix(contrast)) is not None:
             other = followers[place].read(main.branches.question[where[0]], position)
-        if arm.against == "layers":
+        if contrast.against == "layers":
             head, device = main.model.get_output_embeddings(), logits.device  # layers and head may lie on others
-            layers = contrast_layers(main.model, arm)
+            layers = contrast_layers(main.model, contrast)
             early = torch.stack([head(main.early[one].to(device)[where]).to(device).float() for one in layers])
-        scores[where] = SCORES[arm.contrast](arm, Reading(logits, other, early, step))
+        scores[where] = SCORES[contrast.kind](contrast, Reading(logits, other, early, step))
     return scores
 
 
@@ -571,7 +571,7 @@ class DecodeState:
     logits: Tensor
     early: dict[int, Tensor]
     watched: Sequence[int]
-    scalings: Sequence[Sequence[Scaling]]
+    scalings: Sequence[Sequence[Weighted]]
     graphs: Graphs | None
     attended: Attended | None
 
@@ -591,11 +591,11 @@ class DecodeState:
         """
         text, arms, images = model.config.get_text_config(), asked.arms, len(prefix.image)
         # Arms that change logits alone share the untouched row.
-        rows = [arm.attention for arm in arms]
-        steps, device = rows[0].steps, prompts.ids.device
-        depth, whole_rows = text.num_hidden_layers, rows[0].scope == "text"
+        rows = [arm.without_contrast for arm in arms]
+        steps, device = rows[0].attention.steps, prompts.ids.device
+        depth, whole_rows = text.num_hidden_layers, rows[0].attention.scope == "text"
         made = partial(layer_scalings, depth=depth, heads=text.num_attention_heads, device=device)
-        nothing: list[list[Scaling]] = [[] for _ in range(depth)]
+        nothing: list[list[Weighted]] = [[] for _ in range(depth)]
         later = nothing if steps == "prefill" else made(replace(asked, arms=tuple(rows)))
         layers = {one for arm in rows for one in asked.scaled_heads(arm, depth, text.num_attention_heads)}
         if steps == "generated":
@@ -620,7 +620,8 @@ class DecodeState:
             written = size - 1 + width
             columns = written + len(arms) * prompts.steps
             cache = graphs.open(model, prompts=len(prompts.ids), columns=columns, written=written)
-        watched = sorted({one for arm in arms if arm.against == "layers" for one in contrast_layers(model, arm)})
+        contrasts = [arm.contrast for arm in arms if arm.contrast]
+        watched = sorted({one for c in contrasts if c.against == "layers" for one in contrast_layers(model, c)})
         with _watching(model, watched, width) as early, last_layer_trimmed(model, width):
             out = model(
                 input_ids=_fan(prompts.ids, width),
@@ -671,12 +672,12 @@ class DecodeState:
         self.logits = out.logits.float()
 
 
-def _per_row(made: Sequence[Sequence[Scaling]]) -> list[list[Scaling]]:
+def _per_row(made: Sequence[Sequence[Weighted]]) -> list[list[Weighted]]:
     """Reshape weights (A, H or 1) of the last A rows of every prompt to (1, H or 1, 1, A, 1)."""
     return [[(formula, weight.t()[None, :, None, :, None]) for formula, weight in layer] for layer in made]
 
 
-def _per_prompt(made: Sequence[Sequence[Scaling]], packing: Packing, branches: BranchTable) -> list[list[Scaling]]:
+def _per_prompt(made: Sequence[Sequence[Weighted]], packing: Packing, branches: BranchTable) -> list[list[Weighted]]:
     """Reshape weights (A, H or 1) of every prompt's R rows to (I, H or 1, n, R, 1); one row per arm stands for all."""
     placed: dict[int, Tensor] = {}
     for weight in (weight for layer in made for _, weight in layer):
@@ -716,10 +717,10 @@ class FollowerState:
         return logits[here, row]
 
 
-def contrast_layers(model: Any, arm: Arm) -> list[int]:
-    """List the early layers that an arm compares with."""
+def contrast_layers(model: Any, contrast: Contrast) -> list[int]:
+    """List the early layers that a contrast is against."""
     tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    return early_layers(arm.layers, model.config.get_text_config().num_hidden_layers, tied=tied)
+    return early_layers(contrast.values["layers"], model.config.get_text_config().num_hidden_layers, tied=tied)
 
 
 @contextmanager

@@ -26,9 +26,9 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
+from spatial_eval.core.arms import AttentionChange, Contrast, Dola, M3id, Sla, TextGuidance, Vcd
 from spatial_eval.core.errors import ModelError
 from spatial_eval.core.layers import layer_indices
-from spatial_eval.core.types import Arm
 from spatial_eval.engine.request import (
     LOOP,
     PREFIX_LM,
@@ -54,14 +54,15 @@ def decode_contrast_uncached(
     """Decode a contrast: tokens (B, T) past any end token, logits (B, V) of the first, scores (B, V) of each.
 
     Args:
-        job: the arm, and what it does to attention in the reading of `inputs`.
+        job: the contrast, and what is done to attention in the reading of `inputs`.
         other: what it compares with, the same prompts with the noised image or without image; None = nothing.
 
     Raises ModelError where a text that is read again would not be the text that was written.
     """
-    arm = job.whole
+    contrast = job.contrast
+    assert contrast is not None
     if model.config.model_type in PREFIX_LM:
-        raise ModelError(f"{arm.contrast} is not available on {model.config.model_type}: its prompt sees its own end")
+        raise ModelError(f"{contrast.kind} is not available on {model.config.model_type}: its prompt sees its own end")
     ids, processors, given = _prepare(model, inputs)
     compared = None if other is None else _prepare(model, other)
     first: Tensor | None = None
@@ -73,7 +74,7 @@ def decode_contrast_uncached(
         against = logits
         if compared is not None:
             against = _read(model, torch.cat([compared[0], ids[:, length:]], dim=1), compared[2])[0]
-        scores = CONTRAST_DEFINITIONS[arm.contrast](arm, _Readings(model, logits, against, hidden, step))
+        scores = CONTRAST_DEFINITIONS[contrast.kind](contrast, _Readings(model, logits, against, hidden, step))
         first = logits if first is None else first
         scored.append(scores)
         chosen = (processors(ids, scores.clone()) if processors else scores).argmax(dim=-1)
@@ -133,43 +134,45 @@ class _Readings:
     step: int
 
 
-def _vcd(arm: Arm, seen: _Readings) -> Tensor:
+def _vcd(own: Vcd, seen: _Readings) -> Tensor:
     """Compute VCD (arXiv 2311.16922): softmax of (1 + alpha) z - alpha z' over tokens with p >= cutoff max p."""
     rows = []
     for z, other in zip(seen.logits, seen.other, strict=True):
         p = torch.softmax(z, dim=-1)
-        contrast = (1 + arm.alpha) * z - arm.alpha * other
-        rows.append(torch.where(p >= arm.cutoff * p.max(), contrast, float("-inf")))
+        contrast = (1 + own.alpha) * z - own.alpha * other
+        rows.append(torch.where(p >= own.cutoff * p.max(), contrast, float("-inf")))
     return torch.stack(rows)
 
 
-def _guided(arm: Arm, seen: _Readings) -> Tensor:
-    """Compute PAI's guidance and M3ID over tokens with p >= cutoff max p.
+def _text(own: TextGuidance, seen: _Readings) -> Tensor:
+    """Compute PAI's guidance (arXiv 2407.21771): log p' + gamma (log p - log p'), gamma = 1 + alpha."""
+    return _guided(seen, own.cutoff, lambda p, unseen: unseen + (1 + own.alpha) * (p - unseen))
 
-    arXiv 2407.21771: log p' + gamma (log p - log p'), gamma = 1 + alpha.
 
-    arXiv 2403.14003: log p + (1 - g) / g (log p - log p'), g = exp(-decay t), t = 1 at the first token.
-    """
+def _m3id(own: M3id, seen: _Readings) -> Tensor:
+    """Compute M3ID (arXiv 2403.14003): log p + (1 - g) / g (log p - log p'), g = exp(-decay t), t from 1."""
+    g = math.exp(-own.decay * (seen.step + 1))
+    return _guided(seen, own.cutoff, lambda p, unseen: p + (1 - g) / g * (p - unseen))
+
+
+def _guided(seen: _Readings, cutoff: float, guide: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Apply `guide` to log-probabilities with and without the image, over tokens with p >= cutoff max p."""
     rows = []
     for z, other in zip(seen.logits, seen.other, strict=True):
-        p, unseen = _log(z), _log(other)
-        if arm.contrast == "text":
-            scores = unseen + (1 + arm.alpha) * (p - unseen)
-        else:
-            g = math.exp(-arm.decay * (seen.step + 1))
-            scores = p + (1 - g) / g * (p - unseen)
-        rows.append(torch.where(p.exp() >= arm.cutoff * p.exp().max(), scores, float("-inf")).float())
+        p = _log(z)
+        plausible = p.exp() >= cutoff * p.exp().max()
+        rows.append(torch.where(plausible, guide(p, _log(other)), float("-inf")).float())
     return torch.stack(rows)
 
 
-def _sla(arm: Arm, seen: _Readings) -> Tensor:
+def _sla(own: Sla, seen: _Readings) -> Tensor:
     """Compute SLA (arXiv 2502.03628): gamma mean lm_head(h) over early layers, without a norm, + (1 - gamma) z."""
     head = seen.model.get_output_embeddings()
-    early = [head(seen.hidden[layer]).float() for layer in _candidates(seen.model, arm.layers)]
-    return arm.gamma * sum(early, torch.zeros_like(early[0])) / len(early) + (1 - arm.gamma) * seen.logits
+    early = [head(seen.hidden[layer]).float() for layer in _candidates(seen.model, str(own.layers))]
+    return own.gamma * sum(early, torch.zeros_like(early[0])) / len(early) + (1 - own.gamma) * seen.logits
 
 
-def _dola(arm: Arm, seen: _Readings) -> Tensor:
+def _dola(own: Dola, seen: _Readings) -> Tensor:
     """Compute DoLa (arXiv 2309.03883): log p - log q over tokens with p >= cutoff max p; q: the furthest layer.
 
     Distance as its authors compute it: sum of m log(m / p) + m log(m / q), m the mean of p and q.
@@ -177,22 +180,22 @@ def _dola(arm: Arm, seen: _Readings) -> Tensor:
     head, rows = seen.model.get_output_embeddings(), []
     for row, z in enumerate(seen.logits):
         p, best, furthest = _log(z), _log(z), -1.0
-        for layer in _candidates(seen.model, arm.layers):
+        for layer in _candidates(seen.model, str(own.layers)):
             q = _log(head(seen.hidden[layer][row]))
             m = (p.exp() + q.exp()) / 2
             apart = (m * (m.log() - p) + m * (m.log() - q)).sum().item()
             if apart > furthest:
                 best, furthest = q, apart
-        plausible = p.exp() >= arm.cutoff * p.exp().max()
+        plausible = p.exp() >= own.cutoff * p.exp().max()
         rows.append(torch.where(plausible, p - best, float("-inf")).float())
     return torch.stack(rows)
 
 
-CONTRAST_DEFINITIONS: dict[str, Callable[[Arm, _Readings], Tensor]] = {
+CONTRAST_DEFINITIONS: dict[str, Callable[[Any, _Readings], Tensor]] = {
     "vcd": _vcd,
     "dola": _dola,
-    "text": _guided,
-    "m3id": _guided,
+    "text": _text,
+    "m3id": _m3id,
     "sla": _sla,
 }
 
@@ -221,8 +224,8 @@ NAME = "spatial_eval_oracle"
 
 @dataclass(slots=True)
 class _Scaled:
-    whole: Arm
-    arm: Arm  # of the whole, what it does to attention
+    attention: AttentionChange
+    contrast: Contrast | None
     image: Tensor  # (B, L) bool
     heads: Mapping[int, tuple[int, ...]]  # by layer, those that are scaled
     fired: list[int] = field(default_factory=list)
@@ -256,7 +259,7 @@ def plain_attention(
     precise = torch.promote_types(query.dtype, torch.float32)
     probs = torch.softmax(logits + added, dim=-1, dtype=precise)
     prompt = job is not None and query.shape[2] == job.image.shape[1]
-    if job is not None and layer in job.heads and not job.arm.untouched:
+    if job is not None and layer in job.heads and not job.attention.untouched:
         probs = _scale(probs, logits.to(precise), added, job, layer)
     if job is not None and layer in job.heads:
         job.fired += [layer] * prompt
@@ -269,49 +272,49 @@ def plain_attention(
 
 def _scale(probs: Tensor, logits: Tensor, added: Tensor, job: _Scaled, layer: int) -> Tensor:
     """Replace the rows and heads of (B, H, Q, K) probabilities that the arm is about."""
-    image, arm = job.image.to(probs.device), job.arm
+    image, attention = job.image.to(probs.device), job.attention
     length, (rows, columns) = image.shape[1], probs.shape[-2:]
-    if rows < length and arm.steps == "prefill":
+    if rows < length and attention.steps == "prefill":
         return probs
     if rows < length and columns <= length:
-        raise ModelError(f"steps={arm.steps}: generated tokens do not see the whole prompt (a sliding window)")
+        raise ModelError(f"steps={attention.steps}: generated tokens do not see the whole prompt (a sliding window)")
     total = max(rows, columns) if rows >= length else columns  # tokens so far; sliding layers keep the last K keys
     tokens = torch.nn.functional.pad(image, (0, total - length))  # (B, total)
     behind = tokens.flip(-1).cumsum(dim=-1).flip(-1) == 0  # no image token here or later
     place = torch.arange(total, device=image.device)
-    asked = behind if arm.scope == "text" else place == length - 1
-    asked = (asked & (arm.steps != "generated")).where(
-        place < length, torch.tensor(arm.steps != "prefill", device=image.device)
+    asked = behind if attention.scope == "text" else place == length - 1
+    asked = (asked & (attention.steps != "generated")).where(
+        place < length, torch.tensor(attention.steps != "prefill", device=image.device)
     )
     asked, keys = asked.expand_as(tokens)[:, total - rows :], tokens[:, -columns:]
     first = int(asked.any(dim=0).int().argmax())
     chosen = asked[:, None, first:, None]
     heads = torch.tensor([head in job.heads[layer] for head in range(probs.shape[1])], device=probs.device)
-    scaled = _rows(logits[:, :, first:], added[:, :, first:], keys[:, None, None], job.arm)
+    scaled = _rows(logits[:, :, first:], added[:, :, first:], keys[:, None, None], attention)
     changed = torch.where(chosen & heads[:, None, None], scaled, probs[:, :, first:])
     return torch.cat([probs[:, :, :first], changed], dim=2)
 
 
-def _rows(z: Tensor, mask: Tensor, image: Tensor, arm: Arm) -> Tensor:
-    """Compute (B, H, R, K) probabilities under an arm, by the definition of its scaling (`types.SCALINGS`)."""
+def _rows(z: Tensor, mask: Tensor, image: Tensor, attention: AttentionChange) -> Tensor:
+    """Compute (B, H, R, K) probabilities by the definition of a scaling (`arms.SCALINGS`)."""
     plain = torch.softmax(z + mask, dim=-1)
-    multiplied = torch.softmax(torch.where(image, arm.weight * z, z) + mask, dim=-1)
-    match arm.scaling:
+    multiplied = torch.softmax(torch.where(image, attention.weight * z, z) + mask, dim=-1)
+    match attention.scaling:
         case "multiply":
             return multiplied
         case "pai":
-            return torch.softmax(torch.where(image, z + arm.weight * z.abs(), z) + mask, dim=-1)
+            return torch.softmax(torch.where(image, z + attention.weight * z.abs(), z) + mask, dim=-1)
     # Each side summed by itself: 1 - mass would lose what little is left of the other.
     mass, other = (torch.where(image, probs, 0).sum(dim=-1, keepdim=True) for probs in (plain, multiplied))
     rest, remaining = (torch.where(image, 0, probs).sum(dim=-1, keepdim=True) for probs in (plain, multiplied))
-    match arm.scaling:
+    match attention.scaling:
         case "temperature":
             return torch.where(image, multiplied * (mass / other), plain)
         case "share":
-            return plain * torch.where(image, arm.weight / mass, (1 - arm.weight) / rest)
+            return plain * torch.where(image, attention.weight / mass, (1 - attention.weight) / rest)
         case "mass":
             return plain * torch.where(image, other / mass, remaining / rest)
-    raise ValueError(f"no definition of scaling {arm.scaling!r}")
+    raise ValueError(f"no definition of scaling {attention.scaling!r}")
 
 
 AttentionInterface.register(NAME, plain_attention)
@@ -366,12 +369,14 @@ def decode_reference(
     seen: list[list[Tensor]] = []  # by arm and layer (B, H, L)
     with _language_model_on_oracle(model), torch.no_grad():
         for arm in intervention.arms:
-            attention = arm.attention
-            heads = intervention.scaled_heads(attention, depth, model.config.get_text_config().num_attention_heads)
-            job = _Scaled(arm, attention, image, heads, rows=[] if intervention.capture != "none" else None)
+            alone = arm.without_contrast
+            heads = intervention.scaled_heads(alone, depth, model.config.get_text_config().num_attention_heads)
+            job = _Scaled(
+                alone.attention, arm.contrast, image, heads, rows=[] if intervention.capture != "none" else None
+            )
             if arm.contrast:
                 other = None
-                if arm.against == "noise":
+                if arm.noise is not None:
                     other = {**inputs, "pixel_values": intervention.noised[arm.noise]}
                 elif arm.against == "text":
                     other = _without_image(inputs, image_token_id(model.config))

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import ModelError
 from spatial_eval.core.layers import head_indices, layer_indices
-from spatial_eval.core.types import Arm
 
 Tokens = tuple[int, ...]
 PREFIX_LM = frozenset({"paligemma", "colpali"})  # model types whose prompt attends in both directions
@@ -57,19 +57,19 @@ class Intervention:
 
     def scaled_layers(self, arm: Arm, depth: int) -> list[int]:
         """List the decoder layers that the arm scales in a model of `depth`. Raises ModelError where it has fewer."""
-        chosen = layer_indices(arm.layers, depth)
+        chosen = layer_indices(arm.attention.layers, depth)
         left = [layer for layer in chosen if self.layers is None or layer < self.layers]
         if not left:
-            raise ModelError(f"layers={arm.layers} leaves no layer to scale below model.layers={self.layers}")
-        if arm.layers and left != chosen:  # what was asked for by name is not cut in silence
+            raise ModelError(f"layers={arm.attention.layers} leaves no layer to scale below model.layers={self.layers}")
+        if arm.attention.layers and left != chosen:  # what was asked for by name is not cut in silence
             raise ModelError(
-                f"layers={arm.layers} goes beyond model.layers={self.layers}, below which layers are scaled"
+                f"layers={arm.attention.layers} goes beyond model.layers={self.layers}, below which layers are scaled"
             )
         return left
 
     def scaled_heads(self, arm: Arm, depth: int, heads: int) -> dict[int, tuple[int, ...]]:
         """Map each layer that the arm scales to the heads that it scales there. Raises ModelError on absent ones."""
-        return head_indices(arm.heads, self.scaled_layers(arm, depth), heads)
+        return head_indices(arm.attention.heads, self.scaled_layers(arm, depth), heads)
 
 
 @dataclass(frozen=True, slots=True)

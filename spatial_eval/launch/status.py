@@ -14,11 +14,12 @@ from pathlib import Path
 from spatial_eval.analysis.sweep_data import find_sweep
 from spatial_eval.config.launchers import Slurm
 from spatial_eval.core import plan
+from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import SpatialEvalError, StoreError
 from spatial_eval.core.paths import SweepPaths
 from spatial_eval.core.plan import split_indices
 from spatial_eval.core.terminal import warn_once
-from spatial_eval.core.types import Arm, Experiment, Part
+from spatial_eval.core.types import Experiment, Part
 from spatial_eval.launch import records, slurm
 from spatial_eval.launch.records import Attempt, AttemptReader, Job, Launch, SweepRequest
 from spatial_eval.passes.pass_state import PassState, read_pass, reread_store

@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 
-from spatial_eval.core.types import Arm, Failure, Generation, Sample
+from spatial_eval.core.arms import Arm, ForcedYes
+from spatial_eval.core.types import Failure, Generation, Sample
 
-FORCED_YES = Arm(contrast="forced_yes")
+FORCED_YES = Arm(contrast=ForcedYes())
 SURE, APART = 0.2, 0.5  # p(yes) + p(no) above the first and |p(yes) - p(no)| below the second are answered yes
 
 

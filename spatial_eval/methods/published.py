@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from spatial_eval.core.types import Method, Part
-from spatial_eval.methods.routing import AdaptVis, Base, Dola, ScalingVis, Vcd
+from spatial_eval.methods.routing import METHODS, AdaptVis, Base, ScalingVis
 
 DATASETS = ("controlled_a", "controlled_b", "coco_one_obj", "coco_two_obj", "vg_one_obj", "vg_two_obj", "vsr")
 
@@ -48,12 +48,11 @@ def published_accuracy(model: str, dataset: str, method: Method, part: Part) -> 
     match method:
         case Base():
             known = True
-        case Vcd() | Dola():
-            known = method in (Vcd(), Dola())  # the values of their authors: the paper states none
         case ScalingVis():
             known = model in WEIGHT and method == ScalingVis(WEIGHT[model][column])
         case AdaptVis():
             known = model in ADAPT and method == AdaptVis(*ADAPT[model][column])
         case _:
-            known = False
+            # the values of their authors: the paper states none
+            known = method.kind in ("vcd", "dola") and method == METHODS[method.kind]()
     return TABLE[model][method.kind][column] if known else None

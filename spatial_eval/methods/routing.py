@@ -1,21 +1,29 @@
 """Define the decoding rules under study (arXiv 2503.01773).
 
-A new one is a YAML in conf/method, a class, and its place in METHODS.
+A new one is a YAML in conf/method, a class, and its place in METHODS, where every contrast of core.arms stands already.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
+from spatial_eval.core.arms import (
+    BASE,
+    CONTRASTS,
+    Arm,
+    Contrast,
+    Scaling,
+    TextGuidance,
+    parse_arm_label,
+)
 from spatial_eval.core.errors import ConfigError, describe_unknown
-from spatial_eval.core.layers import BUCKETS, Heads, Selection, canonical_heads, canonical_layers
-from spatial_eval.core.types import BASE, CONTRASTS, SCALINGS, SCOPES, STEPS, Arm, Method, Routing, Signals
-from spatial_eval.core.validate import build_dataclass
+from spatial_eval.core.layers import Heads, Selection, canonical_heads, canonical_layers
+from spatial_eval.core.types import Method, Routing, Signals
 
 if TYPE_CHECKING:
     from numpy import float64, intp
@@ -76,12 +84,11 @@ class Base(_SingleArm):
         return {"base": BASE}
 
 
-@dataclass(frozen=True, slots=True)
-class ScalingVis(_SingleArm):
-    """Scale the image's attention by one weight for every question; fields as in core.types.Arm."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Scaled:
+    """Provide the members of a method whose arms are weights of one scaling; fields as in core.arms.Scaling."""
 
-    kind: ClassVar[str] = "scaling_vis"
-    weight: float
+    weights: ClassVar[tuple[str, ...]]
     scaling: str = "multiply"
     layers: Selection = "all"
     scope: str = "last"
@@ -89,33 +96,45 @@ class ScalingVis(_SingleArm):
     steps: str = "prefill"
 
     def __post_init__(self) -> None:
-        _check_scaling(self, "weight")
+        object.__setattr__(self, "layers", canonical_layers(self.layers, "method.layers") or "all")
+        object.__setattr__(self, "heads", canonical_heads(self.heads, "method.heads") or "all")
+        self.branches()
 
     def branches(self) -> Mapping[str, Arm]:
-        return {"weight": _scaled_arm(self, self.weight)}
+        return {name: self._scale(name, weight) for name, weight in asdict(self).items() if name in self.weights}
+
+    def _scale(self, name: str, weight: float) -> Arm:
+        places = {"layers": _arm_layers(self.layers), "heads": _arm_layers(self.heads)}
+        try:
+            scaling = Scaling(weight, self.scaling, scope=self.scope, steps=self.steps, **places)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("method.weight", name)) from None
+        return Arm(scaling.effective)
 
 
 @dataclass(frozen=True, slots=True)
-class AdaptVis(_Routed):
+class ScalingVis(_SingleArm, _Scaled):
+    """Scale the image's attention by one weight for every question."""
+
+    kind: ClassVar[str] = "scaling_vis"
+    weights = ("weight",)
+    weight: float
+
+
+@dataclass(frozen=True, slots=True)
+class AdaptVis(_Routed, _Scaled):
     """Scale by `weight1` where the baseline's criterion is below `threshold`, and by `weight2` elsewhere."""
 
     kind: ClassVar[str] = "adapt_vis"
+    weights = ("weight1", "weight2")
     weight1: float
     weight2: float
     threshold: float
     criterion: str = "max_prob"
-    scaling: str = "multiply"
-    layers: Selection = "all"
-    scope: str = "last"
-    heads: Heads = "all"
-    steps: str = "prefill"
 
     def __post_init__(self) -> None:
         _check_criterion(self.criterion)
-        _check_scaling(self, "weight1", "weight2")
-
-    def branches(self) -> Mapping[str, Arm]:
-        return {"weight1": _scaled_arm(self, self.weight1), "weight2": _scaled_arm(self, self.weight2)}
+        _Scaled.__post_init__(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,72 +162,24 @@ class Route(_Routed):
 
 
 class _Contrastive(_SingleArm):
-    """Provide the members of a contrast's method: the fields of the method are the arm's."""
+    """Provide the members of a contrast's method, whose fields are the contrast's."""
 
     __slots__ = ()
     kind: ClassVar[str]
+    against: ClassVar[str]
+    contrast: ClassVar[type[Contrast]]
 
-    def __post_init__(self) -> None:
-        _check_contrast(self)
-
-    def branches(self) -> Mapping[str, Arm]:
-        return {self.kind: _contrast_arm(self, self.kind)}
-
-
-@dataclass(frozen=True, slots=True)
-class Vcd(_Contrastive):
-    """Decode contrastively against a noised image (VCD, arXiv 2311.16922); fields as in core.types.Arm."""
-
-    kind: ClassVar[str] = "vcd"
-    alpha: float = 1.0
-    cutoff: float = 0.1
-    noise: int = 500
-
-
-@dataclass(frozen=True, slots=True)
-class Dola(_Contrastive):
-    """Decode contrastively against the early layer of `layers` that differs most from the last (arXiv 2309.03883)."""
-
-    kind: ClassVar[str] = "dola"
-    layers: Selection = "high"
-    cutoff: float = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class TextGuidance(_Contrastive):
-    """Decode contrastively against the prompt without its image: PAI's guidance alone, gamma = 1 + alpha."""
-
-    kind: ClassVar[str] = "text"
-    alpha: float = 0.1
-    cutoff: float = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class M3id(_Contrastive):
-    """Decode contrastively against the prompt without its image, more with every token (M3ID, arXiv 2403.14003)."""
-
-    kind: ClassVar[str] = "m3id"
-    decay: float = 0.02
-    cutoff: float = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Sla(_Contrastive):
-    """Mix the logits of early layers into the last layer's (SLA of VISTA, arXiv 2502.03628)."""
-
-    kind: ClassVar[str] = "sla"
-    layers: Selection = "late"
-    gamma: float = 0.3
-
-
-@dataclass(frozen=True, slots=True)
-class ForcedYes(_Contrastive):
-    """Answer yes wherever the baseline hesitates between yes and no: a control (OLM, arXiv 2504.10020)."""
-
-    kind: ClassVar[str] = "forced_yes"
+    def branches(self: Any) -> Mapping[str, Arm]:
+        return {self.kind: Arm(contrast=self.contrast(**asdict(self)))}
 
     def arms(self) -> frozenset[Arm]:
-        return frozenset({BASE, *self.branches().values()})
+        return frozenset({*self.branches().values(), *([BASE] if self.against == "stored" else [])})
+
+
+def _make_method(contrast: type[Contrast]) -> type[Method]:
+    """Make the method that decodes every question by a contrast."""
+    members = {"__slots__": (), "__doc__": contrast.__doc__, "__module__": __name__, "contrast": contrast}
+    return type(contrast.__name__, (_Contrastive, contrast), members)
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,114 +199,30 @@ class PaiFull(_SingleArm):
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", canonical_layers(self.layers, "method.layers") or "all")
-        _check_range("weight", self.weight, self.weight >= 0, "a finite number >= 0")
         _check_range("gamma", self.gamma, self.gamma >= 1, "a finite number >= 1")
-        _check_range("cutoff", self.cutoff, *RANGES["cutoff"](self.cutoff))
         if self.variant not in ("paper", "released"):
             raise ConfigError(describe_unknown("method.variant", self.variant, ("paper", "released")))
+        self.branches()
 
     def branches(self) -> Mapping[str, Arm]:
         steps = "all" if self.variant == "paper" else "generated"
-        arm = Arm(self.weight, "pai", _arm_layers(self.layers), steps=steps)
-        if self.gamma != 1:
-            arm = replace(arm, contrast="text", alpha=float(f"{self.gamma - 1:.12g}"), cutoff=self.cutoff)
-        return {"pai_full": BASE if arm.untouched else arm}
+        scaling = Scaling(self.weight, "pai", layers=_arm_layers(self.layers), steps=steps)
+        guidance = TextGuidance(float(f"{self.gamma - 1:.12g}"), self.cutoff)
+        return {"pai_full": Arm(scaling.effective) if self.gamma == 1 else Arm(scaling, guidance)}
 
 
+_BY_CONTRAST = {kind: _make_method(contrast) for kind, contrast in CONTRASTS.items()}
 METHODS: dict[str, type[Method]] = {
-    method.kind: method
-    for method in (Base, ScalingVis, AdaptVis, Vcd, Dola, TextGuidance, M3id, Sla, PaiFull, Route, ForcedYes)
+    **{method.kind: method for method in (Base, ScalingVis, AdaptVis)},
+    **{kind: method for kind, method in _BY_CONTRAST.items() if CONTRASTS[kind].against != "stored"},
+    **{method.kind: method for method in (PaiFull, Route)},
+    **{kind: method for kind, method in _BY_CONTRAST.items() if CONTRASTS[kind].against == "stored"},
 }
-
-# What each number of a contrast may be.
-RANGES: Mapping[str, Callable[[float], tuple[bool, str]]] = {
-    "alpha": lambda value: (value >= 0, "a finite number >= 0"),
-    "decay": lambda value: (0 <= value <= 1, "a number in [0, 1]"),
-    "gamma": lambda value: (0 <= value <= 1, "a number in [0, 1]"),
-    "cutoff": lambda value: (0 <= value < 1, "a number in [0, 1)"),
-    "noise": lambda value: (0 <= value <= 999, "a step of diffusion, 0 to 999"),
-}
-
-
-def parse_arm_label(text: str, where: str) -> Arm:
-    """Return the arm that a text names, a label or `name=value` of its fields. Raises ConfigError naming `where`."""
-    values: dict[str, str] = {}
-    name = ""
-    for item in text.replace(" ", "").split(","):
-        key, equals, value = item.rpartition("=")
-        if not name and not equals:  # a label begins with the weight, or with the contrast
-            key = "contrast" if value in METHODS else "weight"
-        if key:
-            name, values[key] = key, value
-        else:  # `layers=0-3,20`
-            values[name] += f",{value}"
-    contrast = values.pop("contrast", "")
-    if contrast and contrast not in CONTRASTS:
-        raise ConfigError(describe_unknown(f"contrast of {where}", contrast, CONTRASTS))
-    own = CONTRASTS[contrast].fields if contrast else ()
-    attention = {"weight": "1"} if contrast else {}
-    attention |= {key: value for key, value in values.items() if key not in own}
-    (arm,) = _build_from_text(ScalingVis, attention, where).branches().values()
-    if contrast:
-        (rule,) = (
-            _build_from_text(METHODS[contrast], {k: v for k, v in values.items() if k in own}, where)
-            .branches()
-            .values()
-        )
-        arm = replace(arm, contrast=contrast, **{name: getattr(rule, name) for name in own})
-    return arm
-
-
-def _build_from_text(kind: type[Method], values: Mapping[str, str], where: str) -> Method:
-    types = {f.name: {"float": float, "int": int}.get(str(f.type), str) for f in fields(kind)}  # type: ignore[arg-type]
-    typed: dict[str, Any] = {}
-    for key, value in values.items():
-        try:
-            typed[key] = types.get(key, str)(value)
-        except ValueError:
-            raise ConfigError(f"{where}: {key}={value} is not valid; expected a number") from None
-    return build_dataclass(kind, typed, where)
 
 
 def _check_criterion(criterion: str) -> None:
     if criterion not in CRITERIA:
         raise ConfigError(describe_unknown("method.criterion", criterion, CRITERIA))
-
-
-def _check_scaling(method: ScalingVis | AdaptVis, *weights: str) -> None:
-    """Check what a method scales, and write layers and heads in their one form."""
-    for key, valid in (("scaling", SCALINGS), ("scope", SCOPES), ("steps", STEPS)):
-        if (value := getattr(method, key)) not in valid:
-            raise ConfigError(describe_unknown(f"method.{key}", value, valid))
-    object.__setattr__(method, "layers", canonical_layers(method.layers, "method.layers") or "all")
-    object.__setattr__(method, "heads", canonical_heads(method.heads, "method.heads") or "all")
-    for key in weights if method.scaling == "share" else ():
-        value = getattr(method, key)
-        if not 0 < value < 1:
-            raise ConfigError(f"{key}={value:g} is not valid; expected with method.scaling=share a number in (0, 1)")
-
-
-def _scaled_arm(method: ScalingVis | AdaptVis, weight: float) -> Arm:
-    """Return the arm of a weight; BASE where it leaves the model untouched."""
-    layers, heads = _arm_layers(method.layers), _arm_layers(method.heads)
-    return Arm(weight, method.scaling, layers, scope=method.scope, heads=heads, steps=method.steps).attention
-
-
-def _check_contrast(method: Any) -> None:
-    """Check a contrast's fields, and write its layers in their one form."""
-    for f in fields(method):
-        value = getattr(method, f.name)
-        if f.name == "layers":
-            object.__setattr__(method, f.name, canonical_layers(value, "method.layers", BUCKETS))
-        else:
-            _check_range(f.name, value, *RANGES[f.name](value))
-
-
-def _contrast_arm(method: Any, contrast: str) -> Arm:
-    values = {f.name: getattr(method, f.name) for f in fields(method)}
-    if "layers" in values:
-        values["layers"] = _arm_layers(values["layers"])
-    return Arm(contrast=contrast, **values)
 
 
 def _arm_layers(selection: Heads) -> str:

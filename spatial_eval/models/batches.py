@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from spatial_eval.core.types import Arm, Work
+from spatial_eval.core.arms import Arm
+from spatial_eval.core.types import Work
 from spatial_eval.engine.request import SEQUENCES
 
 Inputs = dict[str, Tensor]

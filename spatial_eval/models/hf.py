@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 
 from spatial_eval.benchmarks.prompts import prompt_mode
+from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import MissingData, ModelError
 from spatial_eval.core.layers import BUCKETS, layer_indices
 from spatial_eval.core.terminal import warn_once
-from spatial_eval.core.types import Arm, Benchmark, Places, Sample, Vlm
+from spatial_eval.core.types import Benchmark, Places, Sample, Vlm
 from spatial_eval.models import weights
 from spatial_eval.models.spec import CheckpointSpec
 from spatial_eval.store.attention import Extent
@@ -34,7 +35,7 @@ class HF(CheckpointSpec):
         if folder is None:
             return
         weights.check_files(folder, self.path)
-        named = {arm.layers for arm in arms} - {"", *BUCKETS}
+        named = {arm.values["layers"] for arm in arms} - {"", *BUCKETS}
         if named:
             from spatial_eval.models.loading import count_layers
 

@@ -13,11 +13,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import ConfigError, DataError
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.jsonl import read_json_lines
 from spatial_eval.core.types import (
-    Arm,
     Batching,
     Benchmark,
     Experiment,

@@ -16,10 +16,11 @@ from weakref import WeakKeyDictionary
 import torch
 
 from spatial_eval.core import requirements
+from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import ModelError, SpatialEvalError
 from spatial_eval.core.hashing import digest_file
 from spatial_eval.core.plan import picture_name
-from spatial_eval.core.types import Arm, Failure, Generation, Record, Sample, Work
+from spatial_eval.core.types import Failure, Generation, Record, Sample, Work
 from spatial_eval.engine import decode as engine
 from spatial_eval.engine import reference
 from spatial_eval.engine.attention import PER_ARM
@@ -325,7 +326,7 @@ class LoadedModel:
     def _noised(self, items: Sequence[_Ready], inputs: Inputs) -> dict[int, torch.Tensor]:
         """The images of `items` with noise, by noise step, for the arms that contrast with it."""
         made = {}
-        for step in {arm.noise for arm in items[0].arms if arm.against == "noise"}:
+        for step in {arm.noise for arm in items[0].arms if arm.noise is not None}:
             if "pixel_values" not in inputs:
                 raise ModelError(f"{self._cfg.name}: vcd needs pixel_values; its processor gives {', '.join(inputs)}")
             parts = []

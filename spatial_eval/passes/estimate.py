@@ -93,7 +93,7 @@ class PassEstimate:
 
 def count_images(work: Pass) -> int:
     """Count the images of a question: one for all arms that look at the image itself, and one per step of noise."""
-    return 1 + len({arm.noise for arm in work.arms if arm.against == "noise"})
+    return 1 + len({arm.noise for arm in work.arms} - {None})
 
 
 def estimate_passes(works: Sequence[Pass], places: Places, *, retry: bool = False) -> list[PassEstimate]:

@@ -13,8 +13,9 @@ from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 
 from spatial_eval.core import plan, progress
+from spatial_eval.core.arms import BASE, Arm
 from spatial_eval.core.errors import ConfigError, MissingData
-from spatial_eval.core.types import BASE, Arm, Failure, Pass, Places, Record, Sample, Work
+from spatial_eval.core.types import Failure, Pass, Places, Record, Sample, Work
 from spatial_eval.core.version import VERSION
 from spatial_eval.methods.controls import FORCED_YES, force_yes
 from spatial_eval.store.answers import Answers

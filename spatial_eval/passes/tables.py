@@ -7,7 +7,7 @@ import io
 import json
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +19,11 @@ from spatial_eval.benchmarks.scoring import grade_answer
 from spatial_eval.config.descriptions import describe_for_sweep
 from spatial_eval.core import columns as column_names
 from spatial_eval.core import plan
+from spatial_eval.core.arms import BASE, BASELINE, Arm
 from spatial_eval.core.files import translate_os_errors, write_atomic
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.paths import SweepPaths
-from spatial_eval.core.types import BASE, Arm, Cell, Experiment, Failure, Model, Part, Places, Sample
+from spatial_eval.core.types import Cell, Experiment, Failure, Model, Part, Places, Sample
 from spatial_eval.core.version import VERSION
 from spatial_eval.methods.registry import METHODS
 from spatial_eval.methods.routing import Base
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
 
 SCHEMA = 1  # of sweep.json
 ROWS = 2**17  # of samples.parquet that are in memory at a time
-ARM = tuple(f.name for f in fields(Arm) if f.name != "weight")
+ARM = tuple(name for name in BASELINE if name != "weight")
 SAMPLES = (
     *("dataset", "model", "sample_id", "weight", "text", "tokens", "n_tokens", "confidence"),
     *("correct", "correct_strict", "relation", "gold", "prediction", "split", "max_new_tokens"),
@@ -290,7 +291,7 @@ def _sample_table(
         "entropy": number(signals.entropy),
         "margin": number(signals.margin),
         "logit": number(signals.logit),
-        **{f.name: choose([asdict(one)[f.name] for one in arms], arm) for f in fields(Arm)},
+        **{name: choose([one.values[name] for one in arms], arm) for name in BASELINE},
         "scoring": choose([sample.scoring for sample in samples], question),
         "golds": choose([golds for golds, _ in choices], question),
         "options": choose([options for _, options in choices], question),

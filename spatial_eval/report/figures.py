@@ -25,9 +25,9 @@ from spatial_eval.analysis.metrics import other_fields
 from spatial_eval.analysis.selection import Selected
 from spatial_eval.analysis.sweep_data import SweepData, none_if_empty
 from spatial_eval.benchmarks.image_files import open_rgb
+from spatial_eval.core.arms import SCALINGS
 from spatial_eval.core.columns import IDENTITY
 from spatial_eval.core.errors import DataError
-from spatial_eval.core.types import SCALINGS
 from spatial_eval.methods.routing import AdaptVis
 from spatial_eval.store.attention import View
 

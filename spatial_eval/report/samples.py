@@ -19,11 +19,12 @@ import pandas as pd
 
 from spatial_eval.analysis.selection import Selected
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData
+from spatial_eval.core.arms import BASE, Arm
 from spatial_eval.core.columns import TRUNK
 from spatial_eval.core.errors import ConfigError, describe_unknown
 from spatial_eval.core.files import write_atomic
 from spatial_eval.core.paths import SweepPaths
-from spatial_eval.core.types import BASE, Arm, Method
+from spatial_eval.core.types import Method
 from spatial_eval.report.figures import Thumbnails, thumbnails
 from spatial_eval.report.tables import label_method
 

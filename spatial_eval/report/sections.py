@@ -20,9 +20,10 @@ from spatial_eval.analysis.intervals import FLIPS, MCNEMAR, NO_INTERVAL, Estimat
 from spatial_eval.analysis.metrics import PARTED, apart, mixtures, parting
 from spatial_eval.analysis.selection import RULE, Selected, compare_with_base
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData, none_if_empty
+from spatial_eval.core.arms import BASE
 from spatial_eval.core.columns import TRUNK
 from spatial_eval.core.errors import DataError
-from spatial_eval.core.types import BASE, Method
+from spatial_eval.core.types import Method
 from spatial_eval.methods.routing import AdaptVis, Base
 from spatial_eval.report import figures
 from spatial_eval.report.figures import EmbeddedImage, Thumbnails

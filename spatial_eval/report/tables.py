@@ -35,12 +35,13 @@ from spatial_eval.analysis.metrics import (
 from spatial_eval.analysis.selection import RULE, Selected
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData, none_if_empty
 from spatial_eval.config.grid import Grid
+from spatial_eval.core.arms import BASE
 from spatial_eval.core.columns import AGAINST, KNOBS
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.plan import split_indices
 from spatial_eval.core.progress import format_duration
 from spatial_eval.core.terminal import clean_line
-from spatial_eval.core.types import BASE, Method
+from spatial_eval.core.types import Method
 from spatial_eval.methods.published import DATASETS, TABLE
 from spatial_eval.methods.registry import METHODS
 from spatial_eval.methods.routing import CRITERIA

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 import numpy as np
 
-from spatial_eval.core.types import Arm, Generation, Signals
+from spatial_eval.core.arms import Arm
+from spatial_eval.core.types import Generation, Signals
 
 if TYPE_CHECKING:
     from numpy import float64, intp

@@ -32,7 +32,7 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol, overload, runtime_checkable
 
@@ -40,6 +40,7 @@ import numpy as np
 from numpy import float32
 from numpy.typing import NDArray
 
+from spatial_eval.core.arms import BASELINE, Arm
 from spatial_eval.core.errors import ConfigError, DataError, StoreError, describe_unknown
 from spatial_eval.core.files import (
     list_files,
@@ -49,8 +50,8 @@ from spatial_eval.core.files import (
     translate_os_errors,
 )
 from spatial_eval.core.terminal import warn_once
-from spatial_eval.core.types import CAPTURES, Arm, Benchmark, Sample
-from spatial_eval.store.generations import LONGEST, AppendOnlyFile, ExperimentKey, format_arm, parse_arm
+from spatial_eval.core.types import CAPTURES, Benchmark, Sample
+from spatial_eval.store.generations import LONGEST, AppendOnlyFile, ExperimentKey, parse_arm
 
 ITEM = 4  # bytes of a float32
 FOLDER = "attention"  # of a sweep's folder
@@ -232,7 +233,7 @@ def _format_frame(capture: Capture, digest: str) -> Sequence[bytes]:
     head = {
         "id": capture.sample_id,
         "digest": digest,
-        "arms": [format_arm(arm) for arm in capture.arms],
+        "arms": [arm.to_flat() for arm in capture.arms],
         "mass": capture.mass.shape,
         "map": None if capture.map is None else capture.map.shape,
         "view": capture.view and asdict(capture.view),
@@ -461,7 +462,7 @@ def write_attention(
             "mass": np.stack(masses) if masses else np.zeros((0, len(arms), 0, 0), float32),
             "ids": np.array([sample.id for sample in chosen], dtype=str),
             "rows": np.array([sample.row for sample in chosen], dtype=np.int64),
-            "arms": np.array([json.dumps(asdict(arm)) for arm in arms], dtype=str),
+            "arms": np.array([json.dumps(arm.values) for arm in arms], dtype=str),
             "tokens": np.array(tokens, dtype=np.int64),
             "grids": np.array([view.grid for view in views], dtype=np.int64).reshape(-1, 2),
             "boxes": np.array([view.box for view in views], dtype=np.float64).reshape(-1, 4),
@@ -610,12 +611,11 @@ def image_paths(samples: Any, found: Attention) -> dict[str, str]:
 def answered_right(samples: Any, found: Attention) -> NDArray[np.float64]:
     """Return (N, W) of samples.parquet: 1 where `correct` is true, 0 where it is not, nan where there is no answer."""
     own = _select_rows(samples, found)
-    names = [field.name for field in fields(Arm) if field.name in own]
-    columns = [own["sample_id"], own["correct"], *(own[name] for name in names)]
-    answers = {
-        (sample_id, Arm(**dict(zip(names, values, strict=True)))): float(correct)
-        for sample_id, correct, *values in zip(*columns, strict=True)
-    }
+    names = [name for name in BASELINE if name in own]
+    flat = list(zip(*(own[name] for name in names), strict=True))
+    arms = {values: Arm.from_flat(dict(zip(names, values, strict=True))) for values in set(flat)}
+    columns = [own["sample_id"], own["correct"], flat]
+    answers = {(sample_id, arms[values]): float(correct) for sample_id, correct, values in zip(*columns, strict=True)}
     rows = [[answers.get((one, arm), np.nan) for arm in found.arms] for one in found.ids]
     return np.array(rows, dtype=np.float64).reshape(len(found.ids), len(found.arms))
 

@@ -22,33 +22,19 @@ import json
 import os
 import zlib
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 from spatial_eval.benchmarks.prompts import MODES, prompt_mode
+from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import ConfigError, StoreError
 from spatial_eval.core.files import list_files, make_writer_name, pass_over_unreadable, read_json_object
 from spatial_eval.core.files import translate_os_errors as refusals
 from spatial_eval.core.files import write_atomic as replace
 from spatial_eval.core.hashing import hash_text
-from spatial_eval.core.types import (
-    BASE,
-    CONTRASTS,
-    SCALINGS,
-    SCOPES,
-    STEPS,
-    Arm,
-    Benchmark,
-    Experiment,
-    Failure,
-    Generation,
-    Places,
-    Record,
-    Sample,
-)
-from spatial_eval.core.validate import build_dataclass
+from spatial_eval.core.types import Benchmark, Experiment, Failure, Generation, Places, Record, Sample
 from spatial_eval.store.answers import Answers
 
 LONGEST = 2**26  # bytes of a line; what is longer, a file of zeros say, is read in pieces that are damaged each
@@ -174,19 +160,7 @@ def parse_arm(values: Any, known: dict[str, Arm] | None = None) -> Arm:
 def _check_arm(values: Any) -> Arm:
     if not isinstance(values, dict):
         raise ConfigError(f"arm={_shortened(values)} is not valid; expected its fields")
-    arm = build_dataclass(Arm, values, "arm")
-    for name, valid in (("scaling", SCALINGS), ("contrast", ("", *CONTRASTS)), ("scope", SCOPES), ("steps", STEPS)):
-        if (value := values.get(name)) is not None and value not in valid:
-            raise ConfigError(f"{name}={value} is no way to decode: there are {', '.join(filter(None, valid))}")
-    numbers = (arm.weight, arm.alpha, arm.cutoff, arm.noise, arm.decay, arm.gamma)
-    good = all(_within(number, _AMOUNT) for number in numbers)
-    good = good and (arm.scaling != "share" or 0 < arm.weight < 1)
-    if not good or arm.cutoff >= 1 or arm.noise > 999 or arm.gamma > 1:
-        raise ConfigError(
-            f"{arm.label} is no way to decode: its numbers must be finite and >= 0, cutoff < 1, noise <= 999, "
-            "gamma <= 1, a share's weight in (0, 1)"
-        )
-    return arm
+    return Arm.from_flat(values)
 
 
 def _shortened(value: Any) -> str:
@@ -474,14 +448,9 @@ class GenerationWriter(AppendOnlyFile):
         self.write(["".join(f"{_sealed(line)}\n" for line in lines).encode()])
 
 
-def format_arm(arm: Arm) -> dict[str, Any]:
-    """Return the fields in which an arm differs from the baseline's; `parse_arm` reads them."""
-    return {name: value for name, value in asdict(arm).items() if value != getattr(BASE, name)}
-
-
 def _describe_arm(arm: Arm) -> dict[str, Any]:
     """An arm as a record gives it: the weight in any case."""
-    return {"weight": arm.weight} | format_arm(arm)
+    return {"weight": arm.values["weight"]} | arm.to_flat()
 
 
 def _format(record: Record, digest: str) -> dict[str, Any]:

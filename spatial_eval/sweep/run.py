@@ -21,10 +21,11 @@ from spatial_eval.config.grid import Grid, build_grid
 from spatial_eval.config.launchers import LAUNCHERS, Launcher, Slurm
 from spatial_eval.config.tracking import TRACKERS, Publication
 from spatial_eval.core import plan, requirements, terminal
+from spatial_eval.core.arms import BASE
 from spatial_eval.core.errors import ConfigError, ModelError, StoreError
 from spatial_eval.core.paths import checkout_folder
 from spatial_eval.core.sweep_names import label_sweep, read_name
-from spatial_eval.core.types import BASE, Cell, Experiment, Model, Places
+from spatial_eval.core.types import Cell, Experiment, Model, Places
 from spatial_eval.launch import dispatch, local, slurm
 from spatial_eval.launch.records import JobFailure, KeyedPass, SweepRequest
 from spatial_eval.methods.registry import BENCHMARKS, METHODS

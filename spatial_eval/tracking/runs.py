@@ -9,7 +9,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -23,8 +23,9 @@ from spatial_eval.analysis.metrics import format_hyperparameters, other_fields
 from spatial_eval.analysis.selection import FIELDS, Selected, picks, selection_rows
 from spatial_eval.analysis.sweep_data import SweepData
 from spatial_eval.config.tracking import Wandb
+from spatial_eval.core.arms import BASE, BASELINE, Arm
 from spatial_eval.core.columns import ASKED, BY_RELATION, IDENTITY, ROW, TRUNK, VERSIONS
-from spatial_eval.core.types import BASE, Arm, Method
+from spatial_eval.core.types import Method
 from spatial_eval.methods.routing import Base
 from spatial_eval.report.charts import HeatGrid
 from spatial_eval.report.sections import classify_gain
@@ -186,12 +187,12 @@ class TrackedSweep:
     @cached_property
     def answers(self) -> Mapping[tuple[Any, ...], pd.DataFrame]:
         """Columns of samples.parquet, indexed by row, by (dataset, model, max_new_tokens, arm)."""
-        names = [f.name for f in fields(Arm) if f.name in self.files.samples]
+        names = [name for name in BASELINE if name in self.files.samples]
         grouped = self.files.samples.rename(columns={"confidence": "confidence_own"}).groupby([*TRUNK, *names])
         found = {}
         for key, frame in grouped:
-            arm: dict[str, Any] = dict(zip(names, key[3:], strict=True))
-            found[(*key[:3], Arm(**arm))] = frame.set_index("row")[["prediction", "n_tokens", "confidence_own"]]
+            arm = Arm.from_flat({name: frame[name].tolist()[0] for name in names})
+            found[(*key[:3], arm)] = frame.set_index("row")[["prediction", "n_tokens", "confidence_own"]]
         return found
 
     @cached_property

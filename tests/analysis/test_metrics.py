@@ -16,7 +16,8 @@ from scipy import stats
 from spatial_eval.analysis import intervals, metrics
 from spatial_eval.analysis.intervals import wilson
 from spatial_eval.core import columns as column_names
-from spatial_eval.core.types import BASE, Arm, Cell, Experiment, Generation, Part, Places, Sample
+from spatial_eval.core.arms import BASE, Arm
+from spatial_eval.core.types import Cell, Experiment, Generation, Part, Places, Sample
 from spatial_eval.methods.routing import AdaptVis, Base, ScalingVis
 from spatial_eval.store.answers import Answers
 

@@ -20,8 +20,9 @@ from spatial_eval.analysis import selection, sweep_data
 from spatial_eval.analysis.intervals import best_of
 from spatial_eval.analysis.metrics import Graded
 from spatial_eval.benchmarks.readers import QuestionFile
+from spatial_eval.core.arms import BASE, Arm
 from spatial_eval.core.errors import ConfigError
-from spatial_eval.core.types import BASE, Arm, Cell, Experiment, Method, Part, Signals
+from spatial_eval.core.types import Cell, Experiment, Method, Part, Signals
 from spatial_eval.methods.routing import AdaptVis, Base, ScalingVis
 from spatial_eval.models.recorded import Recorded
 

@@ -16,8 +16,9 @@ from doubles import Drill, Hashed
 import spatial_eval
 from spatial_eval.analysis import sweep_data
 from spatial_eval.cli import export_answers
+from spatial_eval.core.arms import BASE, Arm
 from spatial_eval.core.errors import DataError
-from spatial_eval.core.types import BASE, Arm, Cell, Experiment, Part, Pass, Places
+from spatial_eval.core.types import Cell, Experiment, Part, Pass, Places
 from spatial_eval.methods.routing import Base, ScalingVis
 from spatial_eval.passes import tables
 from spatial_eval.passes.pass_state import inspect_pass, run_pass

@@ -17,9 +17,10 @@ from spatial_eval.benchmarks.question_files import QuestionFile
 from spatial_eval.benchmarks.scenes.rendered import Scenes
 from spatial_eval.benchmarks.scoring import grade_answer
 from spatial_eval.config.descriptions import build_benchmark, describe_benchmark, describe_for_sweep
+from spatial_eval.core.arms import BASE
 from spatial_eval.core.errors import ConfigError, DataError
 from spatial_eval.core.plan import split_indices
-from spatial_eval.core.types import BASE, Cell, Experiment, Part, Places, Sample
+from spatial_eval.core.types import Cell, Experiment, Part, Places, Sample
 from spatial_eval.methods.routing import Base
 from spatial_eval.store.answers import Answers
 

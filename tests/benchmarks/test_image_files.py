@@ -22,9 +22,10 @@ from spatial_eval.benchmarks.prompts import apply_template
 from spatial_eval.benchmarks.readers import QuestionFile, Vsr, WhatsUp
 from spatial_eval.config import schema
 from spatial_eval.core import hashing
+from spatial_eval.core.arms import BASE
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.hashing import digest_files
-from spatial_eval.core.types import BASE, Experiment, Places
+from spatial_eval.core.types import Experiment, Places
 from spatial_eval.models.registry import MODELS
 from spatial_eval.report import figures
 from spatial_eval.report.figures import thumbnails

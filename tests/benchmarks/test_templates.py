@@ -19,8 +19,9 @@ from questions import BARE, VSR, WHATSUP
 from spatial_eval.analysis import metrics
 from spatial_eval.benchmarks.prompts import apply_template, fill_template, strip_wrapper, write_prompt
 from spatial_eval.benchmarks.readers import QuestionFile
+from spatial_eval.core.arms import BASE
 from spatial_eval.core.errors import ConfigError, DataError
-from spatial_eval.core.types import BASE, Cell, Experiment, Places
+from spatial_eval.core.types import Cell, Experiment, Places
 from spatial_eval.methods.routing import Base
 from spatial_eval.store import generations
 from spatial_eval.store.answers import Answers

@@ -8,7 +8,6 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +21,10 @@ from spatial_eval.analysis.sweep_data import find_sweep
 from spatial_eval.benchmarks.readers import QuestionFile
 from spatial_eval.cli import answer_forms, export_answers, import_answers, main
 from spatial_eval.cli.answer_forms import Hints, read_answers
+from spatial_eval.core.arms import BASE, Arm, Dola, Scaling, Vcd
 from spatial_eval.core.errors import ConfigError, DataError, StoreError
 from spatial_eval.core.plan import fuse_cells, split_indices
-from spatial_eval.core.types import BASE, Arm, Cell, Experiment, Generation, Part, Places, Sample, Signals
+from spatial_eval.core.types import Cell, Experiment, Generation, Part, Places, Sample, Signals
 from spatial_eval.methods.routing import AdaptVis, ScalingVis
 from spatial_eval.models.recorded import Imported
 from spatial_eval.passes.pass_state import inspect_pass
@@ -179,7 +179,7 @@ def test_other_answers_to_the_same_question_are_refused_and_nothing_is_written(
         ({"confidence": float("nan")}, r"a.jsonl, line 3: confidence=nan is not valid; expected a number in \[0, 1\]"),
         ({"option_probs": {"1.0": {"left": 3}}}, r"a.jsonl, line 3: option_probs=\{'left': 3\} is not valid"),
         ({"generation": {"x": "Left"}}, r"a.jsonl, line 3: generation's key 'x' is not a weight"),
-        ({"generation": {"-1": "Left"}}, r"a.jsonl, line 3: -1 is no way to decode"),
+        ({"generation": {"-1": "Left"}}, r"a.jsonl, line 3: arm.weight=-1.0 is not valid"),
         ({"generation": {"1.0": 5}}, r"a.jsonl, line 3: text=5 is not valid; expected text"),
         ({"generation": {"1": "Under", "1.0": "Left"}}, r"a.jsonl, line 3: question 2 of quiz under 1 has text 'Left'"),
     ],
@@ -253,9 +253,16 @@ def test_a_model_answers_what_was_imported_and_nothing_else(
 
 
 def test_the_printed_commands_mean_every_arm(quiz: Path, tmp_path: Path) -> None:
-    arms = [BASE, Arm(0.0), Arm(2.0), Arm(0.5, "mass"), Arm(1.5, layers="0-3,7"), Arm(1.0, "pai", "2")]
-    arms += [Arm(contrast="vcd", alpha=0.5, cutoff=0.1, noise=3), Arm(contrast="dola", layers="high", cutoff=0.2)]
-    arms += [Arm(contrast="dola", layers="1-2,5", cutoff=0.1)]
+    arms = [
+        BASE,
+        Arm(0.0),
+        Arm(2.0),
+        Arm(Scaling(0.5, "mass")),
+        Arm(Scaling(1.5, layers="0-3,7")),
+        Arm(Scaling(1.0, "pai", layers="2")),
+    ]
+    arms += [Arm(contrast=Vcd(alpha=0.5, cutoff=0.1, noise=3)), Arm(contrast=Dola(layers="high", cutoff=0.2))]
+    arms += [Arm(contrast=Dola(layers="1-2,5", cutoff=0.1))]
     places, trunk = Places(tmp_path, tmp_path), Experiment(QuestionFile(quiz), Imported("mine"), 7)
     said = {("3", arm): Generation("3", arm, "Left") for arm in arms}
     one = import_answers.Incoming(
@@ -291,7 +298,7 @@ def exported(folder: Path, change: dict[str, object], **identity: object) -> Pat
         ({"model": "c"}, {}, [], "generations.jsonl, line 1: ('quiz', 'c', 7) is not in trunks.json"),
         ({"row": None}, {}, [], "generations.jsonl, line 1: needs row (a whole number), question and gold"),
         ({"question": "Where?"}, {}, [], "generations.jsonl, line 1: its question is 'Where?', row 0 of quiz has"),
-        ({"scaling": "x"}, {}, [], "generations.jsonl, line 1: scaling=x is no way to decode"),
+        ({"scaling": "x"}, {}, [], "generations.jsonl, line 1: unknown scaling of arm 'x'"),
         (
             {"tokens": "x"},
             {},
@@ -787,7 +794,7 @@ def test_two_arms_whose_labels_make_one_name_are_two_files(tmp_path: Path) -> No
         "gold": "a",
         "text": "A",
     }
-    rows = [row | {"model": model} | asdict(BASE) for model in ("a/b", "a-b")]
+    rows = [row | {"model": model} | BASE.values for model in ("a/b", "a-b")]
     paths = answer_forms.write_forms(tmp_path, rows, "lmms")
     assert [path.name for path in paths] == ["a-b--1_samples_quiz.jsonl", "1-a-b--1_samples_quiz.jsonl"]
     assert sorted(block.model for block in read_answers(tmp_path, Hints())) == ["a-b", "a/b"]

@@ -15,8 +15,8 @@ from PIL import Image
 import spatial_eval
 from spatial_eval.cli import attention as cli_attention
 from spatial_eval.cli import main
+from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import ConfigError, DataError
-from spatial_eval.core.types import Arm
 from spatial_eval.report import figures, sections
 from spatial_eval.store import attention
 from spatial_eval.store.attention import View

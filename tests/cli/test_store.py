@@ -10,8 +10,9 @@ from conftest import command
 from doubles import Drill, Hashed
 
 from spatial_eval.cli import store
+from spatial_eval.core.arms import BASE, Arm
 from spatial_eval.core.errors import StoreError
-from spatial_eval.core.types import BASE, Arm, Experiment, Part, Pass, Places
+from spatial_eval.core.types import Experiment, Part, Pass, Places
 from spatial_eval.launch import status
 from spatial_eval.passes.pass_state import inspect_pass, run_pass
 

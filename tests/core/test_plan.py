@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from spatial_eval.benchmarks.readers import Vsr
 from spatial_eval.core import plan
-from spatial_eval.core.types import Arm, Batching, Cell, Experiment, Part, Pass, Places, Sample
+from spatial_eval.core.arms import Arm
+from spatial_eval.core.types import Batching, Cell, Experiment, Part, Pass, Places, Sample
 from spatial_eval.methods.routing import CRITERIA, AdaptVis, Base, ScalingVis
 from spatial_eval.passes import tables
 from spatial_eval.passes.pass_state import inspect_pass, run_pass

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from questions import encode, share
 
+from spatial_eval.core.arms import BASE, SCALINGS, Arm, Dola, M3id, Scaling, Sla, TextGuidance, Vcd
 from spatial_eval.core.errors import ConfigError, ModelError
 from spatial_eval.core.layers import canonical_heads, canonical_layers, head_indices, layer_indices
-from spatial_eval.core.types import BASE, SCALINGS, Arm
 from spatial_eval.engine import contrastive, decode
 from spatial_eval.engine.attention import FORMULAS
 from spatial_eval.engine.decode import decode_arms
@@ -22,23 +22,36 @@ from spatial_eval.engine.reference import decode_reference
 from spatial_eval.engine.request import Decoded, Intervention, image_token_id
 from spatial_eval.models.batches import collate
 
-SHARES = (Arm(0.05, "share"), Arm(0.5, "share", "1-2", heads="0,2:1"), Arm(0.95, "share"))
-KINDS = (*(Arm(weight, kind) for kind in ("temperature", "mass", "pai") for weight in (0.25, 0.5, 2.0)), *SHARES)
-PLACES = (Arm(0.5, layers="0-1"), Arm(2.0, "mass", layers="2"), Arm(0.5, "pai", layers="0,3"), Arm(2.0), BASE)
+SHARES = (
+    Arm(Scaling(0.05, "share")),
+    Arm(Scaling(0.5, "share", layers="1-2", heads="0,2:1")),
+    Arm(Scaling(0.95, "share")),
+)
+KINDS = (
+    *(Arm(Scaling(weight, kind)) for kind in ("temperature", "mass", "pai") for weight in (0.25, 0.5, 2.0)),
+    *SHARES,
+)
+PLACES = (
+    Arm(Scaling(0.5, layers="0-1")),
+    Arm(Scaling(2.0, "mass", layers="2")),
+    Arm(Scaling(0.5, "pai", layers="0,3")),
+    Arm(2.0),
+    BASE,
+)
 NOISES = (500, 900)
 CONTRASTS = (
-    *(Arm(contrast="vcd", alpha=alpha, cutoff=0.1, noise=500) for alpha in (0.0, 0.5, 1.0, 3.0)),
-    Arm(contrast="vcd", alpha=1.0, noise=900),
-    *(Arm(contrast="dola", layers=layers, cutoff=0.1) for layers in ("low", "high", "1")),
-    Arm(contrast="dola", layers="0-3"),
-    Arm(contrast="text", alpha=0.1, cutoff=0.1),
-    Arm(contrast="text", alpha=3.0, cutoff=0.1),
-    Arm(contrast="m3id", decay=0.5, cutoff=0.1),
-    Arm(contrast="sla", layers="late", gamma=0.9),
-    Arm(contrast="sla", layers="1-2", gamma=0.5),
-    Arm(2.0, "pai", contrast="text", layers="1-", steps="all", alpha=1.0, cutoff=0.1),
-    Arm(2.0, "pai", contrast="text", steps="generated", alpha=1.0, cutoff=0.1),
-    Arm(0.2, contrast="dola", layers="low", scope="text", steps="all", cutoff=0.1),
+    *(Arm(contrast=Vcd(alpha=alpha, cutoff=0.1, noise=500)) for alpha in (0.0, 0.5, 1.0, 3.0)),
+    Arm(contrast=Vcd(alpha=1.0, cutoff=0.0, noise=900)),
+    *(Arm(contrast=Dola(layers=layers, cutoff=0.1)) for layers in ("low", "high", "1")),
+    Arm(contrast=Dola(layers="0-3", cutoff=0.0)),
+    Arm(contrast=TextGuidance(alpha=0.1, cutoff=0.1)),
+    Arm(contrast=TextGuidance(alpha=3.0, cutoff=0.1)),
+    Arm(contrast=M3id(decay=0.5, cutoff=0.1)),
+    Arm(contrast=Sla(layers="late", gamma=0.9)),
+    Arm(contrast=Sla(layers="1-2", gamma=0.5)),
+    Arm(Scaling(2.0, "pai", layers="1-", steps="all"), TextGuidance(alpha=1.0, cutoff=0.1)),
+    Arm(Scaling(2.0, "pai", steps="generated"), TextGuidance(alpha=1.0, cutoff=0.1)),
+    Arm(Scaling(0.2, scope="text", steps="all"), Dola(layers="low", cutoff=0.1)),
 )
 FAMILIES = ("llava", "llava_next", "qwen25_vl", "idefics3")
 
@@ -149,19 +162,23 @@ def test_arms_that_change_only_logits_cost_no_row_in_the_prefill(monkeypatch: py
 
 
 TEXT = (
-    *(Arm(w, kind, scope="text", steps="all") for kind in SCALINGS if kind != "share" for w in (0.25, 3.0)),
-    *(Arm(0.7, "share", scope=scope, steps=steps) for scope in ("last", "text") for steps in ("prefill", "all")),
-    Arm(3.0, scope="text"),
-    Arm(3.0, steps="all"),
-    Arm(3.0, steps="generated"),
-    Arm(3.0, "pai", steps="all", heads="0"),
+    *(Arm(Scaling(w, kind, scope="text", steps="all")) for kind in SCALINGS if kind != "share" for w in (0.25, 3.0)),
+    *(
+        Arm(Scaling(0.7, "share", scope=scope, steps=steps))
+        for scope in ("last", "text")
+        for steps in ("prefill", "all")
+    ),
+    Arm(Scaling(3.0, scope="text")),
+    Arm(Scaling(3.0, steps="all")),
+    Arm(Scaling(3.0, steps="generated")),
+    Arm(Scaling(3.0, "pai", steps="all", heads="0")),
 )
 HEADS = (
-    Arm(0.2, heads="0-1"),
-    Arm(2.0, heads="1:0,3:2"),
-    Arm(2.0, "mass", "1-2", heads="0,2:3"),
-    Arm(0.2, "pai", "2", scope="text", heads="0-1"),
-    Arm(2.0, scope="text", heads="0:1"),
+    Arm(Scaling(0.2, heads="0-1")),
+    Arm(Scaling(2.0, heads="1:0,3:2")),
+    Arm(Scaling(2.0, "mass", layers="1-2", heads="0,2:3")),
+    Arm(Scaling(0.2, "pai", layers="2", scope="text", heads="0-1")),
+    Arm(Scaling(2.0, scope="text", heads="0:1")),
     Arm(2.0),
     BASE,
 )
@@ -171,7 +188,7 @@ HEADS = (
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_row_behind_the_image(name: str) -> None:
     """Those of the prompt and those of generated tokens, beside arms of the last row; over shared images too."""
-    arms = (BASE, *TEXT, *HEADS, Arm(contrast="dola", layers="low", cutoff=0.1))
+    arms = (BASE, *TEXT, *HEADS, Arm(contrast=Dola(layers="low", cutoff=0.1)))
     model, asked = build(name).model, share(name, {0: 1, 3: 3})
     alone = [decode_reference(model, one, intervention=Intervention(arms), max_new_tokens=6) for one in asked.prompts]
     expected = Decoded.join(alone)
@@ -198,10 +215,10 @@ def test_scope_and_heads_are_not_the_whole() -> None:
     model, one = build("llava").model, encode("llava", slice(1))[0]
     arms = (
         Arm(0.2),
-        Arm(0.2, scope="text"),
-        Arm(0.2, heads="0"),
-        Arm(0.2, heads="1:0"),
-        Arm(0.2, layers="1", heads="0"),
+        Arm(Scaling(0.2, scope="text")),
+        Arm(Scaling(0.2, heads="0")),
+        Arm(Scaling(0.2, heads="1:0")),
+        Arm(Scaling(0.2, layers="1", heads="0")),
     )
     first = decode_arms(model, one, intervention=Intervention(arms), max_new_tokens=1).logits[0]
     gaps = (first[:, None] - first[None]).abs().amax(dim=-1)
@@ -277,8 +294,8 @@ def test_what_each_scaling_keeps() -> None:
     assert list(FORMULAS) == list(SCALINGS)
     for name, neutral in SCALINGS.items():
         same(FORMULAS[name](z, torch.tensor([[neutral]]), image, own), z)
-        assert Arm(neutral, name, "3").attention == BASE or name == "share"
-    assert not Arm(0.5, "share").untouched
+        assert name == "share" or Arm(Scaling(neutral, name, layers="3")).without_contrast == BASE
+    assert not Arm(Scaling(0.5, "share")).untouched
 
 
 @given(st.sets(st.integers(0, 40), min_size=1))
@@ -297,16 +314,19 @@ def test_layers_that_are_none(value: Any) -> None:
 
 def test_layers_beyond_the_model() -> None:
     with pytest.raises(ModelError, match="layers=3-4: the model has 4 decoder layers, 0 to 3"):
-        run(decode_arms, "llava", (Arm(0.5, layers="3-4"),), 1, rows=1)
+        run(decode_arms, "llava", (Arm(Scaling(0.5, layers="3-4")),), 1, rows=1)
     inputs = encode("llava", slice(1))[0]
     with pytest.raises(ModelError, match="layers=3 leaves no layer to scale below"):
         decode_arms(
-            build("llava").model, inputs, intervention=Intervention((Arm(0.5, layers="3"),), layers=2), max_new_tokens=1
+            build("llava").model,
+            inputs,
+            intervention=Intervention((Arm(Scaling(0.5, layers="3")),), layers=2),
+            max_new_tokens=1,
         )
 
 
 def test_layers_are_not_cut_in_silence() -> None:
-    named = Intervention((Arm(0.5, layers="1-2"), Arm(0.5)), layers=2)
+    named = Intervention((Arm(Scaling(0.5, layers="1-2")), Arm(0.5)), layers=2)
     with pytest.raises(ModelError, match="layers=1-2 goes beyond"):
         named.scaled_layers(named.arms[0], 4)
     assert named.scaled_layers(named.arms[1], 4) == [0, 1]
@@ -329,7 +349,7 @@ def test_early_layers(text: str, depth: int, tied: bool, layers: Any) -> None:
 
 
 def test_a_prefix_lm_has_no_contrasts() -> None:
-    intervention = Intervention((Arm(contrast="dola", layers="low"),))
+    intervention = Intervention((Arm(contrast=Dola(layers="low", cutoff=0.0)),))
     with pytest.raises(ModelError, match="dola is not available on paligemma: its prompt sees its own end"):
         decode_reference(
             build("paligemma").model, encode("paligemma", slice(1))[0], intervention=intervention, max_new_tokens=1
@@ -349,7 +369,14 @@ def test_noise_is_the_samples_own() -> None:
 
 
 def test_arms_that_leave_the_model_untouched_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    arms = (Arm(0.5), Arm(1.0, "mass"), BASE, Arm(2.0, "temperature"), Arm(0.0, "pai", "0"), Arm(1.0, "temperature"))
+    arms = (
+        Arm(0.5),
+        Arm(Scaling(1.0, "mass")),
+        BASE,
+        Arm(Scaling(2.0, "temperature")),
+        Arm(Scaling(0.0, "pai", layers="0")),
+        Arm(Scaling(1.0, "temperature")),
+    )
     expected = run(decode_reference, "llava", arms, 2, rows=2)
     ours = run(decode_arms, "llava", arms, 2, rows=2)
     assert rows_of_prefill(arms, monkeypatch) == 3

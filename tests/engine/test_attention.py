@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
+from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import ModelError
-from spatial_eval.core.types import Arm
 from spatial_eval.engine import attention
 from spatial_eval.engine.attention import (
     ImagePrefix,

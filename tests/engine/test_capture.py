@@ -13,8 +13,8 @@ from families import SUPPORTED, build
 from PIL import Image
 from questions import ARMS, WEIGHTS, cut, eight, encode, load, saved
 
+from spatial_eval.core.arms import Arm, Dola, Scaling, Vcd
 from spatial_eval.core.errors import ModelError
-from spatial_eval.core.types import Arm
 from spatial_eval.engine.attention import AttentionCapture
 from spatial_eval.engine.contrastive import add_noise
 from spatial_eval.engine.decode import decode_arms
@@ -84,7 +84,7 @@ def test_each_level_holds_what_the_one_before_holds(way: Any) -> None:
 
 
 def test_kinds_of_scaling_and_layers() -> None:
-    arms = (Arm(), Arm(2.0, "temperature"), Arm(2.0, "mass"), Arm(0.5, layers="1-2"))
+    arms = (Arm(), Arm(Scaling(2.0, "temperature")), Arm(Scaling(2.0, "mass")), Arm(Scaling(0.5, layers="1-2")))
     ours, expected = (captured(way, "llava", 4, "map", arms) for way in (decode_arms, decode_reference))
     torch.testing.assert_close(ours.mass, expected.mass, **CLOSE)
     for one, other in zip(ours.maps or [], expected.maps or [], strict=True):
@@ -96,7 +96,7 @@ def test_kinds_of_scaling_and_layers() -> None:
 
 @pytest.mark.parametrize("way", [decode_arms, decode_reference])
 def test_a_contrast_has_the_untouched_row_of_the_real_image(way: Any) -> None:
-    arms = (Arm(), Arm(contrast="vcd", alpha=1.0, cutoff=0.1, noise=500), Arm(contrast="dola", layers="low"))
+    arms = (Arm(), Arm(contrast=Vcd(alpha=1.0, cutoff=0.1, noise=500)), Arm(contrast=Dola(layers="low", cutoff=0.0)))
     noised = {500: add_noise(batch("llava", 4)["pixel_values"], 500, "q")}
     found = captured(way, "llava", 4, "map", arms, noised=noised)
     for row in (1, 2):

@@ -16,8 +16,8 @@ from families import SUPPORTED, build, picture
 from questions import ARMS, WEIGHTS, encode, encode_one, share
 from transformers import GenerationConfig
 
+from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import ModelError
-from spatial_eval.core.types import Arm
 from spatial_eval.engine import attention, decode, kv_cache, request
 from spatial_eval.engine.decode import decode_arms
 from spatial_eval.engine.kv_cache import Graphs

@@ -10,8 +10,8 @@ import torch
 from families import FAMILIES, SUPPORTED, build
 from questions import encode
 
+from spatial_eval.core.arms import Arm, Scaling
 from spatial_eval.core.errors import ModelError
-from spatial_eval.core.types import Arm
 from spatial_eval.engine import attention, decode, reference
 from spatial_eval.engine.request import Decoded, Intervention, end_tokens, image_token_id
 
@@ -34,13 +34,13 @@ from spatial_eval.engine.request import Decoded, Intervention, end_tokens, image
     ],
 )
 def test_layers_that_are_scaled(layers: str, limit: int | None, depth: int, scaled: list[int]) -> None:
-    arm = Arm(0.5, layers=layers)
+    arm = Arm(Scaling(0.5, layers=layers))
     assert Intervention((arm,), layers=limit).scaled_layers(arm, depth) == scaled
 
 
 @pytest.mark.parametrize(("layers", "limit"), [("2", 2), ("0-2", 2), ("3", 1)])
 def test_layers_at_the_limit_are_refused(layers: str, limit: int) -> None:
-    arm = Arm(0.5, layers=layers)
+    arm = Arm(Scaling(0.5, layers=layers))
     with pytest.raises(ModelError, match=f"^layers={layers} "):
         Intervention((arm,), layers=limit).scaled_layers(arm, 4)
 
@@ -50,8 +50,8 @@ def test_layers_at_the_limit_are_refused(layers: str, limit: int) -> None:
     [
         (Arm(2.0), None, [0, 1, 2, 3]),
         (Arm(2.0), 2, [0, 1]),
-        (Arm(2.0, layers="1-2"), None, [1, 2]),
-        (Arm(0.5, "mass", "3"), None, [3]),
+        (Arm(Scaling(2.0, layers="1-2")), None, [1, 2]),
+        (Arm(Scaling(0.5, "mass", layers="3")), None, [3]),
     ],
 )
 def test_layers_that_really_are_scaled(
@@ -61,7 +61,7 @@ def test_layers_that_really_are_scaled(
     model, inputs = build("llava").model, encode("llava", slice(1))[0]
     ours: list[int] = []
     theirs: list[int] = []
-    formula, row, layer = attention.FORMULAS[arm.scaling], reference._rows, [0]
+    formula, row, layer = attention.FORMULAS[arm.attention.scaling], reference._rows, [0]
     attend = reference.plain_attention
 
     def seen(*args: Any) -> Any:
@@ -76,7 +76,7 @@ def test_layers_that_really_are_scaled(
         theirs.append(layer[0])
         return row(*args)
 
-    monkeypatch.setitem(attention.FORMULAS, arm.scaling, seen)
+    monkeypatch.setitem(attention.FORMULAS, arm.attention.scaling, seen)
     monkeypatch.setattr(reference, "_rows", judged)
     monkeypatch.setitem(reference.AttentionInterface._global_mapping, reference.NAME, noted)
     hooks = [

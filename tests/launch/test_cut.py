@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from spatial_eval.config.launchers import Resources
 from spatial_eval.core import plan
-from spatial_eval.core.types import Arm, Batching, Sample
+from spatial_eval.core.arms import Arm
+from spatial_eval.core.types import Batching, Sample
 from spatial_eval.launch import dispatch
 from spatial_eval.passes.pass_state import PassState
 

@@ -14,14 +14,15 @@ from questions import QUESTIONS, SIZES, saved
 
 from spatial_eval.benchmarks.prompts import apply_template, without_template
 from spatial_eval.benchmarks.question_files import QuestionFile
-from spatial_eval.core.types import Arm, Benchmark, Experiment, Generation, Part, Pass, Places
+from spatial_eval.core.arms import Arm, Vcd
+from spatial_eval.core.types import Benchmark, Experiment, Generation, Part, Pass, Places
 from spatial_eval.engine import decode as engine
 from spatial_eval.launch import worker
 from spatial_eval.models import vlm
 from spatial_eval.models.hf import HF
 from spatial_eval.passes.pass_state import PassState, inspect_pass
 
-ARMS = (Arm(), Arm(0.5), Arm(contrast="vcd", alpha=1.0, cutoff=0.1, noise=500))
+ARMS = (Arm(), Arm(0.5), Arm(contrast=Vcd(alpha=1.0, cutoff=0.1, noise=500)))
 TEMPLATES = ("Look closely. {question}", "{question} Answer with one word.")
 
 

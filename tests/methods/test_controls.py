@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from spatial_eval.core.types import BASE, Failure, Generation, Sample
+from spatial_eval.core.arms import BASE
+from spatial_eval.core.types import Failure, Generation, Sample
 from spatial_eval.methods.controls import FORCED_YES, force_yes
 
 ASKED = Sample("q", 0, "Is it?", ("yes",), ("yes", "no"))

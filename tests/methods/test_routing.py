@@ -7,38 +7,28 @@ from typing import Any
 import numpy as np
 import pytest
 
+from spatial_eval.core.arms import BASE, SCALINGS, Arm, Dola, Scaling, TextGuidance, Vcd, parse_arm_label
 from spatial_eval.core.columns import KNOBS
 from spatial_eval.core.errors import ConfigError
-from spatial_eval.core.types import BASE, SCALINGS, Arm, Part, Signals
+from spatial_eval.core.types import Part, Signals
 from spatial_eval.methods.published import published_accuracy
-from spatial_eval.methods.routing import (
-    METHODS,
-    AdaptVis,
-    Dola,
-    M3id,
-    PaiFull,
-    Route,
-    ScalingVis,
-    Sla,
-    Vcd,
-    parse_arm_label,
-)
+from spatial_eval.methods.routing import METHODS, AdaptVis, PaiFull, Route, ScalingVis
 
 
 def test_arms() -> None:
     assert ScalingVis(0.5).arms() == {Arm(0.5)}
-    assert ScalingVis(0.5, "mass", "3").arms() == {Arm(0.5, "mass", "3")}
-    assert ScalingVis(0.5, layers=(7, "0-3", 4)).arms() == {Arm(0.5, layers="0-4,7")}
+    assert ScalingVis(0.5, scaling="mass", layers="3").arms() == {Arm(Scaling(0.5, "mass", layers="3"))}
+    assert ScalingVis(0.5, layers=(7, "0-3", 4)).arms() == {Arm(Scaling(0.5, layers="0-4,7"))}
     assert ScalingVis(0.5, layers="0, 1,2") == ScalingVis(0.5, layers="0-2")
-    assert AdaptVis(0.5, 1.0, 0.4, scaling="temperature").arms() == {Arm(0.5, "temperature"), BASE}
-    assert Vcd(alpha=2).arms() == {Arm(contrast="vcd", alpha=2, cutoff=0.1, noise=500)}
-    assert Dola().arms() == {Arm(contrast="dola", layers="high", cutoff=0.1)}
-    assert Dola((0, 1)).arms() == {Arm(contrast="dola", layers="0-1", cutoff=0.1)}
+    assert AdaptVis(0.5, 1.0, 0.4, scaling="temperature").arms() == {Arm(Scaling(0.5, "temperature")), BASE}
+    assert METHODS["vcd"](alpha=2).arms() == {Arm(contrast=Vcd(alpha=2, cutoff=0.1, noise=500))}
+    assert METHODS["dola"]().arms() == {Arm(contrast=Dola(layers="high", cutoff=0.1))}
+    assert METHODS["dola"]((0, 1)).arms() == {Arm(contrast=Dola(layers="0-1", cutoff=0.1))}
 
 
 @pytest.mark.parametrize("scaling", [kind for kind in SCALINGS if kind != "share"])  # no share is every model's own
 def test_an_untouched_model_is_base(scaling: str) -> None:
-    assert ScalingVis(SCALINGS[scaling], scaling, "0-3").arms() == {BASE}
+    assert ScalingVis(SCALINGS[scaling], scaling=scaling, layers="0-3").arms() == {BASE}
 
 
 @pytest.mark.parametrize("kind", METHODS)
@@ -57,29 +47,29 @@ def test_every_branch_is_an_arm_that_is_looked_at(kind: str) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ScalingVis(1, "multply"), "unknown method.scaling 'multply'; did you mean multiply?"),
+        (lambda: ScalingVis(1, scaling="multply"), "unknown method.scaling 'multply'; did you mean multiply?"),
         (lambda: AdaptVis(1, 2, 0.5, scaling="x"), "unknown method.scaling 'x'"),
         (lambda: ScalingVis(1, layers="9-3"), "method.layers=9-3 is not valid; expected one of: all"),
         (lambda: ScalingVis(1, layers="high"), "method.layers=high is not valid; expected one of: all"),
-        (lambda: Dola("all of them"), "method.layers=allofthem is not valid; expected one of: low, high"),
-        (lambda: Dola(cutoff=1.0), r"method.cutoff=1.0 is not valid; expected a number in \[0, 1\)"),
-        (lambda: Vcd(alpha=-1.0), "method.alpha=-1.0 is not valid; expected a finite number >= 0"),
-        (lambda: Vcd(alpha=float("inf")), "method.alpha=inf is not valid"),
+        (lambda: METHODS["dola"]("all of them"), "method.layers=allofthem is not valid; expected one of: low, high"),
+        (lambda: METHODS["dola"](cutoff=1.0), r"method.cutoff=1.0 is not valid; expected a number in \[0, 1\)"),
+        (lambda: METHODS["vcd"](alpha=-1.0), "method.alpha=-1.0 is not valid; expected a finite number >= 0"),
+        (lambda: METHODS["vcd"](alpha=float("inf")), "method.alpha=inf is not valid"),
         (
-            lambda: ScalingVis(1.0, "share"),
+            lambda: ScalingVis(1.0, scaling="share"),
             r"weight=1 is not valid; expected with method.scaling=share a number in \(0, 1\)",
         ),
         (lambda: AdaptVis(0.5, 2.0, 0.5, scaling="share"), "weight2=2 is not valid"),
         (lambda: ScalingVis(1, scope="lst"), "unknown method.scope 'lst'; did you mean last?"),
         (lambda: ScalingVis(1, steps="none"), "unknown method.steps 'none'"),
-        (lambda: Sla(gamma=1.5), r"method.gamma=1.5 is not valid; expected a number in \[0, 1\]"),
-        (lambda: M3id(decay=-1.0), "method.decay=-1.0 is not valid"),
+        (lambda: METHODS["sla"](gamma=1.5), r"method.gamma=1.5 is not valid; expected a number in \[0, 1\]"),
+        (lambda: METHODS["m3id"](decay=-1.0), "method.decay=-1.0 is not valid"),
         (lambda: PaiFull(gamma=0.5), "method.gamma=0.5 is not valid; expected a finite number >= 1"),
         (lambda: PaiFull(variant="x"), "unknown method.variant 'x'"),
         (lambda: Route("contrast=opera", "1", 0.5), "unknown contrast of method.low 'opera'"),
         (lambda: Route("0.5", "vcd,alpha=x", 0.5), "method.high: alpha=x is not valid; expected a number"),
         (lambda: Route("0.5,beta=1", "1", 0.5), "unknown key 'method.low.beta'"),
-        (lambda: Vcd(noise=1000), "method.noise=1000 is not valid; expected a step of diffusion, 0 to 999"),
+        (lambda: METHODS["vcd"](noise=1000), "method.noise=1000 is not valid; expected a step of diffusion, 0 to 999"),
     ],
 )
 def test_refusals(make: Any, message: str) -> None:
@@ -89,28 +79,26 @@ def test_refusals(make: Any, message: str) -> None:
 
 def test_where_and_when_an_arm_scales() -> None:
     given = ScalingVis(0.5, layers=(3, 4), scope="text", heads="3.0,4.1-2", steps="all")
-    assert given.arms() == {Arm(0.5, layers="3-4", scope="text", heads="3:0,4:1-2", steps="all")}
-    assert AdaptVis(1.0, 2.0, 0.5, scope="text").arms() == {BASE, Arm(2.0, scope="text")}
+    assert given.arms() == {Arm(Scaling(0.5, layers="3-4", scope="text", heads="3:0,4:1-2", steps="all"))}
+    assert AdaptVis(1.0, 2.0, 0.5, scope="text").arms() == {BASE, Arm(Scaling(2.0, scope="text"))}
     assert given == ScalingVis(0.5, layers="3-4", scope="text", heads=("4:2", "4:1", "3:0"), steps="all")
 
 
 def test_the_whole_of_pai_in_both_variants() -> None:
-    arm = Arm(0.2, "pai", "2-", contrast="text", alpha=0.1, cutoff=0.1, steps="all")
+    arm = Arm(Scaling(0.2, "pai", layers="2-", steps="all"), TextGuidance(alpha=0.1, cutoff=0.1))
     (paper,) = PaiFull().arms()
     assert paper == arm
-    assert {one.steps for one in PaiFull(variant="released").arms()} == {"generated"}
-    assert PaiFull(0.2, 1.0).arms() == {Arm(0.2, "pai", "2-", steps="all")}
+    assert {one.attention.steps for one in PaiFull(variant="released").arms()} == {"generated"}
+    assert PaiFull(0.2, 1.0).arms() == {Arm(Scaling(0.2, "pai", layers="2-", steps="all"))}
     assert PaiFull(0.0, 1.0).arms() == {BASE}  # neither boost nor guidance
 
 
 ARMS = (
     BASE,
-    Arm(0.5, "mass", "0-3,20", scope="text", heads="0-1,14:3", steps="all"),
-    *(
-        arm
-        for method in (Vcd(), Vcd(0.0, 0.0, 0), Dola(), Dola("0-3,5"), M3id(), Sla(), PaiFull())
-        for arm in method.arms()
-    ),
+    Arm(Scaling(0.5, "mass", layers="0-3,20", scope="text", heads="0-1,14:3", steps="all")),
+    *(arm for kind in ("vcd", "dola", "m3id", "sla", "pai_full") for arm in METHODS[kind]().arms()),
+    Arm(contrast=Vcd(0.0, 0.0, 0)),
+    Arm(contrast=Dola("0-3,5")),
 )
 
 
@@ -121,7 +109,7 @@ def test_an_arm_is_read_from_its_label(arm: Arm) -> None:
 
 def test_arms_by_the_names_of_their_fields() -> None:
     assert parse_arm_label("weight=0.5", "x") == parse_arm_label("0.5", "x") == Arm(0.5)
-    assert parse_arm_label("contrast=vcd,alpha=2", "x") == Arm(contrast="vcd", alpha=2.0, cutoff=0.1, noise=500)
+    assert parse_arm_label("contrast=vcd,alpha=2", "x") == Arm(contrast=Vcd(alpha=2.0, cutoff=0.1, noise=500))
     method = Route("weight=0.50", "contrast=vcd", 0.4)
     assert (method.low, method.high) == ("0.5", "vcd,alpha=1,cutoff=0.1,noise=500")
     assert method == Route(0.5, "vcd", 0.4)
@@ -142,9 +130,9 @@ def test_published_numbers_stand_beside_the_papers_own_settings_only() -> None:
         return published_accuracy("llava15_7b", "controlled_a", method, Part())
 
     assert paper(ScalingVis(0.8)) == 64.5
-    assert paper(ScalingVis(0.8, "mass")) is None
+    assert paper(ScalingVis(0.8, scaling="mass")) is None
     assert paper(ScalingVis(0.8, layers="0-15")) is None
     assert paper(AdaptVis(0.5, 1.5, 0.4)) == 84.9
     assert paper(AdaptVis(0.5, 1.5, 0.4, scaling="temperature")) is None
-    assert (paper(Vcd()), paper(Vcd(alpha=0.5))) == (61.5, None)
-    assert (paper(Dola()), paper(Dola("low"))) == (61.2, None)
+    assert (paper(METHODS["vcd"]()), paper(METHODS["vcd"](alpha=0.5))) == (61.5, None)
+    assert (paper(METHODS["dola"]()), paper(METHODS["dola"]("low"))) == (61.2, None)

@@ -8,7 +8,8 @@ from families import SUPPORTED, build, picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from spatial_eval.core.types import Arm, Sample
+from spatial_eval.core.arms import Arm
+from spatial_eval.core.types import Sample
 from spatial_eval.models.batches import WASTE, bucket_by_length, collate, cut_batches, pad_prompt, prefix_tokens
 
 ARMS = (Arm(), Arm(2.0))

@@ -13,14 +13,20 @@ from families import build
 from named_devices import FIRST, SECOND, Named, spread, to
 from questions import share
 
-from spatial_eval.core.types import Arm
+from spatial_eval.core.arms import Arm, Dola, Scaling
 from spatial_eval.engine.decode import decode_arms
 from spatial_eval.engine.reference import decode_reference
 from spatial_eval.engine.request import Intervention
 from spatial_eval.models.batches import collate
 
 ARMS = Intervention(
-    (Arm(0.5), Arm(2.0), Arm(0.5, scaling="mass"), Arm(contrast="dola"), Arm(0.5, scope="text", heads="0,2:1"))
+    (
+        Arm(0.5),
+        Arm(2.0),
+        Arm(Scaling(0.5, "mass")),
+        Arm(contrast=Dola(layers="", cutoff=0.0)),
+        Arm(Scaling(0.5, scope="text", heads="0,2:1")),
+    )
 )
 
 

@@ -15,8 +15,9 @@ import torch
 from families import FAMILIES, SUPPORTED, build
 from questions import ask, eight, encode, load, saved
 
+from spatial_eval.core.arms import Arm, Dola, Scaling, Vcd
 from spatial_eval.core.errors import ModelError
-from spatial_eval.core.types import Arm, Failure, Generation
+from spatial_eval.core.types import Failure, Generation
 from spatial_eval.engine import attention, reference, request
 from spatial_eval.engine import decode as engine
 from spatial_eval.engine.precision import in_float32
@@ -349,7 +350,10 @@ def test_a_fault_of_a_weight_near_one(fault: Fault, tmp_path: Path, monkeypatch:
         first("llava", "bfloat16", tmp_path, arms=(Arm(0.97), Arm()))
 
 
-@pytest.mark.parametrize("arm", [Arm(2.0, "mass", "1-2"), Arm(0.5, "temperature"), Arm(0.5, "pai", "0")])
+@pytest.mark.parametrize(
+    "arm",
+    [Arm(Scaling(2.0, "mass", layers="1-2")), Arm(Scaling(0.5, "temperature")), Arm(Scaling(0.5, "pai", layers="0"))],
+)
 def test_a_fault_in_another_kind_of_scaling(arm: Arm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     first("llava", "bfloat16", tmp_path, arms=(Arm(), arm))
     _other_keys(monkeypatch, lambda image: image & (image.cumsum(-1) < image.sum(-1, keepdim=True)))  # one key too few
@@ -357,7 +361,7 @@ def test_a_fault_in_another_kind_of_scaling(arm: Arm, tmp_path: Path, monkeypatc
         first("llava", "bfloat16", tmp_path, arms=(Arm(), arm))
 
 
-TEXT = (Arm(), Arm(0.5, scope="text"), Arm(0.5, heads="0-1"), Arm(2.0))
+TEXT = (Arm(), Arm(Scaling(0.5, scope="text")), Arm(Scaling(0.5, heads="0-1")), Arm(2.0))
 
 
 @pytest.mark.parametrize("fault", [weight_ignored, weight_squared, shifted_span, a_layer_too_few, decode_position])
@@ -371,13 +375,13 @@ def test_a_fault_where_every_row_of_the_text_is_scaled(
     assert caplog.text.count("4 tokens agree with plain generate") == 2
     fault(monkeypatch)
     with pytest.raises(ModelError, match="the shared prefix is not exact on this model"):
-        first_sharing("llava", "bfloat16", tmp_path, arms=(Arm(), Arm(0.5, scope="text")))
+        first_sharing("llava", "bfloat16", tmp_path, arms=(Arm(), Arm(Scaling(0.5, scope="text"))))
 
 
 def test_a_fault_in_a_contrast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("llava").model
     monkeypatch.setattr(model.generation_config, "suppress_tokens", [model.config.image_token_id])
-    arms = (Arm(contrast="vcd", alpha=1.0, cutoff=0.1, noise=500), Arm(contrast="dola", layers="low", cutoff=0.1))
+    arms = (Arm(contrast=Vcd(alpha=1.0, cutoff=0.1, noise=500)), Arm(contrast=Dola(layers="low", cutoff=0.1)))
     one = load(HF(saved("llava"), name="llava", dtype="bfloat16", device="cpu"), tmp_path, tokens=4)
     one._vlm.generation_config.suppress_tokens = [model.config.image_token_id]  # type: ignore[attr-defined]
     work = [[(eight()[0], arms)]]

@@ -16,8 +16,9 @@ from PIL import Image
 from questions import ARMS, Questions, ask, cut, eight, load, saved
 
 from spatial_eval.benchmarks.scenes.rendered import Scenes
+from spatial_eval.core.arms import Arm, Vcd
 from spatial_eval.core.errors import ModelError
-from spatial_eval.core.types import Arm, Experiment, Failure, Generation, Part, Pass, Places, Sample
+from spatial_eval.core.types import Experiment, Failure, Generation, Part, Pass, Places, Sample
 from spatial_eval.engine import decode as engine
 from spatial_eval.models import batches as models_batches
 from spatial_eval.models import spec, vlm
@@ -291,7 +292,7 @@ def test_auto_grows_while_memory_allows(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_noise_is_the_pictures(tmp_path: Path) -> None:
     """So that questions share the noised image too; with share=question it is the question's, as it was."""
-    arms = (Arm(contrast="vcd", alpha=1.0, cutoff=0.1, noise=500),)
+    arms = (Arm(contrast=Vcd(alpha=1.0, cutoff=0.1, noise=500)),)
     path, work = saved("llava"), about_one_picture({3: 3})
     same = [replace(sample, id=f"r{i}", question=work[0].question, row=i) for i, sample in enumerate(work)]
 

@@ -13,7 +13,8 @@ from doubles import Drill, Hashed
 from PIL import Image
 
 from spatial_eval.benchmarks.question_files import QuestionFile
-from spatial_eval.core.types import Arm, Experiment, Part, Pass, Places
+from spatial_eval.core.arms import Arm
+from spatial_eval.core.types import Experiment, Part, Pass, Places
 from spatial_eval.models.hf import HF
 from spatial_eval.passes import estimate
 from spatial_eval.passes.pass_state import inspect_pass, run_pass

@@ -9,8 +9,9 @@ from conftest import questions, write_lines
 from doubles import Drill, Hashed
 
 from spatial_eval.benchmarks.readers import QuestionFile
+from spatial_eval.core.arms import BASE, Arm
 from spatial_eval.core.errors import MissingData
-from spatial_eval.core.types import BASE, Arm, Experiment, Model, Part, Pass, Places
+from spatial_eval.core.types import Experiment, Model, Part, Pass, Places
 from spatial_eval.models.hf import HF
 from spatial_eval.models.recorded import Imported
 from spatial_eval.passes.pass_state import inspect_pass, read_pass, reread_store, run_pass

@@ -19,8 +19,9 @@ from spatial_eval.benchmarks.readers import QuestionFile
 from spatial_eval.benchmarks.scenes.rendered import Scenes
 from spatial_eval.config.tracking import Wandb
 from spatial_eval.core import columns as column_names
+from spatial_eval.core.arms import BASE, Arm
 from spatial_eval.core.errors import ConfigError
-from spatial_eval.core.types import BASE, Arm, Cell, Experiment, Part, Pass, Places
+from spatial_eval.core.types import Cell, Experiment, Part, Pass, Places
 from spatial_eval.methods.routing import Base, ScalingVis
 from spatial_eval.models.hf import HF
 from spatial_eval.passes import tables as pass_tables

@@ -12,7 +12,7 @@ import pytest
 
 from spatial_eval.analysis import metrics, selection, sweep_data
 from spatial_eval.analysis.intervals import Estimate
-from spatial_eval.core.types import BASE
+from spatial_eval.core.arms import BASE
 from spatial_eval.methods.routing import AdaptVis, Base, ScalingVis
 from spatial_eval.report import tables
 
@@ -185,7 +185,7 @@ def test_a_spreadsheet_computes_nothing_of_a_csv() -> None:
 
 
 def test_a_default_stands_where_an_axis_varies_over_it() -> None:
-    some = [ScalingVis(0.5), ScalingVis(0.5, layers="0-15"), ScalingVis(0.5, "mass"), Base()]
+    some = [ScalingVis(0.5), ScalingVis(0.5, layers="0-15"), ScalingVis(0.5, scaling="mass"), Base()]
     assert metrics.spell_settings(some) == [
         "layers=all scaling=multiply",
         "layers=0-15 scaling=multiply",

@@ -19,8 +19,8 @@ from PIL import Image
 from published_statistics import proportion_confint
 
 from spatial_eval.analysis import diagnostics, intervals, selection, sweep_data
+from spatial_eval.core.arms import BASE
 from spatial_eval.core.columns import AGAINST
-from spatial_eval.core.types import BASE
 from spatial_eval.methods.routing import AdaptVis, Base, ScalingVis
 from spatial_eval.report import figures as report_figures
 from spatial_eval.report import page as report_page

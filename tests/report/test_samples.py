@@ -15,7 +15,7 @@ from conftest import parquet_bytes
 from spatial_eval.analysis import diagnostics
 from spatial_eval.analysis.selection import picks
 from spatial_eval.analysis.sweep_data import SweepData, read_sweep_data
-from spatial_eval.core.types import BASE
+from spatial_eval.core.arms import BASE
 from spatial_eval.report import page as report_page
 from spatial_eval.report import samples
 from spatial_eval.report.figures import Thumbnails

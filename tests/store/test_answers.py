@@ -8,7 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from spatial_eval.core.types import BASE, Arm, Generation
+from spatial_eval.core.arms import BASE, Arm
+from spatial_eval.core.types import Generation
 from spatial_eval.store.answers import Answers
 
 HALF = Arm(0.5)

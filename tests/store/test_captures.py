@@ -23,9 +23,10 @@ from spatial_eval.analysis.sweep_data import read_sweep_data
 from spatial_eval.benchmarks.scenes.rendered import Scenes
 from spatial_eval.config import schema
 from spatial_eval.config.launchers import Local
+from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import ConfigError, DataError, StoreError
 from spatial_eval.core.plan import fuse_cells
-from spatial_eval.core.types import CAPTURES, Arm, Cell, Experiment, Part, Pass, Places
+from spatial_eval.core.types import CAPTURES, Cell, Experiment, Part, Pass, Places
 from spatial_eval.launch import status
 from spatial_eval.launch.records import read_request
 from spatial_eval.methods.routing import Base, ScalingVis
@@ -278,7 +279,8 @@ from pathlib import Path
 sys.path[:0] = {paths!r}
 from doubles import Drill, Gazing
 from spatial_eval.passes.pass_state import run_pass, inspect_pass
-from spatial_eval.core.types import Arm, Experiment, Part, Pass, Places
+from spatial_eval.core.arms import Arm
+from spatial_eval.core.types import Experiment, Part, Pass, Places
 out = Path({out!r})
 work = Pass(Experiment(Drill(), Gazing(pause_s=0.2)), ((Part("all"), (Arm(0.5), Arm(1.0))),), "heads")
 run_pass(inspect_pass(work, Places(out, out)), Places(out, out))

@@ -21,8 +21,9 @@ from doubles import Drill, Hashed
 
 from spatial_eval.cli import store as cli_store
 from spatial_eval.core import plan
+from spatial_eval.core.arms import BASE, Arm
 from spatial_eval.core.errors import StoreError
-from spatial_eval.core.types import BASE, Arm, Cell, Experiment, Failure, Generation, Part, Pass, Places
+from spatial_eval.core.types import Cell, Experiment, Failure, Generation, Part, Pass, Places
 from spatial_eval.methods.routing import AdaptVis, Base
 from spatial_eval.passes import tables as pass_tables
 from spatial_eval.passes.pass_state import inspect_pass, run_pass
@@ -158,12 +159,12 @@ RECORD = {"id": "0", "digest": "d", "arm": {"weight": 1.0}, "text": "Left", "tok
         ({"confidense": 0.5}, "it has the unknown field 'confidense'"),
         ({"arm": {"wieght": 0.5}}, "unknown key 'arm.wieght'"),
         ({"arm": {"weight": "0.5"}}, "arm.weight=0.5 is not valid; expected float"),
-        ({"arm": {"weight": -1}}, "-1 is no way to decode: its numbers must be finite and >= 0"),
+        ({"arm": {"weight": -1}}, "arm.weight=-1.0 is not valid; expected a finite number >= 0"),
         ({"arm": {"weight": 10**400}}, "is not valid; expected float"),
-        ({"arm": {"noise": 1000}}, "1,noise=1000 is no way to decode"),
-        ({"arm": {"cutoff": 1.0}}, "1,cutoff=1 is no way to decode"),
-        ({"arm": {"scaling": "add"}}, "scaling=add is no way to decode: there are multiply, "),
-        ({"arm": {"scope": "all"}}, "scope=all is no way to decode: there are last, text"),
+        ({"arm": {"noise": 1000}}, "arm.noise=1000 is not valid; nothing else of this arm reads it"),
+        ({"arm": {"cutoff": 1.0}}, "arm.cutoff=1.0 is not valid; nothing else of this arm reads it"),
+        ({"arm": {"scaling": "add"}}, "unknown scaling of arm 'add' (valid: multiply, "),
+        ({"arm": {"scope": "all"}}, "unknown arm.scope 'all' (valid: last, text)"),
         ({"arm": [0.5]}, "arm=[0.5] is not valid; expected its fields"),
         ({"arm": None}, "arm=None is not valid; expected its fields"),
     ],
@@ -328,7 +329,8 @@ from pathlib import Path
 sys.path[:0] = ["tests/support", "tests"]
 from doubles import Drill, Hashed
 from spatial_eval.passes.pass_state import inspect_pass, run_pass
-from spatial_eval.core.types import BASE, Arm, Experiment, Part, Pass, Places
+from spatial_eval.core.arms import BASE, Arm
+from spatial_eval.core.types import Experiment, Part, Pass, Places
 root = Path(sys.argv[1])
 work = Pass(Experiment(Drill(size=4), Hashed(pause_s=float(sys.argv[2]))), ((Part("all"), (Arm(0.5), BASE, Arm(1.5))),))
 where = Places(root, root / "out")

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from spatial_eval.benchmarks.base import BenchmarkDefaults
-from spatial_eval.core.types import Arm, Batching, Benchmark, Failure, Generation, Places, Record, Sample, Vlm, Work
+from spatial_eval.core.arms import Arm
+from spatial_eval.core.types import Batching, Benchmark, Failure, Generation, Places, Record, Sample, Vlm, Work
 from spatial_eval.store.attention import Capture, Extent, View
 
 WHOLE = (0.0, 0.0, 1.0, 1.0)

@@ -9,19 +9,8 @@ from spatial_eval.benchmarks.prompts import apply_template
 from spatial_eval.benchmarks.readers import QuestionFile, Vsr, WhatsUp
 from spatial_eval.benchmarks.scenes.rendered import Scenes
 from spatial_eval.core.types import Benchmark, Cell, Experiment, Method, Model, Part
-from spatial_eval.methods.routing import (
-    AdaptVis,
-    Base,
-    Dola,
-    ForcedYes,
-    M3id,
-    PaiFull,
-    Route,
-    ScalingVis,
-    Sla,
-    TextGuidance,
-    Vcd,
-)
+from spatial_eval.methods import routing
+from spatial_eval.methods.routing import AdaptVis, Base, PaiFull, Route, ScalingVis
 from spatial_eval.models.hf import HF
 from spatial_eval.models.recorded import Imported, Recorded
 
@@ -50,15 +39,15 @@ MODELS: dict[str, Model] = {
 }
 METHODS: dict[str, Method] = {
     "base": Base(),
-    "scaling_vis": ScalingVis(0.5, "mass", "0-3,5"),
+    "scaling_vis": ScalingVis(0.5, scaling="mass", layers="0-3,5"),
     "adapt_vis": AdaptVis(0.5, 1.5, 0.4, "margin"),
-    "vcd": Vcd(0.5, 0.2, 300),
-    "dola": Dola("low"),
-    "text": TextGuidance(0.2),
-    "m3id": M3id(0.1),
-    "sla": Sla("high", 0.2),
+    "vcd": routing.METHODS["vcd"](0.5, 0.2, 300),
+    "dola": routing.METHODS["dola"]("low"),
+    "text": routing.METHODS["text"](0.2),
+    "m3id": routing.METHODS["m3id"](0.1),
+    "sla": routing.METHODS["sla"]("high", 0.2),
     "pai_full": PaiFull(0.5, variant="released"),
-    "forced_yes": ForcedYes(),
+    "forced_yes": routing.METHODS["forced_yes"](),
     "route": Route("weight=0.5", "contrast=vcd", 0.4),
 }
 # Each at least once. Scenes are drawn, so the questions of `scenes` and `templated` can be read anywhere.

@@ -15,8 +15,9 @@ import torch
 from families import build, picture
 
 from spatial_eval.benchmarks.base import BenchmarkDefaults
+from spatial_eval.core.arms import Arm
 from spatial_eval.core.plan import cut_blocks, remaining_blocks
-from spatial_eval.core.types import Arm, Places, Record, Sample, Vlm, Work
+from spatial_eval.core.types import Places, Record, Sample, Vlm, Work
 from spatial_eval.engine.contrastive import add_noise
 from spatial_eval.models.batches import collate
 from spatial_eval.models.hf import HF

@@ -18,8 +18,9 @@ from spatial_eval.analysis import compare, metrics, selection, sweep_data
 from spatial_eval.config.tracking import Wandb
 from spatial_eval.core import columns as column_names
 from spatial_eval.core import plan
+from spatial_eval.core.arms import BASE, Arm
 from spatial_eval.core.errors import ConfigError, DataError
-from spatial_eval.core.types import BASE, Arm, Cell, Experiment, Part, Places
+from spatial_eval.core.types import Cell, Experiment, Part, Places
 from spatial_eval.methods.routing import METHODS, AdaptVis, Base, ScalingVis
 from spatial_eval.passes import tables as pass_tables
 from spatial_eval.passes.pass_state import inspect_pass, run_pass

@@ -15,7 +15,7 @@ from conftest import ROOT
 
 from spatial_eval.analysis import sweep_data
 from spatial_eval.cli.main import main
-from spatial_eval.core.types import BASE, Arm
+from spatial_eval.core.arms import BASE, Arm
 from spatial_eval.store import generations
 
 OLD = ROOT / "tests" / "fixtures" / "version_0_1"

@@ -15,9 +15,9 @@ from spatial_eval.analysis.selection import FIELDS, picks, selection_rows
 from spatial_eval.analysis.sweep_data import read_sweep_data
 from spatial_eval.config import schema
 from spatial_eval.config.tracking import TRACKERS, Wandb, describe_tracking
+from spatial_eval.core.arms import BASE
 from spatial_eval.core.columns import AGAINST
 from spatial_eval.core.errors import ConfigError, DataError
-from spatial_eval.core.types import BASE
 from spatial_eval.report.charts import SIZE, HeatGrid, draw_heat_map
 from spatial_eval.tracking import runs
 from spatial_eval.tracking.runs import TrackedSweep, TrackedTable, run_id

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from spatial_eval.core.types import Arm, Batching, Benchmark, Failure, Generation, Places, Record, Sample, Vlm, Work
+from spatial_eval.core.arms import Arm
+from spatial_eval.core.types import Batching, Benchmark, Failure, Generation, Places, Record, Sample, Vlm, Work
 
 OPTIONS = ("Left", "Right", "On", "Under")
 
