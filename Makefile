@@ -5,7 +5,7 @@ JOBS ?= 2
 # make demo TORCH_INDEX=ADDRESS: an index that has torch for this machine; PyTorch's install page names that of the CPU build
 INDEX := $(if $(TORCH_INDEX),--extra-index-url $(TORCH_INDEX))
 
-.PHONY: demo test wheel gpu test-newest test-versions test-long test-slurm test-faults test-browser fuzz mutants lint docs site notebooks screenshots format clean
+.PHONY: demo test wheel gpu test-newest test-versions test-long test-slurm test-faults test-browser fuzz soak mutants lint docs site notebooks screenshots format clean
 
 demo: .venv/installed
 	@$(BIN)/python launch.py sweep=demo
@@ -47,9 +47,16 @@ test-slurm: .venv/installed-dev
 test-faults: .venv/installed-dev
 	$(BIN)/python -m pytest -n $(JOBS) -m faults
 
-# Random command lines, damaged files and rows against every command; FUZZ="--tries 3000 --seed 7" by hand
+# Random command lines, damaged files and rows against every command; FUZZ="--tries 3000 --seed 7" by hand. Then a part
+# of the table of odd files: all of it by hand, ODD="", a quarter of an hour
+ODD ?= --every 16
 fuzz: .venv/installed-dev
 	$(BIN)/python tests/fuzz.py $(FUZZ)
+	$(BIN)/python tests/odd_files.py $(ODD)
+
+# By hand: random kills of inline, pooled and Slurm jobs, two drivers, two host names, clocks that jump; SOAK="--minutes 60"
+soak: .venv/installed-dev
+	$(BIN)/python tests/soak.py $(SOAK)
 
 # Chromium and chromedriver (Debian: chromium, chromium-driver), and the notebooks
 test-browser: .venv/installed-dev

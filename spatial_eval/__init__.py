@@ -24,8 +24,8 @@ def run(arguments: Sequence[str], config_dir: str | Path | None = None) -> Sweep
         config_dir: your own folder of options and sweeps (--config-dir).
 
     Raises:
-        spatial_eval.core.errors.SpatialEvalError: something that you must fix first. What is missing afterwards is no
-            error: it stands in the sweep's tables, and the same call goes on from what is stored.
+        spatial_eval.core.errors.SpatialEvalError: you must fix something first. Missing answers are no error: the
+            sweep's tables count them, and the same call continues from the store.
     """
     from pathlib import Path
 

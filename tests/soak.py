@@ -1,20 +1,25 @@
-"""Random kills and requeues over many short sweeps, on Slurm and on the local pool. Not a part of `make test`.
+"""Random kills and requeues over many short sweeps, on Slurm, on the local pool and in one process: `make soak`, or
 
-python tests/soak.py --minutes 5 [--seed 1]
+    python tests/soak.py --minutes 5 [--seed 1] [--on inline pool Slurm]
 
-Only a strike at a job that runs and has stored a part of its questions counts. Whatever was struck, the sweep must
-end, by `retry` if need be, with the undisturbed run's results.csv. The last line is the counts; exit code 1 where
-a row was lost or differs.
+On Slurm and in a pool only a strike at a job that runs and has stored a part of its questions counts. Inline, one or
+two drivers of one sweep, some of them under another host name (a UTS namespace: root only), capture attention and are
+killed with SIGKILL at any moment; meanwhile files of the jobs' state are dated an hour back or ahead, as a clock that
+jumps dates them. Whatever was struck, the sweep must end, by `retry` or the same command if need be, with the
+undisturbed run's tables, captures and answers. The last line is the counts; exit code 1 where something was lost or
+differs.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import ctypes
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -23,14 +28,15 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from trials.cluster import Cluster
-from trials.trial import Trial
-
-from spatial_eval.launch.records import Attempt
-
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE.parent), str(HERE)]
+sys.path[:0] = [str(HERE.parent), *(str(HERE / name) for name in ("", "support", "trials"))]
 
+from trials.cluster import Cluster  # noqa: E402
+from trials.trial import TRIALS, Trial  # noqa: E402
+
+from spatial_eval.cli.main import main as run_command  # noqa: E402
+from spatial_eval.launch.records import Attempt  # noqa: E402
+from spatial_eval.sweep import run as _  # noqa: E402, F401  before processes are forked
 
 SLURM = (
     *("launcher=slurm", "launcher.gpus=1", "launcher.cpus=1", "launcher.poll=0.5", "launcher.lost=6"),
@@ -101,31 +107,144 @@ def sweep(folder: Path, chance: random.Random, cluster: Cluster | None) -> tuple
         trial.close()
 
 
+NEW_UTS = 0x04000000  # CLONE_NEWUTS of unshare(2)
+KILLS = 4  # of one inline sweep
+JUMPS_S = (-3600.0, -90.0, 3600.0)
+
+
+class Driver:
+    """The command of an inline trial in a forked process; `code`: its exit code, None while it runs, -9 if killed."""
+
+    def __init__(self, trial: Trial, host: str = "") -> None:
+        self.code: int | None = None
+        self.pid = os.fork()
+        if self.pid:
+            return
+        code = 70
+        try:
+            with (trial.folder / "log").open("ab") as log:
+                os.dup2(log.fileno(), 1)
+                os.dup2(log.fileno(), 2)
+            if host and ctypes.CDLL(None).unshare(NEW_UTS) == 0:
+                socket.sethostname(host)
+            code = run_command(["run", "--config-dir", str(TRIALS / "conf"), *trial.command])
+        finally:
+            os._exit(code)
+
+    def poll(self) -> int | None:
+        if self.code is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            self.code = os.waitstatus_to_exitcode(status) if pid else None
+        return self.code
+
+    def kill(self) -> None:
+        os.kill(self.pid, signal.SIGKILL)
+        self.code = os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1])
+
+    def wait(self, seconds: float = 240) -> int:
+        """Raises TimeoutError where it hangs, and kills it."""
+        end = time.monotonic() + seconds
+        while (code := self.poll()) is None:
+            if time.monotonic() > end:
+                self.kill()
+                raise TimeoutError(f"a driver hangs: not done after {seconds:.0f} s")
+            time.sleep(0.02)
+        return code
+
+
+def jump_clock(output: Path, chance: random.Random) -> bool:
+    """Date a file of the jobs' state as a clock that jumped would; returns whether there was one."""
+    files = [path for path in output.glob("sweeps/*/jobs/*/*.json") if path.name != "launch.json"]
+    if files:
+        moment = time.time() + chance.choice(JUMPS_S)
+        with contextlib.suppress(FileNotFoundError):
+            os.utime(chance.choice(files), (moment, moment))
+    return bool(files)
+
+
+def await_growth(trial: Trial, seconds: float = 8) -> None:
+    """Wait until more is stored than now; not for ever: it may be complete."""
+    before, end = sum(trial.questions_by_process().values()), time.monotonic() + seconds
+    while sum(trial.questions_by_process().values()) <= before and time.monotonic() < end:
+        time.sleep(0.02)
+
+
+def read_outcome(trial: Trial) -> dict[str, object]:
+    """Return what must not depend on kills: tables and arrays byte for byte, and each stored answer."""
+    names = ("results.csv", "by_relation.csv", "failures.csv", "samples.parquet", "attention/*.npz")
+    paths = [path for name in names for path in trial.output.glob(f"sweeps/*/{name}")]
+    answers = {(str(row["id"]), str(row["arm"])): row.get("text") for row in trial.records()}
+    return {"answers": answers, **{path.name: path.read_bytes() for path in paths}}
+
+
+def soak_inline(folder: Path, chance: random.Random) -> tuple[Counter[str], int, str]:
+    """One sweep of one or two drivers that are killed: as `sweep`."""
+    two, n = chance.random() < 0.5, chance.choice([12, 18, 24])
+    capture, host = chance.choice(["none", "map", "map"]), "elsewhere" * (chance.random() < 0.4)
+    trial = Trial(folder, "launcher=inline", f"capture={capture}", n=n, seconds=chance.uniform(0.02, 0.1))
+    calm = Trial(folder / "calm", "launcher=inline", f"capture={capture}", n=n, seconds=0)
+    if Driver(calm).wait() != 0:
+        return Counter(), 0, f"the undisturbed run failed: {folder / 'calm' / 'log'}"
+    where = f"{'two drivers' if two else 'one driver'}{', two hosts' * bool(two and host)}, capture={capture}"
+    counts, drivers = Counter[str](), [Driver(trial), *([Driver(trial, host)] if two else [])]
+    try:
+        for _ in range(chance.randint(1, KILLS)):
+            if chance.random() < 0.7:  # while it computes
+                await_growth(trial)
+            time.sleep(chance.uniform(0, 0.6))
+            if chance.random() < 0.3 and jump_clock(trial.output, chance):
+                counts["clock jumped"] += 1
+            i = chance.randrange(len(drivers))
+            if drivers[i].poll() is None:
+                drivers[i].kill()
+                counts[f"killed inline ({where})"] += 1
+            drivers[i] = Driver(trial, host * i)
+        codes = [driver.wait() for driver in drivers]
+        while any(codes) and codes[-1] and len(codes) < len(drivers) + RETRIES:
+            codes.append(Driver(trial).wait())
+        if codes[-1]:
+            return counts, trial.twice(), f"not complete: exit codes {codes} in {folder}"
+        expected, found = read_outcome(calm), read_outcome(trial)
+        wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+        return counts, trial.twice(), f"{', '.join(wrong)} differ in {folder}" if wrong else ""
+    except TimeoutError as error:
+        return counts, trial.twice(), f"{error} in {folder}"
+    finally:
+        for driver in drivers:
+            if driver.poll() is None:
+                driver.kill()
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description="Random kills over many short sweeps; the last line is the counts.")
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=int(time.time()))
+    parser.add_argument("--on", nargs="+", choices=["inline", "pool", "Slurm"], default=["inline", "pool", "Slurm"])
     parsed = parser.parse_args()
-    if "SLURM_TEST_DIR" not in os.environ:  # again, beside a cluster of its own
+    if "Slurm" in parsed.on and "SLURM_TEST_DIR" not in os.environ:  # again, beside a cluster of its own
         os.execvp("bash", ["bash", str(HERE / "run_slurm.sh"), sys.executable, *sys.argv, "--seed", str(parsed.seed)])
     why = os.environ.get("SLURM_TEST_WHY")
-    cluster = None if why else Cluster(Path(os.environ["SLURM_TEST_DIR"]))
-    sys.stdout.write(f"seed {parsed.seed}{f', pool only: {why}' if why else ''}\n")
+    cluster = None if why or "Slurm" not in parsed.on else Cluster(Path(os.environ["SLURM_TEST_DIR"]))
+    launchers = [name for name in parsed.on if name != "Slurm" or cluster]
+    sys.stdout.write(f"seed {parsed.seed}{f', no Slurm: {why}' if why else ''}\n")
     chance = random.Random(parsed.seed)
     end = time.monotonic() + 60 * parsed.minutes
     strikes: Counter[str] = Counter()
     sweeps: Counter[str] = Counter()
     twice, wrong = 0, []
-    while time.monotonic() < end:
-        on = cluster if chance.random() < 0.6 else None
-        if on:
-            on.settle()
+    while launchers and time.monotonic() < end:
+        launcher = chance.choice(launchers)
         folder = Path(tempfile.mkdtemp(prefix="soak-"))
-        counts, again, error = sweep(folder, chance, on)
+        if launcher == "inline":
+            counts, again, error = soak_inline(folder, chance)
+        else:
+            if cluster and launcher == "Slurm":
+                cluster.settle()
+            counts, again, error = sweep(folder, chance, cluster if launcher == "Slurm" else None)
         strikes += counts
         twice += again
-        sweeps["Slurm" if on else "pool"] += 1
-        sys.stdout.write(f"{'Slurm' if on else 'pool '} {dict(counts)} {error or 'same results'}\n")
+        sweeps[launcher] += 1
+        sys.stdout.write(f"{launcher:6} {dict(counts)} {error or 'same results'}\n")
         sys.stdout.flush()
         if error:
             wrong.append(error)
@@ -134,9 +253,11 @@ def main() -> int:
     if cluster:
         cluster.settle()
     hits = ", ".join(f"{count} {name}" for name, count in sorted(strikes.items()))
+    jumps = strikes["clock jumped"]
     sys.stdout.write(
-        f"{sweeps.total()} sweeps ({sweeps['Slurm']} Slurm, {sweeps['pool']} pool), {strikes.total()} strikes at "
-        f"running jobs ({hits}), {twice} questions computed twice, {len(wrong)} sweeps with lost or differing rows\n"
+        f"{sweeps.total()} sweeps ({', '.join(f'{count} {name}' for name, count in sweeps.items())}), "
+        f"{strikes.total() - jumps} kills ({hits}), {twice} questions computed twice, "
+        f"{len(wrong)} sweeps with lost or differing rows\n"
     )
     return 1 if wrong or not strikes else 0
 

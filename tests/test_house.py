@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import io
+import re
 import subprocess
 import sys
 import tokenize
@@ -37,6 +38,7 @@ HOMES = {
     "submitit": {"launch.array_task", "launch.slurm"},
     "wandb": {"tracking.publisher"},
 }
+BY_NAME = 15  # calls of getattr and hasattr in the package
 HOME_PACKAGES = {"torch": {"engine", "models"}, "transformers": {"engine", "models"}}
 
 
@@ -114,6 +116,19 @@ def private_imports(path: Path) -> Iterator[str]:
 
 def test_private_names_stay_in_their_package() -> None:
     assert [line for path in MODULES for line in private_imports(path)] == []
+
+
+def test_attributes_are_read_by_name_only_where_a_library_leaves_no_other_way() -> None:
+    """Each such line gives its reason in a comment, on it or above it."""
+    found = []
+    for path in MODULES:
+        above = ""
+        for number, line in enumerate(path.read_text("utf8").splitlines(), start=1):
+            calls = re.findall(r"\b(?:getattr|hasattr)\(", line)
+            found += [f"{room(path)}:{number}"] * len(calls)
+            assert not calls or "  # " in line or above.startswith("# "), f"{room(path)}:{number} gives no reason"
+            above = line.strip()
+    assert len(found) <= BY_NAME, found
 
 
 def test_public_names_are_unique() -> None:

@@ -22,7 +22,7 @@ from spatial_eval.store.attention import Attention
 def load(sweep: str | Path | None = None, output_dir: str | Path = "outputs") -> Sweep:
     """Load a finished sweep by name, the beginning of its id, or its folder; without a name the latest of `output_dir`.
 
-    Raises ConfigError where there is none, DataError where its files are not whole.
+    Raises ConfigError where there is none, DataError where its files are incomplete.
     """
     return Sweep(read_sweep_data(find_sweep(Path(output_dir), None if sweep is None else str(sweep))))
 

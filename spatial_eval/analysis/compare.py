@@ -17,7 +17,6 @@ from spatial_eval.analysis.sweep_data import SweepData, find_sweep, none_if_empt
 from spatial_eval.core.columns import IDENTITY, NAMED
 from spatial_eval.core.errors import ConfigError, describe_unknown
 
-HOW = "a sweep's id or folder, a cell's columns (method=base,split=test), or both (ID:method=adapt_vis,threshold=0.4)"
 FIELDS = (
     *("a", "b", "dataset", "model", "method", "split", "n", "unmatched", "accuracy_a", "accuracy_b"),
     *("difference", "difference_low", "difference_high", "fixed", "broken", "p", "p_holm", "test"),
@@ -37,7 +36,7 @@ def side(text: str, output: Path) -> Side:
     """Read the cells that a command line's side names: SWEEP, SWEEP:COLUMN=VALUE,... or COLUMN=VALUE,...
 
     Raises:
-        ConfigError: no sweep, column or cell is called so. DataError: the sweep's files are incomplete.
+        ConfigError: no sweep, column or cell has this name. DataError: the sweep's files are incomplete.
     """
     head, equals, _ = text.partition("=")
     name, colon, _ = head.rpartition(":")
@@ -83,7 +82,7 @@ def _value(column: Any, text: str, item: str) -> Any:
 def compare(a: Side, b: Side) -> list[dict[str, Any]]:
     """Pair the cells that agree in everything that neither side fixed, one row per pair; `difference` is b minus a.
 
-    A side that fixes nothing is narrowed to what the other fixes.
+    A side without fixed values is narrowed to the other side's.
 
     Paired over the questions that both answered: an interval by clustered bootstrap, the exact p of `test`, and that
     p adjusted for the number of rows (Holm). Raises ConfigError where cells have no or several partners, or partners

@@ -1,6 +1,6 @@
 """Analyse stored answers beyond one accuracy per cell: curves, confidence, relations, flips. Pure.
 
-Everything here is free: thresholds, routers and calibration are functions of answers that are stored already.
+Nothing here needs a model: thresholds, routers and calibration are functions of stored answers.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData
 from spatial_eval.core.arms import BASE, SCALINGS, Arm
 from spatial_eval.core.columns import AGAINST
 from spatial_eval.core.types import Method
+from spatial_eval.core.validate import field_values
 from spatial_eval.methods.routing import CRITERIA, AdaptVis, Base
 
 MAX_OPTIONS = 8  # distinct gold answers, beyond which there is no table of answers by gold
@@ -142,7 +143,7 @@ def summarize_confidence(part: SplitAnswers) -> Confidence | None:
 def weight_responses(part: SplitAnswers) -> dict[str, dict[float, Estimate]]:
     """Compute kind of scaling (and layers) -> weight, ascending -> accuracy of that arm; the paper's kind first.
 
-    Each holds the baseline at the weight that leaves it so. Kinds without another stored arm are absent.
+    Each holds the baseline at its neutral weight. Kinds without another stored arm are absent.
     """
     return {kind: {w: _alone(part.arms[arm]) for w, arm in arms.items()} for kind, arms in _arms_by_kind(part).items()}
 
@@ -165,7 +166,15 @@ def _arms_by_kind(part: SplitAnswers) -> dict[str, dict[float, Arm]]:
     for arm in sorted(part.arms):
         how = arm.attention
         if not arm.contrast and arm != BASE and how.scaling in SCALINGS:
-            order = (how.places != "", list(SCALINGS).index(how.scaling), how.layers, how.scope, how.heads, how.steps)
+            order = (
+                how.places != "",
+                list(SCALINGS).index(how.scaling),
+                how.layers,
+                how.scope,
+                how.heads,
+                how.steps,
+                how.image_index,
+            )
             kinds.setdefault((*order, how.scaling + how.places), {})[arm.weight] = arm
     found = {}
     for (_, index, *_, name), arms in sorted(kinds.items()):
@@ -196,7 +205,8 @@ def series(method: Method) -> dict[str, Method]:
     found: dict[str, Method] = {"base": Base()}
     if isinstance(method, AdaptVis):
         weights = (method.weight1, method.weight2)
-        same = {name: getattr(method, name) for name in ("scaling", "layers", "scope", "heads", "steps")}
+        values = field_values(method)
+        same = {name: values[name] for name in ("scaling", "layers", "scope", "heads", "steps", "image")}
         alone = {f"weight {w:g} alone": ScalingVis(w, **same) for w in weights}
         found |= {name: one for name, one in alone.items() if BASE not in one.arms()}
     return found | ({} if method.kind == "base" else {method.kind: method})
@@ -233,7 +243,7 @@ def risk_coverage(part: SplitAnswers, method: Method) -> list[tuple[float, Estim
 
 @dataclass(frozen=True, slots=True)
 class Confusion:
-    """Count what a method answers by what is right, over the questions that it answered.
+    """Count a method's predictions by gold answer, over the questions that it answered.
 
     Attributes:
         golds: gold answers (G). answers: golds, then "other" for an option that is never gold and "none" for no option

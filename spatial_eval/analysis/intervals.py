@@ -1,13 +1,11 @@
 """Compute confidence intervals, tests and corrections by resampling questions. Pure: the seed is a constant.
 
 Questions about one object pair or one image are not independent, so whole clusters are drawn (Field, Welsh,
-J R Stat Soc B 69 (2007) 369-390), and tests turn the signs of whole clusters. `cluster` is (N,) with codes 0 .. K-1.
+J R Stat Soc B 69 (2007) 369-390), and tests flip the signs of whole clusters. `cluster` is (N,) with codes 0 .. K-1.
 Of fewer than FEW clusters there is no bootstrap interval: draws of so few repeat each other and the interval comes
 out too short (Cameron, Gelbach, Miller, Rev Econ Stat 90 (2008) 414-427).
 
-Intervals and tests behind the tables. Pure; each with its source.
-
-Shares are in percent. Arrays are columns over questions, (N,). What is drawn at random is in resampling.
+Shares are in percent. Arrays are columns over questions, (N,). Each function names its source.
 """
 
 from __future__ import annotations
@@ -27,6 +25,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Z95 = 1.959963984540054
+Z_POWER = 0.8416212335729143  # of 80 % power
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +49,10 @@ class Bin:
     confidence: float  # their mean, in [0, 1]
 
 
-def wilson(right: int, n: int, *, z: float = Z95) -> tuple[float, float]:
-    """Score interval of a proportion, in percent (Wilson, JASA 22 (1927) 209-212); z of 95 % by default.
+def wilson(right: float, n: int, *, z: float = Z95) -> tuple[float, float]:
+    """Compute the score interval of a proportion, in percent (Wilson, JASA 22 (1927) 209-212); z of 95 % by default.
 
-    (nan, nan) for n = 0: nothing is known.
+    (nan, nan) for n = 0.
     """
     if n == 0:
         return math.nan, math.nan
@@ -90,7 +89,7 @@ def mcnemar(fixed: int, broken: int) -> float:
 def sign_flips(gains: Iterable[int]) -> float:
     """Compute the two-sided exact p of a sign-flip test of the clusters' gains in right answers.
 
-    The share of all 2**K ways to turn the signs of K clusters that give a sum at least as far from 0 (Fisher's
+    It is the share of all 2**K ways to flip the signs of K clusters that give a sum at least as far from 0 (Fisher's
     randomization test, The Design of Experiments (1935), section 21). With gains of -1, 0 and 1 it is `mcnemar`.
     """
     import numpy as np
@@ -126,6 +125,20 @@ def holm(p: Sequence[float]) -> list[float]:
         running = max(running, min(1.0, (len(p) - rank) * p[i]))
         adjusted[i] = running
     return adjusted
+
+
+def smallest_difference(parted: float, n: float) -> float:
+    """Compute the smallest paired difference, in points, that a 95 % test of n questions shows in 80 % of samples.
+
+    With q (`parted`, in [0, 1]) the share of questions on which two arms part, a difference d has the power
+    Phi((d sqrt(n) - z_.975 sqrt(q)) / sqrt(q - d^2)) (Connor, Biometrics 43 (1987) 207-211); solved for d this is
+    sqrt(q) k, k = (z_.975 sqrt(n) + z_.8 sqrt(n + z_.8^2 - z_.975^2)) / (n + z_.8^2). Where so few part that d would
+    exceed q, all of d must part, q = d, and the solution is k^2. nan where n is too small for any difference.
+    """
+    if n <= Z95**2:
+        return math.nan
+    k = (Z95 * math.sqrt(n) + Z_POWER * math.sqrt(n + Z_POWER**2 - Z95**2)) / (n + Z_POWER**2)
+    return 100 * k * max(math.sqrt(parted), k) if k < 1 else math.nan
 
 
 def auroc(score: NDArray[float64], right: NDArray[bool_]) -> Estimate:
@@ -193,6 +206,7 @@ DRAWS = 2000
 SEED = 0
 FEW = 10  # clusters, below which there is no bootstrap interval
 CELLS = 2**22  # numbers of draws x clusters in memory at a time
+CACHED = 2**16  # of these, so many that counting them stays in a processor's cache
 BLOCK = 256  # cells whose draws are in memory at a time
 MCNEMAR = "exact McNemar test"
 FLIPS = "exact test by sign flips of whole sets or images"
@@ -201,12 +215,14 @@ NO_INTERVAL = f"no interval: fewer than {FEW} sets or images, too few to draw ag
 
 @dataclass(frozen=True, slots=True)
 class Paired:
-    """Hold what one cell's answers gain on another's to the same questions.
+    """Hold the gain of one cell's answers on another's to the same questions.
 
     Attributes:
         gain: in points, with a percentile interval; its ends are nan below FEW clusters.
         fixed, broken: number of questions that only the new cell, only the old cell answered rightly.
         p: two-sided and exact, by `test`: MCNEMAR where each question is its own cluster, else FLIPS.
+        detectable: smallest_difference for the effective number of independent questions: n divided by the design
+            effect (Kish, Survey Sampling (1965), section 8.2), at least 1; nan below FEW clusters.
     """
 
     gain: Estimate
@@ -214,6 +230,7 @@ class Paired:
     broken: int
     p: float
     test: str
+    detectable: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,11 +238,11 @@ class BestOf:
     """Hold the corrected accuracy of a cell that was chosen from many on the same questions, in percent.
 
     Attributes:
-        cells: how many it was chosen from. distinct: how many of them differ in any answer.
-        accuracy: as it reads, with no correction. corrected: chosen on drawn questions, read off on the others, never
-            above `accuracy`; None where nothing was chosen (one distinct cell) or nothing is left to read off.
-        p: that one of so many cells comes to differ so much from base by chance; of one distinct cell its own p; None
-            without a base.
+        cells: number that it was chosen from. distinct: number of these that differ in any answer.
+        accuracy: without correction. corrected: chosen on drawn questions, evaluated on the others, never above
+            `accuracy`; None where nothing was chosen (one distinct cell) or no question is left to evaluate on.
+        p: probability that any of so many cells differs so much from base by chance; for one distinct cell its own p;
+            None without a base.
     """
 
     cells: int
@@ -238,7 +255,8 @@ class BestOf:
 def linked(*labels: Sequence[str]) -> NDArray[intp]:
     """Compute (N,) codes, by first appearance, of questions that share a label, directly or through others.
 
-    `labels`: columns (N,), as the set, the pair and the image of each question; "" is no label.
+    `labels`: columns (N,), as the set, the pair and the image of each question; "" is no label, and each line of a
+    text is one (a question's images).
     """
     root = list(range(len(labels[0])))
 
@@ -249,8 +267,8 @@ def linked(*labels: Sequence[str]) -> NDArray[intp]:
 
     for column in labels:
         first: dict[str, int] = {}
-        for i, label in enumerate(column):
-            if label:
+        for i, text in enumerate(column):
+            for label in filter(None, text.split("\n")):
                 root[find(i)] = find(first.setdefault(label, i))
     return compact(np.array([find(i) for i in range(len(root))], dtype=np.intp))
 
@@ -276,7 +294,7 @@ def draw_blocks(clusters: int, draws: int = DRAWS) -> Iterator[NDArray[uint8]]:
 @lru_cache(maxsize=2)
 def _draw_counts(clusters: int, draws: int) -> NDArray[uint8]:
     chance = np.random.default_rng(SEED)
-    step = max(1, CELLS // max(1, clusters))
+    step = max(1, CACHED // max(1, clusters))
     counts = np.empty((draws, clusters), dtype=np.uint8)  # one cluster more than 255 times among many: never
     for start in range(0, draws, step):
         rows = min(step, draws - start)
@@ -321,14 +339,26 @@ def paired_each(
             fixed, broken = int((right & ~old).sum()), int((old & ~right).sum())
             value = 100 * (fixed - broken) / n if n else math.nan
             p = mcnemar(fixed, broken) if test == MCNEMAR else sign_flips(gain[i].astype(int))
-            found.append(Paired(Estimate(value, float(low[i]), float(high[i]), n), fixed, broken, p, test))
+            worth = n / _design_effect(gain[i], size, fixed + broken) if len(size) >= FEW else 0
+            least = smallest_difference((fixed + broken) / n, worth) if n else math.nan
+            found.append(Paired(Estimate(value, float(low[i]), float(high[i]), n), fixed, broken, p, test, least))
     return found
 
 
-def _weigh(counts: NDArray[uint8], *sums: NDArray[Any]) -> list[NDArray[float64]]:
-    """Sum over clusters, (K,) or (C, K), in each draw: (draws,) or (draws, C)."""
-    weights = counts.astype(np.float64)
-    return [weights @ values.T for values in sums]
+def _design_effect(gain: NDArray[float64], size: NDArray[intp], discordant: int) -> float:
+    """Return how much clusters widen the variance of a paired difference; `gain`, `size`: (K,). At least 1."""
+    mean = gain.sum() / size.sum()
+    independent = discordant - size.sum() * mean**2
+    return max(1.0, float(((gain - mean * size) ** 2).sum() / independent)) if independent > 0 else 1.0
+
+
+def _weigh(counts: NDArray[Any], *sums: NDArray[Any]) -> list[NDArray[float64]]:
+    """Sum over clusters whole numbers, (K,) or (C, K), in each draw: (draws,) or (draws, C)."""
+    # A draw's counts add up to K at most: below 2^24 every partial sum is exact in float32, at half the cost.
+    most = counts.shape[1] * max(np.abs(values).max(initial=0) for values in sums)
+    kind = np.float32 if most < 2**24 else np.float64
+    weights = counts.astype(kind)
+    return [(weights @ values.T.astype(kind)).astype(np.float64) for values in sums]
 
 
 def bootstrap_interval(
@@ -349,6 +379,25 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
+def mean_over_seeds(right: NDArray[bool_], answered: NDArray[bool_], cluster: NDArray[intp]) -> Estimate:
+    """Compute the mean accuracy of S runs on the same questions, (S, N) each, that differ in what was drawn.
+
+    The interval is a percentile interval over draws of runs and, independently, of clusters, both with replacement:
+    it covers other seeds and other questions (the two-way bootstrap of Owen, Ann Appl Stat 1 (2007) 386-411).
+    No interval below FEW clusters.
+    """
+    hits, sizes = cluster_sums(right & answered, cluster), cluster_sums(answered, cluster)  # (S, K)
+    value, n = float(100 * safe_ratio(hits.sum(), sizes.sum())), int(answered.any(axis=0).sum())
+    if hits.shape[1] < FEW:
+        return Estimate(value, math.nan, math.nan, n)
+    runs = np.random.default_rng([SEED, 1]).multinomial(len(hits), [1 / len(hits)] * len(hits), size=DRAWS)
+    drawn = [
+        np.concatenate(part) for part in zip(*(_weigh(b, hits, sizes) for b in draw_blocks(hits.shape[1])), strict=True)
+    ]
+    low, high = np.nanpercentile(100 * safe_ratio(*((part * runs).sum(axis=1) for part in drawn)), [2.5, 97.5])
+    return Estimate(value, float(low), float(high), n)
+
+
 def best_of(
     right: NDArray[bool_],
     answered: NDArray[bool_],
@@ -362,8 +411,8 @@ def best_of(
     """Correct the accuracy of one of C cells that was chosen on these N questions; `chosen`: None = the first best.
 
     `right`, `answered`: (C, N). The corrected accuracy is the bootstrap bias correction of Tsamardinos,
-    Greasidou, Borboudakis (Machine Learning 107 (2018) 1895-1922): each draw chooses on the clusters in it
-    and reads the choice off on those left out. p against `base` (N,), on the questions that it answered too (None =
+    Greasidou, Borboudakis (Machine Learning 107 (2018) 1895-1922): each draw chooses on its clusters
+    and evaluates the choice on the others. p against `base` (N,), on the questions that it answered too (None =
     all), is the single-step maxT of Westfall, Young (Resampling-Based Multiple Testing, 1993, section 2.3), signs
     turned by cluster.
     """
@@ -391,8 +440,11 @@ def _left_out(
     shares = []
     for inside in draw_blocks(hits.shape[1], draws):
         choice = drawn_accuracies(inside, hits, sizes).argmax(axis=1)
-        outside = (inside == 0).astype(np.float64)
-        shares.append(safe_ratio((outside * hits[choice]).sum(axis=1), (outside * sizes[choice]).sum(axis=1)))
+        share = np.empty(len(choice))
+        for cell in np.unique(choice):
+            drawn = choice == cell
+            share[drawn] = safe_ratio(*_weigh(inside[drawn] == 0, hits[cell], sizes[cell]))
+        shares.append(share)
     found = np.concatenate(shares)
     found = 100 * found[found >= 0]
     if not len(found):
@@ -420,7 +472,7 @@ def _best_p(
     change = (right.astype(np.int8) - base) * both  # (C, N)
     mine = both[cell]
     own = paired(right[cell][mine], base[mine], cluster[mine]).p
-    differ = len(np.unique(change[change.any(axis=1)], axis=0))
+    differ = len({row.tobytes() for row in change[change.any(axis=1)]})
     if differ <= 1:
         return own
     p = _max_t(cluster_sums(change, cluster), cell, draws)
@@ -444,13 +496,22 @@ def drawn_accuracies(drawn: NDArray[uint8], hits: NDArray[float64], sizes: NDArr
 
 
 def _max_t(gain: NDArray[float64], cell: int, draws: int) -> float:
-    """Compute p of one of C cells, adjusted for all; `gain` (C, K): what each cluster gains on base."""
-    spread = np.sqrt((gain**2).sum(axis=1))
-    scaled = gain / np.where(spread > 0, spread, 1)[:, None]
-    chance, step = np.random.default_rng(SEED), max(1, CELLS // max(1, gain.shape[1]))
-    sizes = [(min(step, draws - start), gain.shape[1]) for start in range(0, draws, step)]
-    most = np.concatenate([np.abs(chance.choice([-1.0, 1.0], size) @ scaled.T).max(axis=1) for size in sizes])
-    return float((1 + (most >= abs(scaled[cell].sum()) - 1e-9).sum()) / (1 + draws))
+    """Compute p of one of C cells, adjusted for all; `gain` (C, K): what each cluster gains on base, whole numbers."""
+    spread, total = np.sqrt((gain**2).sum(axis=1)), gain.sum(axis=1)
+    spread = np.where(spread > 0, spread, 1)
+    most = [
+        np.abs((2 * _weigh(np.unpackbits(signs, axis=1, count=gain.shape[1]), gain)[0] - total) / spread).max(axis=1)
+        for signs in _draw_signs(gain.shape[1], draws)
+    ]
+    return float((1 + (np.concatenate(most) >= abs(total[cell] / spread[cell]) - 1e-9).sum()) / (1 + draws))
+
+
+@lru_cache(maxsize=2)
+def _draw_signs(clusters: int, draws: int) -> Sequence[NDArray[uint8]]:
+    """Draw a sign per cluster, 1 where it stays: blocks of (draws, bits of clusters)."""
+    chance, step = np.random.default_rng(SEED), max(1, CELLS // max(1, clusters))
+    sizes = [(min(step, draws - start), clusters) for start in range(0, draws, step)]
+    return [np.packbits(chance.integers(2, size=size), axis=1) for size in sizes]
 
 
 def safe_ratio(part: NDArray[Any], whole: NDArray[Any]) -> NDArray[float64]:

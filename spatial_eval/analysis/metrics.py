@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
-from operator import attrgetter
+from statistics import fmean
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from spatial_eval.analysis.intervals import Paired, distinct_patterns, holm, linked, paired_each, wilson
-from spatial_eval.benchmarks.scoring import grade_answer, says_yes
+from spatial_eval.benchmarks.scoring import RULES, grade_answer, says_yes
 from spatial_eval.config.descriptions import build_sweep_method
 from spatial_eval.core.arms import Arm
 from spatial_eval.core.columns import (
     AGAINST,
     BY_RELATION,
+    EXPERIMENT_COLUMNS,
+    HYPERPARAMETERS,
     IDENTITY,
-    KNOBS,
     NAMED,
     ROW,
     SEVERAL,
     SHORT_NAMES,
-    TRUNK,
     VERSIONS,
+    WHOLE,
 )
 from spatial_eval.core.types import Cell, Method, Sample, Signals
-from spatial_eval.core.validate import format_value
+from spatial_eval.core.validate import changed_values, field_values, format_value
 from spatial_eval.methods.published import published_accuracy
 from spatial_eval.store.answers import Answers
 
@@ -43,11 +44,6 @@ T = TypeVar("T")
 # members of a group, in these benchmarks only.
 PARTNERS = {"pair": 2, "set": 4}
 PAPER_GROUPS = ("controlled_a", "controlled_b")
-GROUPS: Mapping[str, Callable[[Sample], str]] = {
-    "relation": attrgetter("relation"),
-    "pair": attrgetter("pair"),
-    "set": attrgetter("set"),
-}
 PARTED = 5.0  # points between accuracy and accuracy_strict beyond which both are shown and a line says so
 
 
@@ -61,21 +57,44 @@ class Graded:
     says_yes: NDArray[bool_]
     unreadable: NDArray[bool_]
 
+    def within(self, mask: NDArray[bool_]) -> Graded:
+        """Select the questions where `mask` (N,) is True."""
+        right, strict, says_yes = self.right[mask], self.strict[mask], self.says_yes[mask]
+        return Graded(self.signals.within(mask), right, strict, says_yes, self.unreadable[mask])
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """Hold the G groups of one kind: question `rows[m]` is in group `codes[m]`, (M,), as often as it counts there.
+
+    `members`: (G,) questions of each in the whole dataset.
+    """
+
+    names: Sequence[str]
+    rows: NDArray[intp]
+    codes: NDArray[intp]
+    members: NDArray[intp]
+
+    def count(self, among: NDArray[bool_]) -> NDArray[intp]:
+        """Count (G,) the questions where `among` (N,) is True."""
+        return np.bincount(self.codes[among[self.rows]], minlength=len(self.names))
+
 
 @dataclass(frozen=True)
 class Columns:
-    """Hold a part of a dataset with every stored arm: what all its cells are computed from."""
+    """Hold a part of a dataset with every stored arm, the input of all its cells.
+
+    `groups`: of relation, pair, set, and the KINDS that its questions have.
+    """
 
     samples: Sequence[Sample]
     arms: Mapping[Arm, Graded]
-    groups: Mapping[str, NDArray[intp]]  # relation, pair, set -> (N,) code; -1 = in none
-    names: Mapping[str, Sequence[str]]  # relation, pair, set -> name of each code
-    members: Mapping[str, NDArray[intp]]  # relation, pair, set -> per code, questions in the whole dataset
+    groups: Mapping[str, Groups]
 
     @cached_property
     def cluster(self) -> NDArray[intp]:
-        """Return (N,) codes of questions of one set, pair or image, which are drawn and tested together."""
-        images = [str(sample.image or "") for sample in self.samples]
+        """Return (N,) codes of clusters: questions that share a set, pair or image are drawn and tested together."""
+        images = ["\n".join(map(str, sample.images)) for sample in self.samples]
         return linked([s.set for s in self.samples], [s.pair for s in self.samples], images)
 
     @property
@@ -101,7 +120,7 @@ class Grader:
     def mark(
         self, rule: Callable[[Sample, str], T], samples: NDArray[intp], texts: NDArray[intp]
     ) -> tuple[list[T], NDArray[intp]]:
-        """Return what `rule` gives for each distinct pair, and (M,) which of these holds for each.
+        """Grade each distinct pair by `rule`; return the grades, and (M,) the index of each pair's grade.
 
         Args:
             samples: (M,) indices of samples. texts: (M,) codes of texts.
@@ -117,19 +136,35 @@ def grade_columns(
 ) -> Columns:
     """Grade every answer of `samples` under `arms` once. Absent answers are missing, not wrong.
 
-    `whole`: the dataset that `samples` are a part of (default: they are all of it); it says how large a group is.
+    `whole`: the dataset that `samples` are a part of (default: they are all of it); it gives the size of each group.
     """
-    groups, names, members = {}, {}, {}
-    for group, read in GROUPS.items():
-        keys = list(map(read, samples))
-        names[group] = sorted(set(keys) - {""})
-        code = {key: i for i, key in enumerate(names[group])}
-        groups[group] = np.array([code.get(key, -1) for key in keys], dtype=np.intp)
-        sizes = Counter(map(read, samples if whole is None else whole))
-        members[group] = np.array([sizes[name] for name in names[group]], dtype=np.intp)
+    groups = _group(samples, samples if whole is None else whole)
     grader, places = Grader(samples, answers), answers.find_places(sample.id for sample in samples)
     graded = {arm: _grade(grader, answers, answers.records(arm, places)) for arm in arms}
-    return Columns(samples, graded, groups, names, members)
+    return Columns(samples, graded, groups)
+
+
+def _group(samples: Sequence[Sample], whole: Sequence[Sample]) -> dict[str, Groups]:
+    """Return the groups of each kind that `samples`, a part of `whole`, are in."""
+
+    def list_names(sample: Sample) -> Iterator[tuple[str, str]]:
+        yield from (("relation", sample.relation), ("pair", sample.pair), ("set", sample.set))
+        yield from sample.groups
+
+    found: dict[str, list[tuple[str, int]]] = {kind: [] for kind in ("relation", *PARTNERS)}
+    for i, sample in enumerate(samples):
+        for kind, name in list_names(sample):
+            if name:
+                found.setdefault(kind, []).append((name, i))
+    sizes = Counter(one for sample in whole for one in list_names(sample))
+    groups = {}
+    for kind, memberships in found.items():
+        names = sorted({name for name, _ in memberships})
+        code = {name: i for i, name in enumerate(names)}
+        pairs = np.array([(i, code[name]) for name, i in memberships], dtype=np.intp).reshape(-1, 2)
+        members = np.array([sizes[kind, name] for name in names], dtype=np.intp)
+        groups[kind] = Groups(names, pairs[:, 0], pairs[:, 1], members)
+    return groups
 
 
 def _grade(grader: Grader, answers: Answers, records: NDArray[intp]) -> Graded:
@@ -158,6 +193,10 @@ class CellOutcome:
     says_yes: NDArray[bool_]
     unreadable: NDArray[bool_]
 
+    def select(self, rows: NDArray[intp]) -> CellOutcome:
+        """Return the outcome of questions (M,), each as often as it is named."""
+        return CellOutcome(*(column[rows] for column in field_values(self).values()))
+
 
 def cell_outcome(cell: Cell, data: Columns) -> CellOutcome:
     """Apply the cell's method to the stored arms."""
@@ -167,8 +206,8 @@ def cell_outcome(cell: Cell, data: Columns) -> CellOutcome:
 def follow_method(method: Method, arms: Mapping[Arm, Graded]) -> CellOutcome:
     """Apply a method to stored arms.
 
-    A question is answered where every arm that routing looks at is stored, with the signal that it looks at, and
-    the arm that it chose.
+    A question is answered where every arm that routing reads is stored, with its signal, and so is the arm that it
+    chooses.
     """
     branches = list(method.branches().values())
     branch = method.route({arm: arms[arm].signals for arm in method.arms()})
@@ -186,21 +225,24 @@ def follow_method(method: Method, arms: Mapping[Arm, Graded]) -> CellOutcome:
 def result_row(cell: Cell, data: Columns, found: CellOutcome | None = None) -> dict[str, Any]:
     """Compute a cell's row of results.csv, in percent; None where a figure does not apply.
 
-    `found`: its outcome, where it is known. What it gains on base depends on the other cells: see `against_base`.
+    `found`: its outcome, where it is known. Its gain on base depends on the other cells: see `against_base`.
     """
     found = cell_outcome(cell, data) if found is None else found
     n, right = int(found.answered.sum()), int(found.right.sum())
-    values = cell_identity(cell) | accuracy_figures(found, np.ones(len(data.samples), dtype=bool))
+    values = cell_identity(cell) | accuracy_figures(found)
     as_paper = cell.experiment.dataset.name.partition("+")[0] in PAPER_GROUPS  # in other words too (dataset.template)
-    for group, partners in PARTNERS.items():
-        right_groups, complete = _groups(found, data.groups[group], data.members[group])
+    for kind in {*PARTNERS, *WHOLE} & data.groups.keys():
+        right_groups, complete = _count_groups(found, data.groups[kind])
         share = percent(right_groups, complete)
-        values[f"{group}_accuracy_complete"] = share
-        known = as_paper and len(data.names[group]) > 0
-        values[f"{group}_accuracy"] = percent(right_groups * partners, n) if known else share
+        values[f"{kind}_accuracy_complete"] = values[f"{kind}_accuracy"] = share
+        if as_paper and kind in PARTNERS and data.groups[kind].names:
+            values[f"{kind}_accuracy"] = percent(right_groups * PARTNERS[kind], n)
+    if "macro" in data.groups:
+        values["macro_accuracy"] = macro_accuracy(found, data.groups["macro"])
     values |= yes_no_figures(found, [sample.answers[0] for sample in data.samples])
     values["unreadable"] = percent(int(found.unreadable.sum()), n)
     values |= chance_figures(found, data.samples)
+    values["position_bias"] = position_bias(found, data.samples)
     if len(cell.method.branches()) == 2 and cell.method.routing is not None:
         values["share_weight1"] = percent(int((found.answered & (found.branch == 0)).sum()), n)
     values["scoring"] = data.scoring
@@ -248,11 +290,20 @@ def _gain(found: Paired, p_holm: float) -> tuple[float | int | None, ...]:
 
 
 def relation_rows(cell: Cell, data: Columns, found: CellOutcome | None = None) -> list[dict[str, Any]]:
-    """Compute the cell's accuracy on each relation, in alphabetical order; none where the dataset has no relations."""
+    """Compute the cell's accuracy on each relation, in alphabetical order; none where the dataset has no relations.
+
+    For a dataset without relations, on each group of `macro`; a question counts as often as it is in the group.
+    """
     found = cell_outcome(cell, data) if found is None else found
+    groups = data.groups["relation"]
+    if not groups.names:
+        groups = data.groups.get("macro", groups)
     rows = []
-    for code, name in enumerate(data.names["relation"]):
-        values = cell_identity(cell) | {"relation": name} | accuracy_figures(found, data.groups["relation"] == code)
+    for code, name in enumerate(groups.names):
+        values = cell_identity(cell) | {"relation": name}
+        among = groups.rows[groups.codes == code]
+        part = found.select(among)
+        values |= accuracy_figures(part) | yes_no_figures(part, [data.samples[i].answers[0] for i in among])
         rows.append({key: values.get(key) for key in BY_RELATION})
     return rows
 
@@ -263,12 +314,13 @@ def cell_identity(cell: Cell) -> dict[str, Any]:
     names = {"dataset": trunk.dataset.name, "model": trunk.model.name, "method": cell.method.kind}
     part = {"split": cell.part.split, "limit": cell.part.limit, "max_new_tokens": trunk.max_new_tokens}
     others = {"settings": format_settings(cell.method), "framing": trunk.dataset.framing or None}
-    return names | method_fields(cell.method) | part | others
+    return names | field_values(cell.method) | part | others
 
 
-def method_fields(method: Method) -> dict[str, Any]:
-    """Return a method's fields by name."""
-    return {f.name: getattr(method, f.name) for f in fields(method)}  # type: ignore[arg-type]
+def named_columns(method: Method) -> dict[str, Any]:
+    """Return a method's fields by column, None where it has none, and the others as the column `settings`."""
+    values = field_values(method)
+    return {name: values.get(name) for name in NAMED} | {"settings": format_settings(method)}
 
 
 def other_fields(method: Method) -> dict[str, Any]:
@@ -276,8 +328,7 @@ def other_fields(method: Method) -> dict[str, Any]:
 
     A field added to a class with a default leaves every earlier cell as it was.
     """
-    given, rest = method_fields(method), [f for f in fields(method) if f.name not in NAMED]  # type: ignore[arg-type]
-    return {f.name: given[f.name] for f in rest if f.default is MISSING or given[f.name] != f.default}
+    return {name: value for name, value in changed_values(method).items() if name not in NAMED}
 
 
 def format_settings(method: Method) -> str:
@@ -289,11 +340,11 @@ def spell_settings(methods: Sequence[Method]) -> list[str]:
     """Format each method's settings beside the others: what any of its kind sets stands there at its default too."""
     names: dict[str, dict[str, None]] = {}
     for method in methods:
-        criteria = ["criterion"] if method_fields(method).get("criterion", "max_prob") != "max_prob" else []
+        criteria = ["criterion"] if field_values(method).get("criterion", "max_prob") != "max_prob" else []
         names.setdefault(method.kind, {}).update(dict.fromkeys([*criteria, *other_fields(method)]))
     spelled = []
     for method in methods:
-        values = method_fields(method)
+        values = field_values(method)
         others = [name for name in names[method.kind] if name != "criterion"]
         default = ["max_prob"] * ("criterion" in names[method.kind] and values["criterion"] == "max_prob")
         spelled.append(" ".join([*default, *(f"{name}={format_field(values[name])}" for name in others)]))
@@ -307,7 +358,7 @@ def format_hyperparameters(row: Mapping[str, Any]) -> str:
         row: columns as numbers or their texts; None, "" and nan are left out, as is the default criterion.
     """
     known = {name: row[name] for name in (*NAMED, "settings") if name in row and row[name] not in (None, "")}
-    numbers = {SHORT_NAMES[name]: float(known.get(name, math.nan)) for name in KNOBS}
+    numbers = {SHORT_NAMES[name]: float(known.get(name, math.nan)) for name in HYPERPARAMETERS}
     parts = [f"{name}={number:g}" for name, number in numbers.items() if not math.isnan(number)]
     parts += [str(known["criterion"])] if known.get("criterion", "max_prob") != "max_prob" else []
     return " ".join([*parts, *([str(known["settings"])] if "settings" in known else [])])
@@ -328,7 +379,7 @@ def methods_by_row(about: Mapping[str, Any]) -> dict[tuple[Any, ...], Method]:
         method = build_sweep_method(cell["method"])
         trunk = about["trunks"][cell["trunk"]]
         row = {"dataset": trunk["dataset"]["name"], "model": trunk["model"]["name"], "method": method.kind}
-        row |= {name: getattr(method, name, None) for name in NAMED} | {"settings": format_settings(method)}
+        row |= named_columns(method)
         row |= {**cell["part"], "max_new_tokens": trunk["max_new_tokens"]}
         found[tuple(None if row[name] == "" else row[name] for name in IDENTITY)] = method
     return found
@@ -339,27 +390,56 @@ def percent(part: int, whole: int) -> float | None:
     return 100 * part / whole if whole else None
 
 
-def accuracy_figures(found: CellOutcome, among: NDArray[bool_]) -> dict[str, Any]:
-    """Return n, missing and accuracy, with its interval and strictly, of the questions where `among` (N,) is True."""
-    n = int((found.answered & among).sum())
-    right = int((found.right & among).sum())
+def accuracy_figures(found: CellOutcome) -> dict[str, Any]:
+    """Compute n, missing, accuracy with its interval, and strict accuracy."""
+    n, right = int(found.answered.sum()), int(found.right.sum())
     low, high = wilson(right, n) if n else (None, None)
     return {
         "n": n,
-        "missing": int(among.sum()) - n,
+        "missing": len(found.answered) - n,
         "accuracy": percent(right, n),
         "accuracy_low": low,
         "accuracy_high": high,
-        "accuracy_strict": percent(int((found.strict & among).sum()), n),
+        "accuracy_strict": percent(int(found.strict.sum()), n),
     }
 
 
-def _groups(found: CellOutcome, code: NDArray[intp], members: NDArray[intp]) -> tuple[int, int]:
-    """Count (groups with every member right, groups with every member answered); members: (G,) in the whole dataset."""
-    size = len(members)
-    answered = np.bincount(code[found.answered & (code >= 0)], minlength=size)
-    right = np.bincount(code[found.right & (code >= 0)], minlength=size)
-    return int((right == members).sum()), int((answered == members).sum())
+def _count_groups(found: CellOutcome, groups: Groups) -> tuple[int, int]:
+    """Count (groups with every member right, groups with every member answered)."""
+    right, answered = groups.count(found.right), groups.count(found.answered)
+    return int((right == groups.members).sum()), int((answered == groups.members).sum())
+
+
+def macro_accuracy(found: CellOutcome, groups: Groups) -> float | None:
+    """Compute the mean of the groups' accuracies; None where one has no answer, or there are none.
+
+    A `/` in a group's name begins a level: `2D/ADE20K` and `2D/COCO` are averaged to 2D before 2D and 3D are.
+    """
+    answered = groups.count(found.answered)
+    if not len(answered) or not answered.all():
+        return None
+    shares = 100 * groups.count(found.right) / answered
+    level = {tuple(name.split("/")): float(share) for name, share in zip(groups.names, shares, strict=True)}
+    for depth in range(max(map(len, level)) - 1, -1, -1):
+        above: dict[tuple[str, ...], list[float]] = {}
+        for path, share in level.items():
+            above.setdefault(path[:depth], []).append(share)
+        level = {path: fmean(values) for path, values in above.items()}
+    return level[()]
+
+
+def position_bias(found: CellOutcome, samples: Sequence[Sample]) -> float | None:
+    """Compute the standard deviation of the accuracies by the gold answer's letter, in points: 0 = none.
+
+    The standard deviation of recalls of arXiv 2309.03882. None where a question is not answered with a letter, or the
+    answered ones have one gold letter.
+    """
+    if not all(RULES[sample.scoring].needs == "letters" for sample in samples):
+        return None
+    position = np.array([ord(sample.answers[0][0]) - ord("a") for sample in samples], dtype=np.intp)
+    answered, right = (np.bincount(position[mask], minlength=26) for mask in (found.answered, found.right))
+    some = answered > 0
+    return float(np.std(100 * right[some] / answered[some])) if some.sum() > 1 else None
 
 
 def yes_no_figures(found: CellOutcome, golds: Sequence[str]) -> dict[str, float | None]:
@@ -431,13 +511,13 @@ def several(values: Iterable[Any]) -> str:
 
 
 def mixtures(passes: Iterable[Mapping[Any, Any]]) -> dict[tuple[Any, ...], str]:
-    """Return a line per row of passes.csv, by TRUNK, whose answers mix devices or versions of a library."""
+    """Describe, by EXPERIMENT_COLUMNS, each row of passes.csv whose answers mix devices or versions of a library."""
     lines = {}
     for row in passes:
         found = {name: str(row.get(name) or "").split(SEVERAL) for name in ("device", *VERSIONS)}
         parts = [f"{name} {' and '.join(values)}" for name, values in found.items() if len(values) > 1]
         if parts:
-            lines[tuple(row[name] for name in TRUNK)] = (
+            lines[tuple(row[name] for name in EXPERIMENT_COLUMNS)] = (
                 f"{row['dataset']} x {row['model']}: its answers were computed with {', '.join(parts)}, and may differ "
                 f"by rounding; to compute all anew: `python -m spatial_eval store rm {row['generations']}`, then the "
                 "same command"

@@ -1,4 +1,4 @@
-"""Grade a sweep's stored answers again, by other scoring rules than the one they were graded by."""
+"""Grade a sweep's stored answers again, by other scoring rules."""
 
 from __future__ import annotations
 
@@ -10,15 +10,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from spatial_eval.analysis.metrics import accuracy_figures, percent, yes_no_figures
-from spatial_eval.analysis.sweep_data import SweepData, none_if_empty
-from spatial_eval.benchmarks.scoring import RULES, YES_NO, Grade, check_rule, grade_answer
+from spatial_eval.analysis.sweep_data import SweepData, none_if_empty, translate_damage
+from spatial_eval.benchmarks.scoring import RULES, YES_NO, Grade, check_rule, grade_answer, read_number
 from spatial_eval.core.columns import IDENTITY
 from spatial_eval.core.errors import DataError
+from spatial_eval.core.files import parse_json
 from spatial_eval.core.types import Sample
 
 if TYPE_CHECKING:
     import pandas as pd
 
+NEEDED = {"letters": "options with letters", "yes_no": "golds yes and no", "number": "golds that are numbers"}
 RULE_FIGURES = (
     *("scoring", "n", "accuracy", "accuracy_low", "accuracy_high", "accuracy_strict"),
     *("precision", "recall", "f1", "yes_rate", "unreadable"),
@@ -26,7 +28,7 @@ RULE_FIGURES = (
 
 
 def write_choices(sample: Sample) -> tuple[str, str]:
-    """Return what samples.parquet holds for grading again: all gold answers and the options, as JSON texts.
+    """Return the columns of samples.parquet for later grading: all gold answers and the options, as JSON texts.
 
     The gold answers are "" where there is one, which stands in `gold`; options are "" where none are known.
     """
@@ -47,15 +49,20 @@ def rule_rows(files: SweepData, rules: Sequence[str]) -> list[dict[str, Any]]:
             f"{files.folder}/samples.parquet is of an older version (no {lacking[0]}): run its launch.py command "
             "again, which computes nothing"
         )
+    if not len(files.samples) or not files.keys:
+        raise DataError(f"--rule: no cell of {files.folder.name} has a stored answer; run its launch.py command again")
     rows: list[dict[str, Any]] = []
     for rule in rules:
         check_rule(rule, where="--rule")
-        names = [name for name, frame in files.samples.groupby("dataset") if _reads(rule, frame)]
+        with translate_damage(files.folder):
+            names = [name for name, frame in files.samples.groupby("dataset") if _reads(rule, frame)]
         if not names:
-            needed = {"letters": "options with letters", "yes_no": "golds yes and no"}[RULES[rule].needs]
-            raise DataError(f"--rule {rule} reads {needed}; no dataset of {files.folder.name} has them")
+            raise DataError(
+                f"--rule {rule} reads {NEEDED[RULES[rule].needs]}; no dataset of {files.folder.name} has them"
+            )
         some = files.samples[files.samples["dataset"].isin(names)]
-        grades = [_grade_row(row, rule) for row in some.to_dict("records")]
+        with translate_damage(files.folder):
+            grades = [_grade_row(row, rule) for row in some.to_dict("records")]
         said, right, strict = (list(column) for column in zip(*grades, strict=True))
         some = some.assign(prediction=said, correct=right, correct_strict=strict, scoring=rule)
         again = replace(files, content=some.to_parquet(index=False))
@@ -63,7 +70,7 @@ def rule_rows(files: SweepData, rules: Sequence[str]) -> list[dict[str, Any]]:
             if key in again.parts:
                 part = again.parts[key]
                 found = part.follow(method)
-                figures = accuracy_figures(found, np.ones(len(found.answered), dtype=bool))
+                figures = accuracy_figures(found)
                 figures |= yes_no_figures(found, list(part.questions["gold"]))
                 figures |= {"unreadable": percent(int(found.unreadable.sum()), figures["n"]), "scoring": rule}
                 kept = (*IDENTITY, "missing")
@@ -79,13 +86,15 @@ def _reads(rule: str, frame: pd.DataFrame) -> bool:
     needs = RULES[rule].needs
     if needs == "yes_no":
         return set(frame["gold"]) <= set(YES_NO)
+    if needs == "number":
+        return all(map(read_number, set(frame["gold"])))
     if needs == "letters":
-        return all(text and all(len(option) == 1 for option in json.loads(text)) for text in set(frame["options"]))
+        return all(text and all(len(option) == 1 for option in parse_json(text)) for text in set(frame["options"]))
     return True
 
 
 def _grade_row(row: Mapping[Any, Any], rule: str) -> Grade:
-    options = json.loads(row["options"] or "[]")
+    options = parse_json(row["options"] or "[]")
     texts = tuple(options.values()) if isinstance(options, dict) else ()
-    golds = tuple(json.loads(row["golds"])) if row["golds"] else (row["gold"],)
+    golds = tuple(parse_json(row["golds"])) if row["golds"] else (row["gold"],)
     return grade_answer(Sample("", 0, "", golds, tuple(options), scoring=rule, option_texts=texts), row["text"])

@@ -1,24 +1,25 @@
-"""Select the best cell by the package's one rule, and correct its accuracy for the choice. Pure.
+"""Select the best cell by one rule, and correct its accuracy for the choice. Pure.
 
 Every table that shows a best cell (stdout, `results`, `select`, report.html, W&B, `load().best()`) takes it from
 `picks` or `select`. The rule: the highest accuracy on val where the sweep has val cells with answers, reported on test;
-else the highest on the very questions that are reported, marked "best of N on these questions" with the value that is
-corrected for the choice (resampling.best_of) beside it.
+else the highest on the reported questions, marked "best of N on these questions", with the accuracy corrected for the
+choice (intervals.best_of) beside it.
 
-Of cells with equal accuracies the simplest is taken, which means, in this order:
+Of cells with equal accuracies the simplest is taken, in this order:
 1. the method that stands first in METHODS (base, scaling_vis, adapt_vis, vcd, dola, then those of other packages);
 2. the least intervention: the smallest sum, over the arms whose answers the method may give, of the distance of the
-   weight from the one that leaves the model untouched, plus a contrast's strength (alpha);
-3. the middle one of the thresholds left (the lower of two);
+   weight from the baseline's weight, plus a contrast's strength (alpha);
+3. the middle one of the remaining thresholds (the lower of two);
 4. the first in results.csv.
 
-The reported split cannot leak into a choice: select_best is given the answers of the other one, nothing else.
+The reported split cannot leak into a choice: select_best gets the answers of the other split only.
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +28,7 @@ import numpy as np
 from spatial_eval.analysis.intervals import (
     BestOf,
     Estimate,
+    Paired,
     best_of,
     cluster_sums,
     distinct_patterns,
@@ -37,12 +39,14 @@ from spatial_eval.analysis.intervals import (
     proportion,
     safe_ratio,
 )
-from spatial_eval.analysis.metrics import CellOutcome, format_settings
+from spatial_eval.analysis.metrics import CellOutcome, format_settings, named_columns
 from spatial_eval.analysis.sweep_data import SweepData, none_if_empty
 from spatial_eval.core.arms import Arm
 from spatial_eval.core.columns import NAMED
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.types import Method
+from spatial_eval.core.validate import field_values
+from spatial_eval.methods.controls import CONTROLS
 from spatial_eval.methods.registry import METHODS
 from spatial_eval.methods.routing import Base
 
@@ -50,14 +54,17 @@ if TYPE_CHECKING:
     from numpy import bool_, float64, intp
     from numpy.typing import NDArray
 
-METRICS = {"accuracy": "right", "accuracy_strict": "strict"}  # name -> column of an Outcome
+METRICS: Mapping[str, Callable[[CellOutcome], NDArray[bool_]]] = {
+    "accuracy": lambda outcome: outcome.right,
+    "accuracy_strict": lambda outcome: outcome.strict,
+}
 DRAWS = 1000
 RULE = "of equal accuracies: the simplest method, then the weights nearest to 1, then the middle threshold"
 
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Hold all that a choice may use: C methods' answers to the N questions of one split."""
+    """Hold the whole input of a choice: C methods' answers to the N questions of one split."""
 
     methods: Sequence[Method]
     right: NDArray[bool_]  # (C, N), False where unanswered
@@ -67,17 +74,17 @@ class Candidates:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Index of the chosen method, its accuracy, how many share it, and the share of new draws that choose it again.
+    """Hold the chosen method's index, its accuracy, the number of ties, and the share of draws that choose it again.
 
     Attributes:
-        again: in [0, 1], over draws of clusters with replacement. rivals: (index, share), the most frequent first.
+        again: in [0, 1], over draws of clusters with replacement. runner_ups: (index, share), the most frequent first.
     """
 
     index: int
     accuracy: Estimate
     tied: int
     again: float
-    rivals: Sequence[tuple[int, float]]
+    runner_ups: Sequence[tuple[int, float]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +92,8 @@ class Against:
     """Hold a cell's accuracy (`now`) beside the baseline's on the same questions; `gain` in points.
 
     `base`, `gain` and the exact `p` of `test` are None where the baseline's answers are not stored; `gain` and
-    `p` also where the cell is base itself.
+    `p` also where the cell is base itself. `detectable`: the smallest difference that so many questions would have
+    shown (intervals.Paired); nan where that is not known.
     """
 
     now: Estimate
@@ -95,6 +103,7 @@ class Against:
     broken: int = 0
     p: float | None = None
     test: str = ""
+    detectable: float = math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +113,9 @@ class Selected:
     Attributes:
         cell: its row of results.csv on the reporting split. family: a method's name where only its cells were
             candidates, "" where all were. on, split: where it was chosen and is reported; equal where it could not
-            be chosen elsewhere, and then `best` says what such a choice is worth (None of a single candidate).
-        candidates: how many cells it was chosen from. rivals: what other draws of the questions choose, and how often.
+            be chosen elsewhere; then `best` corrects its accuracy for the choice (None for a single candidate).
+        candidates: number of cells that it was chosen from. runner_ups: choices of other draws of the questions, and
+            their shares.
         p_holm: p against base, adjusted for all that was looked at: for the candidates where the choice was made on
             the reported questions (best.p), and by Holm: overall choices for the number of datasets and models, those
             of the methods for the number of datasets, models and methods.
@@ -121,7 +131,7 @@ class Selected:
     split: str
     candidates: int
     choice: Choice
-    rivals: Sequence[tuple[Method, float]]
+    runner_ups: Sequence[tuple[Method, float]]
     test: Against
     paper: float | None
     best: BestOf | None
@@ -167,7 +177,7 @@ def select_settings(
 
 
 def picks(files: SweepData) -> list[Selected]:
-    """Select in any sweep: on val where a method has cells with answers there, else where it is reported."""
+    """Select in any sweep: on val where a method has cells with answers on val, else on the reported split."""
     found = []
     for group in _groups(files):
         report = next(split for split in ("test", "all", "val") if split in group)
@@ -178,7 +188,7 @@ def picks(files: SweepData) -> list[Selected]:
 
 
 def by_settings(files: SweepData, chosen: Sequence[Selected]) -> list[Selected]:
-    """Select per method, or per its other settings (kinds of scaling, layers) where it has several."""
+    """Select per method, or per its other settings (kinds of scaling, layers, variants) where it has several."""
     found = []
     for group in _groups(files):
         for s in (s for s in chosen if s.family and any(s.cell in cells for cells in group.values())):
@@ -236,7 +246,7 @@ def _elect(files: SweepData, family: str, pairs: Mapping[int, int], metric: str)
     method, cell = files.methods[cells[choice.index]], pairs[cells[choice.index]]
     on, report = files.keys[cells[0]][3], files.keys[cell][3]
     best = _worth(files, cells[0], standing, choice.index, metric) if on == report and len(cells) > 1 else None
-    rivals = [(files.methods[cells[i]], times) for i, times in choice.rivals]
+    runner_ups = [(files.methods[cells[i]], times) for i, times in choice.runner_ups]
     paper = none_if_empty(files.cells["paper"].iloc[cell])
     dataset, model = files.keys[cell][:2]
     return Selected(
@@ -249,7 +259,7 @@ def _elect(files: SweepData, family: str, pairs: Mapping[int, int], metric: str)
         report,
         len(cells),
         choice,
-        rivals,
+        runner_ups,
         compare_with_base(files, cell, metric),
         None if paper is None else float(paper),
         best,
@@ -259,7 +269,7 @@ def _elect(files: SweepData, family: str, pairs: Mapping[int, int], metric: str)
 def candidates(files: SweepData, cells: Sequence[int], metric: str) -> Candidates:
     """Build the candidates from cells that share one part; reads that part only."""
     outcomes = [files.outcome(cell) for cell in cells]
-    right = np.stack([getattr(o, METRICS[metric]) for o in outcomes])
+    right = np.stack([METRICS[metric](o) for o in outcomes])
     part = files.parts[files.keys[cells[0]]]
     return Candidates(
         [files.methods[cell] for cell in cells], right, np.stack([o.answered for o in outcomes]), part.cluster
@@ -279,8 +289,8 @@ def select_best(given: Candidates, *, draws: int = DRAWS) -> Choice:
         chosen.update(order.first(row) for row in drawn)
     found = proportion(int(given.right[index].sum()), int(given.answered[index].sum()))
     tied = int((accuracy >= accuracy[index] - 1e-9).sum())
-    rivals = [(i, times / draws) for i, times in chosen.most_common(5)]
-    return Choice(index, found, tied, chosen[index] / draws, rivals)
+    runner_ups = [(i, times / draws) for i, times in chosen.most_common(5)]
+    return Choice(index, found, tied, chosen[index] / draws, runner_ups)
 
 
 def _force(arm: Arm) -> float:
@@ -296,7 +306,7 @@ class _Order:
         simple = [(kinds.index(m.kind), round(f, 9)) for m, f in zip(methods, force, strict=True)]
         rank = {key: i for i, key in enumerate(sorted(set(simple)))}
         self.rank = np.array([rank[key] for key in simple])
-        self.threshold = np.array([getattr(m, "threshold", 0.0) for m in methods])
+        self.threshold = np.array([field_values(m).get("threshold", 0.0) for m in methods])
 
     def first(self, accuracy: NDArray[float64]) -> int:
         tied = np.flatnonzero(accuracy >= accuracy.max() - 1e-9)
@@ -310,33 +320,57 @@ def _worth(files: SweepData, cell: int, given: Candidates, chosen: int, metric: 
     base = files.parts[files.keys[cell]].follow(Base())
     if not base.answered.any():
         return best_of(given.right, given.answered, given.cluster, chosen=chosen)
-    right = getattr(base, METRICS[metric])
+    right = METRICS[metric](base)
     return best_of(given.right, given.answered, given.cluster, right, base_answered=base.answered, chosen=chosen)
 
 
 def compare_with_base(files: SweepData, cell: int, metric: str = "accuracy") -> Against:
-    part, column = files.parts[files.keys[cell]], METRICS[metric]
+    part = files.parts[files.keys[cell]]
     new = files.outcome(cell)
-    now = _share(new, column)
+    now = _share(new, metric)
     if files.methods[cell].kind == "base":
         return Against(now, now)
     old = part.follow(Base())
-    both = new.answered & old.answered
-    if not both.any():
+    found = _compare_outcomes(new, old, part.cluster, metric)
+    if found is None:
         return Against(now)
-    found = paired(getattr(new, column)[both], getattr(old, column)[both], part.cluster[both])
-    return Against(now, _share(old, column), found.gain, found.fixed, found.broken, found.p, found.test)
+    base = _share(old, metric)
+    return Against(now, base, found.gain, found.fixed, found.broken, found.p, found.test, found.detectable)
 
 
-def _share(found: CellOutcome, column: str) -> Estimate:
-    return proportion(int((getattr(found, column) & found.answered).sum()), int(found.answered.sum()))
+def compare_cells(files: SweepData, cell: int, other: int, metric: str = "accuracy") -> Paired | None:
+    """Compare two cells of one part on the questions that both answered; None where there are none."""
+    cluster = files.parts[files.keys[cell]].cluster
+    return _compare_outcomes(files.outcome(cell), files.outcome(other), cluster, metric)
+
+
+def _compare_outcomes(new: CellOutcome, old: CellOutcome, cluster: NDArray[intp], metric: str) -> Paired | None:
+    both = new.answered & old.answered
+    right = METRICS[metric]
+    return paired(right(new)[both], right(old)[both], cluster[both]) if both.any() else None
+
+
+def best_controls(found: Iterable[Selected]) -> dict[tuple[str, str], Selected]:
+    """Return, per dataset and model, the control (methods.controls) with the largest gain on base."""
+    best: dict[tuple[str, str], Selected] = {}
+    for s in found:
+        place = s.dataset, s.model
+        if s.family in CONTROLS and s.test.gain is not None:
+            now = best.get(place)
+            if now is None or now.test.gain is None or s.test.gain.value > now.test.gain.value:
+                best[place] = s
+    return best
+
+
+def _share(found: CellOutcome, metric: str) -> Estimate:
+    return proportion(int((METRICS[metric](found) & found.answered).sum()), int(found.answered.sum()))
 
 
 FIELDS = (
     *("dataset", "model", "family", "method", *NAMED, "chosen_on", "candidates", "tied", "chosen_again"),
     *("chosen_n", "chosen_accuracy", "chosen_low", "chosen_high", "split", "n", "accuracy", "accuracy_low"),
     *("accuracy_high", "base", "difference", "difference_low", "difference_high", "fixed", "broken", "p", "p_holm"),
-    *("paper", "corrected", "corrected_low", "corrected_high", "settings", "mark", "test"),
+    *("paper", "corrected", "corrected_low", "corrected_high", "settings", "mark", "test", "detectable"),
 )
 
 
@@ -346,13 +380,12 @@ def selection_rows(found: Iterable[Selected]) -> list[dict[str, Any]]:
 
 
 def _row(s: Selected) -> dict[str, Any]:
-    hyperparameters = {name: getattr(s.method, name, None) for name in NAMED} | {"settings": format_settings(s.method)}
     names = {
         "dataset": s.dataset,
         "model": s.model,
         "family": s.family or "all",
         "method": s.method.kind,
-        **hyperparameters,
+        **named_columns(s.method),
     }
     names |= {"chosen_on": s.on, "split": s.split, "paper": s.paper, "p": s.test.p, "p_holm": s.p_holm, "mark": s.mark}
     choice = {"candidates": s.candidates, "tied": s.choice.tied, "chosen_again": 100 * s.choice.again}
@@ -362,6 +395,7 @@ def _row(s: Selected) -> dict[str, Any]:
     if s.test.gain:
         now |= _flat(s.test.gain, "difference", "difference")
         now |= {"fixed": s.test.fixed, "broken": s.test.broken, "test": s.test.test}
+        now |= {"detectable": none_if_empty(s.test.detectable)}
     return names | choice | chosen | now | (_flat(s.corrected, "corrected", "corrected") if s.corrected else {})
 
 

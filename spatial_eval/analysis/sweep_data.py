@@ -12,7 +12,7 @@ import logging
 import math
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,13 +31,24 @@ from spatial_eval.analysis.metrics import (
 )
 from spatial_eval.benchmarks.scoring import says_yes
 from spatial_eval.core.arms import BASE, BASELINE, Arm
-from spatial_eval.core.columns import AGAINST, BY_RELATION, IDENTITY, KNOBS, NAMED, ROW, TRUNK
-from spatial_eval.core.errors import ConfigError, DataError
+from spatial_eval.core.columns import (
+    AGAINST,
+    BY_RELATION,
+    EXPERIMENT_COLUMNS,
+    GROUPED,
+    HYPERPARAMETERS,
+    IDENTITY,
+    NAMED,
+    ROW,
+    YES_NO,
+)
+from spatial_eval.core.errors import ConfigError, DataError, first_line
 from spatial_eval.core.files import is_regular_file, read_json_object, read_regular_file
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.paths import OutputPaths
 from spatial_eval.core.sweep_names import LATEST, match_sweep
 from spatial_eval.core.types import Method, Signals
+from spatial_eval.core.validate import field_values
 from spatial_eval.methods.routing import Base
 
 if TYPE_CHECKING:
@@ -85,7 +96,7 @@ def read_files(folder: Path, names: Sequence[str] = TABLES) -> SweepFiles:
 
 @contextlib.contextmanager
 def translate_damage(folder: Path) -> Iterator[None]:
-    """Turn what files of another hand make of a reader into one line. Raises DataError."""
+    """Raise DataError, one line, for any error in reading files that others may have changed."""
     try:
         yield
     except (
@@ -108,9 +119,9 @@ def parse_table_rows(content: bytes) -> list[dict[str, str]]:
 
 
 def check_about(about: Mapping[str, Any]) -> None:
-    """Raise TypeError or LookupError where what sweep.json says is of another type than what is made of it.
+    """Raise TypeError or LookupError where a value of sweep.json has another type than its use needs.
 
-    It has no digest: whoever moves data or outputs changes its paths.
+    sweep.json has no digest: moving data or outputs changes its paths.
     """
     config, git = about.get("config", {}), about.get("git") or {}
     shlex.join(about.get("command", []))
@@ -128,7 +139,7 @@ def read_parquet(content: bytes, columns: Sequence[str] | None = None) -> pa.Tab
     pyarrow's own threads abort a process that ends soon after they were started (exit code 134 instead of 1).
 
     Args:
-        columns: which, of those that are there; texts are read as dictionaries. None = all of it, as it stands.
+        columns: names of columns to read, where they exist; texts are read as dictionaries. None = all, unchanged.
 
     Raises OSError or ValueError.
     """
@@ -186,7 +197,7 @@ _TEXT |= {"python", "spatial_eval", "torch", "transformers", "device"}  # a vers
 _TEXT |= {"dtype", "preset", "decoding", "revision", "arm", "framing"}
 # Columns of results.csv and by_relation.csv that earlier versions did not write, and what stands for them.
 LATER: Mapping[str, Any] = {"settings": "", "scoring": "", "framing": ""} | dict.fromkeys(
-    (*KNOBS, "yes_rate", "unreadable", "chance", "accuracy_adjusted"), math.nan
+    (*HYPERPARAMETERS, *YES_NO, "unreadable", "chance", "accuracy_adjusted", *GROUPED), math.nan
 )
 
 
@@ -195,9 +206,9 @@ class SplitAnswers:
     """Hold the stored answers to the questions of one split of one experiment; N questions in row order.
 
     Attributes:
-        questions: (N, QUESTION) as text. arms: graded columns (N,) by arm. cluster: (N,) code of what shares a set,
-            a pair or an image: drawn together when questions are drawn again, and tested together.
-        predictions: the option that each answer gives, by arm (N,); "" where it gives none or several.
+        questions: (N, QUESTION) as text. arms: graded columns (N,) by arm. cluster: (N,) codes of questions that share
+            a set, a pair or an image: they are drawn and tested together.
+        predictions: the option read from each answer, by arm (N,); "" for none or several.
     """
 
     questions: pd.DataFrame
@@ -212,19 +223,10 @@ class SplitAnswers:
         return follow_method(method, {**self.arms, **dict.fromkeys(absent, _unanswered(len(self.questions)))})
 
     def within(self, mask: NDArray[bool_]) -> SplitAnswers:
-        """The questions where `mask` (N,) is True."""
+        """Select the questions where `mask` (N,) is True."""
         if mask.all():
             return self
-        arms = {
-            arm: Graded(
-                g.signals.within(mask),
-                g.right[mask],
-                g.strict[mask],
-                g.says_yes[mask],
-                g.unreadable[mask],
-            )
-            for arm, g in self.arms.items()
-        }
+        arms = {arm: graded.within(mask) for arm, graded in self.arms.items()}
         texts, predictions = (
             {arm: column[mask] for arm, column in columns.items()} for columns in (self.texts, self.predictions)
         )
@@ -254,7 +256,7 @@ class SweepData:
 
     @cached_property
     def samples(self) -> pd.DataFrame:
-        """Return samples.parquet, one row per question and arm. Large: prefer `trunks`."""
+        """Return samples.parquet, one row per question and arm. Large: prefer `experiments`."""
         with self._reading():
             frame: pd.DataFrame = read_parquet(self.content).to_pandas()
         return frame
@@ -265,12 +267,12 @@ class SweepData:
         return int(read_footer(self.content).num_rows)
 
     @cached_property
-    def trunks(self) -> Mapping[tuple[Any, ...], SplitAnswers]:
+    def experiments(self) -> Mapping[tuple[Any, ...], SplitAnswers]:
         """Return all stored answers by (dataset, model, max_new_tokens)."""
         with self._reading():
             table = _Columns(self.content)
-        first, which = table.distinct(TRUNK)
-        keys = zip(*(table.values(name, first).tolist() for name in TRUNK), strict=True)
+        first, which = table.distinct(EXPERIMENT_COLUMNS)
+        keys = zip(*(table.values(name, first).tolist() for name in EXPERIMENT_COLUMNS), strict=True)
         return {key: _part(table, np.flatnonzero(which == i)) for i, key in enumerate(keys)}
 
     @contextlib.contextmanager
@@ -278,7 +280,7 @@ class SweepData:
         try:
             yield
         except (OSError, ValueError) as error:
-            reason = str(error).splitlines()[0]
+            reason = first_line(error)
             raise DataError(f"{self.folder}/samples.parquet cannot be read: {reason}; run its command again") from None
 
     @cached_property
@@ -286,7 +288,7 @@ class SweepData:
         """Return the answers by (dataset, model, max_new_tokens, split, limit); limit 0 = none; order of `cells`."""
         found: dict[tuple[Any, ...], SplitAnswers] = {}
         for key in dict.fromkeys(self.keys):
-            whole = self.trunks.get(key[:3])
+            whole = self.experiments.get(key[:3])
             if whole is not None:
                 mask = np.ones(len(whole.questions), dtype=bool)
                 if key[3] != "all":
@@ -300,14 +302,14 @@ class SweepData:
     def keys(self) -> Sequence[tuple[Any, ...]]:
         """Return the key in `parts` of each row of `cells`."""
         frame = self.cells.assign(limit=self.cells["limit"].fillna(0).astype(int))
-        return list(frame[[*TRUNK, "split", "limit"]].itertuples(index=False, name=None))
+        return list(frame[[*EXPERIMENT_COLUMNS, "split", "limit"]].itertuples(index=False, name=None))
 
     @cached_property
     def others(self) -> pd.DataFrame:
         """Return the fields that share the column `settings`, one column per field: numbers, else the text typed."""
-        each = (f.name for method in self.methods for f in fields(method))  # type: ignore[arg-type]
-        names = dict.fromkeys(name for name in each if name not in NAMED)
-        found = {name: [_shown(getattr(method, name, None)) for method in self.methods] for name in names}
+        each = [field_values(method) for method in self.methods]
+        names = dict.fromkeys(name for values in each for name in values if name not in NAMED)
+        found = {name: [_shown(values.get(name)) for values in each] for name in names}
         return pd.DataFrame(found, index=self.cells.index)
 
     def row(self, cell: int) -> dict[str, Any]:
@@ -406,7 +408,7 @@ class _Columns:
         self._numbers: dict[str, NDArray[Any]] = {}
         self._codes: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
         names = read_footer(content).schema.names
-        for name in (*TRUNK, *QUESTION, *ANSWER, *BASELINE):
+        for name in (*EXPERIMENT_COLUMNS, *QUESTION, *ANSWER, *BASELINE):
             if name not in names:
                 continue
             column = read_parquet(content, [name])[name]  # one at a time: together they take gigabytes

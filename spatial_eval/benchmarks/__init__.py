@@ -1,5 +1,5 @@
 """Read question files, build prompts from templates, score texts.
 
 Imports core.
-Start with readers.py; scoring.py says what counts as right.
+Start with readers.py; scoring.py holds the scoring rules.
 """

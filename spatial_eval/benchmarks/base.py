@@ -1,4 +1,4 @@
-"""Provide the members that readers of benchmarks share."""
+"""Provide the members that benchmark readers share."""
 
 from __future__ import annotations
 
@@ -25,6 +25,7 @@ class BenchmarkDefaults:
     orientation = "upright"
     template = ""
     framing = ""
+    system = ""
     rows = 0
 
     @property

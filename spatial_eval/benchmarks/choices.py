@@ -1,7 +1,8 @@
 """Read the options and the gold answer of a dataset row, and infer the scoring rule of a dataset.
 
 Options come as a list of texts, a mapping of letters to texts, or one text as "(a) left (b) right". Gold answers come
-as a letter ("A", "(A)", "A. left"), as the text of an option, as the index of an option from 0, or as a list of these.
+as a letter ("A", "(A)", "A. left"), as the text of an option, as the index of an option from 0, as a number, or as a
+list of these.
 """
 
 from __future__ import annotations
@@ -15,10 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from spatial_eval.benchmarks import prompts
-from spatial_eval.benchmarks.scoring import BY_GOLD, RULES, YES_NO
+from spatial_eval.benchmarks.scoring import BY_GOLD, RULES, YES_NO, read_number
 from spatial_eval.core.errors import DataError
 from spatial_eval.core.terminal import warn_once
 from spatial_eval.core.types import Sample
+from spatial_eval.core.validate import show_value
 
 FORMS = 'a list of texts, a mapping as {"A": "left", "B": "right"}, or a text as "(a) left (b) right"'
 # dataset.options_style: how an option is written, and what stands between two of them.
@@ -50,7 +52,7 @@ class Choices:
 
     Attributes:
         letters: lower case; () where the options have none.
-        texts: as the file gives them; () where only letters are known.
+        texts: the file's own; () where only letters are known.
     """
 
     letters: tuple[str, ...] = ()
@@ -103,15 +105,15 @@ class Asked:
     scoring: str
     meaning: str
 
-    def sample(self, name: str, row: int, image: Path | None, **groups: str) -> Sample:
+    def sample(self, name: str, row: int, image: Path | None, **others: Any) -> Sample:
         """Build the sample of dataset row `row` with the id `name`.
 
         Args:
-            groups: Sample's image_digest, relation, pair and set.
+            others: further fields of Sample: further_images, image_digest, relation, pair, set and groups.
         """
         return Sample(
             name, row, self.question, self.answers, self.options, image,
-            scoring=self.scoring, option_texts=self.option_texts, **groups,
+            scoring=self.scoring, option_texts=self.option_texts, **others,
         )  # fmt: skip
 
 
@@ -131,12 +133,12 @@ def read_choices(value: Any, where: str) -> Choices:
     if isinstance(value, Mapping):
         return _read_mapping(value, where)
     if not isinstance(value, list | tuple) or not all(isinstance(text, str) and text.strip() for text in value):
-        raise DataError(f"{where} must be {FORMS}, not {_shorten(value)}")
+        raise DataError(f"{where} must be {FORMS}, not {show_value(value)}")
     return _read_list([text.strip() for text in value])
 
 
 def read_choice_columns(row: Mapping[str, Any], columns: Sequence[str], where: str) -> Choices:
-    """Read options that have a column each; null, NaN, "nan" and "" are no option.
+    """Read options from one column per option; null, NaN, "nan" and "" are no option.
 
     Raises:
         DataError: a column is absent from the row, or holds no text.
@@ -182,12 +184,7 @@ def _read_text(text: str, where: str) -> Choices:
         parts = [text[m.end() : end].strip().rstrip(";,").rstrip() for m, end in zip(matches, ends, strict=True)]
         if all(parts):
             return Choices(tuple(_ALPHABET[: len(parts)]), tuple(parts))
-    raise DataError(f"{where} must be {FORMS}, not {_shorten(text)}")
-
-
-def _shorten(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
+    raise DataError(f"{where} must be {FORMS}, not {show_value(text)}")
 
 
 def _is_empty(value: Any) -> bool:
@@ -212,14 +209,15 @@ def resolve_rule(rows: Sequence[Row], scoring: str | None) -> tuple[str, Sequenc
 
 
 def resolve_rules(rows: Sequence[Row], scoring: str | None) -> tuple[list[str], Sequence[Row]]:
-    """As `resolve_rule`, with a rule per row: one for all, unless `scoring` is BY_GOLD.
+    """Return a scoring rule per row, and the rows as `resolve_rule`: one rule for all, unless `scoring` is in BY_GOLD.
 
-    Then gold answers that are capital letters, those that are yes or no, and the others each have their own.
+    Then gold answers that are a capital letter, yes or no, or another text have one rule per kind.
     """
-    if scoring != BY_GOLD:
+    if scoring not in BY_GOLD:
         rule, rows = resolve_rule(rows, scoring)
         return [rule] * len(rows), rows
-    forms = ["letter" if _is_capital(row.answer) else "yes_no" if _is_yes_no(row) else "words" for row in rows]
+    letter, yes_no, other = BY_GOLD[scoring]
+    forms = [letter if _is_capital(row.answer) else yes_no if _is_yes_no(row) else other for row in rows]
     rules, resolved = list(forms), list(rows)
     for form in dict.fromkeys(forms):
         places = [i for i, found in enumerate(forms) if found == form]
@@ -234,11 +232,11 @@ def _is_capital(answer: Any) -> bool:
 
 
 def infer_rule(rows: Sequence[Row]) -> str:
-    """Return the scoring rule that the rows of a dataset call for: letter, yes_no or words.
+    """Infer the scoring rule of a dataset from its rows: letter, yes_no, number or words.
 
     letter: every row's options are letters, or its gold answer is a letter or an index where the options are texts
-    (of indices: unless every question shows the texts). yes_no: the options and gold answers are yes and no. Else
-    words.
+    (of indices: unless every question shows the texts). yes_no: the options and gold answers are yes and no.
+    number: a gold answer is one with a decimal point. Else words.
     """
     choices = [row.choices for row in rows]
     offered = all(choices) and bool(rows)
@@ -246,6 +244,8 @@ def infer_rule(rows: Sequence[Row]) -> str:
         return "letter"
     if rows and all(_is_yes_no(row) for row in rows):
         return "yes_no"
+    if any(isinstance(row.answer, float) for row in rows):
+        return "number"
     if offered and all(_is_letter(row.answer, row.choices) for row in rows):
         return "letter"
     if offered and all(_is_index(row.answer, row.choices) for row in rows) and not all(map(_shows_options, rows)):
@@ -302,13 +302,18 @@ def pose_question(row: Row, rule: str, style: str | None = None) -> Asked:
     """Return the row as the scoring rule reads it; a letter's question lists the options' texts.
 
     Args:
-        style: how, a key of STYLES; None = as lines, added where the question does not show the texts.
+        style: a key of STYLES; None = as lines, added where the question does not show the texts.
 
     Raises:
         DataError: the gold answer is none of the options, or the rule cannot read the options.
     """
     if RULES[rule].needs == "letters":
         return _pose_letters(row, rule, style)
+    if RULES[rule].needs == "number":
+        numbers = tuple(read_number(str(gold)) for gold in _as_list(row.answer))
+        if "" in numbers or not numbers:
+            raise DataError(f"{row.where}: the gold answer is {row.answer!r}, and dataset.scoring={rule} reads numbers")
+        return Asked(row.question, numbers, (), (), rule, numbers[0])
     options = row.choices.words()
     golds = tuple(_gold_words(row))
     if not golds or (options and not set(golds) & set(options)):
@@ -356,7 +361,7 @@ def _explain_gold(row: Row, rule: str) -> str:
     if is_number and not row.choices:
         return (
             f"{row.where}: the gold answer {row.answer} is an index, and no options are known: give them (of a hub "
-            "data set dataset.columns.options)"
+            "data set dataset.columns.options), or set dataset.scoring=number where it is the answer itself"
         )
     if not (is_number or _gold_texts(row.answer)):
         return f"{row.where}: {NEEDS}"

@@ -1,8 +1,8 @@
-"""Read answers as other people's evaluation code does, each rule by the name that docs/benchmarks.md gives it. Pure.
+"""Read answers by the rules of other projects' evaluation code, named as in docs/benchmarks.md. Pure.
 
-A function takes a sample and a text and returns the option that the code reads from it, lower case; "" where it reads
-none. Their known weaknesses are kept: a rule is what a published number was computed with. None asks a judge model,
-none guesses.
+A function takes a sample and a text and returns the option that the other code reads from it, lower case; "" where it
+reads none. Known weaknesses are kept, because published numbers were computed with them. No rule uses a judge model or
+a random guess.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from spatial_eval.core.types import Sample
 
 
 def read_pope(_sample: Sample, text: str) -> str:
-    """POPE and LLaVA: no where the first sentence holds No, not or no between blanks, else yes, whatever it says.
+    """Read as POPE and LLaVA: no where the first sentence holds No, not or no between blanks, else yes.
 
     Source: github.com/RUCAIBox/POPE, evaluate.py; github.com/haotian-liu/LLaVA, llava/eval/eval_pope.py.
     """
@@ -24,7 +24,7 @@ def read_pope(_sample: Sample, text: str) -> str:
 
 
 def read_pai(_sample: Sample, text: str) -> str:
-    """PAI, SID, OPERA: no where the text, stops and commas removed, holds No, not, no, NO or a word in n't; else yes.
+    """Read as PAI, SID, OPERA: no where the text, without stops and commas, holds No, not, no, NO or n't; else yes.
 
     Source: github.com/LALBJ/PAI, pope_eval.py.
     """
@@ -33,7 +33,7 @@ def read_pai(_sample: Sample, text: str) -> str:
 
 
 def read_exact(_sample: Sample, text: str) -> str:
-    """lmms-eval on POPE: the whole text, blanks and case aside. Source: lmms_eval/tasks/pope/utils.py."""
+    """Read as lmms-eval on POPE: the whole text, blanks and case aside. Source: lmms_eval/tasks/pope/utils.py."""
     said = text.strip().lower()
     return said if said in ("yes", "no") else ""
 
@@ -42,7 +42,7 @@ _PUNCTUATION = ';/[]"{}()=+\\_-><@`,?!'
 
 
 def read_xor(_sample: Sample, text: str) -> str:
-    """VLMEvalKit: the only one of the words yes and no, once punctuation is removed, without its judge model.
+    """Read as VLMEvalKit without its judge model: the only one of the words yes and no, after removal of punctuation.
 
     A mark goes where a blank stands beside it anywhere in the text, and becomes a blank elsewhere; so does every mark
     where a comma stands between digits. Source: vlmeval/dataset/utils/yorn.py, YOrN_Extraction.
@@ -57,7 +57,7 @@ def read_xor(_sample: Sample, text: str) -> str:
 
 
 def read_first(_sample: Sample, text: str) -> str:
-    """NaturalBench: the earlier of the whole words yes and no, in any case.
+    """Read as NaturalBench: the earlier of the whole words yes and no, in any case.
 
     Source: github.com/Baiqi-Li/NaturalBench, extract_answer.
     """
@@ -66,7 +66,7 @@ def read_first(_sample: Sample, text: str) -> str:
 
 
 def read_substring(sample: Sample, text: str) -> str:
-    """VCD and cd_rethink: right where the gold word occurs anywhere in the text, else the other one. Knows the gold.
+    """Read as VCD and cd_rethink: the gold answer where its word occurs anywhere in the text, else the other one.
 
     Source: github.com/DAMO-NLP-SG/VCD, experiments/eval/eval_pope.py.
     """
@@ -75,7 +75,7 @@ def read_substring(sample: Sample, text: str) -> str:
 
 
 def read_deco(_sample: Sample, text: str) -> str:
-    """DeCo: yes where it is a word of the text, else no. Source: github.com/zjunlp/Deco, pope_eval.py."""
+    """Read as DeCo: yes where it is a word of the text, else no. Source: github.com/zjunlp/Deco, pope_eval.py."""
     return "yes" if "yes" in re.findall(r"\w+", text.lower()) else "no"
 
 
@@ -88,7 +88,7 @@ def _known(sample: Sample, letter: str | None) -> str:
 
 
 def read_leading_letter(sample: Sample, text: str) -> str:
-    """lmms-eval on CV-Bench, BLINK, EmbSpatial: the letter that begins the text behind brackets and blanks.
+    """Read as lmms-eval on CV-Bench, BLINK, EmbSpatial: the letter that begins the text behind brackets and blanks.
 
     A word counts by its first letter: `above` is A. Source: lmms_eval/tasks/cv_bench/utils.py.
     """
@@ -97,7 +97,7 @@ def read_leading_letter(sample: Sample, text: str) -> str:
 
 
 def read_cambrian(sample: Sample, text: str) -> str:
-    """CV-Bench's authors: the first character behind the last "answer is" or "answer:", brackets aside.
+    """Read as CV-Bench's authors: the first character behind the last "answer is" or "answer:", brackets aside.
 
     A word counts by its first letter: `above` is A, `A bus is left` is A. Source: github.com/cambrian-mllm/cambrian,
     eval/eval/coco/coco_test.py, extract_mcq_answer.
@@ -160,8 +160,17 @@ def read_3dsrbench(sample: Sample, text: str) -> str:
     return _known(sample, next((match[1] for match in found if match), None))
 
 
+def read_first_letter(sample: Sample, text: str) -> str:
+    """Read as NaturalBench: the earlier of the whole words A and B, in any case; the article `a` is A.
+
+    Source: github.com/Baiqi-Li/NaturalBench, extract_answer.
+    """
+    found = re.search(r"\b(a|b)\b", text, re.IGNORECASE)
+    return _known(sample, found and found[1])
+
+
 def read_viewspatial(sample: Sample, text: str) -> str:
-    """ViewSpatial: the first letter A to D that stands alone in the last line, in any case; the article `a` is A.
+    """Read as ViewSpatial: the first letter A to D alone in the last line, in any case; the article `a` is A.
 
     Source: lmms_eval/tasks/viewspatial/utils.py.
     """

@@ -1,7 +1,6 @@
-"""Ask the same question in another form (`dataset.framing`): which options it shows, in which order, with which words
-behind it, and by which rule its answer counts. Pure.
+"""Ask the same question in another form (`dataset.framing`): other options, order, instruction, scoring rule. Pure.
 
-A question that is asked several times (yes_no, circular) keeps the picture, the relation and the side of val and test
+A question that is asked several times (yes_no, circular, flip) keeps the relation and the side of val and test
 of its source, so that framings of a dataset can be compared question by question.
 """
 
@@ -13,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from random import Random
 from typing import Any
 
+from spatial_eval.benchmarks.mirror import MARK, draw_mirrored, mirror_pictures, mirror_sample
 from spatial_eval.benchmarks.prompts import Rewritten, split_wrapper
 from spatial_eval.benchmarks.rows import RowBenchmark
 from spatial_eval.benchmarks.scoring import YES_NO
@@ -20,14 +20,10 @@ from spatial_eval.core.errors import ConfigError, DataError, describe_unknown
 from spatial_eval.core.types import Benchmark, Places, Sample
 
 LETTERS_NOTE = "Answer with the option's letter from the given choices directly."  # LLaVA's
-# Of an option its opposite, which stays with it where a framing leaves options out.
-OPPOSITES = dict(
-    pair
-    for a, b in (
-        *(("left", "right"), ("on", "under"), ("above", "below"), ("over", "under"), ("top", "bottom")),
-        *(("front", "behind"), ("in front", "behind"), ("in front of", "behind"), ("near", "far")),
-    )
-    for pair in ((b, a), (a, b))
+# Pairs of opposites, which stay together where a framing leaves options out.
+OPPOSITES = (
+    *(("left", "right"), ("on", "under"), ("above", "below"), ("over", "under"), ("top", "bottom")),
+    *(("front", "behind"), ("in front", "behind"), ("in front of", "behind"), ("near", "far")),
 )
 # A sentence that says how to answer, wherever it stands; what asks ends with a question mark.
 _NOTE = re.compile(
@@ -41,15 +37,23 @@ class Framing:
     """Describe a form of a question.
 
     Attributes:
-        shows: nothing, words (behind "Answer with"), letters (a line `A. text` per option, and LLaVA's instruction),
-            or claims (yes or no: a question per right option and one about a wrong one).
-        most: options that are kept: the right one, its opposite, then others; 0 = all.
-        order: of the options: given, drawn (the same for a question each time), or rotations (a question each).
+        shows: own (the benchmark's question), nothing, words (behind "Answer with"), letters (one line `A. text` per
+            option, and LLaVA's instruction), or claims (yes or no: one question per right option and one about a
+            wrong one).
+        most: number of options that are kept: the right one, its opposite, then others; 0 = all.
+        order: of the options: given, drawn (always the same for one question), or rotations (one question per order).
+        mirrored: whether each question is asked a second time with its picture mirrored and its sides swapped.
     """
 
     shows: str
     most: int = 0
     order: str = "given"
+    mirrored: bool = False
+
+    @property
+    def asks_once(self) -> bool:
+        """Return whether a question of the source gives one question."""
+        return self.shows != "claims" and self.order != "rotations" and not self.mirrored
 
 
 FRAMINGS: Mapping[str, Framing] = {
@@ -61,6 +65,9 @@ FRAMINGS: Mapping[str, Framing] = {
     "k3": Framing("words", most=3, order="drawn"),
     "permuted": Framing("letters", order="drawn"),
     "circular": Framing("letters", order="rotations"),
+    "flip": Framing("own", mirrored=True),
+    "flip_letters": Framing("letters", mirrored=True),
+    "flip_circular": Framing("letters", order="rotations", mirrored=True),
 }
 
 
@@ -80,13 +87,13 @@ class Framed(Rewritten):
 
     @property
     def rows(self) -> int:
-        several = FRAMINGS[self.framing].shows == "claims" or FRAMINGS[self.framing].order == "rotations"
-        return 0 if several else self.benchmark.rows
+        return self.benchmark.rows if FRAMINGS[self.framing].asks_once else 0
 
     def read(self, places: Places) -> list[Sample]:
         source = self.benchmark
-        if isinstance(source, RowBenchmark):  # without what it would put behind the question
-            source = replace(source, instruction="", options_style="none")
+        if isinstance(source, RowBenchmark) and FRAMINGS[self.framing].shows != "own":
+            # without what it would put around the question
+            source = replace(source, instruction="", preface="", options_style="none")
         samples = source.read(places)
         uncut = not any(sample.cut for sample in samples)
         framed: list[Sample] = []
@@ -101,7 +108,24 @@ class Framed(Rewritten):
                 # As many cuts as rows, in their order: the same questions are val as in the source.
                 cut = f"{sample.row:08d}" if uncut and len(asked) > 1 else one.cut
                 framed.append(replace(one, row=len(framed), cut=cut))
+        turned = [one for one in framed if FRAMINGS[self.framing].mirrored and one.id.endswith(MARK)]
+        for one in mirror_pictures(turned, self.orientation, places) if turned else ():
+            framed[one.row] = one
         return framed
+
+    def ready(self, samples: Sequence[Sample], places: Places) -> None:
+        """Write the picture files of the source's questions, and the mirrored pictures that are needed."""
+        wanted = {sample.image for sample in samples}
+        source = self.benchmark.read(places)
+        mirrored: list[Sample | None] = [None] * len(source)
+        if FRAMINGS[self.framing].mirrored:
+            mirrored = list(mirror_pictures(source, self.orientation, places))
+        pairs = [(one, other.image if other else None) for one, other in zip(source, mirrored, strict=True)]
+        shown = [(one, turned) for one, turned in pairs if wanted & {one.image, turned} - {None}]
+        self.benchmark.ready([one for one, _ in shown], places)
+        for image, turned in dict.fromkeys((one.image, turned) for one, turned in shown if turned in wanted):
+            if image is not None and turned is not None:
+                draw_mirrored(image, turned, self.orientation)
 
 
 def apply_framing(benchmark: Benchmark, framing: str) -> Framed:
@@ -112,7 +136,7 @@ def apply_framing(benchmark: Benchmark, framing: str) -> Framed:
 
 
 def frame_sample(sample: Sample, framing: str) -> list[Sample]:
-    """Return the question in a form; several where the form asks several times.
+    """Return the question in a form; several questions where the form asks several times.
 
     Args:
         framing: key of FRAMINGS.
@@ -120,6 +144,21 @@ def frame_sample(sample: Sample, framing: str) -> list[Sample]:
     Raises:
         ValueError: the question has no such form.
     """
+    form = FRAMINGS[framing]
+    asked = [sample] if form.shows == "own" else _ask_form(sample, framing)
+    if not form.mirrored:
+        return asked
+    pairs = []
+    for one in asked:
+        others = [("flip", one.id), *([("flip_circular", sample.id)] if form.order == "rotations" else [])]
+        for each, mark in ((one, ""), (mirror_sample(one), MARK)):  # rotations of a mirrored question are its own
+            kept = [(kind, name + mark) for kind, name in one.groups if kind == "circular"]
+            rest = [group for group in one.groups if group[0] not in ("circular", "flip", "flip_circular")]
+            pairs.append(replace(each, pair=one.id, groups=(*rest, *kept, *others)))
+    return pairs
+
+
+def _ask_form(sample: Sample, framing: str) -> list[Sample]:
     form, texts, golds = FRAMINGS[framing], *_read_options(sample)
     head, bare, tail = split_wrapper(sample.question)
     stem = _strip_options(bare, texts)
@@ -169,7 +208,10 @@ def frame_sample(sample: Sample, framing: str) -> list[Sample]:
     for turn, shown in enumerate(turns):
         lines = [f"\n{letter}. {texts[i]}" for letter, i in zip("ABCDEFGHIJKLMNOPQRSTUVWXYZ", shown, strict=False)]
         one = ask(shown, f"{''.join(lines)}\n{LETTERS_NOTE}")
-        asked.append(replace(one, id=f"{sample.id}@{turn}", set=sample.id) if len(turns) > 1 else one)
+        if len(turns) > 1:
+            groups = (*(group for group in sample.groups if group[0] != "circular"), ("circular", sample.id))
+            one = replace(one, id=f"{sample.id}@{turn}", set=sample.id, groups=groups)
+        asked.append(one)
     return asked
 
 
@@ -201,6 +243,6 @@ def _keep(texts: Sequence[str], golds: Sequence[int], most: int, draw: Random, a
     gold = golds[0]
     others = [i for i in range(len(texts)) if i not in (*golds, *avoid)]
     draw.shuffle(others)
-    opposite = OPPOSITES.get(texts[gold].lower(), "")
-    others.sort(key=lambda i: texts[i].lower() != opposite)  # stable: the others stay as drawn
+    opposites = {other for pair in OPPOSITES if texts[gold].lower() in pair for other in pair}
+    others.sort(key=lambda i: texts[i].lower() not in opposites)  # stable: the others stay as drawn
     return [gold, *others[: most - 1]]

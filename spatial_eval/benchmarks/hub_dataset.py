@@ -1,4 +1,4 @@
-"""Read data sets in the hub's format, which include newer benchmarks, from the files that `prepare` wrote.
+"""Read data sets in the hub's format, newer benchmarks among them, from the files that `prepare` wrote.
 
 <data_dir>/cache/hub/<repo>-<config>-<split>-<hash>/rows.jsonl       the split's rows, an image as {"image": FILE}
 <data_dir>/cache/hub/<repo>-<config>-<split>-<hash>/images/          named by the SHA-256 of their content
@@ -28,7 +28,7 @@ class Hub(RowBenchmark):
 
     Attributes:
         repo: `organisation/name` or a folder.
-        config, split, revision: as the library `datasets` calls them; "" = the default.
+        config, split, revision: as in the library `datasets`; "" = the default.
     """
 
     repo: str
@@ -48,7 +48,7 @@ class Hub(RowBenchmark):
 
     @property
     def source(self) -> dict[str, str]:
-        """Return the keys that say which split this is; the columns' names are not among them."""
+        """Return the keys that identify the split; names of columns are not among them."""
         return {"repo": self.repo, "config": self.config, "split": self.split, "revision": self.revision}
 
     @property

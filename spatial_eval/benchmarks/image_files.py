@@ -1,11 +1,11 @@
-"""Open images as 8-bit RGB: the one way in which models, overlays and thumbnails get them.
+"""Open images as 8-bit RGB, for models, overlays and thumbnails alike.
 
 * Orientation: the EXIF orientation is applied (`upright`, as transformers and datasets do) or not (`stored`).
 * 16-bit values become v / 257, so that 0 to 65535 map to 0 to 255; 32-bit integers count as 16-bit where they fit in.
   Floats in [0, 1] become 255 v, others count as 8-bit values; values outside [0, 255] are an error, because their
   scale is not known. PIL's own conversion would clip all of these at 255.
-* Transparency is dropped without a background, and of an animation the first frame is taken, as PIL's convert("RGB")
-  does; each is logged once per process.
+* Transparency is dropped without a background, and an animation gives its first frame, as in PIL's convert("RGB");
+  each is logged once per process.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spatial_eval.core.errors import ConfigError, describe_unknown
-from spatial_eval.core.hashing import digest_files, noted
+from spatial_eval.core.hashing import compute_cached, digest_files
 from spatial_eval.core.types import Places
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ def open_rgb(path: Path, orientation: str) -> Image:
     if not path.is_file():  # opening a pipe would wait for ever
         raise FileNotFoundError(f"{path} is no file")
     with Image.open(path) as file:
-        if getattr(file, "is_animated", False):
+        if getattr(file, "is_animated", False):  # PIL: only formats of several pictures have it
             _warn_once(f"{path} is animated: the first frame of animated pictures is shown")
         if file.has_transparency_data:
             _warn_once(f"{path} is transparent: the colours of transparent pictures are shown without a background")
@@ -67,8 +67,8 @@ def shown_size(path: Path, orientation: str) -> tuple[int, int]:
 def digest_images(paths: Sequence[Path], orientation: str, places: Places) -> list[str]:
     """Return, per file, the identity of `open_rgb`'s image: 32 hex digits; "missing" where there is no file.
 
-    It is the digest of the content where `open_rgb` changes no pixel against `convert("RGB")` alone, and differs from
-    it elsewhere. Each content's header is read once, if `places` may remember.
+    It is the digest of the content where `open_rgb` gives the pixels of `convert("RGB")` alone, and differs from it
+    elsewhere. Each content's header is read once, where `places` has a cache.
     """
     contents = digest_files(paths, places)
     files = {digest: path for path, digest in zip(paths, contents, strict=True) if digest != "missing"}
@@ -77,7 +77,7 @@ def digest_images(paths: Sequence[Path], orientation: str, places: Places) -> li
         changes = _changes(files[digest], orientation)
         return hashlib.blake2b(f"{digest} {changes}".encode(), digest_size=16).hexdigest() if changes else digest
 
-    digests = noted({f"{orientation}|{digest}": digest for digest in files}, digest_image, places)
+    digests = compute_cached({f"{orientation}|{digest}": digest for digest in files}, digest_image, places)
     return [digests.get(f"{orientation}|{digest}", digest) for digest in contents]
 
 

@@ -1,4 +1,4 @@
-"""Build the prompt of a question: the benchmark's text, a user's template around it, the model's chat format. Pure.
+"""Build the prompt of a question from the benchmark's text, a user's template and the model's chat format. Pure.
 
 The questions of the paper's benchmarks carry LLaVA-1.5's wrapper, `<image>\\nUSER: ... ASSISTANT:`.
 """
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from string import Formatter
 from typing import Any
 
+from spatial_eval.core.arms import SecondPrompt
 from spatial_eval.core.errors import ConfigError, DataError, describe_unknown
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.types import Benchmark, Places, Sample
@@ -18,11 +19,18 @@ from spatial_eval.core.types import Benchmark, Places, Sample
 IMAGE = "<image>"
 MODES = ("auto", "raw", "chat")
 FIELDS = ("question", "options")  # of a template
+# dataset.system by name: the messages of LLaVA's conversation modes (github.com/haotian-liu/LLaVA, conversation.py).
+_LLAVA = (
+    "A chat between a curious {0} and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the {0}'s questions."
+)
+SYSTEMS = {"none": "", "vicuna_v1": _LLAVA.format("user"), "llava_v1": _LLAVA.format("human")}
 _USER = re.compile(r"^\s*user:\s*", re.IGNORECASE)
+_USER_BEHIND = re.compile(rf"^((?:\s*{IMAGE})*)\s*user:\s*", re.IGNORECASE)
 _ASSISTANT = re.compile(r"\s*assistant:\s*$", re.IGNORECASE)
 _OPTIONS_LINE = re.compile(r"^[ \t]*\{options\}", re.MULTILINE)
 _WRAPPED = re.compile(
-    r"(?P<head>\s*(?:<image>)?\s*(?:user:)?\s*(?:<image>)?\s*)(?P<bare>.*?)(?P<tail>\s*(?:assistant:)?\s*)",
+    r"(?P<head>\s*(?:<image>\s*)*(?:user:)?\s*(?:<image>\s*)*)(?P<bare>.*?)(?P<tail>\s*(?:assistant:)?\s*)",
     re.IGNORECASE | re.DOTALL,
 )
 
@@ -33,7 +41,7 @@ def strip_wrapper(question: str) -> str:
 
 
 def split_wrapper(question: str) -> tuple[str, str, str]:
-    """Return what stands before the bare question, the bare question, and what stands behind it.
+    """Return the text before the bare question, the bare question, and the text behind it.
 
     Raises:
         ValueError: the question is empty or has `<image>` within it.
@@ -41,7 +49,7 @@ def split_wrapper(question: str) -> tuple[str, str, str]:
     wrapped = _WRAPPED.fullmatch(question)
     if wrapped is None or not wrapped["bare"]:
         raise ValueError("it is empty")
-    if IMAGE in wrapped["bare"]:
+    if IMAGE in wrapped["bare"] and question.count(IMAGE) == 1:  # several have their places
         raise ValueError(f"{IMAGE} stands in the midst of the question")
     return wrapped["head"], wrapped["bare"], wrapped["tail"]
 
@@ -57,39 +65,77 @@ def prompt_mode(dataset: Benchmark) -> str:
     return dataset.prompt
 
 
+def add_text(question: str, second: SecondPrompt) -> str:
+    """Return the question with the text of a second prompt before or behind its bare text, its wrapper unchanged.
+
+    Raises:
+        ValueError: the question is empty or has `<image>` within it.
+    """
+    if second.place == "system":
+        return question
+    head, bare, tail = split_wrapper(question)
+    return head + (f"{bare} {second.text}" if second.place == "end" else f"{second.text} {bare}") + tail
+
+
+def split_assistant(question: str) -> tuple[str, str]:
+    """Return the question up to `ASSISTANT:` at its end, and the rest; a question without it is whole."""
+    found = _ASSISTANT.search(question)
+    end = found.start() if found else len(question)
+    return question[:end], question[end:]
+
+
 def write_prompt(
-    question: str, *, mode: str, llava15: bool, image_token: str, chat: Callable[[str], str] | None
+    question: str,
+    *,
+    mode: str,
+    llava15: bool,
+    image_token: str,
+    chat: Callable[[str], str] | None,
+    system: str = "",
+    images: int = 1,
 ) -> str:
     """Return the prompt text, before the processor expands the image placeholder.
 
     Args:
-        mode: raw sends the question as it stands; chat sends its bare text through `chat`; auto is raw where a
+        mode: raw sends the question unchanged; chat sends its bare text through `chat`; auto is raw where a
             LLaVA-1.5 model gets a question with `<image>`, else chat, else the bare text behind the image.
-        chat: the processor's chat template; None where it has none.
+        chat: the processor's chat template, which puts the system message in its place and the images where `<image>`
+            stands, one before the text; None where there is none.
+        system: the system message; before a raw prompt it stands as in LLaVA's conversation, with a blank behind it.
+        images: number of the question's images; several stand at their `<image>`, or all before the text.
 
     Raises:
         ValueError: the question is empty, or the mode cannot be applied to it.
     """
-    bare = strip_wrapper(question)
-    if not bare:
+    raw = mode == "raw" or (mode == "auto" and llava15 and IMAGE in question)
+    if images > 1 and not raw and IMAGE not in question:
+        question = IMAGE * images + question
+    bare = strip_wrapper(question) if images == 1 else _ASSISTANT.sub("", _USER_BEHIND.sub(r"\1", question)).strip()
+    if not bare.replace(IMAGE, "").strip():
         raise ValueError("the question is empty")
-    if mode == "raw" or (mode == "auto" and llava15 and IMAGE in question):
+    if raw:
         prompt = question if image_token in question else question.replace(IMAGE, image_token)
         if image_token not in prompt:
             raise ValueError(f"dataset.prompt=raw needs {IMAGE} in the question")
-        return prompt
-    if chat is not None:
+        if images > 1 and prompt.count(image_token) != images:
+            raise ValueError(f"the question holds {prompt.count(image_token)} {IMAGE} for {images} images")
+    elif chat is not None:
         return chat(bare)
-    if mode == "chat":
+    elif mode == "chat":
         raise ValueError("the processor has no chat template: use dataset.prompt=raw")
-    return f"{image_token}\nUSER: {bare}\nASSISTANT:" if llava15 else f"{image_token}{bare}"
+    elif images > 1:
+        bare = bare.replace(IMAGE, image_token)
+        prompt = f"USER: {bare}\nASSISTANT:" if llava15 else bare
+    else:
+        prompt = f"{image_token}\nUSER: {bare}\nASSISTANT:" if llava15 else f"{image_token}{bare}"
+    return f"{system} {prompt}" if system else prompt
 
 
 def check_template(text: str) -> None:
     """Check that a template can be filled in and keeps the wrapper around the question.
 
     Raises:
-        ValueError: it cannot, or it repeats the wrapper.
+        ValueError: it cannot be filled in, or it repeats the wrapper.
     """
     try:
         fields = [
@@ -137,7 +183,7 @@ def append_options(question: str, letters: Sequence[str], texts: Sequence[str], 
     """Return the question with its lettered options behind its bare text, its wrapper unchanged.
 
     Args:
-        style: how an option is written, with {letter} and {text}, and what stands between two of them.
+        style: form of an option, with {letter} and {text}, and the text between two options.
 
     Raises:
         ValueError: the question is empty or has `<image>` within it.
@@ -148,7 +194,7 @@ def append_options(question: str, letters: Sequence[str], texts: Sequence[str], 
 
 
 class Rewritten:
-    """Provide the members of a benchmark whose questions are another's, asked otherwise."""
+    """Provide the members of a benchmark that asks another benchmark's questions in another form."""
 
     __slots__ = ()
     benchmark: Benchmark
@@ -179,6 +225,10 @@ class Rewritten:
     @property
     def framing(self) -> str:
         return self.benchmark.framing
+
+    @property
+    def system(self) -> str:
+        return self.benchmark.system
 
     @property
     def rows(self) -> int:
@@ -216,8 +266,32 @@ class Templated(Rewritten):
             ) from None
 
 
+@dataclass(frozen=True, slots=True)
+class SystemPrompted(Rewritten):
+    """Read a benchmark whose prompts begin with a system message (`write_prompt`).
+
+    Its name is `<benchmark>+<name of the message>`, so that no published number of the benchmark stands beside it.
+    """
+
+    name: str
+    benchmark: Benchmark
+    system: str = field()  # without it, the property of Rewritten would be its default
+
+    def describe(self) -> dict[str, Any]:
+        return {**self.benchmark.describe(), "system": self.system}
+
+    def read(self, places: Places) -> list[Sample]:
+        return self.benchmark.read(places)
+
+
+def reworded_by(dataset: Benchmark) -> str:
+    """Return the key that changes a dataset's own questions; "" where none does."""
+    keys = {"framing": dataset.framing, "template": dataset.template, "system": dataset.system}
+    return next((f"dataset.{key}" for key, value in keys.items() if value), "")
+
+
 def without_template(dataset: Benchmark) -> Benchmark:
-    """Return the dataset whose questions are asked otherwise, in a template or a framing; itself where they are not."""
+    """Return the source of a dataset with a template or a framing; the dataset itself where it has neither."""
     while isinstance(dataset, Rewritten):
         dataset = dataset.benchmark
     return dataset
@@ -238,3 +312,22 @@ def apply_template(benchmark: Benchmark, text: str, name: str = "") -> Templated
         raise ConfigError(f"dataset.template={name or text} is not valid: {error}") from None
     label = name or hash_text(text, 3)
     return Templated(f"{benchmark.name}+{label}", benchmark, text)
+
+
+def apply_system(benchmark: Benchmark, system: str, *, named: bool = True) -> Benchmark:
+    """Return the benchmark with a system message before its prompts.
+
+    Args:
+        system: a name of SYSTEMS, or the message itself: a text of several words.
+        named: whether the label shows it; a protocol's name shows it already.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    text = SYSTEMS.get(system, system)
+    if text == system and len(text.split()) < 2:
+        hint = "or give the message, a text of several words"
+        raise ConfigError(describe_unknown("dataset.system", system, SYSTEMS, hint=hint))
+    name = system if system in SYSTEMS else f"system-{hash_text(text, 3)}"
+    label = f"{benchmark.name}+{name}" if named else benchmark.name
+    return SystemPrompted(label, benchmark, text) if text else benchmark

@@ -1,12 +1,11 @@
-"""Read the benchmarks of the paper, and list the classes of all.
+"""Read the benchmarks of the paper, and list the classes of all benchmarks.
 
-A benchmark whose questions are rows with columns is a YAML in conf/dataset (rows.RowBenchmark says the keys). A new
+A benchmark whose questions are rows with columns is a YAML in conf/dataset (its keys: rows.RowBenchmark). A new
 format is a class in a module beside this one, and a line in BENCHMARKS.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +20,7 @@ from spatial_eval.benchmarks.question_files import PublicFile, QuestionFile
 from spatial_eval.benchmarks.rows import check_cut, group_rows
 from spatial_eval.benchmarks.scenes.rendered import Scenes
 from spatial_eval.core.errors import DataError, MissingData
+from spatial_eval.core.files import read_json
 from spatial_eval.core.jsonl import read_gold_answers, read_json_lines, read_sample_id
 from spatial_eval.core.types import Benchmark, Places, Sample
 
@@ -93,7 +93,7 @@ class WhatsUp(FileBenchmark):
             return []
         folder = _find_folder(self, places)
         try:
-            entries = [self._read_entry(entry) for entry in json.loads(annotation.read_text("utf8"))]
+            entries = [self._read_entry(entry) for entry in read_json(annotation)]
         except (ValueError, LookupError, TypeError, OSError) as error:
             raise DataError(
                 f"{annotation} is not an annotation of {self.name}: {error}; fetch the file again"
@@ -149,7 +149,7 @@ class Vsr(FileBenchmark):
         file: the split's JSON lines under vsr/.
         images: folder of images.
         distort: stretch images to 2300 x 4096 pixels (width x height) before the processor, as the reference does.
-        cut: how val and test are cut, one of rows.CUTS.
+        cut: how val and test are divided, one of rows.CUTS.
     """
 
     name: str

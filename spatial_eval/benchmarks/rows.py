@@ -1,6 +1,6 @@
-"""Read questions from rows by declared columns: the one reader of hub data sets, people's files and public files.
+"""Read questions from rows by declared columns: hub data sets, users' own files and public files.
 
-A subclass says where its rows and their images lie (`_rows`, `_find_image`); everything else is keys of a YAML.
+A subclass finds its rows and their images (`_rows`, `_find_image`); everything else is keys of a YAML.
 """
 
 from __future__ import annotations
@@ -8,23 +8,28 @@ from __future__ import annotations
 import logging
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
+from os.path import commonpath, normpath
 from pathlib import Path
 from typing import Any, ClassVar
 
 from spatial_eval.benchmarks import choices
 from spatial_eval.benchmarks.base import FileBenchmark
+from spatial_eval.benchmarks.prompts import IMAGE, split_assistant, split_wrapper
+from spatial_eval.benchmarks.scoring import RULES
+from spatial_eval.core.columns import KINDS
 from spatial_eval.core.errors import ConfigError, DataError, describe_unknown
 from spatial_eval.core.jsonl import read_sample_id
-from spatial_eval.core.terminal import warn_once
 from spatial_eval.core.types import Places, Sample
+from spatial_eval.core.validate import show_value
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ("id", "question", "answer", "image", "options", "relation", "pair", "set")
-GROUPS = ("relation", "pair", "set")
+GROUPS = ("relation", "pair", "set", *KINDS)
 # What other people call these columns, offered where a file has one of them and not the declared one.
 COMMON = {
     "question": ("question", "text", "prompt", "query", "instruction"),
@@ -32,22 +37,24 @@ COMMON = {
     "image": ("image_path", "image", "images", "img", "image_file", "file_name", "filename", "image_1", "picture"),
     "options": ("options", "choices", "answer_options", "candidates"),
 }
-# dataset.corrections: gold answers by id that others gave. MMVP: golds of two pairs were exchanged in the original
-# (github.com/tsb0601/MMVP, issues 14 and 30); copies hold one or the other.
+# dataset.corrections: gold answers by id that others gave (question_files.LABEL_FILES: in a file of theirs).
+# MMVP: golds of two pairs were exchanged in the original (github.com/tsb0601/MMVP, issues 14 and 30); copies hold one
+# or the other.
 CORRECTIONS: Mapping[str, Mapping[str, str]] = {
     "mmvp_original": {"99": "(a)", "100": "(b)", "279": "(a)", "280": "(b)"},
     "mmvp_corrected": {"99": "(b)", "100": "(a)", "279": "(b)", "280": "(a)"},
 }
 CUTS = ("rows", "groups")
+ANSWERS = ("yes_no", "letters", "number", "words")  # keys of an instruction that is a mapping
 LONGEST = 10_000  # characters of an id or a group
 LARGEST = 2**63  # no whole number beyond it fits into a table
 # How several rows share one group: a column, and what of its value counts.
-PARTS = ("column", "pattern", "every", "start")
+PARTS = ("column", "pattern", "without", "every", "start")
 
 
 @dataclass(frozen=True, slots=True)
 class Line:
-    """Hold a row as its file gives it. `where`: file and number of the row, for error messages."""
+    """Hold a row with the values of its file. `where`: file and number of the row, for error messages."""
 
     where: str
     values: Mapping[str, Any]
@@ -58,24 +65,34 @@ class RowBenchmark(FileBenchmark):
     """Provide the keys of every benchmark whose questions are rows with columns.
 
     Attributes:
-        columns: names of the columns that hold id, question, answer, image, options, relation, pair and set; "" =
-            none. An answer is an option's text, its letter or its index, or a list of texts. Options are one column in
-            one of choices.FORMS, or a list of columns with a text each. relation, pair and set may be a mapping
-            {column: NAME, pattern: REGEX} (its first group names the group) or {column: NAME, every: 2, start: 1}
+        columns: names of the columns that hold id, question, answer, image, options, relation, pair, set and what
+            core.columns.KINDS names; "" = none. Several images of a question are a list in one column, or a list of
+            columns; its text has `<image>` where each stands, or none, and they stand before it. An answer is an
+            option's text, its letter or its index, a number, or a list of texts. Options are one column in one of
+            choices.FORMS, or a list of columns with a text each. An id and a group may be a list of columns, whose
+            values are joined by `/`; a group also a mapping {column: NAME, pattern: REGEX} (its first group names the
+            group), {column: NAME, without: REGEX} (what it matches is left out) or {column: NAME, every: 2, start: 1}
             (neighbours by a number).
         where: conditions `COLUMN=VALUE`, all of which must hold for a row to be read; `COLUMN=A|B` takes either.
-        rows: number of rows that remain; another number is an error, 0 = any.
-        instruction: line added behind every question.
-        options_style: how options are put behind the question, a key of choices.STYLES; None = as lines `A. text`
+        asks: the questions of a row that holds several, each a mapping {NAME: COLUMN}: the value of COLUMN is read as
+            column NAME, and COLUMN itself as NAME_from.
+        rows: number of questions that remain; another number is an error, 0 = any.
+        golds: beginnings of gold answers with their numbers, as `A=400`; other numbers are an error, () = any.
+        instruction: line behind every question; a mapping has one per kind of answer (ANSWERS). preface: line
+            before it; {letters} is `A, B` of its options.
+        options_style: form of the options behind the question, a key of choices.STYLES; None = as lines `A. text`
             where the question does not show them.
         corrections: name of a table in CORRECTIONS, part of the label; "" = the gold answers of the source.
-        cut: how val and test are cut: rows (singly, as the paper's benchmarks) or groups (`group_rows`).
+        cut: how val and test are divided: rows (singly, as the paper's benchmarks) or groups (`group_rows`).
     """
 
     columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
     where: tuple[str, ...] = ()
+    asks: tuple[Mapping[str, str], ...] = field(default=(), hash=False)
     rows: int = 0
-    instruction: str = ""
+    golds: tuple[str, ...] = ()
+    instruction: str | Mapping[str, str] = field(default="", hash=False)
+    preface: str = ""
     options_style: str | None = None
     corrections: str = ""
     cut: str = "rows"
@@ -88,55 +105,66 @@ class RowBenchmark(FileBenchmark):
         for condition in self.where:
             if not condition.partition("=")[2]:
                 raise ConfigError(f"dataset.where={condition} is not valid; expected COLUMN=VALUE")
+        for gold in self.golds:
+            if not gold.rpartition("=")[2].isdigit():
+                raise ConfigError(f"dataset.golds={gold} is not valid; expected BEGINNING=NUMBER")
+        if isinstance(self.instruction, Mapping) and (unknown := {*self.instruction} - {*ANSWERS}):
+            raise ConfigError(describe_unknown("dataset.instruction key", min(unknown), ANSWERS))
         if self.options_style is not None and self.options_style not in choices.STYLES:
             raise ConfigError(describe_unknown("dataset.options_style", self.options_style, choices.STYLES))
-        if self.corrections and self.corrections not in CORRECTIONS:
-            raise ConfigError(describe_unknown("dataset.corrections", self.corrections, CORRECTIONS))
+        if self.corrections and self.corrections not in self._tables():
+            raise ConfigError(describe_unknown("dataset.corrections", self.corrections, self._tables()))
         check_cut(self.cut)
         FileBenchmark.__post_init__(self)
 
     def read(self, places: Places) -> list[Sample]:
-        """Read the rows twice, so that no more than one is held as its file gives it; equal values are one object."""
-        source, names, held = self._source(places), [], dict[str, None]()
-        for line in self._lines(places):
+        """Read the rows twice, so that one row at a time is in memory; equal values are one object."""
+        source, held = self._source(places), dict[str, None]()
+        golds = Counter[str]()
+        for line in self._select(self._rows(places)):
             held.update(dict.fromkeys(line.values))
-            names.append(line.values.get(self._column("id")) if self.corrections else None)
-        if not names or (self.rows and len(names) != self.rows):
-            conditions = f" where {', '.join(self.where)}" if self.where else ""
-            expected = self.rows or "at least 1"
-            raise DataError(
-                f"{source} has {len(names)} rows{conditions}; expected {expected}: set dataset.rows or dataset.where"
-            )
-        self._check_columns(source, list(held))
-        absent = set(CORRECTIONS.get(self.corrections, {})).difference(map(str, names))
-        if absent:
-            raise DataError(f"{source}: no row has the id {min(absent)}, which dataset.corrections corrects")
+            golds[str(line.values.get(self._column("answer")))] += 1
+        if held:
+            self._check_columns(source, list(held))
+        self._check_counts(source, golds)
         shared: dict[Any, Any] = {}
         given, known = [], []
-        for i, line in enumerate(self._lines(places)):
+        for i, line in enumerate(self._select(self._correct(self._rows(places), places))):
             row = self._read_row(line)
             answer = shared.setdefault(row.answer, row.answer) if isinstance(row.answer, str) else row.answer
             given.append(replace(row, choices=shared.setdefault(row.choices, row.choices), answer=answer))
-            image, groups = self._read_image(line, places), tuple(self._read_group(line, key) for key in GROUPS)
-            known.append((self._read_id(line, i), shared.setdefault(image, image), shared.setdefault(groups, groups)))
+            images, groups = self._read_images(line, places), tuple(self._read_group(line, key) for key in GROUPS)
+            check_places(row, len(images))
+            known.append((self._read_id(line, i), shared.setdefault(images, images), shared.setdefault(groups, groups)))
         rules, rows = choices.resolve_rules(given, self.scoring)
         del given
         samples: dict[str, Sample] = {}
-        for i, (row, (name, image, groups)) in enumerate(zip(rows, known, strict=True)):
+        for i, (row, (name, images, groups)) in enumerate(zip(rows, known, strict=True)):
             asked = choices.pose_question(row, rules[i], self.options_style)
-            if self.instruction:
-                asked = replace(asked, question=f"{asked.question}\n{self.instruction}")
+            behind = self.instruction
+            if isinstance(behind, Mapping):
+                behind = behind.get(RULES[rules[i]].needs or "words", "")
+            try:
+                worded = _put_around(asked.question, self.preface, behind, row.choices.lettered())
+            except ValueError as error:
+                raise DataError(f"{row.where}: dataset.preface cannot be put before the question: {error}") from None
+            asked = replace(asked, question=worded)
             parts = (asked.answers, asked.options, asked.option_texts)
             answers, options, texts = (shared.setdefault(part, part) for part in parts)
             asked = replace(asked, answers=answers, options=options, option_texts=texts)
             relation = groups[0] or (shared.setdefault(asked.meaning, asked.meaning) if asked.options else "")
-            sample = asked.sample(name, i, image, relation=relation, pair=groups[1], set=groups[2])
+            others = tuple((kind, group) for kind, group in zip(KINDS, groups[3:], strict=True) if group)
+            known_as = {"relation": relation, "pair": groups[1], "set": groups[2], "further_images": images[1:]}
+            known_as["groups"] = shared.setdefault(others, others)
+            sample = asked.sample(name, i, next(iter(images), None), **known_as)
             other = samples.setdefault(name, sample)
             if other is not sample:
                 raise DataError(
-                    f"{row.where}: id {_shorten(sample.id)} stands in rows {other.row} and {i}; ids in column "
+                    f"{row.where}: id {show_value(sample.id)} stands in rows {other.row} and {i}; ids in column "
                     f"{self._column('id')!r} must differ; dataset.columns.id='' numbers the rows"
                 )
+        if self.columns.get("circular"):
+            _check_rotations(source, samples.values())
         return group_rows(list(samples.values())) if self.cut == "groups" else list(samples.values())
 
     def _label(self, name: str) -> str:
@@ -144,13 +172,50 @@ class RowBenchmark(FileBenchmark):
         mark = f"~{self.corrections}" if self.corrections else ""
         return name if name.endswith(mark) else name + mark
 
-    def _lines(self, places: Places) -> Iterator[Line]:
-        """Yield the rows that satisfy `where`, with the gold answers of `corrections`."""
-        table, column = CORRECTIONS.get(self.corrections, {}), self._column("answer")
-        for line in self._rows(places):
+    def _select(self, lines: Iterator[Line]) -> Iterator[Line]:
+        """Yield the rows that satisfy `where`, as often as they ask."""
+        for line in lines:
             if _satisfies(line, self.where):
-                gold = table.get(str(line.values.get(self._column("id")))) if table else None
-                yield line if gold is None else Line(line.where, {**line.values, column: gold})
+                yield from (_read_ask(line, ask) for ask in self.asks) if self.asks else (line,)
+
+    def _tables(self) -> Sequence[str]:
+        """Return the names that `corrections` may have."""
+        return tuple(CORRECTIONS)
+
+    def _correct(self, lines: Iterator[Line], places: Places) -> Iterator[Line]:
+        """Yield the rows with the gold answers of `corrections`. Raises DataError where one is of no row."""
+        table = dict(CORRECTIONS.get(self.corrections, {}))
+        for line in lines:
+            gold = table.pop(str(line.values.get(self._column("id"))), None) if table else None
+            yield line if gold is None else Line(line.where, {**line.values, self._column("answer"): gold})
+        if table:
+            raise DataError(
+                f"{self._source(places)}: no row has the id {min(table)}, which dataset.corrections corrects"
+            )
+
+    def _check_counts(self, source: str, golds: Mapping[str, int], times: int = 1) -> None:
+        """Check `rows` and `golds`. Raises DataError that says what was found.
+
+        Args:
+            golds: number of questions by gold answer, as its text. times: how many files were read.
+        """
+        found, expected = sum(golds.values()), self.rows * times
+        conditions = f" where {', '.join(self.where)}" if self.where else ""
+        if not found or (self.rows and found != expected):
+            raise DataError(
+                f"{source} has {found} rows{conditions}; expected {expected or 'at least 1'}: set dataset.rows or "
+                "dataset.where"
+            )
+        wanted = {begin: int(number) * times for begin, _, number in (gold.rpartition("=") for gold in self.golds)}
+        counts = Counter[str]()
+        for gold, number in golds.items():
+            counts[max((begin for begin in wanted if gold.startswith(begin)), key=len, default=gold)] += number
+        if wanted and counts != wanted:
+            listed = [", ".join(f"{gold}={n}" for gold, n in sorted(some.items())[:8]) for some in (counts, wanted)]
+            raise DataError(
+                f"{source}{conditions}: the gold answers are {listed[0]}; expected {listed[1]}: it is another version; "
+                "dataset.golds=[] reads it all the same"
+            )
 
     def _source(self, places: Places) -> str:
         """Return what the rows come from, for error messages."""
@@ -165,17 +230,27 @@ class RowBenchmark(FileBenchmark):
         raise NotImplementedError
 
     def _column(self, key: str) -> str:
-        """Return the column of `key`; "" where there is none, or several."""
+        """Return the column of `key`, the first of several with images; "" where there is none, or several."""
         column = self.columns.get(key, self.defaults.get(key, ""))
         column = column.get("column") if isinstance(column, Mapping) else column
+        column = column[0] if key == "image" and isinstance(column, list | tuple) else column
         return column if isinstance(column, str) else ""
+
+    def _listed(self, key: str) -> Sequence[str]:
+        """Return the columns of `key` where it has several; () elsewhere."""
+        column = self.columns.get(key, ())
+        return column if isinstance(column, list | tuple) else ()
 
     def _check_columns(self, source: str, held: Sequence[str]) -> None:
         """Check that the declared columns are among those that the rows have. Raises DataError that offers what is.
 
         A row of text has no image: its column may be absent, unless the file has one that is called as images are.
         """
-        for key in COLUMNS:
+        for key in ("id", "image", *GROUPS):
+            absent = [name for name in self._listed(key) if name not in held]
+            if absent:
+                raise DataError(f"{source}: no `{absent[0]}`; set dataset.columns.{key} to some of {', '.join(held)}")
+        for key in (*COLUMNS, *KINDS):
             column = self._column(key)
             if not column or column in held:
                 continue
@@ -198,7 +273,7 @@ class RowBenchmark(FileBenchmark):
         if not isinstance(question, str) or not question.strip() or answer is None:
             key = "question" if answer is not None else "answer"
             column = self._column(key)
-            raise DataError(f"{line.where}: `{column}` is {_shorten(line.values.get(column))}; a row {choices.NEEDS}")
+            raise DataError(f"{line.where}: `{column}` is {show_value(line.values.get(column))}; a row {choices.NEEDS}")
         check_text(line, self._column("question"), question)
         check_value(line, self._column("answer"), answer)
         columns = self.columns.get("options", self.defaults.get("options", ""))
@@ -213,6 +288,8 @@ class RowBenchmark(FileBenchmark):
     def _read_id(self, line: Line, i: int) -> str:
         column = self._column("id")
         value = line.values.get(column)
+        if listed := self._listed("id"):
+            column, value = ", ".join(listed), "/".join(str(line.values.get(name)) for name in listed)
         if value is None:
             return str(i)
         check_value(line, column, value)
@@ -222,12 +299,17 @@ class RowBenchmark(FileBenchmark):
 
     def _read_group(self, line: Line, key: str) -> str:
         column = self.columns.get(key, self.defaults.get(key, ""))
-        value = line.values.get(self._column(key))
-        if value is None or (isinstance(value, float) and math.isnan(value)):
+        names = self._listed(key) or (self._column(key),)
+        values = [line.values.get(name) for name in names]
+        if any(value is None or (isinstance(value, float) and math.isnan(value)) for value in values):
             return ""
-        check_value(line, self._column(key), value)
-        text = str(value)
-        check_text(line, self._column(key), text, LONGEST)
+        for name, one in zip(names, values, strict=True):
+            check_value(line, name, one)
+        value: Any = values[0]
+        text = "/".join(map(str, values))
+        check_text(line, ", ".join(names), text, LONGEST)
+        if isinstance(column, Mapping) and "without" in column:
+            text = re.sub(column["without"], "", text)
         if isinstance(column, Mapping) and "pattern" in column:
             match = re.search(column["pattern"], text)
             return match[1] if match else text
@@ -236,18 +318,60 @@ class RowBenchmark(FileBenchmark):
                 return str((int(value) - column.get("start", 0)) // column["every"])
             except ValueError:
                 raise DataError(
-                    f"{line.where}: `{self._column(key)}` is {_shorten(value)}; expected a number"
+                    f"{line.where}: `{self._column(key)}` is {show_value(value)}; expected a number"
                 ) from None
         return text
 
-    def _read_image(self, line: Line, places: Places) -> Path | None:
-        column = self._column("image")
-        value = line.values.get(column)
-        if isinstance(value, list):
-            if len(value) > 1:
-                warn_once(f"{line.where}: `{column}` holds {len(value)} images; the first of each row is used")
-            value = value[0] if value else None
-        return None if value is None else self._find_image(value, line, places)
+    def _read_images(self, line: Line, places: Places) -> tuple[Path, ...]:
+        columns = self.columns.get("image", self.defaults.get("image", ""))
+        names = [columns or ""] if isinstance(columns, str | None) else columns
+        held = [line.values.get(name) for name in names]
+        values = [value for cell in held for value in (cell if isinstance(cell, list) else [cell])]
+        return tuple(self._find_image(value, line, places) for value in values if value is not None)
+
+
+def check_places(row: choices.Row, images: int) -> None:
+    """Check that the question marks the place of each of its images, or of none. Raises DataError."""
+    count = row.question.count(IMAGE)
+    if images and max(count, images) > 1 and count not in (0, images):
+        raise DataError(
+            f"{row.where}: the question holds {count} {IMAGE} for {images} images; expected {images}, or none"
+        )
+
+
+def _put_around(question: str, preface: str, behind: str, letters: Sequence[str]) -> str:
+    """Return the question with a line before its bare text and one behind it. Raises ValueError (split_wrapper)."""
+    if behind:
+        bare, tail = split_assistant(question)
+        question = f"{bare}\n{behind}{tail}"
+    if preface:
+        head, bare, tail = split_wrapper(question)
+        question = f"{head}{preface.replace('{letters}', ', '.join(letters).upper())}\n{bare}{tail}"
+    return question
+
+
+def _read_ask(line: Line, ask: Mapping[str, str]) -> Line:
+    """Return the row as one of its questions, as RowBenchmark.asks. Raises DataError where a column is absent."""
+    absent = [column for column in ask.values() if column not in line.values]
+    if absent:
+        raise DataError(f"{line.where}: no `{absent[0]}`, which dataset.asks names; it has {', '.join(line.values)}")
+    read = {name: line.values[column] for name, column in ask.items()}
+    return Line(line.where, {**line.values, **read, **{f"{name}_from": column for name, column in ask.items()}})
+
+
+def _check_rotations(source: str, samples: Iterable[Sample]) -> None:
+    """Check that the questions of a group `circular` have each option as their gold answer once. Raises DataError."""
+    rotations: dict[str, list[Sample]] = {}
+    for sample in samples:
+        if name := dict(sample.groups).get("circular"):
+            rotations.setdefault(name, []).append(sample)
+    for name, group in rotations.items():
+        golds = sorted(sample.answers[0] for sample in group)
+        if golds != sorted(group[0].options):
+            raise DataError(
+                f"{source}: the rotations of question {name} have the gold answers {', '.join(golds)}; expected each "
+                f"of {', '.join(group[0].options)} once; dataset.columns.circular='' reads each by itself"
+            )
 
 
 def check_cut(cut: str) -> None:
@@ -260,23 +384,23 @@ def check_image(line: Line, column: str, value: Any, folder: Path) -> Path:
     """Return the path of a row's image below `folder`; it may be absent.
 
     Raises:
-        DataError: the value is no path, or what lies there is no file.
+        DataError: the value is no path, or the path is no file.
     """
     if not isinstance(value, str) or not value.strip():
-        raise DataError(f"{line.where}: `{column}` is {_shorten(value)}; expected the path of a picture, as a text")
+        raise DataError(f"{line.where}: `{column}` is {show_value(value)}; expected the path of a picture, as a text")
     check_text(line, column, value)
     path = folder / value
     try:
         if not path.is_file() and path.exists():
             what = "a folder" if path.is_dir() else "a pipe or a device"
-            raise DataError(f"{line.where}: `{column}` is {_shorten(value)}, {what}; expected a picture's file")
+            raise DataError(f"{line.where}: `{column}` is {show_value(value)}, {what}; expected a picture's file")
     except OSError as error:
-        raise DataError(f"{line.where}: `{column}` is {_shorten(value)}: {error.strerror}") from None
+        raise DataError(f"{line.where}: `{column}` is {show_value(value)}: {error.strerror}") from None
     return path
 
 
 def check_value(line: Line, column: str, value: Any) -> None:
-    """Check what is no text. Raises DataError for a number that no table holds."""
+    """Check a value that is no text. Raises DataError for a number that a table cannot hold."""
     for one in value if isinstance(value, list) else [value]:
         if isinstance(one, str):
             check_text(line, column, one)
@@ -288,7 +412,7 @@ def check_value(line: Line, column: str, value: Any) -> None:
 
 
 def check_text(line: Line, column: str, text: str, longest: int = 0) -> None:
-    """Check that a text can be stored and shown. Raises DataError with what was found and what is wanted."""
+    """Check that a text can be stored and shown. Raises DataError."""
     found = ""
     if longest and len(text) > longest:
         found = f"has {len(text):,} characters; expected at most {longest:,}"
@@ -301,9 +425,10 @@ def check_text(line: Line, column: str, text: str, longest: int = 0) -> None:
 
 
 def group_rows(samples: list[Sample]) -> list[Sample]:
-    """Name what val and test keep together: questions that share an image, a pair or a set, directly or through others.
+    """Name the group of each question: questions that share an image, a pair or a set, directly or through others.
 
-    Where no two questions share any, rows are cut singly, as the paper's benchmarks are.
+    val and test keep groups together. Where no two questions share anything, rows are divided singly, as in the
+    paper's benchmarks.
     """
     root: dict[str, str] = {}
 
@@ -312,10 +437,17 @@ def group_rows(samples: list[Sample]) -> list[Sample]:
             root[label] = label = root[root[label]]
         return label
 
+    paths = {image: Path(normpath(image)) for sample in samples for image in sample.images}
+    names = Counter(path.name for path in set(paths.values()))
+    above = commonpath(paths.values()) if paths else ""  # a name in two folders is two pictures
+
+    def label_image(path: Path) -> str:
+        return path.name if names[path.name] == 1 else path.relative_to(above).as_posix()
+
     firsts = []
     for sample in samples:
-        images = [sample.image.name] if sample.image else []
-        labels = [*images, *(f"{key} {name}" for key in ("pair", "set") if (name := getattr(sample, key)))]
+        images = [label_image(paths[image]) for image in sample.images]
+        labels = [*images, *(f"{key} {name}" for key, name in (("pair", sample.pair), ("set", sample.set)) if name)]
         for label in labels[1:]:
             a, b = sorted((find(labels[0]), find(label)))
             root[b] = a  # the smallest label stands for all: the same groups are called alike in every file
@@ -328,26 +460,29 @@ def group_rows(samples: list[Sample]) -> list[Sample]:
 
 def _check_column(key: str, column: Any) -> None:
     """Raises ConfigError where `dataset.columns.KEY` is none, or its value has another form."""
-    if key not in COLUMNS:
-        raise ConfigError(
-            describe_unknown("key", f"dataset.columns.{key}", [f"dataset.columns.{name}" for name in COLUMNS])
-        )
+    if key not in (*COLUMNS, *KINDS):
+        known = [f"dataset.columns.{name}" for name in (*COLUMNS, *KINDS)]
+        raise ConfigError(describe_unknown("key", f"dataset.columns.{key}", known))
     several = isinstance(column, list | tuple) and bool(column) and all(isinstance(c, str) for c in column)
-    if column is None or isinstance(column, str) or (key == "options" and several):
+    lists = key in ("id", "image", "options", *GROUPS)
+    if column is None or isinstance(column, str) or (lists and several):
         return
     if key in GROUPS and isinstance(column, Mapping) and isinstance(column.get("column"), str):
         numbers = all(isinstance(column.get(part, 1), int) for part in ("every", "start"))
-        if set(column) <= set(PARTS) and numbers and column.get("every", 1) > 0 and _is_pattern(column.get("pattern")):
+        patterns = _is_pattern(column.get("pattern"), 1) and _is_pattern(column.get("without"), 0)
+        if set(column) <= set(PARTS) and numbers and column.get("every", 1) > 0 and patterns:
             return
-    expected = "a column's name" + " or a list of them" * (key == "options")
+    expected = "a column's name" + " or a list of them" * lists
     if key in GROUPS:
-        expected += " or {column: NAME, pattern: REGEX with a group} or {column: NAME, every: N, start: N}"
+        expected += (
+            " or {column: NAME, pattern: REGEX with a group, without: REGEX} or {column: NAME, every: N, start: N}"
+        )
     raise ConfigError(f"dataset.columns.{key}={column} is not valid; expected {expected}")
 
 
-def _is_pattern(pattern: Any) -> bool:
+def _is_pattern(pattern: Any, groups: int) -> bool:
     try:
-        return pattern is None or (isinstance(pattern, str) and re.compile(pattern).groups > 0)
+        return pattern is None or (isinstance(pattern, str) and re.compile(pattern).groups >= groups)
     except re.error:
         return False
 
@@ -367,8 +502,3 @@ def _satisfies(line: Line, conditions: Sequence[str]) -> bool:
 
 def _quote(text: str) -> str:
     return text if re.fullmatch(r"\w+", text) else f"'\"{text}\"'"
-
-
-def _shorten(value: Any) -> str:
-    text = "absent" if value is None else repr(value)
-    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"

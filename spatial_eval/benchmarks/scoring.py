@@ -16,7 +16,11 @@ from spatial_eval.core.errors import ConfigError, describe_unknown
 from spatial_eval.core.types import Sample
 
 YES_NO = ("yes", "no")
-BY_GOLD = "by_gold"  # a value of dataset.scoring: each question's own rule, by the form of its gold answer
+# Values of dataset.scoring by which each question has its own rule: of a gold letter, of yes or no, of anything else.
+BY_GOLD: Mapping[str | None, tuple[str, str, str]] = {
+    "by_gold": ("letter", "yes_no", "words"),
+    "naturalbench": ("l_first", "yn_first", "words"),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +31,7 @@ class Rule:
         predict: returns the option that the text gives, lower case; "" where it gives none or several.
         right: returns whether the text counts for `accuracy`; None = whether `predict` gives a gold answer.
         strict: returns the option that counts for `accuracy_strict`; None = `predict`.
-        needs: required options: letters, yes_no, or "" for any.
+        needs: required options: letters, yes_no, "" for any; or number, of gold answers.
     """
 
     predict: Callable[[Sample, str], str]
@@ -37,7 +41,7 @@ class Rule:
 
 
 class Grade(NamedTuple):
-    """What a rule makes of a text: the option read from it ("" = none or several), and whether it counts."""
+    """Hold a text's grade: the option read from it ("" = none or several), and whether it counts as right."""
 
     prediction: str
     right: bool
@@ -47,33 +51,35 @@ class Grade(NamedTuple):
 def grade_answer(sample: Sample, text: str) -> Grade:
     """Grade a text by the sample's rule."""
     rule, part = RULES[sample.scoring], answer_part(text)
-    said = rule.predict(sample, part)
-    right = said in sample.answers if rule.right is None else rule.right(sample, part)
-    return Grade(said, right, (said if rule.strict is None else rule.strict(sample, part)) in sample.answers)
+    prediction = rule.predict(sample, part)
+    right = prediction in sample.answers if rule.right is None else rule.right(sample, part)
+    return Grade(
+        prediction, right, (prediction if rule.strict is None else rule.strict(sample, part)) in sample.answers
+    )
 
 
-def says_yes(rule: str | None, said: str, text: str) -> bool:
+def says_yes(rule: str | None, prediction: str, text: str) -> bool:
     """Return whether a text counts as yes.
 
     Args:
         rule: the scoring rule; None in files written before 0.2.
-        said: what the rule reads from the text (`prediction`).
+        prediction: the option that the rule reads from the text.
     """
-    return "Yes" in answer_part(text) if rule in (None, "", "paper") else said == "yes"
+    return "Yes" in answer_part(text) if rule in (None, "", "paper") else prediction == "yes"
 
 
 def answer_part(text: str) -> str:
-    """Return the text behind the last `</think>`, up to a `<think>` that is not closed."""
+    """Return the text behind the last `</think>`, up to an unclosed `<think>`."""
     return text.rpartition("</think>")[2].partition("<think>")[0]
 
 
 def check_rule(name: str | None, where: str = "dataset.scoring") -> None:
-    """Check the name of a scoring rule; None leaves it to the options (choices.infer_rule).
+    """Check the name of a scoring rule; None = infer it from the options (choices.infer_rule).
 
     Raises:
         ConfigError: there is no such rule.
     """
-    known = [*RULES, *([BY_GOLD] if where == "dataset.scoring" else [])]
+    known = [*RULES, *(map(str, BY_GOLD) if where == "dataset.scoring" else [])]
     if name is not None and name not in known:
         raise ConfigError(describe_unknown(where, name, known))
 
@@ -128,6 +134,21 @@ def _yes_no(sample: Sample, text: str) -> str:
 
 def _one_yes_no(_sample: Sample, text: str) -> str:
     return _find_only(YES_NO, text)
+
+
+# --- numbers
+
+_NUMBER = re.compile(r"(?<![\w.])-?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?![\w])")
+
+
+def read_number(text: str) -> str:
+    """Return the only number in digits in a text, as `3`, `-2.5` or `1000`; "" where there is none or several."""
+    found = {f"{float(number.replace(',', '')):.12g}" for number in _NUMBER.findall(text)}
+    return found.pop() if len(found) == 1 else ""
+
+
+def _number(_sample: Sample, text: str) -> str:
+    return read_number(text)
 
 
 # --- letters of options
@@ -191,6 +212,7 @@ RULES: Mapping[str, Rule] = {
     "words": Rule(_word),
     "letter": Rule(_letter, strict=_strict_letter, needs="letters"),
     "yes_no": Rule(_yes_no, strict=_one_yes_no, needs="yes_no"),
+    "number": Rule(_number, needs="number"),
     "yn_pope": Rule(community_rules.read_pope, needs="yes_no"),
     "yn_exact": Rule(community_rules.read_exact, needs="yes_no"),
     "yn_xor": Rule(community_rules.read_xor, needs="yes_no"),
@@ -203,5 +225,6 @@ RULES: Mapping[str, Rule] = {
     "l_camb": _CAMBRIAN,  # its earlier name
     "l_vk": Rule(community_rules.read_vlmevalkit, needs="letters"),
     "l_3dsr": Rule(community_rules.read_3dsrbench, needs="letters"),
+    "l_first": Rule(community_rules.read_first_letter, needs="letters"),
     "l_viewspatial": Rule(community_rules.read_viewspatial, needs="letters"),
 }

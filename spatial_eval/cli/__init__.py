@@ -1,4 +1,4 @@
-"""python -m spatial_eval: one module per group of commands.
+"""Parse and run the commands of python -m spatial_eval, one module per group of commands.
 
 Imports everything below; nothing imports it.
 Start with main.py.

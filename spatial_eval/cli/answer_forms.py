@@ -1,4 +1,4 @@
-"""Read answers that others stored, and write ours in their forms; every record is checked, no benchmark is read.
+"""Read answers that other programs stored, and write ours in their formats; every record is checked.
 
 Each record is translated into the fields of a row that `export` writes; FORMS is the one table of the forms.
 
@@ -10,7 +10,7 @@ lmms-eval       *_samples_*.jsonl: doc_id, target, arguments or input, resps, fi
 VLMEvalKit      MODEL_DATASET.tsv or .json (PRED_FORMAT): index, question, answer, prediction
 Inspect         a log in JSON: eval, samples with id, input, target, output
 
-The last three are written too; what they have no field for is in our field `spatial_eval`, which `import` reads back.
+The last three are written too. Values without a field there go into a field `spatial_eval`, which `import` reads.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from spatial_eval.analysis.sweep_data import read_parquet
+from spatial_eval.benchmarks.lmms_samples import list_texts, read_prompt, read_responses, read_target
 from spatial_eval.core.arms import BASELINE, Arm
-from spatial_eval.core.columns import TRUNK
-from spatial_eval.core.errors import ConfigError, DataError
-from spatial_eval.core.files import write_atomic
+from spatial_eval.core.columns import EXPERIMENT_COLUMNS
+from spatial_eval.core.errors import ConfigError, DataError, first_line
+from spatial_eval.core.files import parse_json, read_json, read_regular_file, write_atomic
 from spatial_eval.core.jsonl import read_numbered_lines, read_sample_id
 from spatial_eval.core.types import Generation
 from spatial_eval.store.generations import check_answer, parse_arm
@@ -70,14 +71,14 @@ UNKNOWN_DECODING = (
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer of a source.
+    """Hold one answer of a source.
 
     Attributes:
         where: its file and line. experiment: (dataset, model, max_new_tokens), as far as its record states them.
         row: of the dataset, or of `Block.split` where that is set; the question's own id where it is a text.
         gold, question: None where the source does not state them.
         generation: its sample_id is not known yet.
-        exact: whether gold and question are the benchmark's to the letter; else other words for the same.
+        exact: whether gold and question equal the benchmark's letter by letter; else only in meaning.
     """
 
     where: str
@@ -91,12 +92,12 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """The answers of one dataset, as its source calls it.
+    """Hold the answers to one dataset, by its name in the source.
 
     Attributes:
         model: its label in an export, else "". max_new_tokens: None where the source does not state it.
         described: the dataset's description in an export, else None.
-        split: what the rows count in; "" = the whole dataset.
+        split: the split that row numbers refer to; "" = the whole dataset.
     """
 
     dataset: str
@@ -110,7 +111,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Hints:
-    """What the command line states of a file whose name and records do not; "" and None = nothing."""
+    """Hold the facts about a file that the command line gives because the file does not; "" and None = not given."""
 
     dataset: str = ""
     weight: float | None = None
@@ -123,14 +124,14 @@ Records = Sequence[tuple[str, Any]]  # where each stands, and the record
 
 @dataclass(frozen=True, slots=True)
 class AnswerForm:
-    """A form of answers.
+    """Describe a format of stored answers.
 
     Attributes:
         keys: its keys by field of an export's row.
-        required: fields that each record must hold. needs: the same for people.
-        unpack: the flat records of one record, under `keys`. Raises DataError without the record's place.
+        required: fields that each record must hold. needs: the same in words, for error messages.
+        unpack: returns the flat records of one record, under `keys`; raises DataError without the record's place.
         by_id: whether `row` is the question's own id. exact: as Answer.exact. note: printed after an import.
-        stated: options of the command line that the form states itself.
+        stated: options of the command line that files of this format make needless.
     """
 
     keys: Mapping[str, str]
@@ -201,13 +202,13 @@ def _read_records(path: Path) -> Records:
     """Read the objects of a JSON list or of JSON lines, whatever its name, a table's rows, a log's samples."""
     if path.suffix == ".tsv":
         try:
-            rows = list(csv.DictReader(io.StringIO(path.read_bytes().decode(), newline=""), delimiter="\t"))
+            rows = list(csv.DictReader(io.StringIO(read_regular_file(path).decode(), newline=""), delimiter="\t"))
         except (OSError, ValueError, csv.Error) as error:
             raise DataError(f"{path} cannot be read: {error}; check the path") from None
         return [(f"{path}, row {i}", row) for i, row in enumerate(rows, 1)]
     if path.suffix == ".json":
         with contextlib.suppress(OSError, ValueError):  # or JSON lines, or damaged: read_numbered_lines names the line
-            content = json.loads(path.read_bytes())
+            content = parse_json(read_regular_file(path))
             listed = content if isinstance(content, list) else [content]
             if isinstance(content, dict) and isinstance(content.get("samples"), list) and "eval" in content:
                 listed = [{"log": content["eval"], "sample": sample} for sample in content["samples"]]
@@ -309,7 +310,7 @@ def _build_answer(where: str, values: Mapping[str, Any], form: AnswerForm, arm: 
         "gold": isinstance(gold, str),
         "question": isinstance(question, str) and bool(question.strip()),
         "text": isinstance(values["text"], str),
-        "dataset": [type(values.get(name)) for name in TRUNK] == [str, str, int],
+        "dataset": [type(values.get(name)) for name in EXPERIMENT_COLUMNS] == [str, str, int],
     }
     if not all(good[name] for name in form.required):
         raise DataError(f"needs {form.needs}")
@@ -330,8 +331,10 @@ def _build_answer(where: str, values: Mapping[str, Any], form: AnswerForm, arm: 
 def _read_export(folder: Path) -> list[Block]:
     path, listed = folder / "trunks.json", folder / "generations.jsonl"
     try:
-        experiments = list(json.loads(path.read_text("utf8")).values())
-        described = {tuple(about[name] for name in TRUNK): about["identity"]["dataset"] for about in experiments}
+        experiments = list(read_json(path).values())
+        described = {
+            tuple(about[name] for name in EXPERIMENT_COLUMNS): about["identity"]["dataset"] for about in experiments
+        }
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         raise DataError(f"{path} is not what export wrote: copy the folder again") from None
     if not all([*map(type, labels)] == [str, str, int] for labels in described):
@@ -347,11 +350,11 @@ def _read_export(folder: Path) -> list[Block]:
 def _read_parquet(folder: Path) -> Records:
     path = folder / "generations.parquet"
     try:
-        rows = read_parquet(path.read_bytes()).to_pylist()
+        rows = read_parquet(read_regular_file(path)).to_pylist()
         for row in rows:
-            row["option_probs"] = row["option_probs"] and json.loads(row["option_probs"])
+            row["option_probs"] = row["option_probs"] and parse_json(row["option_probs"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}; copy the folder again") from None
+        raise DataError(f"{path} cannot be read: {first_line(error)}; copy the folder again") from None
     return [(f"{path}, line {i}", row) for i, row in enumerate(rows, 1)]
 
 
@@ -375,19 +378,13 @@ def _unpack_recording(record: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
 
 
 def _unpack_lmms(record: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
-    """Yield a sample with one text, target and input.
-
-    Files hold `input` in place of `arguments`, and `resps` only where it differs from `filtered_resps`.
-    """
-    texts = _list_texts(record.get("resps", record.get("filtered_resps")))
+    """Yield a sample with one text, target and input."""
+    texts, target, prompt = read_responses(record), read_target(record), read_prompt(record)
     if len(texts) != 1:
         raise DataError(
             f"has {len(texts)} responses (log-likelihoods of options, or repeats); import reads tasks that generate "
             "one text per question"
         )
-    target = record.get("target")
-    target = target if isinstance(target, str) and target.strip() else None
-    prompt = next(filter(str.strip, _list_texts(record.get("arguments", record.get("input")))), None)
     if target is None and prompt is None:
         raise DataError("needs target or input: nothing says which question was answered")
     yield {**record, "target": target, "input": prompt, "filtered_resps": texts[0]}
@@ -396,14 +393,6 @@ def _unpack_lmms(record: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
 def _as_mapping(value: Any) -> Mapping[str, Any]:
     """Return a JSON object as it is, {} for anything else."""
     return value if isinstance(value, dict) else {}
-
-
-def _list_texts(value: Any) -> list[str]:
-    """List the texts in nested lists and mappings, in order."""
-    if isinstance(value, dict | list | tuple):
-        nested = value.values() if isinstance(value, dict) else value
-        return [text for inner in nested for text in _list_texts(inner)]
-    return [value] if isinstance(value, str) else []
 
 
 def _unpack_prediction(record: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
@@ -436,7 +425,7 @@ def _unpack_sample(record: Mapping[str, Any]) -> Iterable[Mapping[str, Any]]:
             [_as_mapping(part).get("text") for part in content] if isinstance(content, list) else content
             for content in contents
         ]
-        asked = "\n".join(_list_texts(texts))
+        asked = "\n".join(list_texts(texts))
     if isinstance(target, list):
         target = target[0] if len(target) == 1 else None
     if not sample.get("error"):
@@ -469,23 +458,23 @@ def _find_own(record: Any) -> Mapping[str, Any]:
     sample = _as_mapping(_as_mapping(record).get("sample", record))
     own = sample.get(OWN) or _as_mapping(sample.get("metadata")).get(OWN)
     with contextlib.suppress(ValueError):
-        own = json.loads(own) if isinstance(own, str) else own
+        own = parse_json(own) if isinstance(own, str) else own
     return _as_mapping(own)
 
 
 def write_forms(folder: Path, rows: Sequence[Mapping[str, Any]], form_name: str) -> list[Path]:
-    """Write an export's rows in a form of WRITTEN_FORMS: one file per experiment and arm, since the forms know none."""
+    """Write an export's rows in a format of WRITTEN_FORMS: one file per experiment and arm, as no format has an arm."""
     form, pack, file = WRITTEN_FORMS[form_name]
     groups: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
     for row in rows:
-        groups.setdefault(tuple(row[name] for name in (*TRUNK, *ARM_FIELDS)), []).append(row)
+        groups.setdefault(tuple(row[name] for name in (*EXPERIMENT_COLUMNS, *ARM_FIELDS)), []).append(row)
     paths: list[Path] = []
     for (dataset, model, _, *values), group in groups.items():
         label = f"{model}--{Arm.from_flat(dict(zip(ARM_FIELDS, values, strict=True))).label}"
         name = re.sub(r"[^\w.+-]+", "-", file.format(label=label, dataset=dataset))
         path = folder / (name if folder / name not in paths else f"{len(paths)}-{name}")
         keys = {"sample_id" if form.by_id and field == "row" else field: key for field, key in form.keys.items()}
-        own = keys.keys() - set(TRUNK)
+        own = keys.keys() - set(EXPERIMENT_COLUMNS)
         flat = [
             {key: row[field] for field, key in keys.items()} | {OWN: {k: v for k, v in row.items() if k not in own}}
             for row in group
@@ -496,7 +485,7 @@ def write_forms(folder: Path, rows: Sequence[Mapping[str, Any]], form_name: str)
 
 
 # A row's fields under their own names; of a form that states them.
-ROW_KEYS = {name: name for name in (*TRUNK, "row", "gold", "question", *ARM_FIELDS, *GENERATION_FIELDS)}
+ROW_KEYS = {name: name for name in (*EXPERIMENT_COLUMNS, "row", "gold", "question", *ARM_FIELDS, *GENERATION_FIELDS)}
 EXPORT = AnswerForm(
     ROW_KEYS,
     ("row", "gold", "question"),

@@ -1,4 +1,4 @@
-"""Arguments that several commands share, a parent parser each (argparse's `parents=`), and their defaults."""
+"""Define arguments that several commands share, one parent parser per argument (`parents=`), and their defaults."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ CONFIG_DIR = _make_parent(
 
 
 def fill_defaults(parsed: argparse.Namespace) -> None:
-    """Fill in the folders that a command takes and nobody gave: by config.yaml of --config-dir, else launch.py's.
+    """Fill in the folders that the command line omits: from config.yaml of --config-dir, else launch.py's defaults.
 
     Raises:
         ConfigError: config.yaml is wrong.
@@ -56,7 +56,7 @@ def fill_defaults(parsed: argparse.Namespace) -> None:
 
 
 class Commands:
-    """Adds commands to the command line's parser, each with its help text.
+    """Add commands to the command line's parser, each with its help text.
 
     Args:
         subparsers: of argparse. helps: help text by command.
@@ -68,7 +68,7 @@ class Commands:
     def add_parser(
         self, name: str, *, parents: Sequence[argparse.ArgumentParser] = (), description: str = ""
     ) -> argparse.ArgumentParser:
-        """Add a command; `description`: where it is not the help text."""
+        """Add a command; `description` replaces the help text at the top of its own help."""
         text = self._helps[name]
         about = description or f"{text[0].upper()}{text[1:]}."
         added: argparse.ArgumentParser = self._subparsers.add_parser(

@@ -1,6 +1,6 @@
-"""Check what would fail here before it does: one line per thing, and what to do about it. Writes nothing.
+"""Check the installation, the machine and the data, and print one line with advice per check. Writes nothing.
 
-Whatever may hang (torch and a driver, the hub, W&B, Slurm's controller) is asked at once and for a minute at most.
+Checks that may hang (torch and a driver, the hub, W&B, Slurm's controller) run side by side, for a minute at most.
 No model is loaded: its size is counted from the headers of its files.
 """
 
@@ -24,6 +24,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spatial_eval.benchmarks.prompts import without_template
 from spatial_eval.cli.arguments import CONFIG_DIR, DATA_DIR, OUTPUT_DIR, Commands
 from spatial_eval.config import schema
 from spatial_eval.core import requirements
@@ -39,9 +40,9 @@ if TYPE_CHECKING:
 
 
 def parameters(model: HF) -> int | None:
-    """Count parameters from the headers of the files that a run loads; where they are not here from `7b` in its name.
+    """Count a model's parameters from its files' headers; where these are absent, read them from `7b` in its name.
 
-    None where neither tells.
+    None where neither holds the number.
     """
     folder = model.folder()
     if folder is None:
@@ -49,12 +50,12 @@ def parameters(model: HF) -> int | None:
         return int(float(found[1]) * 1e9) if found else None
     try:
         return weights.count_parameters(weights.read_headers(folder, model.path)) or None
-    except ModelError:  # said where weights are looked at
+    except ModelError:  # reported where weights are looked at
         return None
 
 
 def available() -> int:
-    """Return the bytes of RAM that a new process could take: what is free, and what its control group leaves."""
+    """Return the bytes of RAM that a new process could take: the free ones, within the limit of its control group."""
     text = Path("/proc/meminfo").read_text() if sys.platform == "linux" else ""
     free = re.search(r"^MemAvailable:\s+(\d+) kB", text, re.M)
     size = int(free[1]) * 1024 if free else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -70,11 +71,11 @@ HUB_S, SLURM_S = 3.0, 5.0
 
 @dataclass(frozen=True, slots=True)
 class DoctorLine:
-    """`needed`: whether the chosen model and dataset cannot run here without it."""
+    """Hold the outcome of one check; `needed`: whether the model and dataset cannot run here where it fails."""
 
     thing: str
     state: str
-    said: str
+    message: str
     needed: bool = True
 
     @property
@@ -82,12 +83,12 @@ class DoctorLine:
         return self.needed and self.state == FAILS
 
     def __str__(self) -> str:
-        return f"{self.thing:<17} {self.state:<11} {self.said}"
+        return f"{self.thing:<17} {self.state:<11} {self.message}"
 
 
-def make_line(good: bool, thing: str, said: str, advice: str) -> DoctorLine:
-    """Return a line that is ok, or would fail, with advice."""
-    return DoctorLine(thing, OK, said) if good else DoctorLine(thing, FAILS, f"{said}: {advice}")
+def make_line(good: bool, thing: str, message: str, advice: str) -> DoctorLine:
+    """Return a line in the state OK, or in FAILS with advice."""
+    return DoctorLine(thing, OK, message) if good else DoctorLine(thing, FAILS, f"{message}: {advice}")
 
 
 def check_hub(model: Model) -> DoctorLine:
@@ -141,18 +142,18 @@ def check_wandb() -> DoctorLine:
         have = metadata.version("wandb")
     except metadata.PackageNotFoundError:
         return DoctorLine("wandb", FAILS, "is not installed: pip install wandb, for tracking=wandb", needed=False)
-    accepted, said = process.probe_server()
+    accepted, message = process.probe_server()
     if accepted:
-        return DoctorLine("wandb", OK, f"{have}, {said}", needed=False)
-    said = f"{have} writes offline; uploading (tracking.mode=online) would fail: {said}"
-    return DoctorLine("wandb", FAILS, said, needed=False)
+        return DoctorLine("wandb", OK, f"{have}, {message}", needed=False)
+    message = f"{have} writes offline; uploading (tracking.mode=online) would fail: {message}"
+    return DoctorLine("wandb", FAILS, message, needed=False)
 
 
 def check_slurm_controller() -> DoctorLine:
     absent = [name for name in ("sbatch", "squeue") if shutil.which(name) is None]
     if absent:
-        said = f"no {' or '.join(absent)} on PATH: launcher=slurm would fail here"
-        return DoctorLine("slurm", UNKNOWN, said, needed=False)
+        message = f"no {' or '.join(absent)} on PATH: launcher=slurm would fail here"
+        return DoctorLine("slurm", UNKNOWN, message, needed=False)
     try:
         command = ["squeue", "-h", "-o", "%i"]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=SLURM_S)
@@ -160,10 +161,10 @@ def check_slurm_controller() -> DoctorLine:
     except (OSError, subprocess.TimeoutExpired):
         why = f"no answer within {SLURM_S:g} s"
     if why:
-        said = f"sbatch and squeue are there, the controller does not answer ({why}): launcher=slurm would fail"
-        return DoctorLine("slurm", FAILS, said, needed=False)
-    said = f"the controller answers, {len(done.stdout.split()):,} jobs in its queue"
-    return DoctorLine("slurm", OK, said, needed=False)
+        message = f"sbatch and squeue are there, the controller does not answer ({why}): launcher=slurm would fail"
+        return DoctorLine("slurm", FAILS, message, needed=False)
+    message = f"the controller answers, {len(done.stdout.split()):,} jobs in its queue"
+    return DoctorLine("slurm", OK, message, needed=False)
 
 
 TORCH_S = 7.0
@@ -200,7 +201,7 @@ print(json.dumps(error))
 def examine(
     model: Model, dataset: Benchmark, data: Path, output: Path, known: Sequence[tuple[str, Benchmark]]
 ) -> Iterator[DoctorLine]:
-    """Yield every line, in a fixed order. `known`: the benchmarks that lie in a data_dir, by name."""
+    """Run every check and yield its line, in a fixed order. `known`: the benchmarks in a data_dir, by name."""
     with ThreadPoolExecutor() as pool:
         torch, hub, files, wandb, slurm, held = (
             pool.submit(_ask_torch),
@@ -219,7 +220,7 @@ def examine(
 
 
 def versions() -> Iterator[DoctorLine]:
-    """Compare Python and each required package with what pyproject.toml allows."""
+    """Compare the versions of Python and of each required package with pyproject.toml."""
     python, version = requirements.read_python(), platform.python_version()
     good = python.contains(version, prereleases=True)
     yield make_line(good, "python", f"{version}, required {python}", "make an environment with such a one")
@@ -271,11 +272,11 @@ def _device(model: Model, torch: Mapping[str, Any]) -> DoctorLine:
     if "error" in torch:
         return DoctorLine("device", FAILS, torch["error"])
     names = ", ".join(gpu[0] for gpu in torch["gpus"]) or "no GPU"
-    said = f"torch {torch['version']} (CUDA {torch['cuda'] or 'none'}) sees {names}; {model.name} runs on {wanted}"
+    message = f"torch {torch['version']} (CUDA {torch['cuda'] or 'none'}) sees {names}; {model.name} runs on {wanted}"
     if wanted == "cpu" and (parameters(model) or 0) > 1e9:
-        said += "; expect minutes a question without a GPU"
+        message += "; expect minutes per question without a GPU"
     good = bool(torch["gpus"]) or not wanted.startswith("cuda")
-    return make_line(good, "device", said, "install torch for CUDA, or set model.device=cpu")
+    return make_line(good, "device", message, "install torch for CUDA, or set model.device=cpu")
 
 
 def _memory(model: Model, torch: Mapping[str, Any]) -> Iterator[DoctorLine]:
@@ -283,8 +284,8 @@ def _memory(model: Model, torch: Mapping[str, Any]) -> Iterator[DoctorLine]:
         return
     count, exact, have = parameters(model), model.folder() is not None, available()
     if count is None:
-        said = f"the size of {model.path} is not known here; {have / GIB:.0f} GiB of RAM are free"
-        yield DoctorLine("memory", UNKNOWN, said)
+        message = f"the size of {model.path} is not known here; {have / GIB:.0f} GiB of RAM are free"
+        yield DoctorLine("memory", UNKNOWN, message)
         return
     size = count * BYTES[model.run_dtype()]
     what = f"{count / 1e9:.3g} G parameters{'' if exact else ' (by its name)'} in {model.run_dtype()}"
@@ -297,62 +298,62 @@ def _memory(model: Model, torch: Mapping[str, Any]) -> Iterator[DoctorLine]:
 
 
 def _fits(thing: str, what: str, need: float, have: float, where: str, advice: str) -> DoctorLine:
-    said = f"{what} {need / GIB:.2g} GiB, {have / GIB:.0f} GiB are free ({where})"
-    return make_line(need <= have, thing, said, advice)
+    message = f"{what} {need / GIB:.2g} GiB, {have / GIB:.0f} GiB are free ({where})"
+    return make_line(need <= have, thing, message, advice)
 
 
 def _check_weights(model: Model) -> list[DoctorLine]:
     """Check whether the model's files hold what its config.json wants."""
     try:
         folder = model.folder() if isinstance(model, HF) else None
-    except ModelError:  # said where the hub is
+    except ModelError:  # reported where the hub is
         folder = None
     if not isinstance(model, HF) or folder is None:
         return []
-    state, said = UNKNOWN, f"the files of {model.path} could not be compared with its config.json"
+    state, message = UNKNOWN, f"the files of {model.path} could not be compared with its config.json"
     try:
         weights.check_files(folder, model.path)  # at once, without torch
         count = parameters(model) or 0
         error = json.loads(_run_python(WEIGHTS, WEIGHTS_S, json.dumps(asdict(model))).stdout.splitlines()[-1])
         good = f"{count:,} parameters in the files of {model.path}, as its config.json has them"
-        state, said = (FAILS, error) if error else (OK, good)
+        state, message = (FAILS, error) if error else (OK, good)
     except ModelError as error:
-        state, said = FAILS, str(error)
+        state, message = FAILS, str(error)
     except subprocess.TimeoutExpired:
-        said = f"the files of {model.path} were not compared with its config.json within {WEIGHTS_S:g} s"
-        said += ": loading compares them"
+        message = f"the files of {model.path} were not compared with its config.json within {WEIGHTS_S:g} s"
+        message += ": loading compares them"
     except (OSError, ValueError, IndexError):
         pass
-    return [DoctorLine("weights", state, said)]
+    return [DoctorLine("weights", state, message)]
 
 
 def _graphs(model: Model, torch: Mapping[str, Any]) -> DoctorLine:
     thing = "CUDA graphs, bf16"
     if not torch.get("gpus"):
-        said = (
+        message = (
             "no GPU is seen; model.graphs=true replays nothing on a CPU" if "gpus" in torch else "torch gave no answer"
         )
-        return DoctorLine(thing, UNKNOWN, said, needed=False)
+        return DoctorLine(thing, UNKNOWN, message, needed=False)
     name, _, _, half = torch["gpus"][0]
-    said = f"{name}: graphs can be captured, bfloat16 is {'native' if half else 'emulated: take float16 or float32'}"
+    message = f"{name}: graphs can be captured, bfloat16 is {'native' if half else 'emulated: take float16 or float32'}"
     fails = not half and isinstance(model, HF) and model.run_dtype() == "bfloat16"
-    return DoctorLine(thing, FAILS if fails else OK, said)
+    return DoctorLine(thing, FAILS if fails else OK, message)
 
 
 def _disk(output: Path) -> DoctorLine:
     there = next(folder for folder in (output, *output.parents) if folder.is_dir())
     free = shutil.disk_usage(there).free
-    said = f"{free / GIB:.0f} GiB free at {output}"
+    message = f"{free / GIB:.0f} GiB free at {output}"
     if not os.access(there, os.W_OK):
         return DoctorLine("disk", FAILS, f"{there} cannot be written: set output_dir=")
-    return make_line(free > GIB, "disk", said, "free some, or set output_dir=")
+    return make_line(free > GIB, "disk", message, "free some, or set output_dir=")
 
 
 def _check_data(
     model: Model, dataset: Benchmark, data: Path, known: Sequence[tuple[str, Benchmark]]
 ) -> Iterator[DoctorLine]:
     """Yield one line per benchmark in data_dir; the chosen one is needed, its images where a model looks at them."""
-    looks, seen = isinstance(model, HF), set()
+    looks, seen, plain = isinstance(model, HF), set(), without_template(dataset)
     for one in (glance_benchmark(*named, data) for named in known):
         seen.add(one.name)
         counted, problem = f"{one.questions:,} questions, {one.images:,} images", one.problem.partition("; ")[0]
@@ -362,18 +363,21 @@ def _check_data(
         if problem:
             lacking = f"{counted}: {problem}" if one.questions else problem
             state, text = FAILS, f"{lacking}; run `python -m spatial_eval prepare dataset={one.name}`"
-        yield DoctorLine(f"data {one.name}", state, text, needed=one.name == dataset.name)
+        yield DoctorLine(f"data {one.name}", state, text, needed=one.name == plain.name)
     places = Places(data, data, remember=False)
     try:
         samples = dataset.read(places)
-        if dataset.name not in seen:
-            yield DoctorLine(f"data {dataset.name}", OK, f"{len(samples):,} questions")
-        if not looks:
+        if plain.name not in seen:
+            yield DoctorLine(f"data {plain.name}", OK, f"{len(samples):,} questions")
+        if isinstance(model, HF):
+            model.check_prompts(dataset, samples)
+        else:
             model.check(dataset, samples, (), places)
             yield DoctorLine("recordings", OK, f"{model.name} holds some of {dataset.name}")
     except SpatialEvalError as error:
-        if dataset.name not in seen or not isinstance(error, MissingData):
-            yield DoctorLine("recordings" if dataset.name in seen else f"data {dataset.name}", FAILS, str(error))
+        if plain.name not in seen or not isinstance(error, MissingData):
+            thing = "prompts" if looks else "recordings"
+            yield DoctorLine(thing if plain.name in seen else f"data {plain.name}", FAILS, str(error))
 
 
 def add_doctor(commands: Commands) -> None:
@@ -390,7 +394,7 @@ def add_doctor(commands: Commands) -> None:
 
 
 def run_doctor(parsed: argparse.Namespace) -> int:
-    """Print the lines; exit code 3 where the model and dataset could not run here."""
+    """Print the lines; return exit code 3 where the model and dataset could not run here."""
     from spatial_eval.config.compose import Composer  # Hydra costs start-up time
 
     composer = Composer(parsed.config_dir)
@@ -417,4 +421,5 @@ def _chosen(composer: Composer, what: Sequence[str]) -> tuple[Model, Benchmark]:
     for group, name in choices.items():
         composer.check_option(group, name)
     tree = set_values(composer.compose(choices), {key: value for key, value in values.items() if key not in choices})
-    return schema.read_model(tree.model), schema.read_dataset(tree.dataset)
+    tree = composer.apply_protocol(tree, values)
+    return schema.read_model(tree.model), composer.build_dataset(tree.dataset)

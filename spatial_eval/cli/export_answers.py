@@ -1,4 +1,4 @@
-"""Write a sweep's answers as one file with a data card: no weights, images or paths of this machine go out."""
+"""Write a sweep's answers as one file with a data card, without weights, images or paths of this machine."""
 
 from __future__ import annotations
 
@@ -9,27 +9,28 @@ import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from spatial_eval.analysis.sweep_data import SplitAnswers, find_sweep, none_if_empty, read_sweep_data
+from spatial_eval.analysis.sweep_data import SplitAnswers, find_sweep, none_if_empty, read_sweep_data, translate_damage
 from spatial_eval.cli.answer_forms import ARM_FIELDS, GENERATION_FIELDS, WRITTEN_FORMS, write_forms
 from spatial_eval.cli.arguments import OUTPUT_DIR, Commands
 from spatial_eval.core.arms import Arm
-from spatial_eval.core.columns import TRUNK, VERSIONS
+from spatial_eval.core.columns import EXPERIMENT_COLUMNS, VERSIONS
 from spatial_eval.core.errors import ConfigError, StoreError
-from spatial_eval.core.files import list_files, read_regular_file, write_atomic
+from spatial_eval.core.files import is_regular_file, list_files, read_regular_file, write_atomic
 from spatial_eval.core.paths import OutputPaths
 from spatial_eval.core.types import Generation
+from spatial_eval.core.validate import changed_values
 from spatial_eval.core.version import VERSION
 from spatial_eval.report import tables
 from spatial_eval.store.generations import ExperimentKey, Store, StoredRecord, read_lines
 
 QUESTION_FIELDS = ("row", "sample_id", "question", "gold", "split")
-COLUMNS = (*TRUNK, *QUESTION_FIELDS, *ARM_FIELDS, *GENERATION_FIELDS)
+COLUMNS = (*EXPERIMENT_COLUMNS, *QUESTION_FIELDS, *ARM_FIELDS, *GENERATION_FIELDS)
 READERS = {  # by format; pandas' own guesses lose digits and turn ids into numbers
     "jsonl": "read_json('{file}', lines=True, precise_float=True, dtype={{'sample_id': str}})",
     "parquet": "read_parquet('{file}')",
@@ -66,6 +67,8 @@ Back into spatial_eval, where the same commands make the same tables of it:
 
     python -m spatial_eval import FOLDER --data-dir DATA
 
+Of questions of your own with `--dataset file dataset.path=FILE` behind it.
+
 ## Licences
 
 Questions and gold answers belong to their benchmarks, whose licences govern them (What'sUp, arXiv 2310.19785; VSR,
@@ -76,12 +79,12 @@ what its outputs can be used for.
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """What goes out.
+    """Hold the content of an export.
 
     Attributes:
-        rows: COLUMNS by name, without what is at its default.
+        rows: COLUMNS by name, without values at their default.
         experiments: labels, counts and identity by name of the folder in the store.
-        versions: of what computed them. cells: rows of results.csv, or none.
+        versions: of the packages that computed the answers. cells: rows of results.csv, or none.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -91,16 +94,16 @@ class Export:
 
 
 def gather_rows(output: Path, name: str | None) -> Export:
-    """Gather the answers of a sweep, or of an experiment in all sweeps that used it; default: the latest sweep.
+    """Gather the answers of a sweep (default: the latest), or of an experiment from all sweeps that used it.
 
     Raises:
         ConfigError: no sweep has this name, or none used the experiment.
-        StoreError: the store no longer holds what the sweep's tables show.
+        StoreError: the store no longer holds the answers of the sweep's tables.
     """
     store = Store(OutputPaths(output).generations)
-    folder = Path(name).name if name and (store.root / Path(name).name / "trunk.json").is_file() else None
+    folder = Path(name).name if name and is_regular_file(store.root / Path(name).name / "trunk.json") else None
     users = {find_sweep(output, name): None} if folder is None else _find_users(output, folder)
-    keys = {key.hash: key for _, key in store.trunks()}
+    keys = {key.hash: key for _, key in store.list_experiments()}
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     experiments: dict[str, dict[str, Any]] = {}
     versions: list[dict[str, str]] = []
@@ -110,10 +113,11 @@ def gather_rows(output: Path, name: str | None) -> Export:
         data = read_sweep_data(sweep)
         listed = [] if folder else data.cells.to_dict("records")
         cells += [{str(column): none_if_empty(value) for column, value in cell.items()} for cell in listed]
-        errors |= set(data.failures[["dataset", "model", "sample_id", "arm"]].itertuples(index=False, name=None))
+        with translate_damage(sweep):
+            errors |= set(data.failures[["dataset", "model", "sample_id", "arm"]].itertuples(index=False, name=None))
         for row in data.passes.to_dict("records"):
             about = {str(column): value for column, value in row.items()}
-            place, labels = about["generations"], {column: about[column] for column in TRUNK}
+            place, labels = about["generations"], {column: about[column] for column in EXPERIMENT_COLUMNS}
             if places is not None and place not in places:
                 continue
             key = keys.get(_cut_hash(place))
@@ -122,7 +126,7 @@ def gather_rows(output: Path, name: str | None) -> Export:
             experiments.setdefault(place, {**labels, "identity": key.description})
             kept = {column: about[column] for column in ("dataset", "model", *VERSIONS, "device")}
             versions += [kept] if kept not in versions else []
-            answers, stored = data.trunks.get(tuple(labels.values())), _read_stored(store, key)
+            answers, stored = data.experiments.get(tuple(labels.values())), _read_stored(store, key)
             for question, arm, generation in _list_answers(answers, stored, place) if answers else ():
                 rows.setdefault((place, question["row"], arm), {**labels, **question, **arm.values, **generation})
     for place, about in experiments.items():
@@ -183,11 +187,10 @@ def _read_stored(store: Store, key: ExperimentKey) -> dict[tuple[str, Arm], list
 def pick_generation(
     stored: Sequence[Generation], text: str, confidence: float | None, place: str, sample_id: str
 ) -> dict[str, Any]:
-    """Return the stored answer that the sweep's table shows, without what is at its default. Raises StoreError."""
+    """Return the stored answer that the sweep's table shows, without fields at their default. Raises StoreError."""
     for generation in stored:
         if (generation.text, generation.confidence) == (text, confidence):
-            values = asdict(generation)
-            return {name: values[name] for name, default in GENERATION_FIELDS.items() if values[name] != default}
+            return {name: value for name, value in changed_values(generation).items() if name in GENERATION_FIELDS}
     raise StoreError(
         f"generations/{place} no longer holds the sweep's answer to question {sample_id}: "
         "run the sweep's command again, then export"
@@ -222,7 +225,7 @@ def write_card(file: str, export: Export) -> str:
         models="\n".join(models),
         versions=_format_table(export.versions),
         reader=READERS[file.rpartition(".")[2]].format(file=file),
-        labels=", ".join(TRUNK),
+        labels=", ".join(EXPERIMENT_COLUMNS),
         question=", ".join(QUESTION_FIELDS),
         arm=", ".join(ARM_FIELDS),
         said=", ".join(GENERATION_FIELDS),
@@ -237,7 +240,7 @@ def _format_table(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def write_export(folder: Path, export: Export, file_format: str) -> list[Path]:
-    """Write answers, trunks.json and card, or the files of another framework's form; return the files of answers.
+    """Write answers, trunks.json and card, or another framework's files; return the paths of the answer files.
 
     Raises:
         ConfigError: the folder is not empty.
@@ -258,11 +261,9 @@ def _write_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    types = {"tokens": pa.list_(pa.int64())}
-    types |= dict.fromkeys(
-        ("weight", "alpha", "cutoff", "decay", "gamma", "confidence", "entropy", "margin", "logit"), pa.float64()
-    )
-    types |= dict.fromkeys(("row", "max_new_tokens", "noise", "batch"), pa.int64())
+    from spatial_eval.passes.tables import sample_schema
+
+    types = {field.name: field.type for field in sample_schema()} | {"batch": pa.int64()}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
     plain = [{**row, "option_probs": json.dumps(row["option_probs"])} if "option_probs" in row else row for row in rows]
     content = pa.BufferOutputStream()
@@ -272,25 +273,24 @@ def _write_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
 
 def add_export(commands: Commands) -> None:
     """Add `export` to the subparsers of the command line."""
-    about = "a sweep's answers as one file with a data card, to be shared without weights"
-    parser = commands.add_parser("export", parents=[OUTPUT_DIR], description=f"Write {about}.")
+    parser = commands.add_parser("export", parents=[OUTPUT_DIR])
     parser.add_argument(
         "what",
         nargs="?",
         metavar="SWEEP|EXPERIMENT",
         help="a sweep, or a folder of the store (default: the latest sweep)",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="where to; must be empty or absent")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="folder to write, empty or absent")
     forms = parser.add_mutually_exclusive_group()
     forms.add_argument("--format", choices=list(READERS), default="jsonl", help="default: jsonl")
     forms.add_argument(
-        "--as", dest="form", choices=list(WRITTEN_FORMS), help="samples as that framework stores them, a file per arm"
+        "--as", dest="form", choices=list(WRITTEN_FORMS), help="another framework's form, one file per arm"
     )
     parser.set_defaults(run=run_export)
 
 
 def run_export(parsed: argparse.Namespace) -> int:
-    """Print where the answers are."""
+    """Write the export and print the paths of its answer files; return the exit code."""
     export = gather_rows(parsed.output_dir, parsed.what)
     paths = write_export(parsed.out, export, parsed.form or parsed.format)
     failed = sum(about["failed"] for about in export.experiments.values())

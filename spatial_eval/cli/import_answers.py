@@ -1,4 +1,4 @@
-"""Put others' answers into the store, as those of a model that is called what the user says."""
+"""Import answers of other programs into the store, under a model name that the user gives."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from spatial_eval.benchmarks.prompts import reworded_by
 from spatial_eval.cli.answer_forms import GENERATION_FIELDS, METHODS, Answer, Block, Hints, read_answers
 from spatial_eval.cli.arguments import CONFIG_DIR, DATA_DIR, OUTPUT_DIR, Commands
 from spatial_eval.core.arms import BASE, BASELINE, Arm
@@ -30,7 +31,7 @@ COMPARED = GENERATION_FIELDS.keys() - {"prompt", "batch", "device"}  # fields th
 
 @dataclass
 class Incoming:
-    """An experiment's answers on their way in, by (sample id, arm). `known`: what is stored and has come again."""
+    """Hold the answers to import into one experiment, by (sample id, arm). `known`: number already stored."""
 
     experiment: Experiment
     option: str
@@ -48,10 +49,10 @@ def gather_answers(
     """Compare each block's answers with its benchmark's rows and the store. Writes nothing.
 
     Args:
-        blocks: each with the benchmark that it answers, the benchmark's name in conf/dataset, and the model's name.
+        blocks: each with the benchmark of its questions, the benchmark's name in conf/dataset, and the model's name.
 
     Raises:
-        DataError: a row is another question, or is answered differently already; the message names file and line.
+        DataError: a row is another question, or another answer to it is stored; the message names file and line.
     """
     gathered: dict[Experiment, Incoming] = {}
     for block, benchmark, option, name in blocks:
@@ -108,7 +109,7 @@ def _take_answer(incoming: Incoming, answer: Answer, sample: Sample) -> None:
 
 
 def list_differences(answer: Answer, sample: Sample) -> Iterator[tuple[str, str, str]]:
-    """Yield (`gold` or `question`, the source's, the benchmark's) where an answer's is not its row's."""
+    """Yield (`gold` or `question`, the source's value, the benchmark's value) where an answer differs from its row."""
     gold, question = answer.gold, answer.question
     if answer.exact:
         gold = gold and gold.strip().lower()
@@ -149,7 +150,7 @@ def _cut_caption(question: str) -> str:
 
 
 def write_import(gathered: Iterable[Incoming], places: Places) -> None:
-    """Append what is new to the store. Raises StoreError."""
+    """Append new answers to the store. Raises StoreError."""
     for incoming in gathered:
         if incoming.new:
             with Store(places.paths.generations).writer(incoming.key, incoming.digests, {}) as writer:
@@ -157,7 +158,7 @@ def write_import(gathered: Iterable[Incoming], places: Places) -> None:
 
 
 def list_commands(incoming: Incoming, overrides: Sequence[str], places: Places) -> list[str]:
-    """List launch.py's command lines that make tables of an experiment: one per kind of arm."""
+    """List the launch.py commands that make tables of an experiment, one per kind of arm."""
     rows = {sample.id: sample.row for sample in incoming.samples}
     held = {*incoming.new, *incoming.stored}
     arms = sorted({arm for _, arm in held})
@@ -185,45 +186,43 @@ def _list_overrides(arm: Arm) -> list[str]:
     overrides += [
         f"method.{name}=[{values[name]}]" if name == "heads" else f"method.{name}={values[name]}" for name in names
     ]
+    overrides += [f"method.image={values['image_index']}"] if values["image_index"] else []
     layers = f"[{values['layers']}]" if values["layers"][:1].isdigit() else values["layers"]
     return [*overrides, *([f"method.layers={layers}"] if layers else [])]
 
 
 def add_import(commands: Commands) -> None:
     """Add `import` to the subparsers of the command line."""
-    about = (
-        "others' answers into the store: recordings, what export wrote, result files of the reference code, of LLaVA, "
-        "lmms-eval, VLMEvalKit and Inspect"
-    )
     parser = commands.add_parser(
         "import",
         parents=[DATA_DIR, OUTPUT_DIR, CONFIG_DIR],
-        description=f"Put {about}. Nothing stored is ever changed.",
+        description="Import answers into the store: recordings, exports, result files of the reference code, of LLaVA, "
+        "lmms-eval, VLMEvalKit and Inspect. Stored answers never change.",
     )
     parser.add_argument("source", metavar="SOURCE", type=Path, help="a JSON lines file or folder, or a result file")
-    parser.add_argument("--name", default="", help="what the model is called (default for an export: as it was)")
+    parser.add_argument("--name", default="", help="name of the model (default for an export: its name there)")
     parser.add_argument(
         "--dataset",
         nargs="+",
         default=[""],
         metavar=("NAME", "dataset.KEY=VALUE"),
-        help="which benchmark, with keys as launch.py takes them (default: what SOURCE says of each answer)",
+        help="which benchmark, with keys as launch.py takes them (default: that of SOURCE)",
     )
-    parser.add_argument("--max-new-tokens", type=int, help="longest answer (default: 100, or what an export says)")
-    parser.add_argument("--weight", type=float, help="of a result file's answers, where its name does not say it")
-    parser.add_argument("--split", choices=SPLITS, default="", help="likewise; VSR's result files never say it")
+    parser.add_argument("--max-new-tokens", type=int, help="tokens per answer, at most (default: 100, or an export's)")
+    parser.add_argument("--weight", type=float, help="weight of the answers, where a result file's name lacks it")
+    parser.add_argument("--split", choices=SPLITS, default="", help="split of the answers; VSR's result files lack it")
     parser.add_argument(
         "--method",
         choices=METHODS,
         default="",
-        help="what gave a result file's answers, where its name or keys leave it open: base (weight 1) or scaling_vis; "
+        help="method of a result file's answers, where its name or keys lack it: base (weight 1) or scaling_vis; "
         "adapt_vis mixes two weights and is rejected",
     )
     parser.set_defaults(run=run_import)
 
 
 def run_import(parsed: argparse.Namespace) -> int:
-    """Print what was new and known by dataset and arm, and the commands that make tables of it."""
+    """Print the numbers of new and known answers by dataset and arm, and the commands that make tables of them."""
     from spatial_eval.config.compose import Composer  # Hydra costs start-up time
 
     places = Places(parsed.data_dir, parsed.output_dir.expanduser().absolute())
@@ -278,11 +277,10 @@ def _find_benchmark(
     block: Block, given: str, values: Mapping[str, Any], composer: Composer
 ) -> tuple[Benchmark, str] | None:
     """Return the benchmark that a block answers and its name in conf/dataset; None where --dataset is another."""
-    wanted = given or re.split("[@+]", block.dataset)[0]
+    wanted = given or re.split("[@+:]", block.dataset)[0]
     benchmark, option = composer.read_benchmark(wanted, values), composer.find_dataset(wanted)
     if block.described is None:
-        asked = "dataset.framing" if benchmark.framing else "dataset.template" if benchmark.template else ""
-        if asked:
+        if asked := reworded_by(benchmark):
             raise ConfigError(f"{benchmark.name}: these answer the benchmark's own question: take {asked} away")
         names = {benchmark.name, benchmark.upstream or benchmark.name, option}
         return (benchmark, option) if {block.dataset, composer.find_dataset(block.dataset)} & names else None

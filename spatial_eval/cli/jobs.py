@@ -1,4 +1,4 @@
-"""status, retry and cancel: operate a sweep's jobs from any shell, whether the process that launched it lives."""
+"""Show, retry and cancel a sweep's jobs from any shell; the process that launched them may have ended."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _read_request(parsed: argparse.Namespace) -> records.SweepRequest:
 
 
 def show_status(parsed: argparse.Namespace) -> int:
-    """Print the state; exit code 3 unless the sweep is complete."""
+    """Print the state; return exit code 3 unless the sweep is complete."""
     reader = status.StatusReader(_read_request(parsed))
     while True:
         now = reader.read()
@@ -51,7 +51,7 @@ def show_status(parsed: argparse.Namespace) -> int:
 
 
 def retry_sweep(parsed: argparse.Namespace) -> int:
-    """Compute what failed or is missing, recorded errors too; wait for what runs already. Exit code as launch.py's."""
+    """Compute failed and missing answers, recorded errors too; wait for running jobs. Exit codes as launch.py's."""
     from spatial_eval.passes.pass_state import inspect_pass
     from spatial_eval.sweep import run
 
@@ -73,7 +73,7 @@ def retry_sweep(parsed: argparse.Namespace) -> int:
 
 
 def cancel_sweep(parsed: argparse.Namespace) -> int:
-    """Stop every job of the sweep, waiting or running; what they stored stays. Exit code 3 where some still run."""
+    """Stop every waiting or running job of the sweep; stored answers stay. Return exit code 3 where some still run."""
     folder = status.find_launched(parsed.output_dir, parsed.sweep)
     launches = [launch for launch in records.list_launches(folder) if not launch.is_closed]
     readable = []

@@ -1,4 +1,4 @@
-"""The command spatial-eval, or python -m spatial_eval: run a sweep, and what is done with one afterwards."""
+"""Run the command spatial-eval, or python -m spatial_eval: run a sweep, and read what it computed."""
 
 from __future__ import annotations
 
@@ -29,41 +29,47 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "publish": "show a sweep in Weights & Biases",
     },
     "spatial_eval.cli.samples:add_samples": {
-        "samples": "list samples with what arms or a cell answered",
+        "samples": "list samples with the answers of arms or of a cell",
     },
     "spatial_eval.cli.prepare:add_prepare": {
         "scenes": "write the rendered scenes as files",
         "prepare": "fetch data and models, adopt data you have, check it",
     },
+    "spatial_eval.cli.answer:add_answer": {
+        "answer": "answer another program's questions: JSON lines in and out",
+    },
     "spatial_eval.cli.attention:add_attention": {
-        "attention": "draw where a sweep's models looked (runs with capture=map or heads)",
+        "attention": "draw a sweep's captured attention (runs with capture=map or heads)",
+    },
+    "spatial_eval.cli.heads:add_heads": {
+        "heads": "rank attention heads on val and write the best as a set for method.heads (runs with capture=heads)",
     },
     "spatial_eval.cli.doctor:add_doctor": {
-        "doctor": "say what would fail here for a model and a dataset, and what to do",
+        "doctor": "check this installation for a model and a dataset, and print advice",
     },
     "spatial_eval.cli.store:add_store": {
-        "store": "look after stored generations: verify, size, rm",
+        "store": "maintain stored generations: verify, size, rm",
     },
     "spatial_eval.cli.import_answers:add_import": {
-        "import": "others' answers into the store: recordings, what export wrote, result files of the reference code, "
+        "import": "import answers into the store: recordings, exports, result files of the reference code, "
         "of LLaVA, lmms-eval, VLMEvalKit and Inspect",
     },
     "spatial_eval.cli.export_answers:add_export": {
-        "export": "a sweep's answers as one file with a data card, to be shared without weights",
+        "export": "write a sweep's answers as one file with a data card, to be shared without weights",
     },
     "spatial_eval.cli.jobs:add_jobs": {
-        "status": "show how far a sweep is",
-        "retry": "compute what failed or is missing, then write the tables",
+        "status": "show the progress of a sweep",
+        "retry": "compute failed and missing answers, then write the tables",
         "cancel": "stop a sweep's jobs",
     },
 }
 # README.md holds the same five (tests/test_docs.py); all of them: docs/glossary.md.
 GLOSSARY: Mapping[str, str] = {
-    "base": "the model as it is: what methods are compared with",
-    "arm": "one way to decode: a weight on the attention to the image, or a contrast",
-    "method": "a rule whose answer counts: one arm's, or of two arms by the confidence",
-    "cell": "a method with its settings on a dataset and a model: a row of results.csv",
-    "sweep": "all cells of one command; SWEEP is its name, its id's beginning, or latest",
+    "base": "the unchanged model, the baseline of all methods",
+    "arm": "one way to decode, with a weight on the attention to the image or a contrast",
+    "method": "a rule that takes the answer of one arm, or of one of two arms by the confidence",
+    "cell": "a method with its settings on a dataset and a model, one row of results.csv",
+    "sweep": "all cells of one command; SWEEP is its name, the beginning of its id, or latest",
 }
 
 
@@ -73,10 +79,10 @@ def run_command_line() -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Run one command; returns its exit code: 0 complete, 1 user error, 2 usage (argparse), 3 incomplete."""
+    """Run one command; return its exit code: 0 complete, 1 user error, 2 usage (argparse), 3 incomplete."""
     if arguments and arguments[0] == "run":  # its arguments are Hydra's, argparse would read -m as its own
         return launch(arguments[1:])
-    with terminal.guarded_streams():
+    with terminal.guarded_streams(), terminal.interruptible():
         if not arguments:
             parser().print_help(sys.stderr)
             return 2
@@ -87,10 +93,13 @@ def main(arguments: Sequence[str]) -> int:
         except SpatialEvalError as error:
             terminal.write_error(f"error: {error}")
             return 1
+        except KeyboardInterrupt:
+            terminal.write_error("interrupted")
+            return 3
 
 
 class Parser(argparse.ArgumentParser):
-    """Quotes what was typed without control characters."""
+    """Parse arguments; error messages quote them without control characters."""
 
     def error(self, message: str) -> NoReturn:
         super().error(terminal.clean_text(message))
@@ -100,7 +109,7 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     """Build the parser of the command line.
 
     Args:
-        command: the one whose arguments are needed; the others are known by name. None = all.
+        command: the command whose arguments are needed; of the others only the names are added. None = all.
     """
     top = Parser(
         prog="python -m spatial_eval",

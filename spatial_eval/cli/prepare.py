@@ -1,4 +1,4 @@
-"""The commands that make data and models ready before a run: prepare and scenes."""
+"""Make data and models ready before a run: the commands prepare and scenes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ def add_prepare(commands: Commands) -> None:
     )
     scenes.add_argument("--out", type=Path, required=True, help="folder to write")
     scenes.add_argument("--difficulty", choices=list(DIFFICULTIES), default="medium", help="default: medium")
-    scenes.add_argument("--seed", type=int, default=0, help="another seed is another set, equally hard (default: 0)")
+    scenes.add_argument("--seed", type=int, default=0, help="seed of the scenes (default: 0)")
     scenes.set_defaults(run=run_scenes)
     prepare = commands.add_parser(
         "prepare",
         parents=[DATA_DIR, CONFIG_DIR],
-        description="Make data and models ready; nothing else ever writes into data_dir or downloads data.",
+        description="Make data and models ready; no other command writes into data_dir or downloads data.",
     )
     prepare.add_argument(
         "what",
@@ -46,9 +46,9 @@ def add_prepare(commands: Commands) -> None:
         "--from",
         dest="folder",
         type=read_folder,
-        help="link an AdaptVis or whatsup_vlms checkout, without copying; with --source files: where those lie",
+        help="link an AdaptVis or whatsup_vlms checkout, without copying; with --source files: their folder",
     )
-    prepare.add_argument("--check", action="store_true", help="only look: open every image, compare every checksum")
+    prepare.add_argument("--check", action="store_true", help="write nothing: open every image, compare every checksum")
     prepare.add_argument(
         "--source", choices=SOURCES, default="hub", help="the hub; upstream's Google Drive; upstream's files in --from"
     )
@@ -62,7 +62,7 @@ def add_prepare(commands: Commands) -> None:
 
 
 def run_scenes(parsed: argparse.Namespace) -> int:
-    """Draw all scenes; prints the paths of the prompts files."""
+    """Draw all scenes and print the paths of the prompts files."""
     from spatial_eval.benchmarks.scenes import rendered
 
     for path in rendered.write_scene_files(parsed.out, difficulty=parsed.difficulty, seed=parsed.seed):
@@ -71,10 +71,10 @@ def run_scenes(parsed: argparse.Namespace) -> int:
 
 
 def run_prepare(parsed: argparse.Namespace) -> int:
-    """Link, fetch or check, and print the state of each benchmark; exit code 3 where one is incomplete.
+    """Link, fetch or check benchmarks and print the state of each; return exit code 3 where one is incomplete.
 
     Raises:
-        ConfigError. ModelError: also where a model's files do not hold what its config.json wants.
+        ConfigError. ModelError: also where a model's files do not match its config.json.
         DataError: also where nothing was prepared.
     """
     from spatial_eval.config.compose import Composer

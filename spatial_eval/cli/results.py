@@ -1,4 +1,4 @@
-"""The commands that look at a finished sweep. Each prints to stdout and returns its exit code."""
+"""Show, compare, select from and publish a finished sweep. Each command prints to stdout and returns its exit code."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 
 from spatial_eval.analysis.sweep_data import find_sweep, parse_table_rows, read_files, translate_damage
 from spatial_eval.cli.arguments import OUTPUT_DIR, SWEEP, Commands
+from spatial_eval.core.columns import FRAMED
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.terminal import print_output, start_logging, terminal_width
 from spatial_eval.report import tables as report_tables
@@ -21,7 +22,9 @@ COMPLETE, INCOMPLETE = 0, 3
 def add_results(commands: Commands) -> None:
     """Add this module's commands to the command line's parser."""
     table = _add(commands, "results", results, sweep=True)
-    table.add_argument("--by", choices=["relation"], help="accuracy on each relation")
+    table.add_argument(
+        "--by", choices=["relation", "framing"], help="accuracy on each relation, or in each form of the questions"
+    )
     table.add_argument("--cells", action="store_true", help="one row per cell in place of the paper's layout")
     table.add_argument(
         "--rule", metavar="R[,R]", help="grade the stored answers by other scoring rules, one row per cell and rule"
@@ -29,10 +32,10 @@ def add_results(commands: Commands) -> None:
     pair = _add(commands, "compare", print_comparison)
     how = "a sweep (name, id, folder), a cell (method=base,split=test), or both (SWEEP:method=base)"
     pair.add_argument("a", metavar="A", help=how)
-    pair.add_argument("b", metavar="B", help="likewise; cells are paired by all that neither side fixes")
+    pair.add_argument("b", metavar="B", help="as A; cells are paired by all columns that neither side fixes")
     choice = _add(commands, "select", select, sweep=True)
-    choice.add_argument("--on", default="val", metavar="SPLIT", help="where to choose (default: val)")
-    choice.add_argument("--report", default="test", metavar="SPLIT", help="where to report (default: test)")
+    choice.add_argument("--on", default="val", metavar="SPLIT", help="split of the choice (default: val)")
+    choice.add_argument("--report", default="test", metavar="SPLIT", help="split of the report (default: test)")
     choice.add_argument(
         "--metric", choices=["accuracy", "accuracy_strict"], default="accuracy", help="default: accuracy"
     )
@@ -40,7 +43,7 @@ def add_results(commands: Commands) -> None:
     about = "Publish a sweep's stored results to Weights & Biases: under its folder; --sync uploads."
     command = commands.add_parser("publish", parents=[SWEEP, OUTPUT_DIR], description=about)
     command.add_argument("--sync", action="store_true", help="upload, and verify that every table arrived")
-    command.add_argument("--staged", action="store_true", help="upload what is written, write nothing new")
+    command.add_argument("--staged", action="store_true", help="upload written runs, write no new ones")
     command.add_argument("--project", help="default: tracking.project of the sweep's launch")
     command.add_argument("--entity", help="default: tracking.entity of the sweep's launch")
     command.set_defaults(run=publish)
@@ -63,10 +66,12 @@ def _add(
 
 
 def results(parsed: argparse.Namespace) -> int:
-    """A sweep's tables; exit code 3 where answers are missing. csv and json are its rows as they stand."""
+    """Print a sweep's tables; return exit code 3 where answers are missing. csv and json hold its rows unchanged."""
     folder = find_sweep(parsed.output_dir, parsed.sweep)
     if parsed.rule is not None:
         return _print_rules(folder, parsed)
+    if parsed.by == "framing":
+        return _print_framings(folder, parsed)
     tables = read_files(folder).tables
     name = "by_relation.csv" if parsed.by == "relation" else "results.csv"
     flat = parsed.cells or parsed.format in ("csv", "json")
@@ -105,8 +110,23 @@ def _print_rules(folder: Path, parsed: argparse.Namespace) -> int:
     return INCOMPLETE if any(row["missing"] for row in rows) else COMPLETE
 
 
+def _print_framings(folder: Path, parsed: argparse.Namespace) -> int:
+    from spatial_eval.analysis.framings import find_groups, framing_rows
+    from spatial_eval.analysis.sweep_data import read_sweep_data
+    from spatial_eval.report.framings import framing_sheet
+
+    if parsed.cells:
+        raise ConfigError("--by framing prints cells: leave --cells away")
+    files = read_sweep_data(folder)
+    rows = framing_rows(files, find_groups(files))
+    if not rows:
+        raise ConfigError(f"sweep {folder.name} asks no data set in two forms: dataset.framing=null,letters makes two")
+    _flat_or_sheet(parsed.format, FRAMED, rows, lambda: framing_sheet(rows))
+    return INCOMPLETE if (files.cells["missing"] > 0).any() else COMPLETE
+
+
 def print_comparison(parsed: argparse.Namespace) -> int:
-    """Two sweeps or cells, paired by question."""
+    """Print the differences between two sweeps or cells, paired by question."""
     from spatial_eval.analysis.compare import FIELDS, compare, side
     from spatial_eval.report.tables import comparison_sheet
 
@@ -116,7 +136,7 @@ def print_comparison(parsed: argparse.Namespace) -> int:
 
 
 def select(parsed: argparse.Namespace) -> int:
-    """Best cells, chosen on one split and reported on another."""
+    """Print the best cells, chosen on one split and reported on another."""
     from spatial_eval.analysis import selection
     from spatial_eval.analysis.sweep_data import read_sweep_data
     from spatial_eval.report.tables import selection_sheet
@@ -128,7 +148,7 @@ def select(parsed: argparse.Namespace) -> int:
 
 
 def report(parsed: argparse.Namespace) -> int:
-    """Rebuild report.html; its path is printed."""
+    """Rebuild report.html and print its path."""
     from spatial_eval.report.page import write_report
 
     print_output(str(write_report(find_sweep(parsed.output_dir, parsed.sweep)).absolute()))
@@ -136,7 +156,7 @@ def report(parsed: argparse.Namespace) -> int:
 
 
 def publish(parsed: argparse.Namespace) -> int:
-    """Publish a stored sweep; exit code 3, and a list, where something is not done that was asked for."""
+    """Publish a stored sweep; return exit code 3 and list the runs where one could not be published or uploaded."""
     from spatial_eval.tracking.process import publish_again
 
     start_logging()

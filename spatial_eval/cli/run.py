@@ -25,7 +25,7 @@ from spatial_eval.core.version import VERSION
 
 
 class RunParser(argparse.ArgumentParser):
-    """Reads the arguments of a run; what it rejects is one line."""
+    """Parse the arguments of a run; an error is one line."""
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
@@ -33,7 +33,7 @@ class RunParser(argparse.ArgumentParser):
 
 def launch(arguments: Sequence[str]) -> int:
     """Run what a command line asks for; returns the exit code: 0 complete, 1 user error, 2 usage, 3 incomplete."""
-    with terminal.guarded_streams():
+    with terminal.guarded_streams(), terminal.interruptible():
         try:
             parsed = _parse(arguments)
         except ConfigError as error:

@@ -1,4 +1,4 @@
-"""python -m spatial_eval samples: questions with what the model answered, filtered."""
+"""List questions with the model's answers, filtered: python -m spatial_eval samples."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def add_samples(commands: Commands) -> None:
         ("broken", "wrong answers where base is right"),
     ):
         outcome.add_argument(f"--{name}", dest="outcome", action="store_const", const=name, help=what)
-    made.add_argument("--dataset", help="of one dataset")
-    made.add_argument("--relation", metavar="R", help="of one relation")
+    made.add_argument("--dataset", help="samples of one dataset")
+    made.add_argument("--relation", metavar="R", help="samples of one relation")
     source = made.add_mutually_exclusive_group()
     source.add_argument("--cell", type=int, metavar="N", help="answers of a cell: the row of `results --cells`, from 0")
     source.add_argument("--arm", metavar="A", help="answers of one arm: base, 0.5 (default: of every stored arm)")
@@ -50,7 +50,7 @@ def add_samples(commands: Commands) -> None:
 
 
 def print_samples(parsed: argparse.Namespace) -> int:
-    """Print the rows; exit code 3 where the sweep lacks answers, as `results`."""
+    """Print the rows; return exit code 3 where the sweep lacks answers, as `results` does."""
     from spatial_eval.report import tables
     from spatial_eval.report.samples import list_answers
 

@@ -27,13 +27,13 @@ from spatial_eval.store.generations import Damaged, ExperimentKey, StoredRecord,
 
 @dataclass(frozen=True, slots=True)
 class Count:
-    """What the folder of one experiment holds.
+    """Hold the numbers of records in the folder of one experiment.
 
     Attributes:
         answers: number of distinct (question, arm) with an answer.
-        repeats: further answers to one of them; the first counts.
-        errors: recorded failures without an answer.
-        problems: lines that cannot be read, and a manifest that is not the folder's.
+        repeats: number of further answers to one of them; the first counts.
+        errors: number of recorded failures without an answer.
+        problems: one text per line that cannot be read, and one for a manifest that is not the folder's.
     """
 
     name: str
@@ -52,7 +52,7 @@ class Count:
 
 
 def count(folder: Path) -> Count:
-    """Read every line of an experiment's folder; a damaged line is a problem with its file and line."""
+    """Read and count every line of an experiment's folder; a damaged line is a problem, with file and line number."""
     problems = list(_check_manifest(folder))
     answers, failed = array("q"), array("q")  # hashes: of a million answers two are equal by chance once in 10 million
     files = list_files(folder, "*.jsonl")
@@ -65,7 +65,11 @@ def count(folder: Path) -> Count:
                 kind = failed if isinstance(record, Failure) else answers
                 kind.append(hash((record.sample_id, line.digest, record.arm)))
     distinct, errors = (np.unique(np.array(kind)) for kind in (answers, failed))
-    size = sum(path.stat().st_size for path in folder.iterdir() if is_regular_file(path))
+    size = 0
+    try:
+        size = sum(path.stat().st_size for path in folder.iterdir() if is_regular_file(path))
+    except OSError as error:
+        problems.append(f"{folder} cannot be read ({error.strerror}): make it readable")
     lacking = int((~np.isin(errors, distinct)).sum())
     return Count(folder.name, len(files), size, len(distinct), len(answers) - len(distinct), lacking, tuple(problems))
 
@@ -95,7 +99,7 @@ def list_experiments(root: Path, names: Iterable[str] = ()) -> list[Path]:
 
 
 def put_aside(folders: Iterable[Path], output: Path) -> list[Path]:
-    """Rename each folder into <output>/trash/<time>/ and return their new paths.
+    """Rename each folder into <output>/trash/<time>/ and return the new paths.
 
     Raises:
         StoreError: a running job writes into one of them; none is moved.
@@ -130,7 +134,7 @@ def add_store(commands: Commands) -> None:
 
 
 def run_store(parsed: argparse.Namespace) -> int:
-    """Run `store`; exit code 3 where verify finds a problem, or rm was answered no."""
+    """Run `store`; return exit code 3 where verify finds a problem, or the user does not confirm rm."""
     root = OutputPaths(parsed.output_dir).generations
     if parsed.way == "rm" and not parsed.experiments:
         raise ConfigError("store rm needs the names of experiments: `store size` lists them")

@@ -1,4 +1,4 @@
-"""list and cite: which sweeps an output folder holds, and what a paper says about one of them."""
+"""List the sweeps of an output folder, and write what a paper can say about one: the commands list and cite."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def add_sweeps(commands: Commands) -> None:
 
 
 def print_sweeps(parsed: argparse.Namespace) -> int:
-    """Print a line per sweep, the newest first."""
+    """Print one line per sweep, the newest first."""
     from spatial_eval.report import tables as report_tables
 
     rows = [describe_listed(folder) for folder in list_folders(parsed.output_dir)]
@@ -65,7 +65,7 @@ def print_citation(parsed: argparse.Namespace) -> int:
 
 
 def list_folders(output: Path) -> list[Path]:
-    """List the folders of the sweeps under an output folder that were run or launched, the newest first."""
+    """List the folders of sweeps under an output folder that were run or launched, the newest first."""
     moments: dict[Path, float] = {}
     for folder in OutputPaths(output).sweeps.glob("*/"):
         paths = SweepPaths(folder)
@@ -75,7 +75,7 @@ def list_folders(output: Path) -> list[Path]:
 
 
 def describe_listed(folder: Path) -> dict[str, Any]:
-    """Return a sweep's line by LISTED_COLUMNS; what its files do not tell is None."""
+    """Return a sweep's line by LISTED_COLUMNS; a value that its files do not hold is None."""
     from spatial_eval.analysis.sweep_data import parse_table_rows, read_files, translate_damage
     from spatial_eval.report.citation import gpu_hours
 

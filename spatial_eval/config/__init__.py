@@ -1,4 +1,4 @@
-"""Command line, YAML and sweep files to distinct, typed cells; launchers and tracking by description.
+"""Turn command lines, YAML and sweep files into distinct, typed cells; describe launchers and trackers.
 
 Imports models, methods, benchmarks and core; the home of omegaconf.
 Start with grid.py.

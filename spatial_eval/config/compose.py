@@ -1,4 +1,4 @@
-"""Compose conf/ and a user's own folder (--config-dir) into trees and typed descriptions: the one composer.
+"""Compose conf/ and a user's own folder (--config-dir) into trees and typed descriptions.
 
 Hydra needs about 59 ms of CPU for one composition. A Composer therefore composes each distinct choice of groups once;
 values of single keys are set on a copy of the composed tree, which takes microseconds.
@@ -6,6 +6,7 @@ values of single keys are set on a copy of the composed tree, which takes micros
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -21,15 +22,18 @@ from yaml import YAMLError
 
 from spatial_eval.benchmarks import readers
 from spatial_eval.benchmarks.framing import apply_framing
-from spatial_eval.benchmarks.prompts import apply_template
+from spatial_eval.benchmarks.prompts import apply_system, apply_template
+from spatial_eval.benchmarks.protocols import CHANGED, find_protocol, name_protocol
 from spatial_eval.config import schema
+from spatial_eval.config.defaults import read_yaml
 from spatial_eval.config.launchers import LISTED
-from spatial_eval.core.errors import ConfigError, describe_unknown
+from spatial_eval.core.errors import ConfigError, describe_unknown, first_line
 from spatial_eval.core.paths import conf_folder, sweeps_folder
 from spatial_eval.core.types import Benchmark, Model
 from spatial_eval.core.validate import format_value
 from spatial_eval.models import registry
 
+PROTOCOL = "dataset.protocol"
 GROUP_FOLDERS = (*schema.GROUPS, "preset", "template")
 # What people call our options elsewhere, for "did you mean".
 ALIASES = {
@@ -41,13 +45,13 @@ ALIASES = {
 
 
 class Composer:
-    """Composes trees of conf/ and of the user's own folder, and reads command lines against them.
+    """Compose trees of conf/ and of the user's own folder, and parse command lines against them.
 
     Args:
         own: the user's folder of options and sweeps (--config-dir), laid out as conf/ with a folder sweeps/.
 
     Raises:
-        ConfigError: `own` is no folder, holds no option, or one with the name of ours.
+        ConfigError: `own` is no folder, holds no option, or holds one with the name of a built-in one.
     """
 
     def __init__(self, own: Path | None = None) -> None:
@@ -59,19 +63,19 @@ class Composer:
         self._parser = OverridesParser.create(config_loader=cast(Any, self))
 
     def get_group_options(self, group: str, results_filter: Any = None) -> list[str]:
-        """List the names of a group's options, sorted. Hydra's parser calls it by this name, for `glob(*)`."""
+        """List the names of a group's options, sorted. Hydra's parser calls this method for `glob(*)`."""
         del results_filter  # a group holds files only
         if group not in self._options:
             self._options[group] = sorted({path.stem for path in self.option_files(group)})
         return self._options[group]
 
     def option_files(self, group: str) -> list[Path]:
-        """List the YAML files of a group's options, ours and the user's."""
+        """List the YAML files of a group's options, built-in ones and the user's."""
         folders = [folder / group for folder in (conf_folder(), self.own) if folder is not None]
         return [path for folder in folders for path in folder.glob("*.yaml")]
 
     def sweep_files(self) -> dict[str, Path]:
-        """Map the name of each sweep file, ours and the user's, to its path."""
+        """Map the name of each sweep file, built-in or the user's, to its path."""
         folders = [sweeps_folder(), *([self.own / "sweeps"] if self.own else [])]
         return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
 
@@ -81,7 +85,7 @@ class Composer:
             (parsed,) = self._parser.parse_overrides([override])
             values = list(parsed.sweep_iterator()) if parsed.is_sweep_override() else [parsed.value()]
         except (HydraException, ValueError) as error:
-            raise ConfigError(f"cannot read {override!r}: {str(error).splitlines()[0]}; expected key=value") from None
+            raise ConfigError(f"cannot read {override!r}: {first_line(error)}; expected key=value") from None
         if parsed.is_add() or parsed.is_delete() or parsed.is_force_add() or parsed.package:
             raise ConfigError(f"cannot use {override!r}: keys are set as key=value, none is added or removed")
         key = parsed.key_or_group
@@ -90,7 +94,7 @@ class Composer:
         return key, [value.text if isinstance(value, QuotedString) else value for value in values]
 
     def parse_values(self, overrides: Iterable[str]) -> dict[str, Any]:
-        """As `parse`, for a command that takes one value per key."""
+        """Split overrides of a command that takes one value per key. Raises ConfigError."""
         values: dict[str, Any] = {}
         for override in overrides:
             key, listed = self.parse(override)
@@ -107,15 +111,25 @@ class Composer:
         """
         overrides = [f"{group}={option}" for group, option in choices.items()]
         if tuple(overrides) not in self._trees:
+            self._check_own(choices)
             search = [f"hydra.searchpath=[{_quote(f'file://{self.own}')}]"] if self.own else []
             try:
                 with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
                     self._trees[tuple(overrides)] = hydra.compose("config", overrides=[*search, *overrides])
             except (HydraException, OmegaConfBaseException) as error:
-                raise ConfigError(f"cannot compose {' '.join(overrides)}: {str(error).splitlines()[0]}") from None
-            except YAMLError as error:
+                raise ConfigError(f"cannot compose {' '.join(overrides)}: {first_line(error)}") from None
+            except (YAMLError, OSError, ValueError, RecursionError) as error:  # of a file that another one names
                 raise ConfigError(f"cannot compose {' '.join(overrides)}: {' '.join(str(error).split())}") from None
         return self._trees[tuple(overrides)]
+
+    def _check_own(self, choices: Mapping[str, str]) -> None:
+        """Raise ConfigError where a chosen option is the user's and no mapping in YAML: Hydra would not say where."""
+        if self.own is None:
+            return
+        for group, option in choices.items():
+            path = self.own / group.removeprefix("+") / f"{option}.yaml"
+            if os.path.lexists(path) and not isinstance(read_yaml(path) or {}, dict):
+                raise ConfigError(f"{path}: expected keys with values, such as `kind: hf`")
 
     def missing_keys(self, group: str, option: str) -> list[str]:
         """List the keys of an option that must be given."""
@@ -129,7 +143,7 @@ class Composer:
             raise ConfigError(describe_unknown(group, format_value(name), options, aliases=aliases, hint=hint))
 
     def find_dataset(self, name: str) -> str:
-        """Return the option of conf/dataset that a name from elsewhere means: upstream's, or ours in another case."""
+        """Return the option of conf/dataset for another program's name: the upstream name, or ours in another case."""
         lower = name.lower()
         return name if name in self.get_group_options("dataset") else readers.UPSTREAM.get(lower, lower)
 
@@ -137,29 +151,60 @@ class Composer:
         """Build the benchmark of `dataset=name` with `dataset.KEY` values (`build_dataset`). Raises ConfigError."""
         option = self.find_dataset(name)
         self.check_option("dataset", option, hint="your own questions: --dataset jsonl dataset.path=FILE")
-        node = set_values(self.compose({"dataset": option}), values).dataset
-        return self.build_dataset(node)
+        tree = set_values(self.compose({"dataset": option}), values)
+        return self.build_dataset(self.apply_protocol(tree, values).dataset)
 
     def read_model(self, name: str, values: Mapping[str, Any]) -> Model:
         """Build the model of `model=name` with `model.KEY` values. Raises ConfigError."""
         self.check_option("model", name)
         return schema.read_model(set_values(self.compose({"model": name}), values).model)
 
+    def apply_protocol(self, tree: DictConfig, explicit: Mapping[str, Any]) -> DictConfig:
+        """Return the tree with the keys that `dataset.protocol` sets, unless the user set them.
+
+        Where a user's key differs, the protocol's label has the suffix protocols.CHANGED. Raises ConfigError where
+        the protocol is not known for the dataset.
+        """
+        node, protocol = tree.dataset, tree.dataset.get("protocol")
+        if protocol is None:
+            return tree
+        if node.get("framing") is not None:
+            raise ConfigError("dataset.protocol and dataset.framing both say how to ask: take one of them away")
+        benchmark = str(node.get("benchmark", node.get("name", node.kind))).partition("~")[0]
+        model = " ".join(str(OmegaConf.select(tree.model, key, throw_on_missing=False)) for key in ("path", "name"))
+        own = {
+            key if "." in key else f"dataset.{key}": value
+            for key, value in find_protocol(benchmark, str(protocol), model).items()
+        }
+        if "image_mode" not in tree.model:  # a model that looks at no picture
+            own.pop("model.image_mode", None)
+        if any(key in explicit and explicit[key] != value for key, value in own.items()):
+            own["dataset.protocol"] = f"{protocol}{CHANGED}"
+        return set_values(tree, {key: value for key, value in own.items() if key not in explicit or key == PROTOCOL})
+
     def build_dataset(self, node: DictConfig) -> Benchmark:
-        """Build the benchmark of a composed node, in its framing, its template around that. Raises ConfigError."""
+        """Build the benchmark of a composed node, with its framing, its template and its system message.
+
+        Raises:
+            ConfigError: one of these is not valid.
+        """
         benchmark, framing = schema.read_dataset(node), node.get("framing")
         if framing is not None:
             benchmark = apply_framing(benchmark, str(framing))
-        return self.apply_template(benchmark, node.get("template"))
+        protocol, system = node.get("protocol"), node.get("system")
+        if protocol is not None:
+            benchmark = name_protocol(benchmark, str(protocol))
+        benchmark = self.apply_template(benchmark, node.get("template"))
+        return benchmark if system is None else apply_system(benchmark, str(system), named=protocol is None)
 
     def apply_template(self, benchmark: Benchmark, template: Any) -> Benchmark:
-        """Ask a benchmark in the words of `dataset.template`.
+        """Put the questions of a benchmark through `dataset.template`.
 
         Args:
             template: null, a text with {question}, or the name of an option of conf/template.
 
         Raises:
-            ConfigError: it is none of these.
+            ConfigError: `template` is none of these.
         """
         if template is None:
             return benchmark
@@ -174,19 +219,22 @@ class Composer:
 
 
 def set_values(tree: DictConfig, values: Mapping[str, Any]) -> DictConfig:
-    """Return a copy of the tree with `group.key` values set; which keys exist is checked where they are read.
+    """Return a copy of the tree with `group.key` and root keys set; their names are checked where they are read.
 
     Raises:
-        ConfigError: the key leads through something that is no mapping.
+        ConfigError: a parent of the key is no mapping.
     """
     if not values:
         return tree
     tree = tree.copy()
     for key, value in values.items():
+        if key in tree:  # a root key, whose name may hold a dot
+            tree[key] = value
+            continue
         try:
             OmegaConf.update(tree, key, value, force_add=True)  # mappings take new keys; types are checked later
         except (OmegaConfBaseException, ValueError) as error:  # a list has no key of this name
-            raise ConfigError(f"{key}={format_value(value)}: {str(error).splitlines()[0]}") from None
+            raise ConfigError(f"{key}={format_value(value)}: {first_line(error)}") from None
     return tree
 
 

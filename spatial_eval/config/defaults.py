@@ -1,21 +1,47 @@
 """Read a site's or a user's defaults: config.yaml in the folder of --config-dir, else of $SPATIAL_EVAL_CONFIG_DIR.
 
-They say where and how sweeps run and never what is computed, so that a command means the same everywhere.
+They set where and how sweeps run, never what is computed, so that a command gives the same result everywhere.
 """
 
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 from spatial_eval.core.errors import ConfigError, describe_unknown
+from spatial_eval.core.files import read_regular_file
 
 VARIABLE = "SPATIAL_EVAL_CONFIG_DIR"
 FOLDERS = ("output_dir", "data_dir")
+_DEEP = re.compile(rb"(?:[\[{]\s*){200}")
 OWNED = ("launcher", "tracking")  # groups whose option and keys may have defaults
+
+
+def read_yaml(path: Path, loader: Any = None) -> Any:
+    """Parse a YAML file of another hand; `loader`: of yaml, default SafeLoader.
+
+    Raises:
+        ConfigError: it cannot be read, is no regular file, not UTF-8, not YAML, or nested too deeply.
+    """
+    import yaml
+
+    try:
+        content = read_regular_file(path)
+        if _DEEP.search(content):  # yaml would take minutes to find that
+            raise RecursionError
+        return yaml.load(content.decode(), loader or yaml.SafeLoader)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path} is not UTF-8 (byte 0x{error.object[error.start]:02x}): save it as UTF-8") from None
+    except RecursionError:
+        raise ConfigError(f"{path} is nested too deeply; expected keys with values") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())[:300]}") from None
 
 
 def find_folder(given: Path | None) -> Path | None:
@@ -33,17 +59,12 @@ def find_defaults(own: Path | None) -> Path | None:
 def read_defaults(path: Path) -> Mapping[str, Any]:
     """Read defaults as keys of the command line (`launcher.partition: gpu`).
 
-    data_dir is left out where $SPATIAL_EVAL_DATA is set: a shell's own variable is nearer than a file.
+    data_dir is left out where $SPATIAL_EVAL_DATA is set: a variable of the shell goes before a file.
 
     Raises:
-        ConfigError: no mapping, or a key that says what is computed, or that no option has.
+        ConfigError: the file holds no mapping, or a key that changes what is computed, or an unknown key.
     """
-    import yaml
-
-    try:
-        tree = yaml.safe_load(path.read_text("utf8")) or {}
-    except (OSError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    tree = read_yaml(path) or {}
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected keys with values, such as `launcher.partition: gpu`")
     for key, value in tree.items():

@@ -1,10 +1,10 @@
-"""Write descriptions (datasets, models, methods, launchers, trackers) as JSON and build them again: a kind and fields.
+"""Write descriptions (datasets, models, methods, launchers, trackers) as JSON, a kind and fields, and read them back.
 
-A kind is the name in the table of its protocol (METHODS, MODELS, ...), never a class name: what was written before a
-class was renamed is still read, and a plug-in package's class is found by its entry point in any process.
+A kind is the name in the table of its protocol (METHODS, MODELS, ...), never a class name: files from before the
+renaming of a class are still read, and a plug-in package's class is found by its entry point in any process.
 
-sweep.json is older. Sweep ids hash what it says, so SWEEP_FORMS keeps the words of 0.1: the name of each class then,
-and its fields, which are always written. A field or kind that came later is written where it is off its default.
+sweep.json is older. Sweep ids hash its descriptions, so SWEEP_FORMS keeps those of 0.1: the former name of each class,
+and its fields, which are always written. A later field or kind is written where it is not at its default.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from spatial_eval.benchmarks.framing import Framed
-from spatial_eval.benchmarks.prompts import Templated
+from spatial_eval.benchmarks.prompts import Rewritten, SystemPrompted, Templated
+from spatial_eval.benchmarks.protocols import Protocolled
 from spatial_eval.config.schema import build_by_kind
 from spatial_eval.core.errors import ConfigError, describe_unknown
 from spatial_eval.core.types import Benchmark, Method, Part
@@ -27,9 +28,11 @@ from spatial_eval.models.registry import MODELS
 T = TypeVar("T")
 
 # Kinds of a benchmark that another one is wrapped in, and what that says beside its name.
-WRAPPERS: Mapping[str, tuple[type[Templated] | type[Framed], str]] = {
+WRAPPERS: Mapping[str, tuple[type[Templated] | type[Framed] | type[SystemPrompted] | type[Protocolled], str]] = {
     "templated": (Templated, "template"),
     "framed": (Framed, "framing"),
+    "system_prompted": (SystemPrompted, "system"),
+    "protocolled": (Protocolled, "protocol"),
 }
 SWEEP_FORMS: Mapping[str, tuple[str, str]] = {
     "base": ("Base", ""),
@@ -74,20 +77,19 @@ def describe_value(table: Mapping[str, type[T]], value: T) -> dict[str, Any]:
 
 
 def describe_benchmark(benchmark: Benchmark) -> dict[str, Any]:
-    """Describe a benchmark, the one in a template's or a framing's wrapper too. Raises ConfigError."""
+    """Describe a benchmark, also one in the wrapper of a template or framing. Raises ConfigError."""
     for kind, (cls, key) in WRAPPERS.items():
         if isinstance(benchmark, cls):
             inner = describe_benchmark(benchmark.benchmark)
-            said = benchmark.template if key == "template" else benchmark.framing
-            return {"kind": kind, "name": benchmark.name, key: said, "benchmark": inner}
+            return {"kind": kind, "name": benchmark.name, key: asdict(benchmark)[key], "benchmark": inner}
     return describe_value(BENCHMARKS, benchmark)
 
 
 def build_value(table: Mapping[str, type[T]], tree: Any, where: str) -> T:
-    """Build what describe_value described, a field that did not exist then as IMPLIED says.
+    """Build the value of a description; a field that did not exist when it was written has the value in IMPLIED.
 
     Raises:
-        ConfigError: no mapping, an unknown kind or key, a wrong type.
+        ConfigError: the description is no mapping, or has an unknown kind or key, or a wrong type.
     """
     if not isinstance(tree, dict) or "kind" not in tree:
         raise ConfigError(f"{where} is not a mapping with a kind")
@@ -99,7 +101,7 @@ def build_value(table: Mapping[str, type[T]], tree: Any, where: str) -> T:
 
 
 def build_benchmark(tree: Any, where: str) -> Benchmark:
-    """Build what describe_benchmark described. Raises ConfigError."""
+    """Build the benchmark of a description. Raises ConfigError."""
     if isinstance(tree, dict) and tree.get("kind") in WRAPPERS:
         inner = build_benchmark(tree.get("benchmark"), f"{where}.benchmark")
         cls, key = WRAPPERS[tree["kind"]]
@@ -108,10 +110,10 @@ def build_benchmark(tree: Any, where: str) -> Benchmark:
 
 
 def describe_for_sweep(value: Any) -> dict[str, Any]:
-    """Describe a method, dataset, model or part as sweep.json holds it; a part of the sweep's id."""
-    if isinstance(value, Templated | Framed):
+    """Describe a method, dataset, model or part in the form of sweep.json, which the sweep's id hashes."""
+    if isinstance(value, Templated | Framed | SystemPrompted | Protocolled):
         inner = describe_for_sweep(value.benchmark)
-        if isinstance(value, Templated) and not isinstance(value.benchmark, Framed):  # as 0.1 wrote it
+        if isinstance(value, Templated) and not isinstance(value.benchmark, Rewritten):  # as 0.1 wrote it
             del inner["kind"]
         return dict(sorted({"kind": type(value).__name__, **asdict(value), "benchmark": inner}.items()))
     cls, tree = type(value), asdict(value)
@@ -127,12 +129,13 @@ def describe_for_sweep(value: Any) -> dict[str, Any]:
     elif cls is Part:
         name = "Part"
     else:  # of a plug-in package, as 0.1 wrote it
+        # Its class need not have a kind.
         name = getattr(value, "kind", f"{cls.__module__}:{cls.__qualname__}")
     return json.loads(json.dumps({"kind": name, **tree}, default=str, sort_keys=True))  # type: ignore[no-any-return]
 
 
 def build_sweep_method(tree: Mapping[str, Any]) -> Method:
-    """Build a method of sweep.json. Raises ConfigError where there is none of its kind here, or with other fields."""
+    """Build a method of sweep.json. Raises ConfigError where its kind is unknown or has other fields."""
     values = dict(tree)
     name = str(values.pop("kind"))
     kind = next((kind for kind, (old, _) in SWEEP_FORMS.items() if old == name), name)

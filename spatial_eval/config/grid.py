@@ -1,6 +1,6 @@
 """Build distinct, typed cells from a command line and sweep files, before anything runs.
 
-Groups are composed once per distinct choice, each distinct value is checked once, cells are built from typed values.
+Each distinct choice of groups is composed once, each distinct value is checked once; cells hold typed values.
 
 A key given on the command line replaces that axis of a sweep file, with one exception: where the file's `grids:` set
 the key differently from each other, the given values select among them. So `sweep=paper_table dataset=controlled_a`
@@ -21,23 +21,23 @@ from omegaconf import DictConfig, OmegaConf
 
 from spatial_eval.config import schema
 from spatial_eval.config.compose import Composer, set_values
-from spatial_eval.config.defaults import OWNED, find_defaults, read_defaults
+from spatial_eval.config.defaults import OWNED, find_defaults, read_defaults, read_yaml
 from spatial_eval.config.habits import reject_habits
 from spatial_eval.config.launchers import Resources
 from spatial_eval.config.schema import GROUPS, ONCE, PARTS, Settings
-from spatial_eval.core.columns import KNOBS
+from spatial_eval.core.columns import HYPERPARAMETERS
 from spatial_eval.core.errors import ConfigError, describe_unknown
 from spatial_eval.core.sweep_names import derive_name
 from spatial_eval.core.types import Benchmark, Cell, Experiment, Model, Part
 from spatial_eval.core.validate import format_value
 
-SCALARS = (*KNOBS, *PARTS, *ONCE)
+SCALARS = (*HYPERPARAMETERS, *PARTS, *ONCE)
 
 Axes = Mapping[str, Sequence[Any]]
 
 
 def select_axes(grids: Sequence[Axes], given: Axes, name: object) -> list[dict[str, Sequence[Any]]]:
-    """The grids of sweep file `name` with the command line's axes.
+    """Return the grids of sweep file `name` with the command line's axes.
 
     A given key that two grids set differently keeps, of every grid that sets it, the given values; a grid left without
     a value is dropped. Any other given key replaces the axis. Raises ConfigError where a given value is in no grid.
@@ -91,7 +91,7 @@ _Loader.add_implicit_resolver(
 
 
 def read_sweep_file(files: Mapping[str, Path], name: Any, parse: Parse) -> list[dict[str, list[Any]]]:
-    """The grids of a sweep by name or path: a mapping of axes, or `grids:`, a list of them that share the other axes.
+    """Read the grids of a sweep by name or path: one mapping of axes, or a list `grids:` that shares the other axes.
 
     An axis is a value, a list of values, or text in Hydra's sweep grammar (`range(0, 1.01, 0.01)`). Raises ConfigError,
     also where an axis, or the file, gives no value.
@@ -99,16 +99,15 @@ def read_sweep_file(files: Mapping[str, Path], name: Any, parse: Parse) -> list[
     path = Path(name) if str(name).endswith(".yaml") else files.get(str(name))
     if path is None or not path.is_file():
         raise ConfigError(describe_unknown("sweep", format_value(name), sorted(files)))
-    try:
-        tree = yaml.load(path.read_text("utf8"), _Loader) or {}
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    tree = read_yaml(path, _Loader) or {}
     grids = tree.pop("grids", [{}]) if isinstance(tree, dict) else None
     if not isinstance(grids, list) or not all(isinstance(axes, dict) for axes in grids):
         raise ConfigError(
             f"{path}: expected keys with values or lists of values, and optionally `grids:` with a list of such"
         )
-    made = [dict(_axis(path, key, value, parse) for key, value in {**tree, **axes}.items()) for axes in grids]
+    made = [
+        _count_seeds(dict(_axis(path, key, value, parse) for key, value in {**tree, **axes}.items())) for axes in grids
+    ]
     if not any(made):
         raise ConfigError(f"{path} gives no value: expected at least one axis, such as `weight: [0.5, 0.8]`")
     return made
@@ -123,7 +122,9 @@ def _axis(path: Path, key: Any, value: Any, parse: Parse) -> tuple[str, list[Any
     try:
         if isinstance(value, str):
             return parse_axis(f"{key}={value}", parse)
-        if key in KNOBS:  # "0.5" in quotes is a number here as it is alone; another key may want a text of digits
+        if (
+            key in HYPERPARAMETERS
+        ):  # "0.5" in quotes is a number here as it is alone; another key may want a text of digits
             read = [parse_axis(f"{key}={v}", parse)[1] if isinstance(v, str) else [v] for v in values]
             values = [v for some in read for v in some]
     except ConfigError as error:
@@ -139,6 +140,20 @@ def parse_axis(override: str, parse: Parse) -> tuple[str, list[Any]]:
     return key, values
 
 
+def _count_seeds(axes: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """Return axes with `method.seeds=N` as the N values of `method.seed`. Raises ConfigError where it is no number."""
+    if "method.seeds" not in axes:
+        return axes
+    values = axes.pop("method.seeds")
+    if len(values) != 1 or not isinstance(values[0], int) or not 1 <= values[0] <= MOST_SEEDS or "method.seed" in axes:
+        raise ConfigError(
+            f"method.seeds={format_value(values)} is not valid; expected one whole number, 1 to {MOST_SEEDS}, and no "
+            "method.seed beside it"
+        )
+    return axes | {"method.seed": list(range(values[0]))}
+
+
+MOST_SEEDS = 100
 KEY_ALIASES = {
     "w": "weight",
     "w1": "weight1",
@@ -151,9 +166,9 @@ KEY_ALIASES = {
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Distinct cells in the order of the grid; `total` counts equal ones too, `notes` say what was removed.
+    """Hold distinct cells in the order of the grid; `total` counts equal ones too, `notes` list removed ones.
 
-    `file_name` is what its sweep file would call the sweep, None without one.
+    `file_name` is the name of its sweep file, None without one.
     """
 
     cells: tuple[Cell, ...]
@@ -165,13 +180,13 @@ class Grid:
 
 
 def build_grid(composer: Composer, arguments: Sequence[str], sweeps: Mapping[str, Path]) -> Grid:
-    """Build everything that a command line asks for.
+    """Build the cells and settings of a command line.
 
     Args:
         arguments: overrides in Hydra's grammar. sweeps: path by name of each sweep file.
 
     Raises:
-        ConfigError: the first thing that is wrong.
+        ConfigError: the first error in the command line or a file.
     """
     grids, names, said = _read_axes(composer, arguments, sweeps)
     builder = _Builder(composer, alone=len(grids) == 1)
@@ -193,7 +208,7 @@ def _read_axes(
 ) -> tuple[list[dict[str, Sequence[Any]]], list[Any], list[str]]:
     """Return the axes of each grid that a command line asks for, the names of sweep files, and notes."""
     reject_habits(composer, arguments)
-    given: dict[str, list[Any]] = dict(parse_axis(argument, composer.parse) for argument in arguments)
+    given = _count_seeds(dict(parse_axis(argument, composer.parse) for argument in arguments))
     names = given.pop("sweep", [])
     _check_keys(given, composer)
     grids = [
@@ -228,13 +243,13 @@ def _add_defaults(composer: Composer, axes: dict[str, Sequence[Any]], path: Path
 
 
 def format_config(composer: Composer, arguments: Sequence[str], *, package: str = "", resolve: bool = False) -> str:
-    """Format what a command line composes as YAML, a document per choice of options; swept keys are lists.
+    """Format the composed configuration as YAML, one document per choice of options; swept keys are lists.
 
     Args:
         package: the part to format, `method` or `launcher.extra`; "" = all.
 
     Raises:
-        ConfigError: as for a run, or there is no such part.
+        ConfigError: a run would raise it, or there is no such part.
     """
     sweeps = composer.sweep_files()
     build_grid(composer, arguments, sweeps)  # what would not run has no configuration
@@ -281,7 +296,7 @@ class _Builder:
 
     def cells(self, axes: Axes) -> Iterable[Cell]:
         choice_axes = {key: values for key, values in axes.items() if key in GROUPS}
-        node_axes = {key: values for key, values in axes.items() if "." in key}
+        node_axes = {key: values for key, values in axes.items() if "." in key and key not in SCALARS}
         root_axes = {key: [schema.check_root_value(key, v) for v in axes[key]] for key in SCALARS if key in axes}
         trees = [(choice, self.composer.compose(dict(choice))) for choice in _product(choice_axes)]
         self.unknown |= {key: trees[0][1] for key in node_axes if not any(_has(tree, key) for _, tree in trees)}
@@ -297,6 +312,7 @@ class _Builder:
             fields = {key: values for key, values in mine.items() if key.startswith("method.")}
             for override in _product({key: values for key, values in mine.items() if key not in fields}):
                 ready = self._preset(set_values(tree, override), {**override, **fields})
+                ready = self.composer.apply_protocol(ready, override)
                 experiment = self._experiment(ready)
                 for values in _product(
                     fields
@@ -305,7 +321,7 @@ class _Builder:
                     yield from self._cells(experiment, method, choice, {**defaults}, root_axes)
 
     def reject_unknown_keys(self) -> None:
-        """Raises ConfigError on a key that no choice of any grid has."""
+        """Raise ConfigError on a key that no choice of any grid has."""
         for key, tree in self.unknown.items():
             if key not in self.used:
                 group = key.split(".")[0]
@@ -325,7 +341,7 @@ class _Builder:
         self, shared: Experiment, node: DictConfig, choice: Mapping[str, str], root: dict[str, Any], axes: Axes
     ) -> Iterable[Cell]:
         recipe = schema.read_method(node, choice.get("method", str(node.get("kind"))))
-        unused = [key for key in axes if key in KNOBS and key not in recipe.root_keys.values()]
+        unused = [key for key in axes if key in HYPERPARAMETERS and key not in recipe.root_keys.values()]
         self.ignored.setdefault(f"method {recipe.name}", {}).update(dict.fromkeys(unused))
         self.used |= set(recipe.root_keys.values())
         for values in _product(axes):

@@ -1,6 +1,6 @@
-"""Say how to write what users of Hydra, argparse and other evaluation tools type: one line with the right form.
+"""Reject arguments in the form of Hydra, argparse or other evaluation tools, with one line that gives the right form.
 
-Only what is wrong comes here; docs/hydra.md says what differs from plain Hydra and why.
+docs/hydra.md lists the differences from plain Hydra, with reasons.
 """
 
 from __future__ import annotations
@@ -8,11 +8,10 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
-import yaml
-
 from spatial_eval.config.compose import ALIASES, Composer
+from spatial_eval.config.defaults import read_yaml
 from spatial_eval.config.schema import GROUPS, ONCE, PARTS, REWORDED
-from spatial_eval.core.columns import KNOBS
+from spatial_eval.core.columns import HYPERPARAMETERS
 from spatial_eval.core.errors import ConfigError
 
 DOCS = "docs/hydra.md"
@@ -83,9 +82,6 @@ OPTIONS: Mapping[str, str] = {
 # Methods of papers that are not here, and why; docs/methods.md lists those that are.
 ABSENT_METHODS: Mapping[str, str] = {
     "opera": "it decodes by beam search; answers here are greedy, and so would its baseline be",
-    **dict.fromkeys(
-        ("vaf", "var", "icd", "sid", "deco", "sparc"), "not implemented yet; docs/methods.md has those that are"
-    ),
     "pai-full": "write method=pai_full",
 }
 
@@ -101,7 +97,7 @@ def reject_options(unknown: Sequence[str], overrides: Sequence[str]) -> None:
 
 
 def reject_habits(composer: Composer, arguments: Sequence[str]) -> None:
-    """Raise ConfigError on the first argument that another tool would understand."""
+    """Raise ConfigError on the first argument in the form of another tool."""
     for argument in arguments:
         name, equals, value = argument.partition("=")
         key = name.lstrip("+~")
@@ -114,7 +110,7 @@ def reject_habits(composer: Composer, arguments: Sequence[str]) -> None:
             raise ConfigError(f"cannot use {argument!r}: {advice}")
 
 
-_ROOT = (*KNOBS, *PARTS, *ONCE)
+_ROOT = (*HYPERPARAMETERS, *PARTS, *ONCE)
 
 
 def _advise_key(key: str, value: str) -> str:
@@ -143,7 +139,7 @@ def _advise_value(key: str, value: str) -> str:
         return ABSENT_METHODS[value.lower()]
     if key == "dataset" and "/" in value:
         return f"write dataset=hub dataset.repo={value}"
-    if key in KNOBS and (steps := re.fullmatch(r"([\d.]+):([\d.]+):([\d.]+)", value)):
+    if key in HYPERPARAMETERS and (steps := re.fullmatch(r"([\d.]+):([\d.]+):([\d.]+)", value)):
         start, stop, step = steps.groups()
         return f"write -m '{key}=range({start},{stop},{step})', the end excluded"
     return ""
@@ -170,8 +166,8 @@ def _list_keys(composer: Composer, group: str) -> set[str]:
     keys = set(REWORDED) if group == "dataset" else set()
     for path in composer.option_files(group):
         try:
-            tree = yaml.safe_load(path.read_text("utf8"))
-        except yaml.YAMLError:  # said where it is chosen
+            tree = read_yaml(path)
+        except ConfigError:  # said where it is chosen
             continue
         keys |= set(map(str, tree)) if isinstance(tree, dict) else set()
     return keys - {"kind", "defaults"}

@@ -1,4 +1,4 @@
-"""Type and check launcher settings, one class per launcher, before anything is submitted."""
+"""Define and check launcher settings, one class per launcher, before anything is submitted."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ LISTED = ("launcher.partition", "launcher.constraint", "launcher.qos")
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """What a job of one model needs; None = what the launcher says. Never part of a model's identity.
+    """Hold the needs of a model's jobs; None = the launcher's value. Never part of a model's identity.
 
     Attributes:
         gpus: devices per job. memory: per node, as Slurm writes it (`16G`). time: minutes until a job is
-            interrupted and queued again; it goes on from the store.
+            interrupted and queued again; it continues from the store.
     """
 
     gpus: int | None = None
@@ -35,7 +35,7 @@ class Resources:
 
 @dataclass(frozen=True, slots=True)
 class Inline:
-    """Run in this process, one pass after the other."""
+    """Run all passes in this process, one after the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +71,16 @@ class Local:
 
 @dataclass(frozen=True, slots=True)
 class Slurm:
-    """Submit job arrays through sbatch; what is None is left to the site.
+    """Submit job arrays through sbatch; None = the site's default.
 
     Attributes:
         time: minutes. memory: as Slurm writes it. gpus, cpus: per job. array_parallelism: jobs that may run at once.
-        max_array: largest array; never more than the site's MaxArraySize.
+        max_array: number of jobs per array, at most; never more than the site's MaxArraySize.
         wait: False = submit and return. setup: shell lines before a job (module load ...); one that fails ends it.
         python: the jobs' Python, a shell command (a container's exec line too). environment: names of variables that
             jobs get beside code_snapshot.ENVIRONMENT. extra: sbatch parameters, verbatim.
-        poll: seconds between looks at squeue. signal: seconds before the time limit at which a job is interrupted.
-        lost: seconds until a job that nobody runs any more is given up or submitted again.
+        poll: seconds between calls of squeue. signal: seconds before the time limit at which a job is interrupted.
+        lost: seconds until a job that no longer runs is given up or submitted again.
     """
 
     partition: str | None = None

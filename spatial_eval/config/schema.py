@@ -1,7 +1,8 @@
-"""From one composed YAML tree to typed objects, each value checked. Nothing past this module sees a DictConfig."""
+"""Turn one composed YAML tree into typed objects, each value checked. No other module gets a DictConfig."""
 
 from __future__ import annotations
 
+import json
 import math
 import re
 import typing
@@ -15,27 +16,41 @@ from omegaconf.errors import OmegaConfBaseException
 
 from spatial_eval.config.launchers import LAUNCHERS, Launcher, Resources
 from spatial_eval.config.tracking import TRACKERS, Tracking
-from spatial_eval.core.columns import BY_RELATION, KNOBS, NAMED, ROW
-from spatial_eval.core.errors import ConfigError, describe_unknown
+from spatial_eval.core.columns import BY_RELATION, HYPERPARAMETERS, NAMED, ROW
+from spatial_eval.core.errors import ConfigError, describe_unknown, first_line
+from spatial_eval.core.layers import canonical_heads
 from spatial_eval.core.plan import SPLITS
 from spatial_eval.core.sweep_names import EXPECTED, is_name
 from spatial_eval.core.types import CAPTURES, Benchmark, Method, Model, Places
 from spatial_eval.core.validate import build_dataclass, format_value
 from spatial_eval.methods.registry import BENCHMARKS, METHODS
+from spatial_eval.models.devices import DEVICES
 from spatial_eval.models.registry import MODELS
 
 T = TypeVar("T")
 
 GROUPS = ("dataset", "model", "method", "launcher", "tracking")
 PARTS = ("split", "limit", "max_new_tokens")
-ONCE = ("name", "data_dir", "output_dir", "action", "retry", "capture")  # one value for a whole sweep
+ONCE = (
+    "name",
+    "data_dir",
+    "output_dir",
+    "action",
+    "retry",
+    "capture",
+    "estimate.device",
+)  # one value for a whole sweep
 ACTIONS = ("run", "plan")
 RESERVED = {*ROW, *BY_RELATION, "kind", "sweep"} - {*NAMED}  # no field of a method may be called so
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Where and how to run; never part of a result's identity. `name`: what the command line calls the sweep."""
+    """Hold where and how to run; never part of a result's identity.
+
+    Attributes:
+        name: the sweep's name on the command line. device: device of the estimate of action=plan; None = the GPU here.
+    """
 
     places: Places
     action: str
@@ -44,11 +59,12 @@ class Settings:
     launcher: Launcher
     tracking: Tracking
     name: str | None = None
+    device: str | None = None
 
 
 def check_root_value(key: str, value: Any) -> Any:
-    """The canonical value of a root key. Raises ConfigError: what, where, what is valid."""
-    if key in KNOBS:
+    """Return the canonical value of a root key. Raises ConfigError where it is not valid."""
+    if key in HYPERPARAMETERS:
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
         limits = "a number in [0, 1]" if key == "threshold" else "a finite number >= 0"
         if not number or not math.isfinite(value) or value < 0 or (key == "threshold" and value > 1):
@@ -61,9 +77,11 @@ def check_root_value(key: str, value: Any) -> Any:
                 f"{key}={format_value(value)} is not valid; expected a whole number >= 1{' or null' * (key == 'limit')}"
             )
         return value
-    choices = {"split": SPLITS, "action": ACTIONS, "capture": CAPTURES}.get(key)
+    choices = {"split": SPLITS, "action": ACTIONS, "capture": CAPTURES, "estimate.device": DEVICES}.get(key)
+    if key == "estimate.device" and isinstance(value, str):
+        value = value.lower()  # H100
     if choices is not None:
-        if value not in choices:
+        if value not in choices and not (key == "estimate.device" and value is None):
             raise ConfigError(describe_unknown(key, format_value(value), choices))
         return value
     if key == "name":
@@ -80,14 +98,14 @@ def check_root_value(key: str, value: Any) -> Any:
 
 
 def read_settings(root: Mapping[str, Any], launcher: DictConfig, tracking: DictConfig) -> Settings:
-    """Of checked root values and the two composed groups."""
+    """Build the settings from checked root values and the composed groups launcher and tracking."""
     places = Places(Path(root["data_dir"]).expanduser().absolute(), Path(root["output_dir"]).expanduser().absolute())
     tracker = build_by_kind(TRACKERS, to_plain_values(tracking, "tracking"), "tracking")
     how = (root["action"], root["retry"], root["capture"])
-    return Settings(places, *how, _launcher(launcher), tracker, root["name"])
+    return Settings(places, *how, _launcher(launcher), tracker, root["name"], root["estimate.device"])
 
 
-REWORDED = ("template", "framing")  # keys that every dataset takes: its questions asked otherwise
+REWORDED = ("template", "framing", "system", "protocol")  # keys that every dataset takes: its questions asked otherwise
 
 
 def read_dataset(node: DictConfig) -> Benchmark:
@@ -101,7 +119,7 @@ def read_model(node: DictConfig) -> Model:
 
 
 def read_resources(node: DictConfig) -> Resources:
-    """What a model's jobs need (`resources:` in its YAML): where it runs is no part of its identity."""
+    """Read the needs of a model's jobs (`resources:` in its YAML), which are no part of its identity."""
     values = to_plain_values(node, "model").get("resources") or {}
     if not isinstance(values, dict):
         raise ConfigError(
@@ -132,7 +150,7 @@ class MethodRecipe:
 
 
 def read_method(node: DictConfig, name: str) -> MethodRecipe:
-    """Read once for any number of cells. A field is a value or exactly `${weight}`, `${threshold}`, ..."""
+    """Read a method's YAML once for all cells. A field is a value, or exactly `${weight}`, `${threshold}`, ..."""
     raw = _container(node, "method", resolve=False)
     kind = str(raw.get("kind"))
     if kind in METHODS:
@@ -142,15 +160,30 @@ def read_method(node: DictConfig, name: str) -> MethodRecipe:
     root_keys, values = {}, {}
     for field, value in raw.items():
         found = re.fullmatch(r"\$\{(\w+)\}", value) if isinstance(value, str) else None
-        if found and found[1] in KNOBS:
+        if found and found[1] in HYPERPARAMETERS:
             root_keys[field] = found[1]
         elif isinstance(value, str) and "${" in value:
             raise ConfigError(
-                f"method={name}: {field}: {value} is not valid; expected a value or one of ${{{'}, ${'.join(KNOBS)}}}"
+                f"method={name}: {field}: {value} is not valid; expected a value or one of "
+                f"${{{'}, ${'.join(HYPERPARAMETERS)}}}"
             )
+        elif field == "heads" and isinstance(value, str) and value.endswith(".json"):
+            values[field] = read_heads(Path(value).expanduser())
         else:
-            values[field] = check_root_value(field, value) if field in KNOBS else _canonical(value, f"method.{field}")
+            values[field] = (
+                check_root_value(field, value) if field in HYPERPARAMETERS else _canonical(value, f"method.{field}")
+            )
     return MethodRecipe(name, root_keys, values)
+
+
+def read_heads(path: Path) -> str:
+    """Return the heads of a set that `spatial-eval heads` wrote. Raises ConfigError where it is none."""
+    try:
+        heads = json.loads(path.read_text("utf8"))["heads"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        hint = "write it with spatial-eval heads SWEEP --out FILE"
+        raise ConfigError(f"method.heads={path} is no set of heads ({type(error).__name__}): {hint}") from None
+    return canonical_heads(heads, f"heads in {path}") or "all"
 
 
 def _canonical(value: Any, where: str) -> Any:
@@ -163,7 +196,7 @@ def _canonical(value: Any, where: str) -> Any:
 
 
 def to_plain_values(node: Any, where: str) -> dict[str, Any]:
-    """A node's resolved values. Raises ConfigError naming a key that must be given."""
+    """Return a node's resolved values. Raises ConfigError with the name of a key that must be given."""
     return _container(node, where, resolve=True)
 
 
@@ -174,12 +207,12 @@ def _container(node: Any, where: str, *, resolve: bool) -> dict[str, Any]:
             raise ConfigError(f"{missing[0]} must be given: add {missing[0]}=...")
         values = OmegaConf.to_container(node, resolve=resolve)
     except OmegaConfBaseException as error:
-        raise ConfigError(f"{where}: {str(error).splitlines()[0]}") from None
+        raise ConfigError(f"{where}: {first_line(error)}") from None
     return typing.cast("dict[str, Any]", values)
 
 
 def build_by_kind(table: Mapping[str, type[T]], values: Mapping[str, Any], where: str) -> T:
-    """The class that `kind` names in `table`, built from the other values."""
+    """Build the class that `kind` names in `table` from the other values."""
     rest = dict(values)
     kind = rest.pop("kind", None)
     if kind not in table:

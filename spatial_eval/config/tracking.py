@@ -1,6 +1,6 @@
-"""Describe who shows a sweep beside its own files: conf/tracking/*.yaml as typed values.
+"""Describe trackers, which show a sweep outside its own files: conf/tracking/*.yaml as typed values.
 
-A tracker changes no result. Other packages bring more of them by entry points of the group spatial_eval.trackers.
+A tracker changes no result. Other packages add trackers by entry points of the group spatial_eval.trackers.
 """
 
 from __future__ import annotations
@@ -19,31 +19,31 @@ FORBIDDEN = "/\\#?%:"  # in a W&B project or entity
 
 
 class Tracker(Protocol):
-    """Shows a sweep somewhere else: a frozen dataclass whose fields are the keys of its YAML in conf/tracking."""
+    """Define a tracker: a frozen dataclass whose fields are the keys of its YAML in conf/tracking."""
 
     def publish(self, sweep: Path) -> None:
         """Show the finished files of a sweep's folder (`spatial_eval.load(sweep)` reads them).
 
-        Called after every run of the sweep, also where nothing is new, in a process of its own with a time limit; what
-        it raises is noted in publish.json and changes no exit code.
+        Called after every run of the sweep, also without new answers, in its own process with a time limit; an
+        exception is recorded in publish.json and changes no exit code.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class TrackedFiles:
-    """`tracking=none`: nothing beside the sweep's own files."""
+    """Publish nothing beside the sweep's own files (`tracking=none`)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Wandb:
-    """`tracking=wandb`: Weights & Biases, shown by spatial_eval.tracking.
+    """Publish in Weights & Biases through spatial_eval.tracking (`tracking=wandb`).
 
     Attributes:
-        mode: offline (written under the sweep's folder) | auto (and uploaded where a key is set and the server
-            answers within 2 s) | online (and uploaded) | disabled.
-        entity: user or team; None = the key's own. group: None = the sweep's name and id.
-        max_cell_runs: with more cells than this the runs of all but base and the best ones hold no tables; >= 0.
+        mode: offline (written under the sweep's folder) | auto (uploaded too, where a key is set and the server
+            answers within 2 s) | online (uploaded too) | disabled.
+        entity: user or team; None = the default of the API key. group: None = the sweep's name and id.
+        max_cell_runs: number of cells above which only the runs of base and the best cells hold tables; >= 0.
         timeout: seconds that publishing at the end of a run may take; > 0.
     """
 
@@ -82,7 +82,7 @@ Tracking = TrackedFiles | Wandb | Tracker
 
 @dataclass(frozen=True, slots=True)
 class Publication:
-    """What a job needs to publish the cells that its pass completed; `about` is what sweep.json will say."""
+    """Hold a job's data for publishing the cells that its pass completed; `about`: the later content of sweep.json."""
 
     cells: tuple[Cell, ...]
     about: Mapping[str, Any]

@@ -6,7 +6,7 @@
     - MissingData        it is not there (yet): action=plan counts without it
   - ModelError           a model cannot be loaded, or an intervention cannot be guaranteed on it
     - MissingModel       its commit is known neither here nor to a hub that answers
-  - StoreError           a file of ours cannot be used: another experiment's manifest, a full disk
+  - StoreError           a file of the output folder cannot be used: another experiment's manifest, a full disk
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from collections.abc import Iterable, Mapping
 
 
 class SpatialEvalError(Exception):
-    """Base of every error that is the user's to fix."""
+    """Base of every error that the user can fix."""
 
 
 class ConfigError(SpatialEvalError):
@@ -41,6 +41,11 @@ class MissingModel(ModelError):
 
 class StoreError(SpatialEvalError):
     """The store cannot be read or written safely."""
+
+
+def first_line(error: BaseException) -> str:
+    """Return the first line of a message that says something; the class's name where none does."""
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def describe_unknown(

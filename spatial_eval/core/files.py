@@ -1,4 +1,4 @@
-"""Write files that no reader sees half written; read JSON without surprises; say what a file system rejects in a line.
+"""Write files atomically, read JSON within limits, and report errors of the file system in one line.
 
 Guarantee: a reader sees the old file or the new one. Steps: write beside it, fsync, rename. Trade-off: two renames of
 one path at once leave one of the two files; no lock is held. Scope: local disks and NFS, where a rename is atomic.
@@ -32,7 +32,7 @@ def write_atomic(path: Path, text: str | bytes, *, sync: bool = True) -> None:
     """Write a whole file by rename.
 
     Args:
-        sync: False = without fsync, for what is written again in seconds.
+        sync: False = without fsync, for files that are written again within seconds.
 
     Raises:
         StoreError: the file system rejects it; the old file stays.
@@ -64,7 +64,7 @@ def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
 
 
 def is_regular_file(path: Path) -> bool:
-    """Whether a path is a file that can be read to an end: no folder, FIFO or device, no name that is too long."""
+    """Return whether a path is a regular file: no folder, FIFO or device, no name that is too long."""
     try:
         return path.is_file()
     except OSError:
@@ -72,7 +72,7 @@ def is_regular_file(path: Path) -> bool:
 
 
 def list_files(folder: Path, pattern: str) -> list[Path]:
-    """Return the regular files of a folder whose names match, in order; of anything else that does, say so once."""
+    """Return the regular files of a folder whose names match, in order; warn once about other matches."""
     paths = sorted(folder.glob(pattern))
     for path in paths:
         if not is_regular_file(path):
@@ -82,7 +82,7 @@ def list_files(folder: Path, pattern: str) -> list[Path]:
 
 @contextlib.contextmanager
 def pass_over_unreadable(path: Path) -> Iterator[None]:
-    """Leave the block where the file system does not give a file, and say so once."""
+    """Leave the block where a file cannot be read, and warn once."""
     try:
         yield
     except OSError as error:
@@ -113,8 +113,13 @@ def read_json(path: Path) -> Any:
         OSError: as read_regular_file does.
         ValueError: it is not JSON, nested too deeply, or larger than LARGEST_JSON.
     """
+    return parse_json(read_regular_file(path, LARGEST_JSON))
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse JSON of another hand. Raises ValueError: it is none, or nested too deeply."""
     try:
-        return json.loads(read_regular_file(path, LARGEST_JSON))
+        return json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -129,7 +134,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def translate_os_errors(path: Path) -> Iterator[None]:
-    """Turn what the file system rejects (disk full, no permission) into one line. Raises StoreError."""
+    """Raise StoreError, one line, for an error of the file system (disk full, no permission)."""
     try:
         yield
     except OSError as error:

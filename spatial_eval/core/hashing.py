@@ -1,4 +1,4 @@
-"""Hash texts and files: the one place that chooses a hash (BLAKE2b) for what identifies things in files and folders.
+"""Hash texts and files with BLAKE2b, for all identities in files and folders.
 
 A file's digest is remembered by path, size, modification time, inode and change time, so that each file is read once. A
 program may give a file any modification time; the change time is the kernel's.
@@ -29,7 +29,7 @@ def combine_digests(parts: Mapping[str, str]) -> str:
 def digest_files(paths: Sequence[Path], places: Places) -> list[str]:
     """Digest the content of files.
 
-    What was read is noted in digests.jsonl of the cache, if `places` may remember, the output folder exists and it
+    Digests are recorded in digests.jsonl of the cache, if `places` allows it, the output folder exists and the file
     can be written; a truncated line there, or one of an earlier version, is skipped and its file read again.
 
     Returns:
@@ -52,7 +52,7 @@ def digest_files(paths: Sequence[Path], places: Places) -> list[str]:
     return digests
 
 
-def noted(arguments: Mapping[str, str], compute: Callable[[str], str], places: Places) -> dict[str, str]:
+def compute_cached(arguments: Mapping[str, str], compute: Callable[[str], str], places: Places) -> dict[str, str]:
     """Compute 32 hex digits by `compute` and its argument, or read them from the cache of digests, by key."""
     notes = places.cache / "digests.jsonl"
     known = _read_notes(notes)

@@ -1,4 +1,4 @@
-"""Read JSON lines: files of questions strictly, files that a killed writer may have left leniently."""
+"""Read JSON lines: strictly for files of questions, leniently for files that a killed writer may have truncated."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PRETTY = (
 
 
 def read_file_bytes(path: Path) -> bytes:
-    """Read a file of questions or answers. Raises DataError where it is none: a folder, a pipe, a device."""
+    """Read a file of questions or answers. Raises DataError for a folder, a pipe or a device."""
     try:
         _check_regular(path)
         content = path.read_bytes()

@@ -1,4 +1,7 @@
-"""Parse selections of decoder layers and attention heads, as text: `0-15,20`, `2-`, or "" for all. Pure."""
+"""Parse selections of decoder layers and attention heads, as text: `0-15,20`, `2-`, or "" for all. Pure.
+
+`9-14/32` are layers 9 to 14 of 32: in a model of another depth, those of the same part of it.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from collections.abc import Iterable, Sequence
 
 from spatial_eval.core.errors import ConfigError, ModelError
 
-BUCKETS = ("low", "high", "late")  # early layers of contrasts: halves of the model, and its last layers, by its depth
+BUCKETS = ("low", "high", "upper", "late")  # early layers of contrasts, by the depth: halves, and the papers' own
 _RUN = re.compile(r"(\d+)(?:(-)(\d*))?")
 _OPEN = 999  # the end of `2-`, past any model's
 
@@ -24,14 +27,22 @@ def canonical_layers(value: Selection, where: str, words: Sequence[str] = ("all"
     text = text.replace(" ", "")
     if text in words:
         return "" if text == "all" else text
-    return _text(_parse(text, where, words))
+    runs, slash, depth = text.partition("/")
+    found = _parse(runs, where, words)
+    if slash and not (depth.isdecimal() and max(found) < int(depth)):
+        raise ConfigError(f"{where}={text} is not valid; expected layers of a depth as 9-14/32")
+    return _text(found) + (f"/{int(depth)}" if slash else "")
 
 
 def layer_indices(text: str, depth: int) -> list[int]:
     """List the layers that a canonical text names in a model of `depth` layers. Raises ModelError beyond it."""
     if not text:
         return list(range(depth))
-    found = sorted(_parse(text, "layers", ()))
+    runs, _, whole = text.partition("/")
+    found = sorted(_parse(runs, "layers", ()))
+    if whole:  # every layer that overlaps one of these, as shares of the depth
+        parts = ((one * depth // int(whole), -(-(one + 1) * depth // int(whole))) for one in found)
+        return sorted({layer for first, end in parts for layer in range(first, end)})
     if found[-1] == _OPEN and found[0] < depth:
         return [layer for layer in found if layer < depth]
     if found[-1] >= depth:

@@ -1,4 +1,4 @@
-"""Name every path once: of the options that come with the package, under an output folder, in a sweep's folder."""
+"""Name the paths of built-in options, of an output folder and of a sweep's folder."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ class OutputPaths:
     """Name the paths under an output folder (`output_dir`).
 
     Attributes:
-        generations: the store, a folder per experiment, append-only. captures: captured attention, under its keys.
-        sweeps: a folder per sweep, of derived files and the state of its jobs. cache: anything that may be deleted.
-        trash: what `store rm` put aside.
+        generations: the store, one folder per experiment, append-only. captures: captured attention, by the same keys.
+        sweeps: one folder per sweep, with its tables and the state of its jobs. cache: files that may be deleted.
+        trash: experiments that `store rm` moved aside.
     """
 
     def __init__(self, root: Path) -> None:
@@ -29,10 +29,10 @@ class SweepPaths:
     """Name the paths in a sweep's folder.
 
     Attributes:
-        name: what the user called it. about: what was run (cells, versions, command).
-        attention: captured attention as arrays, a file per pass.
-        report_samples: the answers that report.html has no room for.
-        jobs: the state of jobs: a folder per launch, and code snapshots. request: what the last launch asked for.
+        name: the user's name for it. about: its cells, versions and command (sweep.json).
+        attention: captured attention as arrays, one file per pass.
+        report_samples: all answers, where report.html cannot hold them. framings: the forms of its data sets compared.
+        jobs: state of the jobs, one folder per launch, and code snapshots. request: the last launch's request.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -46,6 +46,7 @@ class SweepPaths:
         self.about = folder / "sweep.json"
         self.report = folder / "report.html"
         self.report_samples = folder / "report_samples.js"
+        self.framings = folder / "framings.csv"
         self.attention = folder / "attention"
         self.wandb = folder / "wandb"
         self.publication = folder / "publish.json"
@@ -54,7 +55,7 @@ class SweepPaths:
 
     @property
     def output(self) -> OutputPaths:
-        """Return the output folder that holds the sweep, wherever it was moved to: <output>/sweeps/<id>."""
+        """Return the output folder of the sweep, also after a move: <output>/sweeps/<id>."""
         folder = self.folder.absolute()
         return OutputPaths((folder if folder.parent.name == "sweeps" else folder.resolve()).parents[1])
 
@@ -70,12 +71,12 @@ class SweepPaths:
 
 
 def conf_folder() -> Path:
-    """Return the folder that holds config.yaml and our options, a folder per group."""
+    """Return the folder of config.yaml and the built-in options, one folder per group."""
     return _find_data("conf")
 
 
 def sweeps_folder() -> Path:
-    """Return the folder of our sweep files."""
+    """Return the folder of the built-in sweep files."""
     return _find_data("sweeps")
 
 

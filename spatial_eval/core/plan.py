@@ -15,10 +15,10 @@ def split_indices(samples: int | Sequence[Sample], part: Part) -> range | list[i
     """Return the row indices of a part, in order.
 
     `val` is the reference's fixed random fifth (seed 1), `test` the rest; the published tables are `test`. Where
-    samples name their cut, `val` is a fifth of the cuts, with all rows of each.
+    samples name their group (`cut`), `val` is a fifth of the groups, with all rows of each.
 
     Args:
-        samples: of the whole dataset; their number where they are not known.
+        samples: those of the whole dataset; their number where they are not known.
     """
     n = samples if isinstance(samples, int) else len(samples)
     cuts = [] if isinstance(samples, int) else [sample.cut for sample in samples]
@@ -41,7 +41,7 @@ def select_samples(samples: Sequence[Sample], part: Part) -> list[Sample]:
 
 
 def fuse_cells(cells: Iterable[Cell], capture: str = "none") -> list[Pass]:
-    """Return one pass per experiment; each part of it gets the union of the arms that its cells look at."""
+    """Return one pass per experiment; each part of it gets the union of the arms that its cells read."""
     needed: dict[Experiment, dict[Part, set[Arm]]] = {}
     for cell in cells:
         needed.setdefault(cell.experiment, {}).setdefault(cell.part, set()).update(cell.method.arms())
@@ -64,15 +64,15 @@ def needed_arms(work: Pass, samples: int | Sequence[Sample]) -> dict[int, frozen
 
 
 def picture_name(sample: Sample) -> str:
-    """Name the picture of a sample: samples of one name are about one picture."""
-    return sample.image_digest or str(sample.image or f"row {sample.row}")
+    """Name the picture or pictures of a sample: samples with equal names have the same pictures in the same order."""
+    return sample.image_digest or "\n".join(map(str, sample.images)) or f"row {sample.row}"
 
 
 def cut_blocks(samples: Sequence[Sample], batching: Batching) -> list[list[int]]:
     """Cut the rows of a whole dataset into the blocks inside which batches are made.
 
-    In row order, or with `by_image` in the order in which pictures first appear, all rows of a picture together: they
-    stand in two blocks only where they alone are more than a block holds. A function of the dataset alone.
+    Rows are in order, or with `by_image` grouped by picture in order of first appearance; the rows of one picture are
+    in several blocks only where they exceed a block. The result depends on the dataset alone.
     """
     pictures: dict[str, list[int]] = {}
     for row, sample in enumerate(samples):
@@ -89,7 +89,7 @@ def cut_blocks(samples: Sequence[Sample], batching: Batching) -> list[list[int]]
 
 
 def remaining_blocks(blocks: Sequence[Sequence[int]], todo: Sequence[Work]) -> list[list[Work]]:
-    """Return what is left to do of each block, in order, without blocks that are done."""
+    """Return the missing samples and arms of each block, in order, without complete blocks."""
     left = {item[0].row: item for item in todo}
     found = ([left[row] for row in block if row in left] for block in blocks)
     return [block for block in found if block]
@@ -98,7 +98,7 @@ def remaining_blocks(blocks: Sequence[Sequence[int]], todo: Sequence[Work]) -> l
 def remaining_work(
     need: Mapping[int, frozenset[Arm]], samples: Sequence[Sample], *done: Collection[tuple[str, Arm]]
 ) -> list[Work]:
-    """Return samples in row order with the arms that no `done` (by sample id) has; without those that lack none."""
+    """Return samples in row order with their arms that are not in `done` (by sample id), without complete samples."""
     ordered = {arms: tuple(sorted(arms)) for arms in set(need.values())}
     lacking: list[Work] = []
     for row in sorted(need):

@@ -1,4 +1,4 @@
-"""Show progress on stderr: an overall line, under it those of what runs; live on a terminal, plain lines in a log."""
+"""Show progress on stderr: an overall line and one per running pass; live on a terminal, plain lines in a log."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class ProgressLine:
 
 
 class ProgressDisplay:
-    """Show how many of `total` questions are done, and what runs; removed from a terminal at the end."""
+    """Show how many of `total` questions are done, and the running passes; removed from a terminal at the end."""
 
     def __init__(self, total: int) -> None:
         self.total = total
@@ -41,7 +41,7 @@ class ProgressDisplay:
 
     @contextlib.contextmanager
     def live(self) -> Iterator[None]:
-        """Show what `show` is given live, where stderr is a terminal."""
+        """Show the lines given to `show` live, where stderr is a terminal."""
         console = terminal.live_console()
         if console is None:
             yield
@@ -73,7 +73,7 @@ class ProgressDisplay:
                 self._update = None
 
     def show(self, head: str, lines: Sequence[ProgressLine], done: int) -> None:
-        """Show what runs and that `done` questions are done; in a log every EVERY_S."""
+        """Show the running passes and the number of questions done; in a log every EVERY_S seconds."""
         now = time.perf_counter()
         if self._before in (None, done):  # until then models are loaded
             self._before, self._start = done, now
@@ -103,7 +103,7 @@ class RunProgress:
 
     @contextlib.contextmanager
     def show_pass(self, name: str, total: int, arms: int) -> Iterator[Callable[[int], None]]:
-        """Show a pass's questions; the context is `advance(questions)`. A line of the log stays of a whole one."""
+        """Show a pass's questions; the context is `advance(questions)`. A finished pass leaves a line in a log."""
         self._started += 1
         number, start = self._started, time.perf_counter()
         head = f"pass {number} of {self._passes}"
@@ -151,10 +151,10 @@ def show_jobs(jobs: int, questions: int) -> Iterator[Callable[[Sequence[Progress
 
 @contextlib.contextmanager
 def show_bytes(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """Yield `advance(bytes)`, for several threads: a bar on a terminal, a line now and then in a log.
+    """Yield `advance(bytes)`, for several threads: a bar on a terminal, occasional lines in a log.
 
     Args:
-        total: in bytes, 0 = not known.
+        total: in bytes, 0 = unknown.
     """
     console = terminal.live_console()
     if console is not None:

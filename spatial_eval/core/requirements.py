@@ -1,4 +1,4 @@
-"""Read what this package requires (pyproject.toml), and list installed versions that are newer than those tested."""
+"""Read the requirements of this package (pyproject.toml), and list installed versions newer than the tested ones."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def read_packages() -> list[Requirement]:
 
 
 def find_version(name: str) -> str:
-    """Return the installed version of a package, "" where there is none."""
+    """Return the installed version of a package; "" where there is none."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -35,7 +35,7 @@ def find_version(name: str) -> str:
 
 
 def is_newer(package: Requirement, version: str) -> bool:
-    """Whether `version` lies beyond the upper bound, which is where the tests ended, and breaks nothing else."""
+    """Return whether `version` is above the upper bound, the newest tested one, and meets the other bounds."""
     rest = SpecifierSet(",".join(str(one) for one in package.specifier if one.operator != "<"))
     return rest.contains(version, prereleases=True) and not package.specifier.contains(version, prereleases=True)
 

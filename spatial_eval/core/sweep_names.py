@@ -1,6 +1,6 @@
-"""Name sweeps: a name is a line of text in the sweep's folder, in no key and in no id.
+"""Name sweeps: a name is one line of text in the sweep's folder, part of no key and no id.
 
-Several sweeps may have had one name: it means the one that was run last.
+Of several sweeps with one name, the name means the last one run.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NEWEST = 5  # sweeps that an error lists
 
 
 def is_name(text: str) -> bool:
-    """Tell whether a text can name a sweep: what may be the beginning of an id cannot."""
+    """Return whether a text can name a sweep: the beginning of an id cannot."""
     return bool(re.fullmatch(r"[a-z0-9_-]{1,40}", text)) and text != LATEST and not re.fullmatch(r"[0-9a-f]{6,}", text)
 
 
@@ -30,7 +30,7 @@ def derive_name(stem: str) -> str | None:
 
 
 def read_name(folder: Path) -> str:
-    """Return the name of a sweep's folder, "" where it has none."""
+    """Return the name in a sweep's folder; "" where there is none."""
     try:
         name = read_regular_file(SweepPaths(folder).name, most=100).decode("utf8", "replace").strip()
     except (OSError, ValueError):
@@ -39,14 +39,14 @@ def read_name(folder: Path) -> str:
 
 
 def write_name(folder: Path, name: str) -> Sequence[str]:
-    """Name a sweep; returns the ids of the other sweeps beside it that had the name. Raises StoreError."""
+    """Name a sweep; return the ids of the other sweeps beside it that had the name. Raises StoreError."""
     write_atomic(SweepPaths(folder).name, f"{name}\n")
     others = (path for path in folder.parent.glob("*/name.txt") if path.parent.name != folder.name)
     return sorted(path.parent.name for path in others if read_name(path.parent) == name)
 
 
 def label_sweep(folder: Path) -> str:
-    """Return how a sweep is shown: `demo (0a1b2c3d4e5f)`, or its id alone."""
+    """Return a sweep's label: `demo (0a1b2c3d4e5f)`, or its id alone."""
     name = read_name(folder)
     return f"{name} ({folder.name})" if name else folder.name
 
@@ -58,7 +58,7 @@ def match_sweep(folders: Sequence[Path], text: str) -> list[Path]:
         folders: the sweeps of an output folder, the oldest first.
 
     Raises:
-        ConfigError: none is meant, or several ids begin so.
+        ConfigError: no sweep matches, or several ids begin so.
     """
     named = [folder for folder in folders if read_name(folder) == text]
     if named:

@@ -1,4 +1,4 @@
-"""Write for people: streams that cannot fail a run, text without control characters, the width of the terminal."""
+"""Write to the terminal: streams that cannot fail a run, text without control characters, the terminal's width."""
 
 from __future__ import annotations
 
@@ -8,7 +8,9 @@ import logging
 import os
 import re
 import shutil
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -40,18 +42,18 @@ def clean_line(text: str) -> str:
 
 
 def terminal_width() -> int | None:
-    """Return the columns of the terminal that stdout is; None where it is a file or a pipe, or nothing is known."""
+    """Return the width in columns of stdout's terminal; None for a file or a pipe, or where it is unknown."""
     return shutil.get_terminal_size((0, 0)).columns or None if sys.stdout.isatty() else None
 
 
 class GuardedStream(io.TextIOBase):
-    """A standard stream to which writing never fails: what it cannot take is dropped, and `error` says why.
+    """Wrap a standard stream so that writing never fails: rejected text is dropped, with the reason in `error`.
 
-    Characters that its encoding lacks are written as escapes. While `live` shows something on a terminal, whole lines
-    are printed above that.
+    Characters that its encoding lacks are written as escapes. While `live` shows something on a terminal, complete
+    lines are printed above that.
 
     Attributes:
-        error: why the stream takes nothing any more; None while it does.
+        error: reason why the stream takes no more text; None while it does.
     """
 
     def __init__(self, stream: TextIO | None, *, clean: bool) -> None:
@@ -86,7 +88,7 @@ class GuardedStream(io.TextIOBase):
         return len(text)
 
     def write_raw(self, text: str) -> None:
-        """Write text as it is, past what is shown live and with its control characters."""
+        """Write text unchanged, with its control characters, without regard to the live display."""
         if self.stream is None or self.error is not None:
             return
         try:
@@ -117,7 +119,7 @@ class GuardedStream(io.TextIOBase):
 
 @contextlib.contextmanager
 def guarded_streams() -> Iterator[None]:
-    """Make stdout and stderr GuardedStreams, and say on stderr where stdout could not take all; nested, do nothing."""
+    """Make stdout and stderr GuardedStreams, and report on stderr where stdout rejected text; nested, do nothing."""
     if isinstance(sys.stdout, GuardedStream):
         yield
         return
@@ -135,24 +137,49 @@ def guarded_streams() -> Iterator[None]:
         sys.stdout, sys.stderr = before
 
 
-def print_output(text: str) -> None:
-    """Print what a command is asked for. Raises StoreError where stdout cannot take it; a closed pipe wants no more."""
-    sys.stdout.write(f"{text}\n")
-    sys.stdout.flush()
-    error = sys.stdout.error if isinstance(sys.stdout, GuardedStream) else None
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end this process as Ctrl-C does: with its jobs, and with a line on how to go on."""
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    # under nohup SIGHUP stays ignored
+    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def print_output(text: str, stream: TextIO | None = None) -> None:
+    """Print what a command is asked for, on stdout or a stream that stood there.
+
+    Raises:
+        StoreError: the stream cannot take it; a closed pipe wants no more.
+    """
+    out = stream or sys.stdout
+    out.write(f"{text}\n")
+    out.flush()
+    error = out.error if isinstance(out, GuardedStream) else None
     if error is not None and not isinstance(error, BrokenPipeError):
         raise StoreError("the output is not whole")
 
 
 def clear_screen() -> None:
-    """Clear the terminal that stdout is."""
+    """Clear stdout's terminal."""
     if isinstance(sys.stdout, GuardedStream) and sys.stdout.isatty():
         sys.stdout.write_raw(CLEAR_SCREEN)
 
 
 @cache
 def warn_once(line: str) -> None:
-    """Log a warning once per process: a run reads its files before and after."""
+    """Log a warning once per process: a run reads its files twice."""
     log.warning("%s", line)
 
 
@@ -162,14 +189,14 @@ def write_error(text: str) -> None:
 
 
 class CleanFormatter(logging.Formatter):
-    """Formats records without control characters."""
+    """Format records without control characters."""
 
     def format(self, record: logging.LogRecord) -> str:
         return clean_text(super().format(record))
 
 
 def start_logging(layout: str = "%(message)s") -> None:
-    """Log to stderr, a line per record, as logging.basicConfig does: a root logger that has handlers keeps them."""
+    """Log to stderr, one line per record, as logging.basicConfig does: a root logger with handlers keeps them."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(CleanFormatter(layout))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
@@ -177,7 +204,7 @@ def start_logging(layout: str = "%(message)s") -> None:
 
 @contextlib.contextmanager
 def show_below(live: Live) -> Iterator[None]:
-    """Show something of `live_console()` below what is written to stderr; nothing of it stays."""
+    """Show a live display of `live_console()` below the text on stderr, and remove it at the end."""
     stream = sys.stderr
     assert isinstance(stream, GuardedStream)
     stream.live = live

@@ -1,10 +1,10 @@
 """Define the nouns of the project: immutable values and interfaces, no I/O.
 
-experiment  dataset + model + decoding settings        all that a stored answer's identity depends on
+experiment  dataset + model + decoding settings        what identifies a stored answer, with its arm
 arm         one way to decode a prompt                 a scaling of attention, a contrast of logits (core.arms)
-method      a pure rule                                which arms it looks at, whose answer it takes for a question
+method      a pure rule                                reads some arms, takes the answer of one per question
 cell        experiment + method + part of the dataset  one point of the grid, one row of results.csv
-pass        experiment + the arms that each part needs what one job computes on one device
+pass        experiment + the arms that each part needs computed together on one device
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from spatial_eval.core.arms import BASE as BASE  # packages of others import these two from here
 from spatial_eval.core.arms import Arm as Arm
 from spatial_eval.core.paths import OutputPaths
+from spatial_eval.core.validate import field_values
 
 if TYPE_CHECKING:
     from numpy import bool_, float64, intp
@@ -33,17 +34,20 @@ class Sample:
     Attributes:
         id: the row's own id as text; unique in its dataset.
         row: index in the whole dataset, before any split.
-        question: the text as the benchmark gives it; may hold an `<image>` placeholder.
-        answers: the gold answers, one of which must be given; lower case, not empty.
+        question: the benchmark's text; may hold an `<image>` placeholder.
+        answers: the gold answers, any of which is right; lower case, not empty.
         options: every option that the question offers, lower case; empty where unknown.
         image: the image file, opened only where it is encoded; None for recordings' text-only rows.
+        further_images: further images of the question, in order.
         image_digest: identity of the image where it is known without reading the file, else "".
-        relation, pair, set: what metrics aggregate on; "" where the benchmark has none.
+        relation, pair, set: names of the groups of metrics; "" where the benchmark has none.
+        groups: further groups, each a kind of columns.KINDS and a name; several of one kind where it counts in several.
         scoring: the rule by which a text is graded, a key of scoring.RULES; answers and options are letters where the
             rule reads letters.
-        option_texts: what the letters in `options` stand for, as the dataset writes it; () where it is not known, or
-            where the options are texts themselves.
-        cut: questions of one value fall on one side of val and test; "" = rows are cut singly, as the paper does.
+        option_texts: the texts of the letters in `options`, as in the dataset; () where they are not known, or where
+            the options are texts themselves.
+        cut: questions with the same value are in the same part, val or test; "" = rows are divided singly, as in the
+            paper.
     """
 
     id: str
@@ -56,13 +60,20 @@ class Sample:
     relation: str = ""
     pair: str = ""
     set: str = ""
+    groups: tuple[tuple[str, str], ...] = ()
     scoring: str = "words"
     option_texts: tuple[str, ...] = ()
     cut: str = ""
+    further_images: tuple[Path, ...] = ()
+
+    @property
+    def images(self) -> tuple[Path, ...]:
+        """Return every image, in the order of the question's places for them."""
+        return () if self.image is None else (self.image, *self.further_images)
 
     @property
     def gold_texts(self) -> tuple[str, ...]:
-        """Return the gold answers as a file may give them, lower case; of letters also the texts they stand for."""
+        """Return the gold answers in all forms that a file may have, lower case; for letters also their texts."""
         meant = dict(zip(self.options, self.option_texts, strict=True)) if self.option_texts else {}
         return self.answers + tuple(meant[one].strip().lower() for one in self.answers if one in meant)
 
@@ -80,8 +91,8 @@ class Generation:
             (rounding belongs to the method that needs it); None where not recorded.
         entropy: of that distribution, in nats. margin: largest minus second largest probability.
         logit: largest raw logit. option_probs: softmax over the options' first-token logits.
-        prompt: the text really sent to the model, before the image expands; "" where unknown.
-        batch: number of questions that shared the forward pass. device: where it ran.
+        prompt: the model's prompt, before the image expands; "" where unknown.
+        batch: number of questions in the forward pass. device: the device that computed it.
     """
 
     sample_id: str
@@ -100,7 +111,7 @@ class Generation:
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Hold why (one line) a sample has no answer under one arm: it counts as missing, never as wrong."""
+    """Hold the reason (one line) why a sample has no answer under one arm: it counts as missing, never as wrong."""
 
     sample_id: str
     arm: Arm
@@ -115,7 +126,7 @@ class Places:
     """Hold the folders of a run; never part of an experiment's identity.
 
     Attributes:
-        data: benchmark files, read only. output: the store, sweeps and cache, as OutputPaths names them.
+        data: folder of benchmark files, read only. output: folder of the store, sweeps and cache (OutputPaths).
         remember: whether reading may write into the cache; action=plan writes nothing.
     """
 
@@ -144,9 +155,7 @@ class Signals:
 
     def within(self, mask: NDArray[bool_]) -> Signals:
         """Select the questions where `mask` (N,) is True."""
-        return Signals(
-            self.max_prob[mask], self.entropy[mask], self.margin[mask], self.logit[mask], self.answered[mask]
-        )
+        return Signals(*(column[mask] for column in field_values(self).values()))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,7 +165,7 @@ class Routing:
     Attributes:
         criterion: key of methods.routing.CRITERIA.
         threshold: the low arm answers where the criterion is below it, the high arm elsewhere; None = another rule.
-        low, high: the arms; None where the rule is another.
+        low, high: the arms; None for another rule.
     """
 
     criterion: str
@@ -187,7 +196,7 @@ class Method(Protocol):
 
     @property
     def routing(self) -> Routing | None:
-        """Return how it routes; None where it names no criterion. A class of another package may lack it."""
+        """Return its routing; None where it has no criterion. A class of another package may lack this member."""
         ...
 
 
@@ -196,7 +205,7 @@ class Benchmark(Protocol):
 
     @property
     def name(self) -> str:
-        """Label in tables and folder names."""
+        """Return its label in tables and folder names."""
         ...
 
     def describe(self) -> dict[str, Any]:
@@ -211,14 +220,14 @@ class Benchmark(Protocol):
         ...
 
     def ready(self, samples: Sequence[Sample], places: Places) -> None:
-        """Make the image of each of `samples` a file where possible (rendered into the cache, for example)."""
+        """Write the image file of each of `samples` where possible (render it into the cache, for example)."""
         ...
 
     # Members with a default (benchmarks.base.BenchmarkDefaults); a class of another package may lack them.
 
     @property
     def upstream(self) -> str:
-        """Name in the upstream files and in recordings; "" = `name`."""
+        """Return its name in the upstream files and in recordings; "" = `name`."""
         ...
 
     @property
@@ -228,7 +237,7 @@ class Benchmark(Protocol):
 
     @property
     def distort(self) -> bool:
-        """Whether images are stretched to the size that the reference gives VSR's; default false."""
+        """Return whether images are stretched to the reference's size for VSR; default false."""
         ...
 
     @property
@@ -238,12 +247,17 @@ class Benchmark(Protocol):
 
     @property
     def template(self) -> str:
-        """Return the text into which each question was put; default ""."""
+        """Return the template of its questions; default ""."""
         ...
 
     @property
     def framing(self) -> str:
-        """Form in which each question is asked (benchmarks.framing); default "" = the benchmark's own."""
+        """Return the form of its questions (benchmarks.framing); default "" = the benchmark's own."""
+        ...
+
+    @property
+    def system(self) -> str:
+        """Return the system message put before each prompt; default "" = none."""
         ...
 
     @property
@@ -253,17 +267,17 @@ class Benchmark(Protocol):
 
     @property
     def fetched_by(self) -> str:
-        """Return what follows `python -m spatial_eval prepare` to fetch it; default "" = not fetched."""
+        """Return the arguments of `python -m spatial_eval prepare` that fetch it; default "" = it is not fetched."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Batching:
-    """Describe how a model's batches are cut from a dataset.
+    """Describe how a dataset is divided into a model's batches.
 
     Attributes:
-        rows: most rows of a block, inside which batches are cut. by_image: rows about one picture stand in one block,
-            so that they share its prefill.
+        rows: number of rows of a block, at most; batches are parts of a block. by_image: whether rows about one picture
+            are in one block, so that they share its prefill.
     """
 
     rows: int
@@ -275,7 +289,7 @@ class Model(Protocol):
 
     @property
     def name(self) -> str:
-        """Label in tables and folder names."""
+        """Return its label in tables and folder names."""
         ...
 
     @property
@@ -285,7 +299,7 @@ class Model(Protocol):
 
     @property
     def batching(self) -> Batching:
-        """Return how its batches are cut."""
+        """Return the division of a dataset into its batches."""
         ...
 
     def describe(self, places: Places) -> dict[str, Any]:
@@ -297,7 +311,7 @@ class Model(Protocol):
         ...
 
     def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
-        """Return per sample the identity of what it is answered from besides its question: its image or recording."""
+        """Return the digest of each sample's image or recording."""
         ...
 
     def signals(self) -> frozenset[str]:
@@ -318,15 +332,15 @@ class Vlm(Protocol):
     def answer(self, blocks: Sequence[Sequence[Work]]) -> Iterator[list[Record]]:
         """Yield batches of records as they are done; every (sample, arm) of `blocks` appears exactly once.
 
-        `blocks` holds what is left to do of the dataset's fixed blocks (`plan.cut_blocks`), so that shards, limits and
-        resumes compose batches alike. A question that fails becomes a Failure and affects no other.
+        `blocks` holds the missing parts of the dataset's fixed blocks (`plan.cut_blocks`), so that shards, limits and
+        resumed runs have equal batches. A question that fails becomes a Failure and affects no other.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Experiment:
-    """Hold dataset, model and decoding settings: what a stored answer's identity depends on."""
+    """Hold dataset, model and decoding settings, which identify a stored answer together with its arm."""
 
     dataset: Benchmark
     model: Model

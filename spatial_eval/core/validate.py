@@ -21,6 +21,18 @@ def format_value(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def changed_values(value: Any) -> dict[str, Any]:
+    """Return a dataclass's fields that are not at their default."""
+    given = field_values(value)
+    return {f.name: given[f.name] for f in dataclasses.fields(value) if given[f.name] != f.default}
+
+
+def show_value(value: Any) -> str:
+    """Format what a file or a line holds, for a message: never more than fits on a line."""
+    text = "absent" if value is None else repr(value)
+    return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
+
+
 def build_dataclass(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     """Build `cls(**values)`.
 
@@ -39,13 +51,18 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any], where: str) -> T:
     return cls(**{key: check_type(hints[key], value, f"{where}.{key}") for key, value in values.items()})
 
 
+def field_values(value: Any) -> dict[str, Any]:
+    """Return a dataclass's fields by name, as they are: asdict would turn an arm into a dict."""
+    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}  # slots: there is no __dict__
+
+
 @cache
 def _hints(cls: type) -> Mapping[str, Any]:
     return typing.get_type_hints(cls)  # evaluates text: seconds for 10,000 cells of one method
 
 
 def check_type(hint: Any, value: Any, where: str) -> Any:
-    """Return `value` as the annotation wants it: a list as a tuple, text as an absolute path. Raises ConfigError."""
+    """Convert `value` to its annotation: a list to a tuple, text to an absolute path. Raises ConfigError."""
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         if value is None and type(None) in typing.get_args(hint):
             return None
@@ -67,5 +84,5 @@ def check_type(hint: Any, value: Any, where: str) -> Any:
         return float(value)
     if isinstance(hint, type) and isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
         return value
-    expected = getattr(hint, "__name__", str(hint)).replace("str", "text")
+    expected = getattr(hint, "__name__", str(hint)).replace("str", "text")  # hints of plug-ins need not have a name
     raise ConfigError(f"{where}={format_value(value)} is not valid; expected {expected}")

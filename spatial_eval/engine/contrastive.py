@@ -20,8 +20,8 @@ class Reading:
     """Hold what a contrast compares, of m rows.
 
     Attributes:
-        logits: (m, V). other: (m, V), those of the noised image or of the prompt without image, for contrasts that
-            are against such. early: (E, m, V), those of the early layers. step: tokens generated before.
+        logits: (m, V). other: (m, V), those of what the contrast is against, for those that read a question
+            twice. early: (E, m, V), those of the early layers. step: tokens generated before.
     """
 
     logits: Tensor
@@ -66,9 +66,34 @@ def dola_scores(logits: Tensor, early: Tensor, *, cutoff: float) -> Tensor:
     return (last - chosen).masked_fill(~_plausible(logits, cutoff), float("-inf"))
 
 
+def deco_scores(logits: Tensor, early: Tensor, *, alpha: float, top_p: float, top_k: int) -> Tensor:
+    """Compute (m, V) scores from the last layer's logits and those of E early layers (E, m, V).
+
+    arXiv 2410.11779, as `deco_greedy_search` of its code: of the likeliest tokens, the one that an early layer gives
+    the largest probability p tells that layer; its logits, times alpha p, are added. Other tokens are -inf.
+    """
+    probs, likely = torch.softmax(logits, dim=-1).topk(min(top_k, logits.shape[-1]), dim=-1)  # (m, K)
+    kept = probs.cumsum(dim=-1) - probs < top_p  # the token that reaches top_p is one of them
+    before = torch.softmax(early, dim=-1).gather(-1, likely.expand(len(early), -1, -1)).where(kept, -1.0)
+    surest, layer = before.amax(dim=-1).max(dim=0)  # (m,)
+    added = logits + alpha * surest[:, None] * early[layer, torch.arange(len(logits), device=logits.device)]
+    allowed = torch.zeros_like(logits, dtype=torch.bool).scatter(-1, likely, kept)
+    return added.masked_fill(~allowed, float("-inf"))
+
+
+def _vcd(own: Any, seen: Reading) -> Tensor:
+    return vcd_scores(seen.logits, seen.other, alpha=own.alpha, cutoff=own.cutoff)
+
+
 # A contrast's kind -> its formula, of the contrast itself and what it reads.
 SCORES: dict[str, Callable[[Any, Reading], Tensor]] = {
-    "vcd": lambda own, seen: vcd_scores(seen.logits, seen.other, alpha=own.alpha, cutoff=own.cutoff),
+    "vcd": _vcd,
+    "icd": _vcd,  # `icd_sample_llava.py` has VCD's formula
+    "sid": _vcd,
+    "sample": lambda own, seen: (
+        seen.logits.masked_fill(~_plausible(seen.logits, own.cutoff), float("-inf")) / own.sampling_temperature
+    ),
+    "answer_yes": lambda _own, seen: seen.other,
     "dola": lambda own, seen: dola_scores(seen.logits, seen.early, cutoff=own.cutoff),
     "text": lambda own, seen: guided_scores(seen.logits, seen.other, strength=own.alpha, cutoff=own.cutoff),
     "m3id": lambda own, seen: guided_scores(
@@ -76,20 +101,32 @@ SCORES: dict[str, Callable[[Any, Reading], Tensor]] = {
     ),
     # SLA (arXiv 2502.03628): the mean of the early layers' logits, which no norm precedes, into the last layer's.
     "sla": lambda own, seen: torch.lerp(seen.logits, seen.early.mean(dim=0), own.gamma),
+    "deco": lambda own, seen: deco_scores(seen.logits, seen.early, alpha=own.alpha, top_p=own.top_p, top_k=own.top_k),
 }
+
+
+def draw_tokens(scores: Tensor, numbers: Tensor) -> Tensor:
+    """Draw (m,) tokens from the softmax of scores (m, V): where the cumulative probability reaches a number in (0, 1).
+
+    In float64 on the CPU, so that devices differ by the rounding of scores alone.
+    """
+    reached = torch.softmax(scores.to("cpu", torch.float64), dim=-1).cumsum(dim=-1)
+    return (reached < numbers[:, None] * reached[:, -1:]).sum(dim=-1).to(scores.device)
 
 
 def early_layers(text: str, depth: int, *, tied: bool) -> list[int]:
     """List a contrast's early layers by index: i = what enters decoder layer i, 0 the embeddings. Raises ModelError.
 
-    `late`: the last 6 of 32, as SLA's. `low` and `high` as in transformers 4: every second layer of a half of the
-    model, of its outer 20 layers above 40; from layer 2 where embeddings are tied, since leaving before would only
-    repeat the word.
+    `late`: the last 6 of 32, as SLA's. `upper`: 20 to 28 of 32, as DeCo's, rounded down. `low` and `high` as in
+    transformers 4: every second layer of a half of the model, of its outer 20 layers above 40; from layer 2 where
+    embeddings are tied, since leaving before would only repeat the word.
     """
     if text == "high":
         return list(range(depth // 2 if depth <= 40 else depth - 20, depth, 2))
     if text == "late":
         return list(range(depth - max(1, round(depth * 6 / 32)), depth))
+    if text == "upper":
+        return list(range(depth * 20 // 32, min(depth * 28 // 32, depth - 1) + 1))
     if text == "low":
         first = min(2, depth - 1) if tied else 0
         return list(range(first, depth // 2 if depth <= 40 else 20, 2)) or [first]

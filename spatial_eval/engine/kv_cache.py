@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import Cache, DynamicLayer
 
-from spatial_eval.core.errors import ModelError
+from spatial_eval.core.errors import ModelError, first_line
 from spatial_eval.engine.attention import OwnRows, Packing
 from spatial_eval.engine.request import cache_keyword
 
@@ -194,7 +194,7 @@ class Graphs:
             same = torch.allclose(self._logits, eager, atol=1e-2, rtol=1e-2)
             fault = "" if same else "a replayed step gave other logits than the same step run eagerly"
         except RuntimeError as error:
-            fault = str(error).splitlines()[0]
+            fault = first_line(error)
         if fault and self._required:
             raise ModelError(f"decode steps cannot be replayed as a CUDA graph: {fault}; set model.graphs=false")
         self.fault, self._compared = fault, self._compared + 1

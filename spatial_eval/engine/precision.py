@@ -22,7 +22,7 @@ class _Float32(TorchFunctionMode):
         self, func: Callable[..., Any], types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         given = dict(kwargs or {})
-        if getattr(func, "__name__", "") == "__get__":  # an attribute: dtype, shape, device, ...
+        if getattr(func, "__name__", "") == "__get__":  # an attribute: dtype, shape, ...; not all callables have a name
             value = func(*args, **given)
             return torch.float32 if value in HALF else value
         if func in _READERS:

@@ -1,22 +1,19 @@
 """Decode without sharing (`model.decoding=per_arm`): one greedy `generate` per arm, textbook attention.
 
 The engine is compared with it in the tests and at the start of every run; it serves the models that the engine must
-reject. It shares with the engine only which layers, image tokens and end tokens are meant.
-B questions, H heads, Q rows, K keys, D head size.
+reject. It shares with the engine which layers, image tokens and end tokens are meant, and how arms are joined.
 
-Contrastive decoding without any cache: at every step the whole text is read again. The shared prefix is compared with
-it.
+Contrasts are written out from their papers, one question and one token at a time, and without any cache: at every step
+the whole text is read again. Only the noise is that of `engine/contrastive.py`.
 
-The contrasts written out from their papers, one question and one token at a time; shares no code with
-`engine/contrastive.py` except the noise itself, which is given. B questions, L prompt positions, V vocabulary,
-T new tokens.
+B questions, H heads, Q rows, K keys, D head size, L prompt positions, V vocabulary, T new tokens.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Any
@@ -26,7 +23,23 @@ from torch import Tensor, nn
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
-from spatial_eval.core.arms import AttentionChange, Contrast, Dola, M3id, Sla, TextGuidance, Vcd
+from spatial_eval.core.arms import (
+    AttentionChange,
+    Contrast,
+    Deco,
+    Dola,
+    Icd,
+    M3id,
+    Sampling,
+    Scaling,
+    Sid,
+    Sla,
+    Sparc,
+    TextGuidance,
+    Vaf,
+    Var,
+    Vcd,
+)
 from spatial_eval.core.errors import ModelError
 from spatial_eval.core.layers import layer_indices
 from spatial_eval.engine.request import (
@@ -36,8 +49,12 @@ from spatial_eval.engine.request import (
     Decoded,
     Intervention,
     Tokens,
+    check_text_before,
+    draw_number,
     end_tokens,
     image_token_id,
+    select_image,
+    sink_dimensions,
 )
 
 Prepared = tuple[Tensor, Any, dict[str, Any]]  # ids (B, L), logits processors, and what the model is called with
@@ -55,7 +72,8 @@ def decode_contrast_uncached(
 
     Args:
         job: the contrast, and what is done to attention in the reading of `inputs`.
-        other: what it compares with, the same prompts with the noised image or without image; None = nothing.
+        other: what it compares with, the same prompts with the noised image, without image or in other words; None =
+            nothing.
 
     Raises ModelError where a text that is read again would not be the text that was written.
     """
@@ -65,19 +83,30 @@ def decode_contrast_uncached(
         raise ModelError(f"{contrast.kind} is not available on {model.config.model_type}: its prompt sees its own end")
     ids, processors, given = _prepare(model, inputs)
     compared = None if other is None else _prepare(model, other)
+    pruned = (
+        _Scaled(Scaling(), None, job.image, job.image, {}, rank=contrast.rank) if isinstance(contrast, Sid) else None
+    )
     first: Tensor | None = None
     scored: list[Tensor] = []
     length = ids.shape[1]
     for step in range(max_new_tokens):
-        with _running(job):
+        with _running(job, model):
             logits, hidden = _read(model, ids, given)
         against = logits
         if compared is not None:
-            against = _read(model, torch.cat([compared[0], ids[:, length:]], dim=1), compared[2])[0]
+            with _running(pruned, model) if pruned is not None else nullcontext():
+                against = _read(model, torch.cat([compared[0], ids[:, length:]], dim=1), compared[2])[0]
         scores = CONTRAST_DEFINITIONS[contrast.kind](contrast, _Readings(model, logits, against, hidden, step))
-        first = logits if first is None else first
+        raw, said, adjust = logits, ids, processors
+        if contrast.instead and compared is not None:
+            raw, said, adjust = against, torch.cat([compared[0], ids[:, length:]], dim=1), compared[1]
+        first = raw if first is None else first
         scored.append(scores)
-        chosen = (processors(ids, scores.clone()) if processors else scores).argmax(dim=-1)
+        adjusted = adjust(said, scores.clone()) if adjust else scores
+        chosen = adjusted.argmax(dim=-1)
+        if isinstance(contrast, Sampling):
+            drawn = [_draw(*one, contrast.seed, step) for one in zip(adjusted, job.names, strict=True)]
+            chosen = torch.tensor(drawn, device=ids.device)
         ids = torch.cat([ids, chosen[:, None]], dim=1)
     assert first is not None  # max_new_tokens is at least 1
     return ids[:, length:], first, scored
@@ -144,6 +173,29 @@ def _vcd(own: Vcd, seen: _Readings) -> Tensor:
     return torch.stack(rows)
 
 
+def _draw(scores: Tensor, name: str, seed: int, step: int) -> int:
+    """Go through the tokens until what they have of probability exceeds the number drawn."""
+    left = draw_number(name, seed, step)
+    probs = torch.softmax(scores.double(), dim=-1).tolist()
+    for token, probability in enumerate(probs):
+        left -= probability
+        if left <= 0:
+            return token
+    return max(range(len(probs)), key=probs.__getitem__)  # what rounding leaves of 1
+
+
+def _sample(own: Sampling, seen: _Readings) -> Tensor:
+    """Compute plain probabilities, of tokens with p >= cutoff max p, at a temperature."""
+    p = _log(seen.logits).exp()
+    return (seen.logits / own.sampling_temperature).where(p >= own.cutoff * p.amax(dim=-1, keepdim=True), float("-inf"))
+
+
+def _icd(own: Icd, seen: _Readings) -> Tensor:
+    """Compute ICD (arXiv 2403.18715): l + alpha (l - l') over tokens with log p >= log cutoff + max log p."""
+    kept = _log(seen.logits) - _log(seen.logits).amax(dim=-1, keepdim=True) >= math.log(own.cutoff or 1e-300)
+    return (seen.logits + own.alpha * (seen.logits - seen.other)).where(kept, float("-inf"))
+
+
 def _text(own: TextGuidance, seen: _Readings) -> Tensor:
     """Compute PAI's guidance (arXiv 2407.21771): log p' + gamma (log p - log p'), gamma = 1 + alpha."""
     return _guided(seen, own.cutoff, lambda p, unseen: unseen + (1 + own.alpha) * (p - unseen))
@@ -191,12 +243,43 @@ def _dola(own: Dola, seen: _Readings) -> Tensor:
     return torch.stack(rows)
 
 
+def _deco(own: Deco, seen: _Readings) -> Tensor:
+    """Compute DeCo (arXiv 2410.11779): z + alpha p e, e the normed logits of the early layer that is surest.
+
+    Sure of a candidate: one of the `top_k` likeliest tokens, up to the one with which they reach `top_p`.
+    """
+    head, norm, rows = seen.model.get_output_embeddings(), seen.model.get_decoder().norm, []
+    for row, z in enumerate(seen.logits):
+        likely: list[int] = []
+        reached, likeliest = 0.0, (part.tolist() for part in torch.softmax(z, -1).sort(descending=True))
+        for probability, token in zip(*likeliest, strict=True):
+            if len(likely) == own.top_k or reached >= own.top_p:
+                break
+            likely.append(token)
+            reached += probability
+        surest, chosen = -1.0, z
+        for layer in _candidates(seen.model, str(own.layers)):
+            early = head(norm(seen.hidden[layer][row])).float()
+            p = torch.softmax(early, dim=-1)[likely].max().item()
+            if p > surest:
+                surest, chosen = p, early
+        scores = torch.full_like(z, float("-inf"))
+        scores[likely] = (z + own.alpha * surest * chosen)[likely]
+        rows.append(scores)
+    return torch.stack(rows)
+
+
 CONTRAST_DEFINITIONS: dict[str, Callable[[Any, _Readings], Tensor]] = {
     "vcd": _vcd,
     "dola": _dola,
+    "icd": _icd,
+    "sid": _vcd,
+    "sample": _sample,
+    "answer_yes": lambda _own, seen: seen.other,
     "text": _text,
     "m3id": _m3id,
     "sla": _sla,
+    "deco": _deco,
 }
 
 
@@ -211,6 +294,8 @@ def _candidates(model: Any, text: str) -> list[int]:
     outer = depth // 2 if depth <= 40 else 20
     if text == "late":
         return [layer for layer in range(depth) if depth - layer <= max(1, round(6 * depth / 32))]
+    if text == "upper":
+        return [layer for layer in range(depth) if depth * 20 // 32 <= layer <= depth * 28 // 32]
     if text == "high":
         return [layer for layer in range(depth) if layer >= depth - (depth - depth // 2 if depth <= 40 else 20)][::2]
     if text == "low":
@@ -227,9 +312,18 @@ class _Scaled:
     attention: AttentionChange
     contrast: Contrast | None
     image: Tensor  # (B, L) bool
+    keys: Tensor  # (B, L) bool, those of the image's that are scaled
     heads: Mapping[int, tuple[int, ...]]  # by layer, those that are scaled
     fired: list[int] = field(default_factory=list)
+    names: Sequence[str] = ()  # what draws are seeded by
+    rank: int | None = None  # image keys that later layers see
+    hidden: Tensor | None = None  # (B, Q, K) the keys that they do not
     rows: list[Tensor] | None = None  # (B, H, L) what each layer's last row attends to, where it is captured
+    dimensions: tuple[int, ...] = ()  # of VAR's sinks
+    sinks: dict[int, Tensor] = field(default_factory=dict)  # by layer (B, L) bool: VAR's
+    usual: Tensor | None = None  # (B, L) SPARC's smoothed attention
+    gains: Tensor | None = None  # (B, L) by which SPARC multiplies values in this step
+    coming: Tensor | None = None  # and in the next
 
 
 # `generate` rejects keyword arguments it does not know, so the weight reaches the layers from around it
@@ -257,9 +351,15 @@ def plain_attention(
     job, layer = _scaled.get(), int(module.layer_idx)  # type: ignore[arg-type]
     added = torch.zeros_like(logits) if attention_mask is None else attention_mask[..., : key.shape[2]]
     precise = torch.promote_types(query.dtype, torch.float32)
+    if job is not None and job.hidden is not None and layer >= 2:
+        added = added.masked_fill(job.hidden[:, None].to(added.device), float("-inf"))
     probs = torch.softmax(logits + added, dim=-1, dtype=precise)
+    if job is not None and job.rank is not None and layer == 1:
+        job.hidden = _prune(probs.mean(dim=1), job.image, job.rank)
     prompt = job is not None and query.shape[2] == job.image.shape[1]
-    if job is not None and layer in job.heads and not job.attention.untouched:
+    if job is not None and isinstance(job.attention, Sparc):
+        probs = _gain(probs, job, job.attention, layer, depth=int(module.config.num_hidden_layers))  # type: ignore
+    elif job is not None and layer in job.heads and not job.attention.untouched:
         probs = _scale(probs, logits.to(precise), added, job, layer)
     if job is not None and layer in job.heads:
         job.fired += [layer] * prompt
@@ -286,17 +386,44 @@ def _scale(probs: Tensor, logits: Tensor, added: Tensor, job: _Scaled, layer: in
     asked = (asked & (attention.steps != "generated")).where(
         place < length, torch.tensor(attention.steps != "prefill", device=image.device)
     )
-    asked, keys = asked.expand_as(tokens)[:, total - rows :], tokens[:, -columns:]
+    keys = torch.nn.functional.pad(job.keys.to(probs.device), (0, total - length))[:, -columns:]
+    asked = asked.expand_as(tokens)[:, total - rows :]
     first = int(asked.any(dim=0).int().argmax())
     chosen = asked[:, None, first:, None]
     heads = torch.tensor([head in job.heads[layer] for head in range(probs.shape[1])], device=probs.device)
-    scaled = _rows(logits[:, :, first:], added[:, :, first:], keys[:, None, None], attention)
+    if isinstance(attention, Var):
+        sinks = torch.nn.functional.pad(job.sinks[layer].to(probs.device), (0, total - length))[:, -columns:]
+        scaled = _move(probs[:, :, first:], keys, sinks, attention)
+    else:
+        scaled = _rows(logits[:, :, first:], added[:, :, first:], keys[:, None, None], attention)
     changed = torch.where(chosen & heads[:, None, None], scaled, probs[:, :, first:])
     return torch.cat([probs[:, :, :first], changed], dim=2)
 
 
+def _prune(attended: Tensor, image: Tensor, rank: int) -> Tensor:
+    """Find (B, T, T) bool, the image keys that SID (arXiv 2408.02032) hides, from the attention of layer 1 (B, T, T).
+
+    Of each generated token all but the `rank` that it attends to least; of all rows before those of the last prompt
+    token.
+    """
+    hidden = torch.zeros_like(attended, dtype=torch.bool)
+    last = image.shape[1] - 1
+    for question, tokens in enumerate(image):
+        columns = tokens.nonzero()[:, 0].tolist()
+        for row in range(last, attended.shape[1]):
+            weights = attended[question, row].tolist()
+            gone = sorted(columns, key=lambda column: weights[column])[rank:]
+            hidden[question, 0 if row == last else row : row + 1, gone] = True
+    return hidden
+
+
 def _rows(z: Tensor, mask: Tensor, image: Tensor, attention: AttentionChange) -> Tensor:
     """Compute (B, H, R, K) probabilities by the definition of a scaling (`arms.SCALINGS`)."""
+    if isinstance(attention, Vaf):
+        before = image.cumsum(dim=-1) == 0
+        return torch.softmax(
+            z * torch.where(image, attention.enh, torch.where(before, attention.sup, 1)) + mask, dim=-1
+        )
     plain = torch.softmax(z + mask, dim=-1)
     multiplied = torch.softmax(torch.where(image, attention.weight * z, z) + mask, dim=-1)
     match attention.scaling:
@@ -304,6 +431,9 @@ def _rows(z: Tensor, mask: Tensor, image: Tensor, attention: AttentionChange) ->
             return multiplied
         case "pai":
             return torch.softmax(torch.where(image, z + attention.weight * z.abs(), z) + mask, dim=-1)
+        case "head_guided":
+            typical = sum(head.abs() for head in z.unbind(dim=1))[:, None] / z.shape[1]  # type: ignore[index]
+            return torch.softmax(torch.where(image, z + attention.weight * typical, z) + mask, dim=-1)
     # Each side summed by itself: 1 - mass would lose what little is left of the other.
     mass, other = (torch.where(image, probs, 0).sum(dim=-1, keepdim=True) for probs in (plain, multiplied))
     rest, remaining = (torch.where(image, 0, probs).sum(dim=-1, keepdim=True) for probs in (plain, multiplied))
@@ -317,17 +447,73 @@ def _rows(z: Tensor, mask: Tensor, image: Tensor, attention: AttentionChange) ->
     raise ValueError(f"no definition of scaling {attention.scaling!r}")
 
 
+def _move(p: Tensor, image: Tensor, sinks: Tensor, own: Var) -> Tensor:
+    """Move attention (B, H, R, K) from sinks to other image tokens (VAR), one question and head at a time."""
+    moved = p.clone()
+    for question, (picture, sink) in enumerate(zip(image, sinks, strict=True)):
+        inside, other = picture & sink, picture & ~sink
+        for head in range(p.shape[1]) if inside.any() else ():
+            for row, one in enumerate(p[question, head]):
+                on_image = one[picture].sum()
+                quiet = one[inside].sum() / (one[picture] + 1e-6).sum() <= 1 - own.nonsink_min
+                if quiet and on_image >= own.image_min and one[other].sum() > 0:
+                    freed = own.moved * one[sink].sum()
+                    kept = torch.where(sink, (1 - own.moved) * one, one)
+                    moved[question, head, row] = torch.where(other, one + freed * one / one[other].sum(), kept)
+    return moved
+
+
+def _gain(probs: Tensor, job: _Scaled, own: Sparc, layer: int, *, depth: int) -> Tensor:
+    """Multiply the attention (B, H, Q, K) on image tokens as often as each was selected (SPARC), without a new sum."""
+    length, prompt = job.image.shape[1], probs.shape[2] == job.image.shape[1]
+    if probs.shape[-1] < length + (not prompt):
+        raise ModelError("sparc: generated tokens do not see the whole prompt (a sliding window)")
+    image = job.image.to(probs.device)
+    if layer == 0:
+        job.gains = torch.ones_like(image, dtype=probs.dtype) if prompt else job.coming
+    if layer == layer_indices(own.read_layer, depth)[0]:
+        seen = probs[:, :, -1, :length].mean(dim=1)
+        if prompt:
+            job.usual, job.coming = seen, job.gains
+        else:
+            assert job.usual is not None
+            assert job.coming is not None
+            rises = image & ((seen - job.usual) / job.usual >= own.rise_min)
+            job.coming = torch.where(rises, own.gain * job.coming, job.coming)
+            job.usual = own.pace * seen + (1 - own.pace) * job.usual
+    if prompt or layer not in job.heads:
+        return probs
+    assert job.gains is not None
+    gains = torch.nn.functional.pad(job.gains, (0, probs.shape[-1] - length), value=1.0)[:, None, None]
+    scaled = torch.tensor([head in job.heads[layer] for head in range(probs.shape[1])], device=probs.device)
+    return torch.where(scaled[:, None, None], probs * gains, probs)
+
+
 AttentionInterface.register(NAME, plain_attention)
 AttentionMaskInterface.register(NAME, eager_mask)
 
 
 @contextmanager
-def _running(job: _Scaled) -> Iterator[_Scaled]:
+def _running(job: _Scaled, model: Any) -> Iterator[_Scaled]:
+    """Run the model's attention as the job says; of VAR find the sinks in what enters each layer with the prompt."""
+
+    def find(layer: int, x: Tensor) -> None:
+        if isinstance(job.attention, Var) and x.shape[1] == job.image.shape[1]:
+            strength = x.float()[..., list(job.dimensions)].abs().amax(dim=-1)
+            job.sinks[layer] = strength / (x.float().pow(2).mean(dim=-1) + 1e-6).sqrt() > job.attention.sink_min
+
+    def look(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        find(int(module.self_attn.layer_idx), args[0] if args else kwargs["hidden_states"])
+
+    layers = model.get_decoder().layers if isinstance(job.attention, Var) else ()
+    handles = [layer.register_forward_pre_hook(look, with_kwargs=True) for layer in layers]
     token = _scaled.set(job)
     try:
         yield job
     finally:
         _scaled.reset(token)
+        for handle in handles:
+            handle.remove()
 
 
 @contextmanager
@@ -361,78 +547,71 @@ def decode_reference(
     """
     ids = inputs["input_ids"]
     image = _image_positions(ids, image_token_id(model.config), span=intervention.span)
+    tokens_of_image = _image_positions(ids, image_token_id(model.config), span=False).cpu()
     depth = model.config.get_text_config().num_hidden_layers
     ends = end_tokens(model.generation_config)
-    tokens: list[list[Tokens]] = [[] for _ in range(len(ids))]
-    first: list[tuple[Tensor, Tensor]] = []  # logits and scores, (B, V) each
-    later: list[list[Tensor]] = []  # by arm, scores (B, V) of its tokens 2, 3, ...
-    seen: list[list[Tensor]] = []  # by arm and layer (B, H, L)
+    parts = []
     with _language_model_on_oracle(model), torch.no_grad():
         for arm in intervention.arms:
             alone = arm.without_contrast
             heads = intervention.scaled_heads(alone, depth, model.config.get_text_config().num_attention_heads)
-            job = _Scaled(
-                alone.attention, arm.contrast, image, heads, rows=[] if intervention.capture != "none" else None
-            )
+            keys, index = image, alone.attention.image_index
+            if index:
+                tokens_alone = _image_positions(ids, image_token_id(model.config), span=False)
+                keys = select_image(tokens_alone, intervention.parts, index, span=intervention.span)
+            job = _Scaled(alone.attention, arm.contrast, image, keys, heads, names=intervention.names)
+            job.rows = [] if intervention.capture != "none" else None
+            if isinstance(alone.attention, Var):
+                starts = inputs["attention_mask"].argmax(dim=-1, keepdim=True) if "attention_mask" in inputs else None
+                opening = ids[:, :1] if starts is None else ids.gather(1, starts)
+                job.dimensions = sink_dimensions(model, alone.attention, opening[:, 0].tolist())
             if arm.contrast:
-                other = None
+                other: Mapping[str, Tensor] | None = None
                 if arm.noise is not None:
                     other = {**inputs, "pixel_values": intervention.noised[arm.noise]}
                 elif arm.against == "text":
                     other = _without_image(inputs, image_token_id(model.config))
+                elif arm.against == "pruned":
+                    for row, mask in zip(image, inputs["attention_mask"].bool(), strict=True):
+                        check_text_before(row[mask][None])
+                    other = inputs
+                elif arm.contrast.second is not None:
+                    other = intervention.seconds[arm.contrast.second]
                 said, logits, scores = decode_contrast_uncached(
                     model, inputs, job, other=other, max_new_tokens=max_new_tokens
                 )
-                seen.append(job.rows or [])
-                first.append((logits, scores[0]))
-                later.append(scores[1:])
-                _keep(tokens, said, ends)
-                continue
-            with _running(job):
-                out = model.generate(
-                    **inputs,
-                    max_new_tokens=max_new_tokens,
-                    do_sample=False,
-                    num_beams=1,
-                    output_logits=True,
-                    return_dict_in_generate=True,
-                )
-            seen.append(job.rows or [])
-            if job.fired != list(heads):
-                raise ModelError(f"the intervention fired in layers {job.fired} instead of {list(heads)}")
-            first.append((out.logits[0].float(),) * 2)
-            later.append([step.float() for step in out.logits[1:]])
-            _keep(tokens, out.sequences[:, ids.shape[1] :], ends)
-    first_logits, first_scores = (torch.stack(part, dim=1) for part in zip(*first, strict=True))
-    attended = None
-    if intervention.capture != "none":
-        tokens_of_image = _image_positions(ids, image_token_id(model.config), span=False).cpu()
-        attended = _attended(seen, tokens_of_image, intervention.capture)
-    return Decoded(tokens, first_logits, first_scores, attended, _side_by_side(later) if trace else ())
+            else:
+                with _running(job, model):
+                    out = model.generate(
+                        **inputs,
+                        max_new_tokens=max_new_tokens,
+                        do_sample=False,
+                        num_beams=1,
+                        output_logits=True,
+                        return_dict_in_generate=True,
+                    )
+                if job.fired != list(heads):
+                    raise ModelError(f"the intervention fired in layers {job.fired} instead of {list(heads)}")
+                scores = [step.float() for step in out.logits]
+                said, logits = out.sequences[:, ids.shape[1] :], scores[0]
+            tokens = [[_until_end(row, ends)] for row in said.tolist()]
+            attended = None if job.rows is None else _attended(job.rows, tokens_of_image, intervention.capture)
+            after = tuple(score[:, None] for score in scores[1:]) if trace else ()
+            parts.append(Decoded(tokens, logits[:, None], scores[0][:, None], attended, after))
+    return Decoded.join(parts, arms=True)
 
 
-def _side_by_side(later: list[list[Tensor]]) -> tuple[Tensor, ...]:
-    """Stack tensors (B, V) by arm and token to (B, W, V) by token, nan where an arm's answers had all ended."""
-    tokens = []
-    for step in range(max(map(len, later))):
-        one = next(arm[step] for arm in later if step < len(arm))
-        ended = torch.full_like(one, float("nan"))
-        tokens.append(torch.stack([arm[step] if step < len(arm) else ended for arm in later], dim=1))
-    return tuple(tokens)
-
-
-def _attended(seen: list[list[Tensor]], image: Tensor, level: str) -> Attended:
-    """Collect the attention of each question from `seen`, by arm and layer (B, H, L); `image` (B, L) bool."""
-    rows = torch.stack([torch.stack(layers) for layers in seen])  # (W, layers, B, H, L)
-    mass = torch.stack([rows[:, :, b, :, one].sum(dim=-1) for b, one in enumerate(image)])  # (B, W, layers, H)
+def _attended(layers: list[Tensor], image: Tensor, level: str) -> Attended:
+    """Collect the attention of each question under one arm from `layers`, (B, H, L) each; `image` (B, L) bool."""
+    rows = torch.stack(layers, dim=1)  # (B, layers, H, L)
+    maps = [row[None, ..., one] for row, one in zip(rows, image, strict=True)]  # (1, layers, H, n) each
+    mass = torch.stack([one.sum(dim=-1) for one in maps])  # (B, 1, layers, H)
     if level == "mass":
         return Attended(mass, None)
-    maps = [rows[:, :, b, :, one] for b, one in enumerate(image)]  # (W, layers, H, n) each
     return Attended(mass, [one.mean(dim=2) for one in maps] if level == "map" else maps)
 
 
-def _keep(tokens: list[list[Tokens]], said: Tensor, ends: list[int]) -> None:
-    """Append an arm's answers (B, T) to each question's, cut after the end."""
-    for question, row in zip(tokens, said.tolist(), strict=True):
-        stop = next((i + 1 for i, one in enumerate(row) if one in ends), len(row))
-        question.append(tuple(row[:stop]))
+def _until_end(answer: list[int], ends: list[int]) -> Tokens:
+    """Cut an answer after the token that ends it."""
+    stop = next((i + 1 for i, one in enumerate(answer) if one in ends), len(answer))
+    return tuple(answer[:stop])

@@ -5,16 +5,17 @@ N prompts, A arms, L prompt positions, H heads, V vocabulary.
 
 from __future__ import annotations
 
+import hashlib
 import inspect
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spatial_eval.core.arms import Arm
+from spatial_eval.core.arms import Arm, SecondPrompt, Var
 from spatial_eval.core.errors import ModelError
 from spatial_eval.core.layers import head_indices, layer_indices
 
@@ -46,6 +47,10 @@ class Intervention:
         span: scale every key from the first to the last image token (the paper's code) instead of the
             image tokens alone; they differ where separators stand between tiles.
         noised: for arms with contrast vcd, the batch's image tensor with noise, by noise step.
+        seconds: for arms against a second prompt, the batch in it: sequences, and the images as they are shown.
+        whole: for arms against pruned image keys, each prompt by itself with its image, as `generate` takes it.
+        names: for arms that draw tokens, what each prompt's draws are seeded by.
+        parts: per prompt how many image tokens each of its images has; asked for where an arm is about one image.
         capture: how much of the attention is kept, one of `types.CAPTURES`; it changes nothing.
     """
 
@@ -53,7 +58,16 @@ class Intervention:
     layers: int | None = None
     span: bool = False
     noised: Mapping[int, Tensor] = field(default_factory=dict)
+    seconds: Mapping[SecondPrompt, Mapping[str, Tensor]] = field(default_factory=dict)
+    whole: Sequence[Mapping[str, Tensor]] = ()
+    names: Sequence[str] = ()
     capture: str = "none"
+    parts: tuple[tuple[int, ...], ...] = ()
+
+    @property
+    def image_indices(self) -> frozenset[str]:
+        """Return which single images its arms are about; without "", which is all."""
+        return frozenset(arm.attention.image_index for arm in self.arms) - {""}
 
     def scaled_layers(self, arm: Arm, depth: int) -> list[int]:
         """List the decoder layers that the arm scales in a model of `depth`. Raises ModelError where it has fewer."""
@@ -197,13 +211,101 @@ def read_first_tokens(decoded: Decoded, options: Sequence[Mapping[str, int]]) ->
     ]
 
 
+def select_image(image: Tensor, parts: Sequence[Sequence[int]], index: str, *, span: bool) -> Tensor:
+    """Select the tokens of one of each row's images, (N, L); with `span` all from its first to its last.
+
+    Args:
+        image: (N, L) bool, the tokens of all images. parts: as `Intervention.parts`, of these rows.
+
+    Raises:
+        ModelError: a row has no such image, or `parts` are not its own.
+    """
+    if len(parts) != len(image) or [sum(part) for part in parts] != image.sum(dim=-1).tolist():
+        raise ModelError(f"image_index={index}: where one image ends and the next begins is not known")
+    short = min(map(len, parts))
+    if short <= int(index):
+        raise ModelError(f"image_index={index}: a question has {short} images, numbered from 0")
+    order = image.cumsum(dim=-1)
+    ends = torch.tensor(
+        [[sum(part[: int(index) + 1]) - part[int(index)], sum(part[: int(index) + 1])] for part in parts]
+    )
+    ends = ends.to(image.device)
+    own = image & (order > ends[:, :1]) & (order <= ends[:, 1:])
+    return (own.cumsum(dim=-1) > 0) & (own.flip(-1).cumsum(dim=-1).flip(-1) > 0) if span else own
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigFields:
+    """Hold the fields that not every config of transformers has; None where this one lacks it."""
+
+    image_token_id: int | None
+    image_token_index: int | None
+    layer_types: Sequence[str] | None
+    sliding_window: int | None
+    attn_logit_softcapping: float | None
+    num_key_value_heads: int | None
+    rms_norm_eps: float | None
+    quantization_config: Any
+    is_encoder_decoder: bool | None
+    cross_attention_layers: Sequence[int] | None
+    cross_layer_interval: int | None
+    add_cross_attention: bool | None
+
+    @classmethod
+    def read(cls, config: Any) -> ConfigFields:
+        """Read a model's config, or its text model's."""
+        # to_dict() lacks names that a family computes, or maps to names of its own (attribute_map).
+        return cls(**{f.name: getattr(config, f.name, None) for f in fields(cls)})
+
+
 def image_token_id(config: Any) -> int:
     """Find the id that every image position carries in `input_ids` after the processor expanded it."""
-    for name in ("image_token_id", "image_token_index"):
-        value = getattr(config, name, None)
+    found = ConfigFields.read(config)
+    for value in (found.image_token_id, found.image_token_index):
         if value is not None:
             return int(value)
     raise ModelError(f"config.json of model type {config.model_type!r} names no image token: it is not a supported VLM")
+
+
+# Of language models by type, width and width of their MLP: the dimensions in which VAR's authors find sinks.
+SINKS = {("llama", 4096, 11008): (1415, 2533), ("llama", 5120, 13824): (2100, 4743)}
+
+
+def sink_dimensions(model: Any, change: Var, first: Collection[int]) -> tuple[int, ...]:
+    """Return the dimensions of the hidden state in which sinks are large: given, known, or found by their rule.
+
+    Sinks are known by the same few dimensions as the first token, the strongest of them (arXiv 2402.17762). So of other
+    models these are the two in which the first token is largest halfway through the layers; it sees itself alone, so
+    they are the same in every prompt that begins with it. `first`: the prompts' first tokens. Raises ModelError.
+    """
+    text = model.config.get_text_config()
+    if change.sinks:
+        given = tuple(map(int, change.sinks.split(",")))
+        if max(given) >= text.hidden_size:
+            raise ModelError(f"method.sinks={change.sinks}: the model's hidden state has {text.hidden_size} dimensions")
+        return given
+    if (known := SINKS.get((text.model_type, text.hidden_size, text.intermediate_size))) is not None:
+        return known
+    if model.config.model_type in PREFIX_LM:
+        raise ModelError("sinks are not known where the first token sees the whole prompt: give method.sinks=1415,2533")
+    if len(set(first)) > 1:
+        raise ModelError("prompts begin with different tokens, by which sinks are known: give method.sinks=1415,2533")
+    ids = torch.tensor([[*set(first)]], device=model.get_input_embeddings().weight.device)
+    with torch.no_grad():
+        states = model.get_decoder()(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states
+    return tuple(sorted(states[text.num_hidden_layers // 2][0, 0].float().abs().topk(2).indices.tolist()))
+
+
+def draw_number(name: str, seed: int, step: int) -> float:
+    """Draw a number in (0, 1) for a question's token: the same in every batch, run and machine."""
+    digest = hashlib.blake2b(f"{seed} {step} {name}".encode(), digest_size=6).digest()
+    return (int.from_bytes(digest, "big") + 0.5) / 2**48
+
+
+def check_text_before(image: Tensor) -> None:
+    """Raise ModelError where a prompt begins with its image, (B, L) bool: its rows would see no key once pruned."""
+    if image[:, 0].any():
+        raise ModelError("sid: no token stands before the image, so its pruned rows would see nothing: leave sid out")
 
 
 def cache_keyword(model: Any) -> str:

@@ -1,11 +1,10 @@
-"""Run one element of a job array: a small process that takes Slurm's signals, and the work in a child of it.
+"""Run one element of a job array: a small process receives Slurm's signals, and its child process does the work.
 
 submitit's handler raises in whatever code it interrupts: an `except Exception` around a question would swallow it
 and the job would run into the hard kill. Here it interrupts nothing but a wait. And it can be installed at once:
-a signal that comes while torch is being imported would otherwise kill the job without requeueing it. Keep this
-module light.
+a signal during the import of torch would otherwise kill the job without requeueing it. Keep this module light.
 
-submitit pickles an ArrayTask into a file that only the Slurm job reads which submitit starts.
+submitit pickles an ArrayTask into a file that only the Slurm job of that submission reads.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ EARLY_S = 60  # Slurm signals up to so long before the time that was asked for
 
 
 class ArrayTask:
-    """Runs a job of the launch in folder `launch`; when interrupted, is queued again and goes on from the store.
+    """Run a job of the launch in folder `launch`; when interrupted, queue it again, to continue from the store.
 
-    `usable`: seconds of a time limit that a start has for certain.
+    `usable`: seconds of the time limit that every start has.
     """
 
     def __init__(self, launch: str, usable: float = 0.0) -> None:
@@ -51,7 +50,7 @@ class ArrayTask:
             raise RuntimeError(f"{job} ended with exit code {code}")
 
     def checkpoint(self, job: str, label: str, starts: int = 0, idle: float = 0.0) -> Any:
-        """Return what to queue after an interruption; None = nothing: the job stores nothing in its time limit.
+        """Return what to queue after an interruption; None where the job stores no answer within its time limit.
 
         Args:
             starts: earlier starts in a row that stored no answer. idle: seconds that these ran. Both count, because

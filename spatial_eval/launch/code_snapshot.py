@@ -1,4 +1,4 @@
-"""Copy the code that jobs run, and choose the environment that they get.
+"""Copy the code that jobs run, and choose the environment variables that they get.
 
 A queued job would otherwise run whatever lies on disk when it starts, hours later. And sbatch copies the submitter's
 whole environment, API keys too, to the controller's disk: jobs get named variables only.
@@ -10,6 +10,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from spatial_eval.core.files import translate_os_errors
@@ -30,7 +31,7 @@ CACHE = "__pycache__"
 
 
 def snapshot_code(jobs: Path) -> Path:
-    """Copy this package into `jobs`, into a folder named by its content; one that is there is verified first.
+    """Copy this package into a folder of `jobs` named by its content; an existing copy is verified first.
 
     Returns:
         The folder to put on PYTHONPATH: it holds the package and nothing else.
@@ -66,11 +67,28 @@ def search_path(folder: Path, environ: Mapping[str, str]) -> str:
 
 
 def allowed_variables(environ: Mapping[str, str], more: Iterable[str] = ()) -> list[str]:
-    """Return the names of the variables that a Slurm job gets: the whitelist, and `more` that the user names."""
+    """Return the names of the variables that a Slurm job gets: the whitelist, and the user's own (`more`)."""
     listed = (*ENVIRONMENT, *more)
     prefixes = tuple(name[:-1] for name in listed if name.endswith("*"))
     names = [name for name in environ if name in listed or (prefixes and name.startswith(prefixes))]
-    return sorted(name for name in names if not any(word in name.upper() for word in SECRET))
+    return sorted(name for name in names if not _is_secret(name))
+
+
+def explain_dropped(environ: Mapping[str, str], named: Iterable[str]) -> list[str]:
+    """Say, a line per name that the user gave, why a Slurm job does not get it; nothing of those that it gets."""
+    lines = []
+    for name in named:
+        if _is_secret(name):
+            why = "is called as a secret is, and sbatch would leave it on the controller's disk"
+            instead = "`hf auth login` on this machine, or a file that launcher.setup reads, gives jobs what they need"
+            lines.append(f"launcher.environment: {name} is not passed on: it {why}; {instead}")
+        elif not any(fnmatchcase(given, name) for given in environ):
+            lines.append(f"launcher.environment: {name} is not set here: jobs do not get it")
+    return lines
+
+
+def _is_secret(name: str) -> bool:
+    return any(word in name.upper() for word in SECRET)
 
 
 def _is_intact(folder: Path, digest: str) -> bool:

@@ -1,4 +1,4 @@
-"""Turn passes into jobs, and jobs into processes: in this process, on local GPUs, or through Slurm."""
+"""Divide passes into jobs, and run the jobs: in this process, on local GPUs, or through Slurm."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import contextlib
 import logging
 import math
 import os
-import signal
-import threading
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,6 +17,7 @@ from spatial_eval.config.launchers import Inline, Resources, Slurm
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.paths import SweepPaths
 from spatial_eval.core.progress import RunProgress
+from spatial_eval.core.terminal import interruptible
 from spatial_eval.core.types import Experiment, Model
 from spatial_eval.launch import code_snapshot, local, records, slurm
 from spatial_eval.launch.records import Job, JobFailure, KeyedPass, Launch, LaunchSpec, Reminder, Shard, SweepRequest
@@ -37,9 +36,10 @@ ROUNDS = 2  # the second takes up what another launch's jobs claimed and left un
 
 @dataclass(frozen=True, slots=True)
 class DispatchOutcome:
-    """`failures`: jobs that failed for good.
+    """Hold the outcome of a dispatch; `failures`: jobs that failed and are not started again.
 
-    With launcher.wait=false: `left`, jobs that go on without this process; `unsubmitted`, those that found no room.
+    With launcher.wait=false: `left`, number of jobs that continue without this process; `unsubmitted`, number of
+    jobs that Slurm has no room for.
     """
 
     failures: Sequence[JobFailure]
@@ -52,10 +52,10 @@ def dispatch_jobs(
     states: Mapping[Experiment, PassState],
     inspect: Callable[[], Mapping[Experiment, PassState]],
 ) -> DispatchOutcome:
-    """Compute everything that is missing and that no running job of another launch computes.
+    """Compute all missing answers that no running job of another launch computes.
 
     Args:
-        states: the passes of the request as they are now. inspect: reads them again.
+        states: the present states of the request's passes. inspect: reads them again.
 
     Raises:
         SpatialEvalError: nothing was started.
@@ -102,10 +102,10 @@ def make_jobs(
     shards: int | str,
     parallel: int,
 ) -> tuple[Job, ...]:
-    """Cut what is to do into jobs, the most expensive first. Pure.
+    """Divide the missing answers into jobs, the most expensive first. Pure.
 
-    Every model gets so many jobs (`shards`, or as many as keep `parallel` of them busy), and each job a range of
-    questions of every pass of the model: a model is loaded once per job, whatever the number of its datasets.
+    Every model gets `shards` jobs, or as many as keep `parallel` jobs busy, and every job a range of questions of each
+    pass of the model: a model is loaded once per job, whatever the number of its datasets.
     """
     models: dict[Model, list[PassState]] = {}
     for state in states:
@@ -128,8 +128,7 @@ def make_jobs(
 def cut_pass(state: PassState, number: int) -> list[Shard]:
     """Cut a pass into `number` shards of about equal cost that cover the dataset; some may be empty. Pure.
 
-    They start where a block of the model's batches starts, so that a shard batches its questions as the whole pass
-    would.
+    Shards start where a block of the model's batches starts, so that a shard has the same batches as the whole pass.
     """
     todo = sorted((state.positions[sample.row], len(arms)) for sample, arms in state.todo)
     places = [place for place, _ in todo]
@@ -148,37 +147,17 @@ def cut_pass(state: PassState, number: int) -> list[Shard]:
 
 
 def pass_cost(state: PassState) -> int:
-    """Return the cost of what is to do, in units of one arm of one question."""
+    """Return the cost of a pass's missing answers, in units of one arm of one question."""
     return sum(PREFILL + len(arms) for _, arms in state.todo)
 
 
 @contextlib.contextmanager
 def closing(launch: Launch) -> Iterator[None]:
-    """Mark the launch closed when the block ends: nothing of it runs afterwards."""
+    """Mark the launch closed when the block ends: none of its jobs runs afterwards."""
     try:
         yield
     finally:
         launch.mark("closed")
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[None]:
-    """Let SIGTERM and SIGHUP end this process as Ctrl-C does: with its jobs, and with a line on how to go on."""
-
-    def interrupt(_number: int, _frame: object) -> None:
-        raise KeyboardInterrupt
-
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    # under nohup SIGHUP stays ignored
-    numbers = [number for number in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(number) != signal.SIG_IGN]
-    before = {number: signal.signal(number, interrupt) for number in numbers}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _make_jobs(request: SweepRequest, states: Sequence[PassState]) -> tuple[Job, ...]:
@@ -234,7 +213,7 @@ def await_jobs(output: Path, waiting: set[tuple[str, str]], own: Sequence[str]) 
     """Wait until none of these jobs (launch, name) of other launches runs or will run.
 
     Returns:
-        Those that run and stored nothing for PATIENCE_S.
+        Running jobs that stored nothing for PATIENCE_S seconds.
     """
     reminder, stuck = Reminder(), []
     progress: dict[tuple[str, str], tuple[tuple[str, int], float]] = {}  # job -> how far it is, and since when

@@ -1,7 +1,7 @@
 """Run jobs on this machine: one process per GPU or CPU slot, the most expensive job first.
 
-Not submitit's LocalExecutor: it has no queue, takes integers only for GPUs, starts counting at 0 whatever
-CUDA_VISIBLE_DEVICES says, and needs 15 s to notice a job that was killed.
+Not submitit's LocalExecutor: it has no queue, takes integers only for GPUs, counts from 0 whatever the value
+of CUDA_VISIBLE_DEVICES, and needs 15 s to notice a job that was killed.
 
 Devices are listed without torch: a job is pinned before it imports that.
 """
@@ -60,7 +60,7 @@ def pinned_devices(launcher: Local, environ: Mapping[str, str]) -> list[str]:
 
 
 def visible_gpus(environ: Mapping[str, str]) -> list[str]:
-    """Return this process's GPUs: CUDA_VISIBLE_DEVICES (indices, UUIDs, MIG names) where set, else all."""
+    """Return the names of this process's GPUs: CUDA_VISIBLE_DEVICES (indices, UUIDs, MIG names) where set, else all."""
     given = environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
         names = [name.strip() for name in given.split(",")]
@@ -77,7 +77,7 @@ def visible_gpus(environ: Mapping[str, str]) -> list[str]:
 
 
 def have_gpus(launcher: Launcher, need: Resources, environ: Mapping[str, str]) -> bool | None:
-    """Return whether a launcher's jobs run on GPUs, wherever they are submitted; None = as this process does."""
+    """Return whether a launcher's jobs run on GPUs; None where they run on the devices of this process."""
     if isinstance(launcher, Inline):
         return None
     if isinstance(launcher, Slurm):
@@ -86,7 +86,7 @@ def have_gpus(launcher: Launcher, need: Resources, environ: Mapping[str, str]) -
 
 
 def threads_per_job(launcher: Local, slots: int, environ: Mapping[str, str]) -> int | None:
-    """Return OMP_NUM_THREADS of a job; None = as the environment has it."""
+    """Return OMP_NUM_THREADS of a job; None = the environment's own value."""
     if launcher.threads is not None or "OMP_NUM_THREADS" in environ:
         return launcher.threads
     try:
@@ -98,7 +98,7 @@ def threads_per_job(launcher: Local, slots: int, environ: Mapping[str, str]) -> 
 
 @dataclass(slots=True)
 class JobProcess:
-    """A job that runs on `devices`; `output` is what it has written to stdout."""
+    """Control a job that runs on `devices`; `output` is its stdout so far."""
 
     job: Job
     devices: tuple[str, ...]
@@ -109,11 +109,11 @@ class JobProcess:
     is_silent: bool = False  # stdout is closed
 
     def fileno(self) -> int:
-        """Return the file to wait on for what it writes: its stdout."""
+        """Return the file descriptor of its stdout, to wait on."""
         return self.stdout.fileno()
 
     def read(self) -> None:
-        """Read what is on stdout."""
+        """Read the available stdout into `output`."""
         data = self.stdout.read()
         if data == b"":
             self.is_silent = True
@@ -121,22 +121,22 @@ class JobProcess:
         self.output += data or b""
 
     def has_ended(self) -> bool:
-        """Return whether it ended, without reaping it: its process group stays its own until the rest was killed."""
+        """Return whether it ended, without reaping it: its group's id stays reserved until the group was killed."""
         return os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
 
     def wait(self, seconds: float) -> None:
-        """Wait until it has ended, but not longer than that."""
+        """Wait until it has ended, at most so many seconds."""
         end = time.monotonic() + seconds
         while not self.has_ended() and time.monotonic() <= end:
             time.sleep(0.005)
 
     def signal(self, number: signal.Signals) -> None:
-        """Signal the process and all that it started."""
+        """Send a signal to the process and all processes that it started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.process.pid, number)
 
     def reap(self) -> None:
-        """Kill what it started and left behind, and read the rest of its output."""
+        """Kill the processes that it left behind, and read the rest of its output."""
         self.signal(signal.SIGKILL)
         self.output += self.stdout.read() or b""
         self.stdout.close()
@@ -145,7 +145,7 @@ class JobProcess:
     def outcome(self) -> tuple[list[str], bool, bool]:
         """Return its errors, whether another start may help, and whether a model must be fixed first.
 
-        A job that reported nothing died, and may be started again.
+        A job without a report has crashed, and may be started again.
         """
         with contextlib.suppress(ValueError, LookupError, TypeError):
             row = json.loads(self.output.splitlines()[-1])
@@ -155,7 +155,7 @@ class JobProcess:
 
 @dataclass(slots=True)
 class Pool:
-    """Runs jobs of a launch on `devices`, names as CUDA_VISIBLE_DEVICES takes them (CPU for a CPU slot)."""
+    """Run jobs of a launch on `devices`: names as in CUDA_VISIBLE_DEVICES, or CPU for a CPU slot."""
 
     launch: Launch
     devices: Sequence[str]
@@ -169,7 +169,7 @@ class Pool:
     _deaths: dict[str, int] = field(default_factory=dict)
 
     def run(self, jobs: Sequence[Job]) -> list[JobFailure]:
-        """Run every job to its end; returns what failed for good. Nothing of it runs when this returns or raises."""
+        """Run every job to its end and return the final failures. No job runs when this returns or raises."""
         self._queue, self._free = list(jobs), list(self.devices)
         reader = AttemptReader(self.launch)
         with show_jobs(len(jobs), sum(job.questions for job in jobs)) as show:

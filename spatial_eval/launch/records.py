@@ -1,6 +1,6 @@
 """Read and write the state of a sweep's jobs: JSON files, each written whole by one process, without locks.
 
-<output>/sweeps/<id>/jobs/request.json              what the last launch asked for: what status and retry work on
+<output>/sweeps/<id>/jobs/request.json              the request of the last launch, which status and retry use
 <output>/sweeps/<id>/jobs/code-<digest>/            the code that the jobs run
 <output>/sweeps/<id>/jobs/<launch>/launch.json      one launch: its request and its jobs; never changed
 <output>/sweeps/<id>/jobs/<launch>/driver.json      the process that waits for the jobs
@@ -53,7 +53,7 @@ REMIND_S = 60.0
 
 @dataclass(frozen=True, slots=True)
 class KeyedPass:
-    """A pass, the key of its answers in the store, and the number of rows that its dataset had at the launch."""
+    """Hold a pass, the key of its answers in the store, and the number of rows of its dataset at the launch."""
 
     work: Pass
     key: ExperimentKey
@@ -66,7 +66,7 @@ class KeyedPass:
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """What a job computes of one pass: `rows`, a range of the order of its blocks; `questions` of them at launch."""
+    """Hold a job's part of one pass: `rows`, a range in the order of its blocks; `questions`: number at launch."""
 
     target: KeyedPass
     rows: range
@@ -79,7 +79,7 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """Shards of passes of one model, which the job loads once. `name` is unique in its launch."""
+    """Hold shards of passes of one model, which the job loads once. `name` is unique in its launch."""
 
     name: str
     shards: tuple[Shard, ...]
@@ -98,11 +98,11 @@ class Job:
 
 @dataclass(frozen=True, slots=True)
 class SweepRequest:
-    """The part of a command that dispatch, status and retry need.
+    """Hold the part of a command that dispatch, status and retry need.
 
     Attributes:
-        resources: what the jobs of a model need. passes: one per experiment of the cells.
-        retry: whether recorded errors are computed again. publication: cells, sweep.json's facts, tracking.
+        resources: needs of a model's jobs. passes: one per experiment of the cells.
+        retry: whether recorded errors are computed again. publication: what jobs publish.
     """
 
     folder: Path
@@ -120,7 +120,7 @@ class SweepRequest:
 
     @property
     def experiments(self) -> Sequence[Experiment]:
-        """The experiments of the cells, in their order."""
+        """Return the experiments of the cells, in their order."""
         return list(dict.fromkeys(cell.experiment for cell in self.cells))
 
     def save(self) -> None:
@@ -143,7 +143,7 @@ class SweepRequest:
 
 @dataclass(frozen=True, slots=True)
 class LaunchSpec:
-    """One launch: its request, and the jobs that it started."""
+    """Hold one launch: its request, and the jobs that it started."""
 
     request: SweepRequest
     jobs: tuple[Job, ...]
@@ -154,12 +154,12 @@ class LaunchSpec:
 
 @dataclass(frozen=True, slots=True)
 class Attempt:
-    """The last record of one start of a job.
+    """Hold the last record of one start of a job.
 
     Attributes:
         job: its name. state: running, done or failed.
-        born: when the process started, as process_start says it.
-        done, total: questions; what was stored before counts as done. computed: those that this start stored.
+        born: start time of the process, as process_start returns it.
+        done, total: numbers of questions; those stored before count as done. computed: number that this start stored.
         errors: one line each. again: whether another start may help. needs_fix: whether a model
             is to blame, so that the same command would fail again.
         slurm: the job's id. restart: number of times that Slurm requeued it.
@@ -194,7 +194,7 @@ class Attempt:
 
 @dataclass(frozen=True, slots=True)
 class JobFailure:
-    """A job that did not do all it should: its label, the cause in one line, and the path of its log.
+    """Describe a job that did not complete: its label, the cause in one line, and the path of its log.
 
     `needs_fix`: a model is to blame (ModelError), so that the same command would fail again.
     """
@@ -210,7 +210,7 @@ class JobFailure:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One launch's folder."""
+    """Read and write one launch's folder."""
 
     folder: Path
 
@@ -240,23 +240,23 @@ class Launch:
             return _read_launch(self.record, self.record.stat().st_mtime_ns)
 
     def mark(self, name: str) -> None:
-        """Create a marker file. A full disk is passed over: it must not hide the failure that filled it."""
+        """Create a marker file. A full disk is passed over, so that the original failure is reported."""
         with contextlib.suppress(OSError):
             (self.folder / name).touch()
 
     def take_over(self) -> None:
-        """Note that this process waits for the jobs from now on."""
+        """Record that this process waits for the jobs from now on."""
         me = {"host": socket.gethostname(), "pid": os.getpid(), "born": process_start(os.getpid())}
         write_json(self.folder / "driver.json", me)
 
     def beat(self) -> None:
-        """Give a sign of life of the process that waits for the jobs."""
+        """Update the heartbeat of the process that waits for the jobs."""
         with contextlib.suppress(OSError):
             os.utime(self.folder / "driver.json")
 
     @property
     def is_driven(self) -> bool:
-        """Whether a process lives that waits for the jobs."""
+        """Return whether a running process waits for the jobs."""
         path = self.folder / "driver.json"
         with contextlib.suppress(OSError, ValueError, TypeError, LookupError):
             driver = read_json(path)
@@ -267,7 +267,7 @@ class Launch:
 
 
 class AttemptReader:
-    """Reads the attempts of a launch; files that did not change are not read again."""
+    """Read the attempts of a launch; files that did not change are not read again."""
 
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
@@ -345,12 +345,13 @@ def read_request(sweep: Path) -> SweepRequest:
 
 
 def is_alive(host: str, pid: int, started: str, silent: float) -> bool:
-    """Return whether a process runs: exactly on this machine, by its last sign of life on another.
+    """Return whether a process runs: exactly on this machine, by its last heartbeat on another.
 
-    A pid alone does not say: pids are used again. A sign of life from the future says nothing: the clock was set back.
+    A pid alone is not enough, because pids are used again. A heartbeat from the future does not count: the clock was
+    set back.
 
     Args:
-        silent: seconds since the last sign of life, both by the clock of the file system.
+        silent: seconds since the last heartbeat, by the clock of the file system.
     """
     if host == socket.gethostname():
         return started != "" and process_start(pid) == started
@@ -358,7 +359,7 @@ def is_alive(host: str, pid: int, started: str, silent: float) -> bool:
 
 
 class Reminder:
-    """Is due once a minute, to name what is waited for."""
+    """Decide once per minute whether to print which jobs are waited for."""
 
     def __init__(self) -> None:
         self._since = time.monotonic()
@@ -371,12 +372,12 @@ class Reminder:
 
 
 def shorten_list(texts: Sequence[str], most: int) -> list[str]:
-    """Return the first texts, and the number of the others."""
+    """Return the first texts, and one text with the number of the others."""
     return [*texts[:most], *([f"and {len(texts) - most} more"] if len(texts) > most else [])]
 
 
 def read_clock(folder: Path) -> float:
-    """Return the time by the clock that dates the files of a folder: a file server's may be ahead of this machine's."""
+    """Return the time of the clock that dates the files of a folder; a file server's may be ahead of this machine's."""
     path = folder / f".clock-{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
     try:
         path.touch()
@@ -516,7 +517,7 @@ def _check_schema(tree: Any) -> Mapping[str, Any]:
 
 @contextlib.contextmanager
 def translate_errors(path: Path) -> Iterator[None]:
-    """Turn whatever is wrong with a file of job state into one line. Raises StoreError."""
+    """Raise StoreError, one line, for any error in reading a file of job state."""
     try:
         yield
     except (OSError, ValueError, LookupError, TypeError, AttributeError, ConfigError) as error:

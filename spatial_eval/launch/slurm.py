@@ -1,6 +1,6 @@
-"""Run jobs as Slurm job arrays, submitted through submitit: sbatch's parameters, the queue, giving up and resubmitting.
+"""Run jobs as Slurm job arrays through submitit: sbatch parameters, the queue, resubmission, final failures.
 
-Whether a job is done follows from its own files; Slurm's controller is asked for information only. squeue needs no
+Whether a job is done follows from its own files; Slurm's controller is only queried. squeue needs no
 accounting; sacct lags it by seconds, shows a job that is about to be requeued as failed, and is not installed
 everywhere. Both forget a pending array element that was cancelled alone.
 """
@@ -53,7 +53,7 @@ TERMINAL = (
 
 
 class NoRoom(ConfigError):
-    """The site takes no more jobs of this user now: MaxSubmitJobs and the like."""
+    """Raised where the site accepts no more jobs of this user now: MaxSubmitJobs and similar limits."""
 
 
 def check_slurm(folder: Path) -> None:
@@ -70,7 +70,7 @@ def check_slurm(folder: Path) -> None:
 
 
 def sbatch_parameters(launcher: Slurm, need: Resources, name: str, code: Path, at_once: int) -> dict[str, Any]:
-    """Return what submitit writes into the sbatch script. Pure but for the environment's names and PYTHONPATH."""
+    """Return the parameters of the sbatch script. Pure except for the names of variables and PYTHONPATH."""
     minutes, delay = _time_limit(launcher, need)
     memory = need.memory or launcher.memory
     gpus = launcher.gpus if need.gpus is None else need.gpus
@@ -117,7 +117,7 @@ def _strict_setup(lines: Sequence[str]) -> list[str]:
 
 @contextlib.contextmanager
 def clean_submit_environment() -> Iterator[None]:
-    """Submit as from a login node, inside a Slurm job too, with nothing that overrides the script."""
+    """Remove variables that would override the sbatch script, so that submitting works inside a Slurm job too."""
     inside = "SLURM_JOB_ID" in os.environ
     hidden = {
         name: value
@@ -135,7 +135,7 @@ def clean_submit_environment() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class JobArray:
-    """One job array: its name in the queue, its jobs by index, and Slurm's id of it."""
+    """Hold one job array: its name in the queue, its jobs by index, and its Slurm id."""
 
     name: str
     jobs: tuple[str, ...]
@@ -145,14 +145,14 @@ class JobArray:
         return launch.folder / f"array-{self.name.rpartition('-')[2]}.json"
 
     def write(self, launch: Launch) -> None:
-        """Write array-<n>.json: before submitting too, so that its jobs are found by name whoever dies then."""
+        """Write array-<n>.json: before submitting too, so that its jobs are found by name after a crash."""
         row = {"schema": records.SCHEMA, "name": self.name, "jobs": self.jobs, "id": self.id}
         write_json(self.path(launch), row)
 
 
 @dataclass(frozen=True, slots=True)
 class ArrayElement:
-    """One element of a job array, as the controller sees it."""
+    """Hold one element of a job array, with the controller's state of it."""
 
     id: str
     state: str
@@ -165,7 +165,7 @@ class ArrayElement:
 
     @property
     def is_held(self) -> bool:
-        """Whether Slurm itself holds it, after a node failed to launch it: it would wait for ever."""
+        """Return whether Slurm itself holds it after a failed start on a node; it would wait for ever."""
         return self.state == "PENDING" and self.reason.lower().startswith("launch failed")
 
 
@@ -176,6 +176,8 @@ def list_arrays(launch: Launch) -> list[JobArray]:
     for path in sorted(numbered, key=lambda path: int(path.stem.partition("-")[2])):
         with records.translate_errors(path):
             row = read_json(path)
+            if not f"{row['name']}{row['id']}".isprintable():
+                raise ValueError("its name or id holds a control character")
             arrays.append(JobArray(str(row["name"]), tuple(map(str, row["jobs"])), str(row["id"])))
     return arrays
 
@@ -211,17 +213,17 @@ def accounting_state(job: str) -> str:
 
 
 def release_job(job: str) -> bool:
-    """Let a held job start. Returns False where the controller rejects that."""
+    """Release a held job. Return False where the controller rejects that."""
     return _ask("scontrol", "release", job) is not None
 
 
 def cancel_job(job: str) -> bool:
-    """Cancel one job. Returns False where the controller rejects that."""
+    """Cancel one job. Return False where the controller rejects that."""
     return _ask("scancel", job) is not None
 
 
 def cancel_launch(launch: Launch) -> bool:
-    """Ask the controller to end every job of a launch. Returns False where it does not answer."""
+    """Cancel every job of a launch. Return False where the controller does not answer."""
     answers = [_ask("scancel", f"--name={array.name}") for array in list_arrays(launch)]
     return all(answer is not None for answer in answers)
 
@@ -269,11 +271,13 @@ def run_on_slurm(launch: Launch, jobs: Sequence[Job], launcher: Slurm, code: Pat
     """Submit jobs and, with launcher.wait, wait for their end.
 
     Returns:
-        What failed for good, the number of jobs left to the queue, and of those that it has no room for.
+        The final failures, the number of jobs left to the queue, and the number that it has no room for.
 
     Raises:
         ConfigError: nothing could be submitted, and waiting would not help.
     """
+    for line in code_snapshot.explain_dropped(os.environ, launcher.environment):
+        log.warning("%s", line)
     queue = SlurmQueue(launch, launcher, code)
     try:
         queue.submit(jobs)
@@ -298,10 +302,10 @@ def run_on_slurm(launch: Launch, jobs: Sequence[Job], launcher: Slurm, code: Pat
 
 @dataclass(slots=True)
 class SlurmQueue:
-    """Submits and watches the jobs of one launch in Slurm's queue.
+    """Submit and watch the jobs of one launch in Slurm's queue.
 
     Attributes:
-        waiting: jobs that the site has no room for yet. refusal: what sbatch said of them.
+        waiting: jobs that the site has no room for yet. refusal: sbatch's message about them.
     """
 
     launch: Launch
@@ -318,7 +322,7 @@ class SlurmQueue:
     _reminder: Reminder = field(default_factory=Reminder)
 
     def submit(self, jobs: Sequence[Job], *, first: bool = True) -> None:
-        """Submit jobs, and those that wait, in arrays of equal resources; what the site has no room for waits.
+        """Submit jobs, and waiting ones, in arrays of equal resources; jobs that the site has no room for wait.
 
         Raises:
             ConfigError: the first array of the `first` submission is rejected, and not for room.
@@ -395,7 +399,7 @@ class SlurmQueue:
     def wait(self, jobs: Sequence[Job]) -> list[JobFailure]:
         """Wait until every job is done or given up, and return those that were given up.
 
-        What no longer runs is noticed within launcher.lost seconds.
+        A job that no longer runs is found within launcher.lost seconds.
         """
         reader = AttemptReader(self.launch)
         open_jobs = {job.name: job for job in jobs}

@@ -1,6 +1,6 @@
-"""Report the progress of a sweep and its jobs from their files and the store; the driver may be dead. Needs no torch.
+"""Report the progress of a sweep and its jobs, from files and the store alone. Needs no torch and no driver.
 
-Slurm's queue is asked for information only: whether a job is done follows from its own files.
+Slurm's queue is only queried: whether a job is done follows from its own files.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ JOBS = (*OPEN, "not submitted", "done", "failed", "lost", "cancelled", "unknown"
 
 @dataclass(frozen=True, slots=True)
 class JobState:
-    """State of a job, one of JOBS.
+    """Hold the state of a job, one of JOBS.
 
     Lost: it will not run, and no cause is recorded. Unknown: Slurm's controller does not answer. Not submitted: the
     site had no room for it.
@@ -47,7 +47,7 @@ class JobState:
         return self.state in OPEN
 
     def place(self, launch: Launch) -> str:
-        """Say where it runs or waits, and where its files are."""
+        """Return where it runs or waits, and where its files are."""
         attempt, files = self.attempt, launch.folder / f"{self.job.name}.*"
         if self.state == "running" and attempt:
             return f"{self.job.label} on {attempt.host} ({self.slurm or f'pid {attempt.pid}'}), {files}"
@@ -92,7 +92,7 @@ def _job_state(
 
 
 def running_jobs(output: Path, own: Sequence[str] = ()) -> Iterator[tuple[Launch, JobState]]:
-    """Yield jobs that launches under an output folder run, or are about to; `own`: names of launches to pass over."""
+    """Yield running and waiting jobs of launches under an output folder; `own`: names of launches to pass over."""
     for launch in records.open_launches(output):
         if launch.name not in own:
             try:
@@ -124,7 +124,7 @@ def exclude_claimed(states: Sequence[PassState], claimed: Sequence[Job]) -> list
 
 @dataclass(frozen=True, slots=True)
 class PassStatus:
-    """State of a pass.
+    """Hold the state of a pass.
 
     Attributes:
         arms: number of arms. total: number of questions; questions: of these, done in all arms.
@@ -142,14 +142,14 @@ class PassStatus:
 
 @dataclass(frozen=True, slots=True)
 class SweepStatus:
-    """State of a sweep now.
+    """Hold the present state of a sweep.
 
     A cell or pass is done, failed (an answer is recorded as an error), running or pending (a job of its pass is),
     missing (none is), or unknown (its questions cannot be read here, and no job of its pass runs).
 
     Attributes:
         cells: number of cells by state. rate: questions/s of the jobs that run.
-        driven: whether a process waits for the jobs. notes: what could not be read, a line each.
+        driven: whether a process waits for the jobs. notes: files that could not be read, one line per file.
     """
 
     sweep: str
@@ -167,12 +167,12 @@ class SweepStatus:
 
     @property
     def is_open(self) -> bool:
-        """Whether something computes or is going to."""
+        """Return whether a job runs or will run."""
         return any(job.is_open for job in self.jobs)
 
     @property
     def left(self) -> int | None:
-        """Questions without all their answers; None where they cannot be counted."""
+        """Return the number of questions without all their answers; None where they cannot be counted."""
         counted = not any(state.note for state in self.passes)
         return sum(state.total - state.questions for state in self.passes) if counted else None
 
@@ -181,20 +181,22 @@ def find_launched(output: Path, name: str | None) -> Path:
     """Return the folder of a launched sweep: by path, by the beginning of its id, else the latest.
 
     Raises:
-        ConfigError: there is none, or several begin so. StoreError: 0.1 launched it.
+        ConfigError: there is none, or several ids begin so. StoreError: version 0.1 launched it.
     """
     paths = SweepPaths(find_sweep(output, name, "jobs"))
-    if not paths.request.exists():
+    with records.translate_errors(paths.request):  # a folder that may not be entered
+        is_launched = paths.request.exists()
+    if not is_launched:
         old = ": launched by 0.1" if paths.pickles else " was never launched"
         raise StoreError(f"sweep {paths.folder.name}{old}: run the same command again")
     return paths.folder
 
 
 class StatusReader:
-    """Reads the state of a sweep again and again; its questions are read once.
+    """Read the state of a sweep repeatedly; its questions are read once.
 
     Questions are no part of job state: they are read from the data. Where that is not possible here, the state of the
-    jobs is still known, and says so.
+    jobs is still reported, with a note.
     """
 
     def __init__(self, request: SweepRequest) -> None:
@@ -274,7 +276,7 @@ def _count_answers(state: PassState, word: str) -> PassStatus:
 
 
 def format_status(now: SweepStatus, *, most: int = 12) -> str:
-    """Format a state for people: a line per pass, the jobs by state, and every failure with where to read on."""
+    """Format a state for the terminal: one line per pass, the jobs by state, and every failure with its log's path."""
     counts = Counter(entry.state for entry in now.jobs)
     waits = "a driver waits for them" if now.driven else "no driver" if now.is_open else ""
     lines = [

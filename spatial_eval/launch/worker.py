@@ -38,11 +38,11 @@ DONE, FAILED, STOPPED = 0, 1, 3  # exit codes
 
 
 class AttemptWriter:
-    """Writes the file of this attempt, from a thread. Use as a context manager.
+    """Write the file of this attempt, from a thread. Use as a context manager.
 
     Attributes:
-        total: questions that the job had to do at the launch. done: of these, those stored before included.
-        computed: questions that this start stored. errors: one line each. again: whether another start may help.
+        total: number of the job's missing questions at the launch. done: number of these that are stored now.
+        computed: number that this start stored. errors: one line each. again: whether another start may help.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class AttemptWriter:
 
     @contextlib.contextmanager
     def show_shard(self, shard: Shard, name: str, total: int, arms: int) -> Iterator[Callable[[int], None]]:
-        """Show progress as progress.show_progress does, and count what is stored; `total` is what is left to do."""
+        """Show progress as progress.show_progress does, and count stored questions; `total`: number of missing ones."""
         self.done += max(0, shard.questions - total)
         with self._show_pass(name, total, arms) as show:
 
@@ -89,7 +89,7 @@ class AttemptWriter:
             yield advance
 
     def write(self) -> None:
-        """Bring the file up to date. A full disk is passed over: the store reports it."""
+        """Write the present state. A full disk is passed over: the store reports it."""
         with contextlib.suppress(StoreError):
             records.write_attempt(self.launch, self._file, self._attempt())
 
@@ -132,7 +132,7 @@ class AttemptWriter:
 
 
 def compute_shards(job: Job, writer: AttemptWriter, find: Callable[[Shard], PassState], places: Places) -> None:
-    """Compute what is missing of every shard; one that fails costs only itself and is noted.
+    """Compute the missing answers of every shard; the failure of one is recorded and stops no other.
 
     Shards of one dataset in several templates are computed side by side, a batch each in turn: they share its images.
     """
@@ -159,13 +159,13 @@ def compute_shards(job: Job, writer: AttemptWriter, find: Callable[[Shard], Pass
 
 
 def publish_job(spec: LaunchSpec, job: Job) -> None:
-    """Publish the cells that the job's passes completed; never a reason to fail."""
+    """Publish the cells that the job's passes completed; an error fails no job."""
     for shard in job.shards:
         process.publish_cells(spec.request.publication, shard.target.work, spec.request.places)
 
 
 def find_pass(spec: LaunchSpec, shard: Shard) -> PassState:
-    """Read the shard's pass. Raises ModelError where the model is another one here: nobody would find its answers."""
+    """Read the shard's pass. Raises ModelError where the model's identity differs here: no reader would look there."""
     request = spec.request
     state = inspect_pass(shard.target.work, request.places, retry=request.retry, rows=shard.rows)
     if state.key.hash != shard.target.key.hash:
@@ -177,7 +177,7 @@ def find_pass(spec: LaunchSpec, shard: Shard) -> PassState:
 
 
 def run_job(folder: str, name: str, parent: int = 0) -> int:
-    """Run the job; the last line on stdout is its outcome as JSON (a pipe takes it even where the disk is full)."""
+    """Run the job and print its outcome as JSON, the last line of stdout (a pipe works even where the disk is full)."""
     out = os.dup(1)
     os.dup2(2, 1)  # whatever a library prints belongs into the log
     if parent:
@@ -203,7 +203,7 @@ def run_job(folder: str, name: str, parent: int = 0) -> int:
 
 
 def die_with(parent: int) -> None:
-    """Make this process end when its parent does, however that dies: no orphan keeps a GPU."""
+    """Make this process end when its parent ends, in whatever way: no orphan keeps a GPU."""
     with contextlib.suppress(OSError, AttributeError):  # Linux only; elsewhere the writer's thread looks
         ctypes.CDLL(None, use_errno=True).prctl(1, signal.SIGKILL, 0, 0, 0)
     if os.getppid() != parent:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from spatial_eval.core.arms import Arm, ForcedYes
 from spatial_eval.core.types import Failure, Generation, Sample
 
+CONTROLS = ("forced_yes", "answer_yes", "sample")  # kinds of method beside which a method's gain is read
 FORCED_YES = Arm(contrast=ForcedYes())
 SURE, APART = 0.2, 0.5  # p(yes) + p(no) above the first and |p(yes) - p(no)| below the second are answered yes
 

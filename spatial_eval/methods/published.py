@@ -1,6 +1,11 @@
-"""Look up the published numbers of arXiv 2503.01773 (ICML 2025), main table: accuracy in percent on the test split."""
+"""Look up published numbers: accuracy in percent.
+
+TABLE is the main table of arXiv 2503.01773 (ICML 2025), on the test split; POPE holds other papers' numbers on POPE.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from spatial_eval.core.types import Method, Part
 from spatial_eval.methods.routing import METHODS, AdaptVis, Base, ScalingVis
@@ -38,6 +43,40 @@ ADAPT = {
         (0.5, 1.2, 0.64),
     )
 }
+
+
+@dataclass(frozen=True, slots=True)
+class PublishedGain:
+    """Two accuracies in percent that a paper compares, and how its answers were made."""
+
+    base: float
+    value: float
+    protocol: str
+
+
+# POPE on COCO, LLaVA-1.5-7B: (kind of method, protocol) -> (base, value) for the splits in POPE_SPLITS.
+POPE_SPLITS = ("random", "popular", "adversarial")
+POPE_MODEL = "llava15_7b"
+POPE: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
+    ("vcd", "sampled, mean of 5 seeds; arXiv 2311.16922"): ((83.29, 87.73), (81.88, 85.38), (78.96, 80.88)),
+    ("vcd", "greedy, noise 900; arXiv 2504.10020"): ((87.1, 88.6), (85.8, 86.2), (83.6, 81.9)),
+    ("m3id", "sampled; github.com/sangminwoo/AvisC"): ((84.47, 86.00), (82.23, 82.83), (77.10, 77.70)),
+    ("forced_yes", "greedy; arXiv 2504.10020"): ((87.1, 89.6), (85.8, 87.3), (83.6, 83.6)),
+}
+
+
+def published_gains(model: str, dataset: str, kind: str) -> list[PublishedGain]:
+    """Return what papers report of a kind of method on a dataset (its label), whatever its setting; [] if nothing."""
+    found = []
+    if kind in TABLE.get(model, {}) and kind != "base" and dataset in DATASETS:
+        column = DATASETS.index(dataset)
+        base, value = (TABLE[model][row][column] for row in ("base", kind))
+        found.append(PublishedGain(base, value, "greedy, test split; arXiv 2503.01773"))
+    split = dataset.removeprefix("pope_coco_")
+    if model == POPE_MODEL and split in POPE_SPLITS:
+        place = POPE_SPLITS.index(split)
+        found += [PublishedGain(*rows[place], protocol) for (name, protocol), rows in POPE.items() if name == kind]
+    return found
 
 
 def published_accuracy(model: str, dataset: str, method: Method, part: Part) -> float | None:

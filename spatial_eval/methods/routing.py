@@ -1,24 +1,29 @@
 """Define the decoding rules under study (arXiv 2503.01773).
 
-A new one is a YAML in conf/method, a class, and its place in METHODS, where every contrast of core.arms stands already.
+A new one is a YAML in conf/method, a class, and its place in METHODS, where every contrast and every kind of attention
+of core.arms stands already.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
+from dataclasses import asdict, dataclass, fields, make_dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 import numpy as np
 
 from spatial_eval.core.arms import (
+    ATTENTIONS,
     BASE,
     CONTRASTS,
     Arm,
+    AttentionChange,
     Contrast,
     Scaling,
+    Sid,
     TextGuidance,
+    canonical_image,
     parse_arm_label,
 )
 from spatial_eval.core.errors import ConfigError, describe_unknown
@@ -94,10 +99,12 @@ class _Scaled:
     scope: str = "last"
     heads: Heads = "all"
     steps: str = "prefill"
+    image: int | str = "all"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "layers", canonical_layers(self.layers, "method.layers") or "all")
-        object.__setattr__(self, "heads", canonical_heads(self.heads, "method.heads") or "all")
+        image = canonical_image(self.image, "method.image")
+        object.__setattr__(self, "image", int(image) if image else "all")
+        _write_places(self)
         self.branches()
 
     def branches(self) -> Mapping[str, Arm]:
@@ -105,6 +112,7 @@ class _Scaled:
 
     def _scale(self, name: str, weight: float) -> Arm:
         places = {"layers": _arm_layers(self.layers), "heads": _arm_layers(self.heads)}
+        places["image_index"] = "" if self.image == "all" else str(self.image)
         try:
             scaling = Scaling(weight, self.scaling, scope=self.scope, steps=self.steps, **places)
         except ConfigError as error:
@@ -182,6 +190,31 @@ def _make_method(contrast: type[Contrast]) -> type[Method]:
     return type(contrast.__name__, (_Contrastive, contrast), members)
 
 
+class _Attending(_SingleArm):
+    """Provide the members of a method of one kind of attention, whose fields are that kind's."""
+
+    __slots__ = ()
+    attention: ClassVar[type[AttentionChange]]
+
+    def __post_init__(self: Any) -> None:
+        _write_places(self)
+        self.branches()
+
+    def branches(self: Any) -> Mapping[str, Arm]:
+        places = {"layers": _arm_layers(self.layers), "heads": _arm_layers(self.heads)}
+        return {self.kind: Arm(self.attention(**{**asdict(self), **places}).effective)}
+
+
+def _make_attending(kind: str, attention: type[AttentionChange]) -> type[Method]:
+    """Make the method that decodes every question by a kind of attention."""
+    types: Mapping[str, Any] = get_type_hints(attention) | {"layers": Selection, "heads": Heads}
+    defaults = asdict(attention())
+    defaults |= {name: defaults[name] or "all" for name in ("layers", "heads")}
+    members = [(f.name, types[f.name], defaults[f.name]) for f in fields(attention)]
+    more = {"kind": kind, "attention": attention, "__doc__": attention.__doc__, "__module__": __name__}
+    return make_dataclass(attention.__name__, members, bases=(_Attending,), namespace=more, frozen=True, slots=True)
+
+
 @dataclass(frozen=True, slots=True)
 class PaiFull(_SingleArm):
     """Raise the image's logits at every step, and guide by the prompt without image (PAI, arXiv 2407.21771).
@@ -211,11 +244,43 @@ class PaiFull(_SingleArm):
         return {"pai_full": Arm(scaling.effective) if self.gamma == 1 else Arm(scaling, guidance)}
 
 
-_BY_CONTRAST = {kind: _make_method(contrast) for kind, contrast in CONTRASTS.items()}
+@dataclass(frozen=True, slots=True)
+class SidVariants(_SingleArm):
+    """Decode contrastively against the least attended image tokens alone (SID, arXiv 2408.02032).
+
+    Attributes:
+        alpha, cutoff: None = the variant's: `paper` 1 and 0.1, `released` 0.5 and, since greedy, no cut-off.
+        rank: how many image tokens are kept.
+    """
+
+    kind: ClassVar[str] = "sid"
+    alpha: float | None = None
+    cutoff: float | None = None
+    rank: int = 100
+    variant: str = "paper"
+
+    def __post_init__(self) -> None:
+        if self.variant not in SID_VARIANTS:
+            raise ConfigError(describe_unknown("method.variant", self.variant, SID_VARIANTS))
+        for name, value in asdict(self).items():
+            object.__setattr__(self, name, SID_VARIANTS[self.variant][name] if value is None else value)
+        self.branches()
+
+    def branches(self) -> Mapping[str, Arm]:
+        assert self.alpha is not None
+        assert self.cutoff is not None
+        return {"sid": Arm(contrast=Sid(self.alpha, self.cutoff, self.rank))}
+
+
+SID_VARIANTS = {"paper": {"alpha": 1.0, "cutoff": 0.1}, "released": {"alpha": 0.5, "cutoff": 0.0}}
+_BY_CONTRAST = {**{kind: _make_method(contrast) for kind, contrast in CONTRASTS.items()}, "sid": SidVariants}
+_ATTENDING = {kind: _make_attending(kind, of) for kind, of in ATTENTIONS.items() if of is not Scaling}
 METHODS: dict[str, type[Method]] = {
     **{method.kind: method for method in (Base, ScalingVis, AdaptVis)},
     **{kind: method for kind, method in _BY_CONTRAST.items() if CONTRASTS[kind].against != "stored"},
-    **{method.kind: method for method in (PaiFull, Route)},
+    **{method.kind: method for method in (PaiFull,)},
+    **_ATTENDING,
+    **{method.kind: method for method in (Route,)},
     **{kind: method for kind, method in _BY_CONTRAST.items() if CONTRASTS[kind].against == "stored"},
 }
 
@@ -223,6 +288,12 @@ METHODS: dict[str, type[Method]] = {
 def _check_criterion(criterion: str) -> None:
     if criterion not in CRITERIA:
         raise ConfigError(describe_unknown("method.criterion", criterion, CRITERIA))
+
+
+def _write_places(method: Any) -> None:
+    """Write layers and heads in their one form."""
+    object.__setattr__(method, "layers", canonical_layers(method.layers, "method.layers") or "all")
+    object.__setattr__(method, "heads", canonical_heads(method.heads, "method.heads") or "all")
 
 
 def _arm_layers(selection: Heads) -> str:

@@ -77,6 +77,13 @@ def pad_prompt(inputs: Inputs, *, pad_to: int, image_token: int, pad_id: int) ->
     return {**inputs, **padded}
 
 
+def drop_padding(inputs: Inputs) -> Inputs:
+    """Cut off what is padded on the left of one prompt."""
+    mask = inputs.get("attention_mask")
+    first = 0 if mask is None else int(mask[0].argmax())
+    return {name: part[:, first:] if name in SEQUENCES else part for name, part in inputs.items()}
+
+
 def pad_left(sequence: Tensor, length: int, fill: int) -> Tensor:
     """Fill a sequence on the left: (1, L) -> (1, length)."""
     return pad(sequence, (length - sequence.shape[1], 0), value=fill)

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import re
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from PIL import Image
 
 from spatial_eval.benchmarks.image_files import open_rgb, shown_size
-from spatial_eval.benchmarks.prompts import write_prompt
-from spatial_eval.core.types import Sample
+from spatial_eval.benchmarks.prompts import IMAGE, add_text, prompt_mode, write_prompt
+from spatial_eval.core.arms import SecondPrompt
+from spatial_eval.core.errors import ModelError, SpatialEvalError
+from spatial_eval.core.plan import picture_name
+from spatial_eval.core.types import Benchmark, Sample
 from spatial_eval.engine.request import SEQUENCES, image_token_id
 from spatial_eval.models import image_grid
 from spatial_eval.models.batches import Inputs, pad_prompt
@@ -25,9 +30,22 @@ from spatial_eval.store.attention import Extent, View
 if TYPE_CHECKING:
     from spatial_eval.models.spec import CheckpointSpec
 
-Encoded = tuple[str, Inputs]  # the prompt sent, and its tensors
 
+class Encoded(NamedTuple):
+    """Hold the prompt sent and its tensors."""
+
+    prompt: str
+    inputs: Inputs
+    seconds: Mapping[SecondPrompt, Encoded]
+
+
+MARK = "@"
 STAND_IN = (640, 480)  # width and height of a picture that is absent
+# Model types on which the shared prefix was compared with plain generates, with several images in a prompt.
+SEVERAL = (
+    *("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
+    *("internvl", "idefics3", "smolvlm", "gemma3"),
+)
 DISTORTED = (2300, 4096)  # width and height to which the paper's code stretches VSR's pictures
 
 
@@ -39,98 +57,196 @@ class Encoder:
     """Encode with a checkpoint's processor and a dataset's prompt settings. Safe to call from several threads."""
 
     def __init__(
-        self, model: CheckpointSpec, config: Any, *, prompt: str, distort: bool, orientation: str = "upright"
+        self,
+        model: CheckpointSpec,
+        config: Any,
+        *,
+        prompt: str,
+        distort: bool,
+        orientation: str = "upright",
+        system: str = "",
     ) -> None:
         self._processor = load_processor(model, config)
         self._images = self._processor.image_processor = _OncePerPicture(self._processor.image_processor)
         self._tokenizer = self._processor.tokenizer
-        self._config, self.image_token = config, image_token_id(config)
-        token = getattr(self._processor, "image_token", None)  # Gemma 3's prompts hold another than its inputs
+        self.config, self.image_token = config, image_token_id(config)
+        # Gemma 3's prompts hold another than its inputs; some families' processors have none.
+        token = getattr(self._processor, "image_token", None)
         self._placeholder = str(token or self._tokenizer.convert_ids_to_tokens(self.image_token))
         self._prompt, self._distort, self._pad_to = prompt, distort, model.pad_to
-        self._orientation = orientation
+        self._parts: dict[str, tuple[int, ...]] = {}  # by what pictures are called
+        self._orientation, self._system, self._path = orientation, system, model.path
+        mean = self._images.image_mean if model.image_mode == "pad" else None
+        self._padding = mean and tuple(int(255 * channel) for channel in mean)  # truncated, as LLaVA's own code does
         self._llava15 = config.model_type == "llava"
         pad = self._tokenizer.pad_token_id
         self.pad_id: int = 0 if pad is None else pad  # padded positions are masked, any id will do
 
     def encode(self, sample: Sample) -> Encoded:
-        """Encode one question. Raises BadQuestion, or whatever the processor fails with."""
+        """Encode one question. Raises BadQuestion, or the processor's own error."""
         (encoded,) = self.encode_picture([sample])
         if isinstance(encoded, Exception):
             raise encoded
         return encoded
 
-    def encode_picture(self, samples: Sequence[Sample]) -> list[Encoded | Exception]:
-        """Encode questions about one picture, which is opened and processed once; one that fails is its error.
+    def encode_picture(
+        self, samples: Sequence[Sample], seconds: Sequence[SecondPrompt] = ()
+    ) -> list[Encoded | Exception]:
+        """Encode questions about one picture (or the same several), opened and processed once.
 
-        They hold the same image tensors. Errors are BadQuestion, or what the processor fails with.
+        They hold the same image tensors, in each of the second prompts too. One that fails is its error: BadQuestion,
+        or what the processor fails with.
         """
         encoded: list[Encoded | Exception] = []
         images: Inputs | None = None
         with self._images.one_picture():
-            picture: Image.Image | None = None
+            pictures: list[Image.Image] = []
             for sample in samples:
                 try:
-                    prompt = self._write(sample)
-                    picture = picture or self._open(sample)
-                    inputs = self._process(prompt, picture)
+                    prompts = [self._write(sample, second) for second in (None, *seconds)]
+                    pictures = pictures or self._open(sample)
+                    made = [self._process(prompt, pictures) for prompt in prompts]
                 except Exception as error:  # noqa: BLE001  it is this question's, and told as such
                     encoded.append(error)
                     continue
-                images = images or {name: value for name, value in inputs.items() if name not in SEQUENCES}
-                encoded.append((prompt, {**inputs, **images}))
+                if sample.further_images and picture_name(sample) not in self._parts:
+                    self._parts[picture_name(sample)] = self._tell_apart(pictures)
+                images = images or {name: value for name, value in made[0].items() if name not in SEQUENCES}
+                first, *others = (Encoded(text, {**one, **images}, {}) for text, one in zip(prompts, made, strict=True))
+                encoded.append(first._replace(seconds=dict(zip(seconds, others, strict=True))))
         return encoded
 
-    def _write(self, sample: Sample) -> str:
-        """Write the prompt. Raises BadQuestion."""
+    def check(self, sample: Sample, seconds: Sequence[SecondPrompt] = ()) -> None:
+        """Write a question's prompts. Raises ModelError where no prompt of its kind can be written for this model."""
         try:
+            for second in (None, *seconds):
+                self._write(sample, second)
+        except BadQuestion as error:
+            if isinstance(error.__cause__, SpatialEvalError):
+                raise error.__cause__ from None
+
+    def _write(self, sample: Sample, second: SecondPrompt | None = None) -> str:
+        """Write the prompt, or a second one, whose system message stands in the dataset's place. Raises BadQuestion."""
+        several = len(sample.images) > 1
+        system = second.text if second is not None and second.place == "system" else self._system
+        try:
+            if several and self.config.model_type not in SEVERAL:
+                raise ModelError(
+                    f"{self._path}: question {sample.id} is about {len(sample.images)} images, and several are not "
+                    f"known to be right on model type {self.config.model_type}; they are on {', '.join(SEVERAL)}"
+                )
             return write_prompt(
-                sample.question,
+                sample.question if second is None else add_text(sample.question, second),
                 mode=self._prompt,
                 llava15=self._llava15,
                 image_token=self._placeholder,
-                chat=self._chat if self._processor.chat_template else None,
+                chat=partial(self._chat, several=several, system=system) if self._processor.chat_template else None,
+                system=system,
+                images=max(1, len(sample.images)),
             )
         except Exception as error:
             raise BadQuestion from error
 
-    def _open(self, sample: Sample) -> Image.Image:
-        """Open the picture as the model is to see it. Raises BadQuestion."""
+    def _open(self, sample: Sample) -> list[Image.Image]:
+        """Open the pictures as the model is to see them. Raises BadQuestion."""
         try:
             if sample.image is None:
                 raise ValueError("the question has no image")
-            image = open_rgb(sample.image, self._orientation)
+            pictures = [open_rgb(path, self._orientation) for path in sample.images]
         except Exception as error:
             raise BadQuestion from error
-        return image.resize(DISTORTED) if self._distort else image
+        pictures = [one.resize(DISTORTED) for one in pictures] if self._distort else pictures
+        return [pad_to_square(one, self._padding) for one in pictures] if self._padding else pictures
 
-    def _process(self, prompt: str, image: Image.Image) -> Inputs:
+    def _process(self, prompt: str, pictures: list[Image.Image]) -> Inputs:
         started = self._tokenizer.bos_token is not None and prompt.startswith(self._tokenizer.bos_token)
-        out = self._processor(images=[image], text=[prompt], return_tensors="pt", add_special_tokens=not started)
+        out = self._processor(images=pictures, text=[prompt], return_tensors="pt", add_special_tokens=not started)
         inputs = {name: value for name, value in out.items() if isinstance(value, torch.Tensor)}
         if self._pad_to is not None:
             inputs = pad_prompt(inputs, pad_to=self._pad_to, image_token=self.image_token, pad_id=self.pad_id)
         return inputs
 
+    def count_tokens(self, sample: Sample, inputs: Inputs) -> tuple[int, ...]:
+        """Count the tokens of each image of an encoded question; () where the images cannot be told apart."""
+        if not sample.further_images:
+            return (int((inputs["input_ids"] == self.image_token).sum()),)
+        return self._parts[picture_name(sample)]
+
+    def _tell_apart(self, pictures: list[Image.Image]) -> tuple[int, ...]:
+        """Count the image tokens of each picture: in a text that has a mark between every two of them."""
+        text = f" {MARK} ".join([self._placeholder] * len(pictures))
+        ids = self._processor(images=pictures, text=[text], return_tensors="pt")["input_ids"][0].tolist()
+        marks = [i for i, one in enumerate(ids) if self._tokenizer.decode([one]).strip() == MARK]
+        if len(marks) != len(pictures) - 1:
+            return ()
+        edges = zip([0, *marks], [*marks, len(ids)], strict=True)
+        return tuple(ids[first:last].count(self.image_token) for first, last in edges)
+
     def view(self, sample: Sample, inputs: Inputs) -> View | None:
-        """Locate the question's image tokens on its picture."""
-        if sample.image is None:
+        """Locate the question's image tokens on its picture; None where that is not known, or there are several."""
+        if sample.image is None or sample.further_images:
             return None
         size = DISTORTED if self._distort else shown_size(sample.image, self._orientation)
-        return image_grid.image_view(self._config, self._processor.image_processor, size, inputs, self.image_token)
+        if self._padding and size[0] != size[1]:  # some of the tokens lie beside the picture
+            return None
+        return image_grid.image_view(self.config, self._processor.image_processor, size, inputs, self.image_token)
 
     def option_tokens(self, options: Sequence[str]) -> dict[str, int]:
-        """Map each option to its first token, capitalised as the benchmarks' answers are."""
+        """Map each option to its first token; options are capitalised as the benchmarks' answers are."""
         ids = {one: self._tokenizer.encode(one.capitalize(), add_special_tokens=False) for one in options}
         return {one: tokens[0] for one, tokens in ids.items() if tokens}
 
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
 
-    def _chat(self, question: str) -> str:
-        content = [{"type": "image"}, {"type": "text", "text": question}]
+    def _chat(self, question: str, *, several: bool, system: str) -> str:
+        """Write the turns of a question, its images where `<image>` stands, or the only one before it."""
+        content: list[dict[str, str]] = []
+        for number, text in enumerate(question.split(IMAGE) if several else ["", question]):
+            content += [{"type": "image"}] * (number > 0)
+            content += [{"type": "text", "text": text}] * bool(text.strip())
+        if several and not self._keeps_order(content):  # a template that puts images first, as LLaVA's
+            content = [{"type": "text", "text": question.replace(IMAGE, self._placeholder)}]
+        return self._speak(content, system)
+
+    def _keeps_order(self, content: Sequence[Mapping[str, str]]) -> bool:
+        """Whether the chat template leaves images and texts of a turn in their order."""
+        marked = [{**part, "text": f"@@{i}@@"} if "text" in part else part for i, part in enumerate(content)]
+        prompt = self._fill_chat([{"role": "user", "content": marked}])
+        found = re.findall(rf"@@\d+@@|{re.escape(self._placeholder)}", prompt)
+        return found == [part.get("text", self._placeholder) for part in marked]
+
+    def _speak(self, content: Sequence[Mapping[str, str]], system: str) -> str:
+        """Write a user's turn in the chat template, behind the system message. Raises ModelError where it has none."""
         messages = [{"role": "user", "content": content}]
+        if not system:
+            return self._fill_chat(messages)
+        spoken = [{"type": "text", "text": system}]
+        prompt = self._try_chat([{"role": "system", "content": spoken}, *messages])
+        if system not in prompt or prompt == self._try_chat([{"role": "user", "content": spoken}, *messages]):
+            key, away = ("dataset.system", "the key away, or dataset.prompt=raw")
+            if system != self._system:
+                key, away = ("method.place=system", "method.place=text, or dataset.prompt=raw")
+            raise ModelError(f"{key}: the chat template of {self._path} has no place for a system message: take {away}")
+        return prompt
+
+    def _try_chat(self, messages: list[dict[str, Any]]) -> str:
+        """Return the turns in the chat template, "" where it rejects them."""
+        try:
+            return self._fill_chat(messages)
+        except Exception:  # noqa: BLE001  a template is a program of the checkpoint's
+            return ""
+
+    def _fill_chat(self, messages: list[dict[str, Any]]) -> str:
         return str(self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
+def pad_to_square(image: Image.Image, colour: tuple[int, ...]) -> Image.Image:
+    """Pad with a colour to a square, the picture in the middle. Source: github.com/haotian-liu/LLaVA, expand2square."""
+    side = max(image.size)
+    square = Image.new(image.mode, (side, side), colour)
+    square.paste(image, ((side - image.width) // 2, (side - image.height) // 2))
+    return square
 
 
 class _OncePerPicture:
@@ -141,11 +257,11 @@ class _OncePerPicture:
         self._kept = threading.local()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._stock, name)
+        return getattr(self._stock, name)  # whatever a processor asks of its image processor
 
     @contextmanager
     def one_picture(self) -> Iterator[None]:
-        """Treat every call of this thread as about the same picture."""
+        """Let all calls of this thread inside the block share one picture."""
         self._kept.features = None
         try:
             yield
@@ -159,23 +275,42 @@ class _OncePerPicture:
         return type(features)(dict(features))  # processors take out of it what the model does not want
 
 
-def measure_extent(
-    model: CheckpointSpec, sample: Sample, *, prompt: str, distort: bool, orientation: str
-) -> Extent | None:
-    """Measure how large a model's attention is, from its config and processor; no weight is read.
+def build_encoder(model: CheckpointSpec, dataset: Benchmark) -> Encoder:
+    """Build the encoder of a dataset's prompts. Raises ModelError where the model's processor cannot build them."""
+    return Encoder(
+        model,
+        load_config(model),
+        prompt=prompt_mode(dataset),
+        distort=dataset.distort,
+        orientation=dataset.orientation,
+        system=dataset.system,
+    )
 
-    `sample` stands for all questions. None before the model is fetched; ModelError where its files are not whole.
+
+def check_prompts(
+    model: CheckpointSpec, dataset: Benchmark, samples: Sequence[Sample], seconds: Sequence[SecondPrompt] = ()
+) -> None:
+    """Write one prompt of each kind that a dataset's questions have. Raises ModelError where the model has none."""
+    encoder = build_encoder(model, dataset)
+    for sample in {(IMAGE in one.question, len(one.images)): one for one in samples}.values():
+        encoder.check(sample, seconds)
+
+
+def measure_extent(model: CheckpointSpec, sample: Sample, dataset: Benchmark) -> Extent | None:
+    """Measure the dimensions of a model's attention from its config and processor; no weight is read.
+
+    `sample` stands for all questions. Returns None before the model is fetched. Raises ModelError where its files are
+    incomplete.
     """
     if model.folder() is None:
         return None
-    config = load_config(model)
-    encoder = Encoder(model, config, prompt=prompt, distort=distort, orientation=orientation)
+    encoder = build_encoder(model, dataset)
     with tempfile.TemporaryDirectory() as place:
-        if sample.image is None or not sample.image.is_file():
+        if sample.image is None or not all(path.is_file() for path in sample.images):
             path = Path(place) / "blank.png"
             Image.new("RGB", STAND_IN).save(path)
-            sample = replace(sample, image=path)
+            sample = replace(sample, image=path, further_images=(path,) * len(sample.further_images))
         inputs = encoder.encode(sample)[1]
-    text = config.get_text_config()
-    tokens = int((inputs["input_ids"] == image_token_id(config)).sum())
+    text = encoder.config.get_text_config()
+    tokens = int((inputs["input_ids"] == encoder.image_token).sum())
     return Extent(text.num_hidden_layers, text.num_attention_heads, tokens)

@@ -1,4 +1,4 @@
-"""A checkpoint as a model of the sweep: what is checked before a run, and the way to its weights."""
+"""Use a checkpoint as a model of a sweep: check it before a run, and load it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
-from spatial_eval.benchmarks.prompts import prompt_mode
 from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import MissingData, ModelError
 from spatial_eval.core.layers import BUCKETS, layer_indices
@@ -19,10 +18,10 @@ from spatial_eval.store.attention import Extent
 
 @dataclass(frozen=True, slots=True)
 class HF(CheckpointSpec):
-    """A model in transformers' format, from the Hugging Face hub or a folder. Its fields are CheckpointSpec's."""
+    """Run a model in transformers' format, from the Hugging Face hub or a folder; its fields are CheckpointSpec's."""
 
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:  # noqa: ARG002  the protocol's signature
-        """Opens no image and reads no weights, only their files' headers.
+        """Check the model for a dataset; read the headers of weight files alone, and open no image.
 
         Raises ModelError on an absent or damaged file or an absent layer, DataError on absent images.
         """
@@ -42,11 +41,34 @@ class HF(CheckpointSpec):
             depth = count_layers(self)
             for text in sorted(named):
                 layer_indices(text, depth)
+        last = max((int(arm.attention.image_index) for arm in arms if arm.attention.image_index), default=-1)
+        short = next((sample for sample in samples if len(sample.images) <= last), None)
+        if short is not None and last >= 0:
+            raise ModelError(
+                f"method.image={last}: question {short.id} of {dataset.name} has {len(short.images)} images, numbered "
+                "from 0: take a smaller number, or all"
+            )
+        self.check_prompts(dataset, samples, arms)
+
+    def check_prompts(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm] = ()) -> None:
+        """Raises ModelError where the model cannot take what a dataset and its own keys put into the prompt.
+
+        A model that is not fetched yet passes; where these keys are at their defaults, nothing is read.
+        """
+        several = any(sample.further_images for sample in samples)
+        seconds = [arm.contrast.second for arm in arms if arm.contrast and arm.contrast.second]
+        asked = several or (samples and (self.shows_otherwise or dataset.system or seconds))
+        if asked and self.folder() is not None:
+            from spatial_eval.models.encoder import (
+                check_prompts,  # transformers: only where there is something to check
+            )
+
+            check_prompts(self, dataset, samples, seconds)
 
     def verify(self) -> None:
-        """Raises ModelError where its files do not hold what config.json wants; takes no memory for weights.
+        """Raise ModelError where its files do not match config.json; takes no memory for weights.
 
-        Says nothing of a model of the hub that was not fetched yet.
+        A model of the hub that is not fetched yet passes.
         """
         if self.folder() is not None:
             from spatial_eval.models.loading import verify_weights  # torch and transformers
@@ -56,26 +78,25 @@ class HF(CheckpointSpec):
     def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:  # noqa: ARG002  the protocol's signature
         from spatial_eval.models.vlm import LoadedModel  # torch and transformers: only where a model really runs
 
-        return LoadedModel(self, prompt_mode(dataset), dataset.distort, max_new_tokens, orientation=dataset.orientation)
+        return LoadedModel(self, dataset, max_new_tokens)
 
     def extent(self, dataset: Benchmark, sample: Sample) -> Extent | None:
-        """How large its attention is; None where its files were not fetched yet."""
+        """Return the dimensions of its attention; None where its files are not fetched yet."""
         from spatial_eval.models.encoder import measure_extent  # transformers: only where a capture was asked for
 
-        return measure_extent(
-            self, sample, prompt=prompt_mode(dataset), distort=dataset.distort, orientation=dataset.orientation
-        )
+        return measure_extent(self, sample, dataset)
 
 
 def _check_images(dataset: Benchmark, samples: Sequence[Sample]) -> None:
     """Raises DataError where all images are absent; says how many are where some are."""
-    absent = [one for one in samples if one.image is None or not one.image.is_file()]
+    absent = [one for one in samples if not (one.images and all(path.is_file() for path in one.images))]
     if not absent:
         return
     command = dataset.fetched_by
     prepare = f"run `python -m spatial_eval prepare {command}`" if command else "check the paths in its file"
     if len(absent) == len(samples):
-        first = absent[0].image or "annotation, which names the images"
-        raise MissingData(f"{dataset.name} has no image: there is no {first}; {prepare}")
+        first = next((path for path in absent[0].images if not path.is_file()), None)
+        unnamed = "there is no annotation, which names the images" if command else "its questions name none"
+        raise MissingData(f"{dataset.name} has no image: {f'there is no {first}' if first else unnamed}; {prepare}")
     lacking = f"{len(absent)} of {len(samples)} images are missing, and so will be the answers"
     warn_once(f"{dataset.name}: {lacking}; {prepare}")

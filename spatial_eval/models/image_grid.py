@@ -36,9 +36,10 @@ def image_view(
 
 def visible_region(images: Any, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
     """Return the part of a picture that reaches the model: CLIP's centre crop, or all; None where it is padded."""
-    if getattr(images, "do_pad", None):
+    pads, crops = (getattr(images, step, None) for step in ("do_pad", "do_center_crop"))  # not every family has both
+    if pads:
         return None
-    if not getattr(images, "do_center_crop", None):
+    if not crops:
         return WHOLE
     crop, edge = _sides(images.crop_size), images.size.get("shortest_edge")
     scale = [edge / min(size)] * 2 if edge else [new / old for new, old in zip(_sides(images.size), size, strict=True)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,8 @@ from transformers.models.auto.configuration_auto import model_type_to_module_nam
 from transformers.models.auto.image_processing_auto import AutoImageProcessor
 from transformers.utils.logging import disable_progress_bar
 
-from spatial_eval.core.errors import ModelError
+from spatial_eval.core.errors import ModelError, first_line
+from spatial_eval.engine.request import ConfigFields
 from spatial_eval.models import weights
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ log = logging.getLogger(__name__)
 
 
 _AUTO: Any = transformers.AutoModelForImageTextToText
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # What reading a config, a processor or weights raises where the files are to blame.
 UNREADABLE = (OSError, ValueError, ImportError, KeyError, TypeError, SafetensorError)
 
@@ -39,8 +42,8 @@ class WeightsDifference:
     """Describe how the tensors in a checkpoint's files differ from those of the model that config.json describes.
 
     Attributes:
-        missing: the model has them, the files do not, and no tensor is tied to them. mismatched: name -> shape in the
-            files, shape in the model. unexpected: the files hold them, the model has no place for them.
+        missing: tensors of the model that the files lack and no other tensor is tied to. mismatched: name -> shape in
+            the files, shape in the model. unexpected: tensors of the files that the model does not have.
     """
 
     missing: frozenset[str] = frozenset()
@@ -49,20 +52,20 @@ class WeightsDifference:
 
     @classmethod
     def read(cls, missing: Iterable[str], mismatched: Iterable[Any], unexpected: Iterable[str]) -> WeightsDifference:
-        """Read what transformers says after loading: mismatched as (name, shape in the files, shape in the model)."""
+        """Read transformers' report after loading: mismatched as (name, shape in the files, shape in the model)."""
         shapes = {name: (tuple(there), tuple(wanted)) for name, there, wanted in mismatched}
         return cls(frozenset(missing) - frozenset(shapes), shapes, frozenset(unexpected))
 
 
 def load_model(model: CheckpointSpec) -> Any:
-    """Load the model in eval mode on its device; every weight is the checkpoint's, and finite.
+    """Load the model in eval mode on its device; every weight comes from the checkpoint and is finite.
 
-    Raises ModelError with one line where that cannot be.
+    Raises ModelError where that is not possible.
     """
     device = torch.device(model.run_device())
     if device.type == "cuda" and not torch.cuda.is_available():
         raise ModelError(f"model.device={device} but this torch sees no GPU: use model.device=cpu")
-    dtype = getattr(torch, model.run_dtype())
+    dtype = _DTYPES[model.run_dtype()]
     if device.type == "cuda" and dtype == torch.float32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = model.tf32
     source = _source(model)
@@ -80,7 +83,7 @@ def load_model(model: CheckpointSpec) -> Any:
                 ignore_mismatched_sizes=True,  # else its error would name none of them
             )
     except UNREADABLE as error:
-        raise ModelError(f"cannot load {model.path}: {_line(error)}") from error
+        raise ModelError(f"cannot load {model.path}: {first_line(error)}") from error
     except RuntimeError as error:
         if "automatic conversion" not in str(error):
             raise  # out of memory, a device that is lost
@@ -103,7 +106,7 @@ def load_model(model: CheckpointSpec) -> Any:
 
 
 def verify_weights(model: CheckpointSpec) -> None:
-    """Compare the checkpoint's files with config.json: names and shapes of tensors, without taking memory for them.
+    """Compare names and shapes of the tensors in the checkpoint's files with config.json; takes no memory for them.
 
     transformers itself loads the headers into a model on the meta device, so that tensors are renamed, fused and tied
     as they are when their values are loaded. Raises ModelError.
@@ -111,14 +114,15 @@ def verify_weights(model: CheckpointSpec) -> None:
     folder = _source(model)["pretrained_model_name_or_path"]
     weights.check_files(folder, model.path)
     config = load_config(model)
-    if getattr(config, "quantization_config", None) or getattr(type(config), "extra_files", ()):
+    further = getattr(type(config), "extra_files", ())  # configs of transformers 5.17 have none
+    if ConfigFields.read(config).quantization_config or further:
         return  # what is packed, or comes from further files, cannot be told from the headers; loading tells
     headers = weights.read_headers(folder, model.path)
     try:
         with torch.device("meta"):
             empty = _AUTO.from_config(config, trust_remote_code=False)
     except UNREADABLE as error:
-        raise ModelError(f"cannot load {model.path}: {_line(error)}") from error
+        raise ModelError(f"cannot load {model.path}: {first_line(error)}") from error
     found = _load_headers(empty, headers)
     if found is None:
         _reject_fewer(model, empty, headers)
@@ -148,7 +152,9 @@ def _load_headers(empty: Any, headers: Mapping[str, weights.Header]) -> WeightsD
         empty._adjust_missing_and_unexpected_keys(info)
         return WeightsDifference.read(info.missing_keys, info.mismatched_keys, info.unexpected_keys)
     except (ImportError, AttributeError, TypeError, ValueError, RuntimeError) as error:
-        log.warning("tensors cannot be compared by name before loading: %s: %s", type(error).__name__, _line(error))
+        log.warning(
+            "tensors cannot be compared by name before loading: %s: %s", type(error).__name__, first_line(error)
+        )
         return None
 
 
@@ -235,15 +241,18 @@ def _where_not_finite(model: CheckpointSpec, wrong: Sequence[str]) -> str:
 
 
 def load_config(model: CheckpointSpec) -> Any:
-    """Load config.json with what `model` replaces in it; reads no weights.
+    """Load config.json with the values that `model` replaces in it; read no weights.
 
-    Raises ModelError where there is none that transformers knows, or where no position of the prompt is the image.
+    Raises ModelError where transformers knows no such model, or where no position of the prompt is the image.
     """
     try:
         config = transformers.AutoConfig.from_pretrained(**_source(model), trust_remote_code=False)
     except UNREADABLE as error:
-        raise ModelError(f"cannot load {model.path}: {_line(error)}") from error
+        raise ModelError(f"cannot load {model.path}: {first_line(error)}") from error
     _reject_cross_attention(model, config)
+    if model.max_tiles is not None and _GRIDS in config.to_dict():  # the model lays tiles out by it
+        edge = config.vision_config.image_size
+        config.image_grid_pinpoints = _keep_grids(model, config.image_grid_pinpoints, edge)
     if model.rms_norm_eps is not None:
         _set_rms_norm_eps(config.get_text_config(), model.rms_norm_eps)
     return config
@@ -267,9 +276,9 @@ def _quiet_loading() -> Iterator[None]:
 
 def _reject_cross_attention(model: CheckpointSpec, config: Any) -> None:
     """Mllama, Idefics 1, Florence-2: the image is no part of the sequence that is scaled, in either decoding."""
-    text = config.get_text_config(decoder=True)
-    signs = ("cross_attention_layers", "cross_layer_interval", "add_cross_attention")
-    if getattr(config, "is_encoder_decoder", False) or any(getattr(text, sign, None) for sign in signs):
+    text = ConfigFields.read(config.get_text_config(decoder=True))
+    crossed = text.cross_attention_layers or text.cross_layer_interval or text.add_cross_attention
+    if ConfigFields.read(config).is_encoder_decoder or crossed:
         raise ModelError(
             f"cannot load {model.path}: model type {config.model_type} reads the image through cross-attention, so no "
             "position of the prompt is the image and there is nothing to scale; take a model with image tokens in its "
@@ -278,7 +287,7 @@ def _reject_cross_attention(model: CheckpointSpec, config: Any) -> None:
 
 
 def count_layers(model: CheckpointSpec) -> int:
-    """Count the decoder layers, from config.json alone. Raises ModelError as load_config does."""
+    """Count the decoder layers from config.json. Raises ModelError as load_config does."""
     return int(load_config(model).get_text_config().num_hidden_layers)
 
 
@@ -286,7 +295,7 @@ _kept: dict[CheckpointSpec, Any] = {}
 
 
 def load_model_once(model: CheckpointSpec) -> Any:
-    """Load as load_model; consecutive passes of a model in a process share it. Only the last model is kept."""
+    """Load a model as load_model does, once for consecutive passes of a process. Only the last model is kept."""
     if model not in _kept:
         _kept.clear()  # first: two may not fit into memory
         _kept[model] = load_model(model)
@@ -294,7 +303,7 @@ def load_model_once(model: CheckpointSpec) -> Any:
 
 
 def load_processor(model: CheckpointSpec, config: Any) -> Any:
-    """Load the checkpoint's own processor, without its video part, which would need torchvision."""
+    """Load the checkpoint's own processor without its video part, which needs torchvision."""
     source = _source(model)
     stock: Any = transformers.PROCESSOR_MAPPING.get(type(config), None)
     video = stock is not None and "video_processor" in stock.get_attributes()
@@ -303,7 +312,7 @@ def load_processor(model: CheckpointSpec, config: Any) -> Any:
         offer_pil(type(config))  # type: ignore[arg-type]
         processor = kind.from_pretrained(**source, backend="pil", trust_remote_code=False)
     except UNREADABLE as error:
-        said = _line(error)
+        said = first_line(error)
         if isinstance(error, ImportError) and "torchvision" in str(error).lower():
             said = (
                 f"{said.split()[0]} of transformers {transformers.__version__} wants torchvision: install the release "
@@ -311,26 +320,81 @@ def load_processor(model: CheckpointSpec, config: Any) -> Any:
             )
         raise ModelError(f"cannot load the processor of {model.path}: {said}") from error
     _complete(processor, config)
+    if model.min_pixels or model.max_pixels:
+        _limit_pixels(model, processor.image_processor)
+    if model.max_tiles is not None:
+        limit_tiles(model, processor.image_processor, config)
     return processor
+
+
+def _limit_pixels(model: CheckpointSpec, images: Any) -> None:
+    """Set the size to which an image processor scales pictures. Raises ModelError where it does not go by pixels."""
+    if "max_pixels" not in images.valid_kwargs.__annotations__:
+        key = "min_pixels" if model.min_pixels else "max_pixels"
+        raise ModelError(
+            f"model.{key}: {type(images).__name__} of {model.path} does not scale pictures by their number of pixels, "
+            "as Qwen-VL's does: take the key away"
+        )
+    least, most = (
+        model.min_pixels or images.size["shortest_edge"],  # so called, and numbers of pixels
+        model.max_pixels or images.size["longest_edge"],
+    )
+    if least > most:
+        raise ModelError(f"{model.path}: min_pixels={least} is more than max_pixels={most}: set both of model.*_pixels")
+    images.size = type(images.size)(shortest_edge=least, longest_edge=most)
+
+
+def limit_tiles(model: CheckpointSpec, images: Any, config: Any) -> None:
+    """Limit the tiles that an image processor cuts a picture into, the tile of the whole picture not counted.
+
+    InternVL: `max_patches`. LLaVA-1.6 and OneVision: the grids of at most so many tiles. Idefics 3 and SmolVLM: the
+    largest square of tiles that has no more. Raises ModelError where it cuts no tiles, or has no grid of so few tiles.
+    """
+    most, known = model.max_tiles or 1, images.valid_kwargs.__annotations__
+    if "max_patches" in known:
+        images.min_patches, images.max_patches = min(images.min_patches, most), most
+    elif _GRIDS in known:
+        images.image_grid_pinpoints = _keep_grids(model, images.image_grid_pinpoints, config.vision_config.image_size)
+    elif "max_image_size" in known:
+        side = math.isqrt(most) * images.max_image_size["longest_edge"]
+        images.size = type(images.size)(longest_edge=side)
+    else:
+        raise ModelError(
+            f"model.max_tiles: {type(images).__name__} of {model.path} cuts no picture into tiles: take the key away"
+        )
+
+
+_GRIDS = "image_grid_pinpoints"  # heights and widths in pixels to which tiles are put together
+
+
+def _keep_grids(model: CheckpointSpec, grids: Sequence[Sequence[int]], edge: int) -> list[list[int]]:
+    """Return the grids of at most `max_tiles` tiles of `edge` pixels. Raises ModelError where there is none."""
+    tiles = [(height // edge) * (width // edge) for height, width in grids]
+    kept = [list(grid) for grid, count in zip(grids, tiles, strict=True) if count <= (model.max_tiles or 0)]
+    if not kept:
+        raise ModelError(
+            f"model.max_tiles={model.max_tiles}: {model.path} cuts pictures into {min(tiles)} tiles at least"
+        )
+    return kept
 
 
 @cache
 def offer_pil(config: type) -> Any:
     """Return a model family's image processor that needs only PIL; None where there is none.
 
-    transformers 5.17 hides some of them (Idefics 3, SmolVLM) without torchvision, which they do not use: it looks for
-    a word that stands in their comments. After this call AutoProcessor finds them.
+    Without torchvision transformers 5.17 hides some of them (Idefics 3, SmolVLM) which do not use it: it searches
+    their source for a word that is in their comments. After this call AutoProcessor finds them.
     """
     family = config.model_type  # type: ignore[attr-defined]
     names = IMAGE_PROCESSOR_MAPPING_NAMES.get(family)
     name = names.get("pil") if isinstance(names, dict) else None
     if name is None:
         return None
-    kind: Any = getattr(transformers, name, None)
+    kind: Any = getattr(transformers, name, None)  # the library's own table gives the name
     if "torchvision" not in getattr(kind, "_backends", ()):  # what transformers shows instead lists what it lacks
         return kind
     module = model_type_to_module_name(family)
-    kind = getattr(importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}"), name)
+    kind = vars(importlib.import_module(f"transformers.models.{module}.image_processing_pil_{module}"))[name]
     stand_in = type(f"Visible{config.__name__}", (config,), {})  # what is registered for its own classes is passed over
     AutoImageProcessor.register(stand_in, image_processor_classes={"pil": kind})
     return kind
@@ -338,10 +402,11 @@ def offer_pil(config: type) -> Any:
 
 def _complete(processor: Any, config: Any) -> None:
     """Early LLaVA checkpoints, the published runs' revision among them, have the patch size in config.json alone."""
-    if getattr(processor, "patch_size", 0) is None:
+    held = vars(processor)
+    if held.get("patch_size", 0) is None:
         processor.patch_size = config.vision_config.patch_size
         processor.vision_feature_select_strategy = config.vision_feature_select_strategy
-    strategy = getattr(processor, "vision_feature_select_strategy", None)
+    strategy = held.get("vision_feature_select_strategy")
     if strategy == "default" and config.vision_config.model_type == "clip_vision_model":
         processor.num_additional_image_tokens = 1  # the class token, which "default" then drops
 
@@ -365,18 +430,13 @@ def _source(model: CheckpointSpec) -> dict[str, Any]:
 
 
 def _set_rms_norm_eps(config: Any, value: float) -> None:
-    if not hasattr(config, "rms_norm_eps"):
+    if ConfigFields.read(config).rms_norm_eps is None:
         raise ModelError(f"model.rms_norm_eps: {config.model_type} has no RMS norm")
     config.rms_norm_eps = value
 
 
 def _spread(vlm: Any) -> str:
     """How many modules accelerate put where; a CPU or disk among GPUs is slow."""
-    chosen = getattr(vlm, "hf_device_map", None) or {"": vlm.device}  # none is noted where all fit on one device
+    chosen = vars(vlm).get("hf_device_map") or {"": vlm.device}  # none is noted where all fit on one device
     places = Counter(str(place) for place in chosen.values())
     return ", ".join(f"{count} modules on {place}" for place, count in sorted(places.items()))
-
-
-def _line(error: BaseException) -> str:
-    """The first line that says something."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)

@@ -13,6 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from spatial_eval.benchmarks.prompts import reworded_by
 from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import ConfigError, DataError
 from spatial_eval.core.hashing import hash_text
@@ -63,8 +64,7 @@ class Recorded:
         return {"kind": "recorded"}
 
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:  # noqa: ARG002  the protocol's signature
-        asked = "dataset.framing" if dataset.framing else "dataset.template" if dataset.template else ""
-        if asked:
+        if asked := reworded_by(dataset):
             raise ConfigError(f"{dataset.name}: recordings answer the benchmark's own question: take {asked} away")
         found = self._find(dataset, samples)
         if not any(row is not None for row in found):
@@ -83,7 +83,7 @@ class Recorded:
         return ["" if row is None else _digest(row) for row in self._find(dataset, samples)]
 
     def signals(self) -> frozenset[str]:
-        """Return max_prob where any line holds a confidence. Raises DataError."""
+        """Return max_prob where a line holds a confidence, else no signal. Raises DataError."""
         return frozenset({"max_prob"} if any(row.get("confidence") is not None for row in _load(self.path)) else ())
 
     def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:  # noqa: ARG002  the protocol's signature
@@ -173,7 +173,7 @@ def _is_weight(text: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Imported:
-    """Answer with what was imported under a name."""
+    """Answer with the imported answers of a name."""
 
     name: str
     paper_model: str = ""
@@ -223,8 +223,8 @@ class Imported:
         return AbsentModel()
 
     def _held(self, places: Places) -> Iterator[ExperimentKey]:
-        """Keys of the store's trunks that were imported under this name."""
-        for _, found in Store(places.paths.generations).trunks():
+        """Keys of the stored experiments that were imported under this name."""
+        for _, found in Store(places.paths.generations).list_experiments():
             if found.description.get("model") == self.describe(places):
                 yield found
 

@@ -1,7 +1,7 @@
 """Compare the shared prefix with the reference implementation at the start of a run, on a few questions.
 
-Both are computed in float32 whatever the dtype of the weights, because in bfloat16 rounding is as large as the effect
-of a weight and a broken engine passes. Runs of the engine (an image per question, left padded, one question alone, and
+Both are computed in float32 whatever the dtype of the weights: in bfloat16 rounding is as large as the effect of a
+weight, and a wrong engine would pass. Runs of the engine (an image per question, left padded, one question alone, and
 questions that share an image) are compared with one short plain generate per arm, which shares nothing: the scores of
 the first tokens, the tokens, and where they end. B questions, W arms, V vocabulary.
 """
@@ -41,23 +41,24 @@ class CheckedQuestions:
     """Hold a batch as the engine and the reference take it.
 
     Attributes:
-        rows: which of the reference's questions these are.
-        image: each question's image, where some share theirs and `inputs` holds each once; the reference cannot take
-            it. None = each has its own.
+        rows: their indices among the reference's questions. counts: number of pictures per image.
+        image: index of each question's image, where some share one and `inputs` holds each once; the reference cannot
+            take that. None = each has its own.
     """
 
     inputs: Inputs
     intervention: Intervention
     rows: tuple[int, ...]
+    counts: tuple[int, ...]
     image: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ArmDifference:
-    """Hold how far a run is from the reference: `gap` in standard deviations, `where` in words."""
+    """Hold the difference of a run from the reference: `gap` in standard deviations, `place` in words."""
 
     gap: float
-    where: str
+    place: str
 
 
 class _Apart(Exception):
@@ -71,8 +72,8 @@ class _Apart(Exception):
 def choose_questions(lengths: Sequence[int], image: Sequence[int]) -> tuple[list[int], tuple[int, ...] | None]:
     """Choose the longest and the shortest question of a batch, and where questions share an image two that do.
 
-    -> their places, in order, and the image of each, counted from 0; None where no two of them share one. Beside
-    questions of one image there is one of another, where the batch has any: fewer prompts read it.
+    Returns their indices, in order, and the image of each, counted from 0; None where no two of them share one. Beside
+    questions on one image one on another image is chosen, where the batch has any: fewer prompts read it.
     """
     longest, shortest = lengths.index(max(lengths)), lengths.index(min(lengths))
     chosen = {longest, shortest}
@@ -103,8 +104,8 @@ def check_prefix(
     """Return the largest difference of scores, in standard deviations. Raises ModelError beyond rounding.
 
     Args:
-        asked: what the reference answers, a few questions. others: some of them in other batches of the engine.
-        decoded: what the run's own engine gave for the questions of `asked`, in `dtype` and with its own kernels.
+        asked: the few questions that the reference answers. others: some of them in other batches of the engine.
+        decoded: answers of the run's own engine to `asked`, in `dtype` and with its own kernels.
         max_new_tokens: of the run; at most TOKENS are compared.
     """
     rounding = ROUNDING["float16" if tf32 and dtype == "float32" else dtype]  # TensorFloat32 rounds as float16 does
@@ -155,11 +156,12 @@ def _compare(
                 intervention=batch.intervention,
                 max_new_tokens=steps,
                 image=batch.image,
+                counts=batch.counts,
                 trace=True,
             )
             found = _difference(_rows(expected, batch.rows), ours, batch.intervention)
             if not found.gap <= limit:  # nan too
-                said = f"{found.where} (tolerance {limit:g})"
+                said = f"{found.place} (tolerance {limit:g})"
                 if batch.image is None:
                     raise _Apart(said)
                 raise _Apart(f"{said} where questions share an image", "model.share=question")

@@ -1,4 +1,4 @@
-"""Describe models from the Hugging Face hub or a folder: which weights, and how they are run."""
+"""Describe models from the Hugging Face hub or a folder: their weights, and the settings of a run."""
 
 from __future__ import annotations
 
@@ -8,14 +8,15 @@ import re
 import sys
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from spatial_eval.benchmarks.image_files import digest_images
-from spatial_eval.core.errors import ConfigError, MissingModel, ModelError, describe_unknown
+from spatial_eval.core.errors import ConfigError, MissingModel, ModelError, describe_unknown, first_line
 from spatial_eval.core.hashing import digest_folder
 from spatial_eval.core.types import Batching, Benchmark, Places, Sample
+from spatial_eval.core.validate import changed_values, field_values
 from spatial_eval.models import weights
 
 log = logging.getLogger(__name__)
@@ -27,8 +28,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "attn": ("sdpa", "flash", "efficient", "math"),
     "decoding": ("shared", "per_arm"),
     "share": ("image", "question"),
+    "image_mode": ("processor", "pad"),
     "selfcheck": ("first", "never", "always"),
 }
+LIMITS = ("min_pixels", "max_pixels", "max_tiles")  # of a picture, None = as the processor does
 AUTO_ROWS = 32  # rows of a block under batch_size=auto; batches grow beyond it by whole blocks
 DEVICE_MAPS = ("auto", "balanced", "sequential")
 CONTENT = ("*.safetensors", *weights.TEXTS)  # what a run may read of a model's folder
@@ -46,14 +49,18 @@ class CheckpointSpec:
         dtype: auto = float32 on a CPU, bfloat16 elsewhere. device: auto, cpu, mps, cuda or cuda:N.
         device_map: how accelerate spreads the layers over the devices of this process; None = one device. No part
             of the identity (unverified: not run on a machine with several GPUs).
-        batch_size: rows of the dataset a forward pass may serve, or "auto": as many as fit.
+        batch_size: rows of the dataset per forward pass; "auto" = as many as fit.
         share: image = questions on one picture share its prefill, batches are cut by picture and vcd's noise is drawn
             per picture; question = each question has a prefill of its own, as in version 0.1. Of decoding=shared alone.
         attn: kernel of the shared prefix's attention; sdpa lets torch choose.
         decoding: shared = one prefill for all arms; per_arm = one plain generate each.
         selfcheck: when to compare tokens and scores with plain generates, in float32: first, never, always.
-        preset: the preset its other values came from, for the record. paper_model: its row in paper.csv.
+        preset: name of the preset of its other values, as a record. paper_model: its row in paper.csv.
         rms_norm_eps: replaces the checkpoint's value. pad_to: left padding in tokens before the image expands.
+        image_mode: pad = pictures become squares in the processor's mean colour first, as in LLaVA's own code.
+        min_pixels, max_pixels: limits on the size of a scaled picture, for processors that have them (Qwen-VL).
+        max_tiles: number of tiles of a picture, at most, for processors that cut (models.loading.limit_tiles).
+            Where one of these four is set, published numbers have another protocol: paper_model is "".
         layers: scale only layers of smaller index. span: scale all keys from first to last image token.
         tf32: allow TensorFloat32 in float32 products.
         graphs: decode in steps of one shape, on CUDA as a graph; auto = on CUDA, where it gives what eager steps give;
@@ -82,11 +89,16 @@ class CheckpointSpec:
     share: str = "image"
     workers: int = 2
     prefetch: int = 2
+    image_mode: str = "processor"
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    max_tiles: int | None = None
 
     def __post_init__(self) -> None:
+        values = field_values(self)
         for key, valid in CHOICES.items():
-            if getattr(self, key) not in valid:
-                raise ConfigError(describe_unknown(f"model.{key}", getattr(self, key), valid))
+            if values[key] not in valid:
+                raise ConfigError(describe_unknown(f"model.{key}", values[key], valid))
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?", self.device):
             raise ConfigError(describe_unknown("model.device", self.device, ("auto", "cuda", "cuda:N", "mps", "cpu")))
         if self.device_map is not None:
@@ -96,16 +108,24 @@ class CheckpointSpec:
             raise ConfigError(f"model.batch_size must be auto or an integer of at least 1, got {size!r}")
         if not isinstance(self.graphs, bool) and self.graphs != "auto":
             raise ConfigError(describe_unknown("model.graphs", self.graphs, ("auto", "true", "false")))
-        for key in ("pad_to", "layers", "workers", "prefetch"):
-            value = getattr(self, key)
-            if value is not None and value < 1:
-                raise ConfigError(f"model.{key} must be at least 1, got {value}")
+        self._check_numbers()
+        if self.shows_otherwise:
+            object.__setattr__(self, "paper_model", "")
         if not self.path:
             raise ConfigError("model.path is empty: give a folder or a hub id, model.path=llava-hf/llava-1.5-7b-hf say")
         if self.graphs == "auto" and not self.shares_images:  # as version 0.1
             object.__setattr__(self, "graphs", False)
         if not self.name:
             object.__setattr__(self, "name", Path(self.path).name.lower().replace(" ", "_"))
+
+    def _check_numbers(self) -> None:
+        values = field_values(self)
+        for key in ("pad_to", "layers", "workers", "prefetch", *LIMITS):
+            value = values[key]
+            if value is not None and value < 1:
+                raise ConfigError(f"model.{key} must be at least 1, got {value}")
+        if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
+            raise ConfigError(f"model.min_pixels={self.min_pixels} is more than model.max_pixels={self.max_pixels}")
 
     def _check_device_map(self) -> None:
         if self.device_map not in DEVICE_MAPS:
@@ -126,8 +146,13 @@ class CheckpointSpec:
 
     @property
     def shares_images(self) -> bool:
-        """Whether questions on one picture share its prefill."""
+        """Return whether questions on one picture share its prefill."""
         return self.share == "image" and self.decoding == "shared"
+
+    @property
+    def shows_otherwise(self) -> bool:
+        """Return whether a key changes how the processor prepares pictures."""
+        return self.image_mode != "processor" or any((self.min_pixels, self.max_pixels, self.max_tiles))
 
     @property
     def batching(self) -> Batching:
@@ -135,13 +160,13 @@ class CheckpointSpec:
         return Batching(rows, by_image=self.shares_images)
 
     def describe(self, places: Places) -> dict[str, Any]:
-        """Describe its identity, without settings at their default: one added later keeps old stores valid.
+        """Describe its identity, without settings at their default: a new setting keeps old stores valid.
 
-        So is what did not exist in version 0.1 where it runs as that did: share=question.
+        share=question is left out too, because version 0.1, which had no such setting, ran so.
         """
-        keys = ("batch_size", "attn", "decoding", "rms_norm_eps", "pad_to", "layers", "span", "tf32")
-        defaults = {field.name: field.default for field in fields(self)}
-        settings = {key: getattr(self, key) for key in keys if getattr(self, key) != defaults[key]}
+        keys = ("batch_size", "attn", "decoding", "rms_norm_eps", "pad_to", "layers", "span", "tf32", "image_mode")
+        changed = changed_values(self)
+        settings = {key: changed[key] for key in (*keys, *LIMITS) if key in changed}
         if self.shares_images:
             settings["share"] = "image"
         if self.graphs is True or (self.graphs is False and self.shares_images):
@@ -169,21 +194,28 @@ class CheckpointSpec:
         return "float32" if self.run_device() == "cpu" else "bfloat16"
 
     def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
-        """Return the digest of each image as the model gets it, unless the sample has it."""
-        paths = {one.image: "" for one in samples if one.image is not None and not one.image_digest}
-        digests = dict(zip(paths, digest_images(list(paths), dataset.orientation, places), strict=True))
-        return [one.image_digest or (digests[one.image] if one.image is not None else "none") for one in samples]
+        """Return the digests of each sample's images as the model gets them, unless the sample has a digest.
+
+        The digest of an absent image is "missing".
+        """
+        paths = list(dict.fromkeys(path for one in samples if not one.image_digest for path in one.images))
+        digests = dict(zip(paths, digest_images(paths, dataset.orientation, places), strict=True))
+
+        def join(found: list[str]) -> str:
+            return "missing" if "missing" in found else "+".join(found) or "none"
+
+        return [one.image_digest or join([digests[path] for path in one.images]) for one in samples]
 
     def signals(self) -> frozenset[str]:
         return frozenset({"max_prob", "entropy", "margin", "logit"})
 
     def local(self) -> Path:
-        """Return the folder that `path` names, if it names one."""
+        """Return the folder that `path` names; None where it names none."""
         inside = self.path.removeprefix("package:")
         return Path(self.path).expanduser() if inside == self.path else Path(__file__).parents[1] / inside
 
     def folder(self) -> Path | None:
-        """Return the folder of the files on this machine, None for a hub id that was not fetched yet."""
+        """Return the folder of the files on this machine; None for a hub id that is not fetched yet."""
         folder = self.local()
         if folder.is_dir():
             return folder
@@ -196,7 +228,7 @@ class CheckpointSpec:
         return Path(str(found)).parent if complete else None
 
     def fetch(self) -> Path:
-        """Download what a run needs into the hub cache, for compute nodes without network. Raises ModelError."""
+        """Download the files of a run into the hub cache, for compute nodes without network. Raises ModelError."""
         from huggingface_hub import snapshot_download
 
         if self.local().is_dir():
@@ -206,7 +238,7 @@ class CheckpointSpec:
         try:
             return Path(snapshot_download(self.path, revision=self.revision or None, allow_patterns=list(CONTENT)))
         except hub_errors() as error:
-            raise ModelError(f"cannot fetch {self.path}: {str(error).splitlines()[0]}") from error
+            raise ModelError(f"cannot fetch {self.path}: {first_line(error)}") from error
 
     def _commit(self) -> str:
         if re.fullmatch(r"[0-9a-f]{40}", self.revision):
@@ -220,8 +252,8 @@ class CheckpointSpec:
         """Return the commit that the hub has under this name and revision.
 
         Raises:
-            MissingModel: the hub has none, or does not answer within HUB_S (resolving a name can hang for longer than
-                any time-out of a socket).
+            MissingModel: the hub has none, or does not answer within HUB_S seconds (resolving a host name can hang for
+                longer than a socket's time-out).
         """
         from huggingface_hub import HfApi
         from huggingface_hub.errors import RepositoryNotFoundError, RevisionNotFoundError
@@ -254,7 +286,7 @@ class CheckpointSpec:
 
 
 def hub_errors() -> tuple[type[Exception], ...]:
-    """List what a request to the hub may raise: its own errors and those of its HTTP client (httpx, httpx2)."""
+    """List the exceptions of a request to the hub: its own, and those of its HTTP client (httpx, httpx2)."""
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
 
     client = [base for base in HfHubHTTPError.__bases__ if base.__name__ == "HTTPError"]

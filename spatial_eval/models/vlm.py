@@ -1,4 +1,4 @@
-"""Answer questions with a loaded model: the only interface to torch."""
+"""Answer questions with a loaded model, the only interface to torch."""
 
 from __future__ import annotations
 
@@ -6,31 +6,32 @@ import logging
 import re
 import sys
 from collections import deque
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import WeakKeyDictionary
 
 import torch
 
 from spatial_eval.core import requirements
-from spatial_eval.core.arms import Arm
+from spatial_eval.core.arms import Arm, SecondPrompt
 from spatial_eval.core.errors import ModelError, SpatialEvalError
 from spatial_eval.core.hashing import digest_file
 from spatial_eval.core.plan import picture_name
-from spatial_eval.core.types import Failure, Generation, Record, Sample, Work
+from spatial_eval.core.types import Benchmark, Failure, Generation, Record, Sample, Work
+from spatial_eval.core.validate import field_values
 from spatial_eval.engine import decode as engine
 from spatial_eval.engine import reference
 from spatial_eval.engine.attention import PER_ARM
 from spatial_eval.engine.contrastive import add_noise
 from spatial_eval.engine.kv_cache import Graphs
-from spatial_eval.engine.request import Attended, Decoded, Intervention, read_first_tokens
+from spatial_eval.engine.request import SEQUENCES, Attended, Decoded, Intervention, read_first_tokens
 from spatial_eval.models import selfcheck
-from spatial_eval.models.batches import Inputs, bucket_by_length, collate, cut_batches, prefix_tokens
-from spatial_eval.models.encoder import BadQuestion, Encoded, Encoder
-from spatial_eval.models.loading import load_config, load_model_once
+from spatial_eval.models.batches import Inputs, bucket_by_length, collate, cut_batches, drop_padding, prefix_tokens
+from spatial_eval.models.encoder import BadQuestion, Encoded, build_encoder
+from spatial_eval.models.loading import load_model_once
 from spatial_eval.store.attention import Capture
 
 if TYPE_CHECKING:
@@ -51,6 +52,7 @@ class _Ready:
     arms: tuple[Arm, ...]
     prompt: str
     inputs: Inputs
+    seconds: Mapping[SecondPrompt, Encoded]
     prefix: Hashable
 
 
@@ -75,15 +77,12 @@ class _Held:
 class LoadedModel:
     """Run a model on its device with its processor. Not thread-safe."""
 
-    def __init__(
-        self, model: CheckpointSpec, prompt: str, distort: bool, max_new_tokens: int, *, orientation: str = "upright"
-    ) -> None:
+    def __init__(self, model: CheckpointSpec, dataset: Benchmark, max_new_tokens: int) -> None:
         self._cfg = model
         self._max_new_tokens = max_new_tokens
         # Before the weights: what its processor lacks costs no minutes
-        config = load_config(model)
-        self._encoder = Encoder(model, config, prompt=prompt, distort=distort, orientation=orientation)
-        self._shown = (distort, orientation)  # beside its file, what a picture's pixels depend on
+        self._encoder = build_encoder(model, dataset)
+        self._shown = (dataset.distort, dataset.orientation)  # beside its file, what a picture's pixels depend on
         self._vlm = load_model_once(model)
         self._images = self._together = sys.maxsize  # that fit into memory: images, and prompts that decode together
         self._rows = model.batching.rows  # of a batch; grows under batch_size=auto
@@ -111,9 +110,9 @@ class LoadedModel:
     def answer(self, blocks: Sequence[Sequence[Work]]) -> Iterator[list[Record]]:
         """Yield batches of records in the order of the blocks; a question that fails alone is a Failure.
 
-        Raises ModelError where all questions fail with one error, before any of it is yielded: those on the first
-        EARLY pictures, or all there are, if they are on at least two. What is wrong with a question's own text or
-        image, and out of memory, is that question's failure however many they are.
+        Raises ModelError, before the first record, where all questions on the first EARLY pictures (or on all, where
+        there are fewer, but at least two) fail with one error. An error in a question's own text or image, or out of
+        memory, is always the failure of that question.
         """
         rows = self._cfg.batching.rows
         with ThreadPoolExecutor(self._cfg.workers, thread_name_prefix="images") as pool:
@@ -169,11 +168,12 @@ class LoadedModel:
 
     def _prepare(self, batch: Sequence[Work], pool: Executor) -> _Pending:
         """Have a batch encoded, the questions about one picture in one go."""
+        seconds = _list_seconds(batch[0][1])
         pictures: dict[str, list[Work]] = {}
         for item in batch:
             pictures.setdefault(picture_name(item[0]), []).append(item)
         return [
-            (items, pool.submit(self._encoder.encode_picture, [sample for sample, _ in items]))
+            (items, pool.submit(self._encoder.encode_picture, [sample for sample, _ in items], seconds))
             for items in pictures.values()
         ]
 
@@ -195,7 +195,7 @@ class LoadedModel:
                 if isinstance(encoded, Exception):
                     records += self._refuse(sample, arms, encoded)
                     continue
-                tokens = prefix_tokens(encoded[1], self._encoder.image_token)
+                tokens = prefix_tokens(encoded.inputs, self._encoder.image_token)
                 alone = "" if self._cfg.shares_images else sample.id
                 ready = _Ready(sample, arms, *encoded, (picture_name(sample), *self._shown, alone, tokens))
                 groups.setdefault(ready.prefix, []).append(ready)
@@ -286,6 +286,7 @@ class LoadedModel:
                     intervention=intervention,
                     max_new_tokens=self._max_new_tokens,
                     image=image,
+                    counts=[len(group[0].sample.images) for group in groups],
                     chunks=[len(chunk) for chunk in chunks],
                     graphs=self._graphs,
                     memory=self._memory,
@@ -310,11 +311,24 @@ class LoadedModel:
         self, items: Sequence[_Ready], capture: str, pictured: Sequence[int] | None = None
     ) -> tuple[Inputs, Intervention]:
         """One batch on the model's device and what is done to it, with the images of `pictured` or of each question."""
-        inputs = collate([one.inputs for one in items], self._encoder.pad_id, pictured=pictured)
-        inputs = {name: _placed(tensor, self._vlm) for name, tensor in inputs.items()}
+        inputs = self._join([one.inputs for one in items], pictured)
         shown = items if pictured is None else [items[index] for index in pictured]
         cfg = self._cfg
-        return inputs, Intervention(items[0].arms, cfg.layers, cfg.span, self._noised(shown, inputs), capture)
+        seconds = {}
+        for second in _list_seconds(items[0].arms):
+            texts = [{name: one.seconds[second].inputs[name] for name in SEQUENCES if name in inputs} for one in items]
+            seconds[second] = {**inputs, **self._join(texts)}
+        noised, whole, names = self._noised(shown, inputs), [], [one.sample.id for one in items]
+        if any(arm.against == "pruned" for arm in items[0].arms):
+            whole = [self._join([drop_padding(one.inputs)]) for one in items]
+        asked = Intervention(items[0].arms, cfg.layers, cfg.span, noised, seconds, whole, names, capture)
+        if asked.image_indices:
+            asked = replace(asked, parts=tuple(self._encoder.count_tokens(one.sample, one.inputs) for one in items))
+        return inputs, asked
+
+    def _join(self, prompts: Sequence[Inputs], pictured: Sequence[int] | None = None) -> Inputs:
+        joined = collate(prompts, self._encoder.pad_id, pictured=pictured)
+        return {name: _placed(tensor, self._vlm) for name, tensor in joined.items()}
 
     def _keep(self, items: list[_Ready], attended: Attended | None) -> None:
         if attended is not None:
@@ -340,7 +354,7 @@ class LoadedModel:
         """What the noise is drawn from: the same on every machine, and for every question that shares the image."""
         if not self._cfg.shares_images or sample.image is None:
             return sample.id
-        return sample.image_digest or digest_file(sample.image)
+        return sample.image_digest or "+".join(map(digest_file, sample.images))
 
     def _compare(self, items: Sequence[_Ready], image: Sequence[int], decoded: Decoded) -> None:
         """Raises ModelError where the engine's answers to a few of the questions are not exact.
@@ -350,18 +364,20 @@ class LoadedModel:
         """
         lengths = [one.inputs["input_ids"].shape[1] for one in items]
         chosen, shared = selfcheck.choose_questions(lengths, image)
+        counts = tuple(len(items[i].sample.images) for i in chosen)
         asked = selfcheck.CheckedQuestions(
-            *self._collate([items[i] for i in chosen], "none"), rows=tuple(range(len(chosen)))
+            *self._collate([items[i] for i in chosen], "none"), rows=tuple(range(len(chosen))), counts=counts
         )
         others = []
         if len(chosen) > 1:
             longest = max(range(len(chosen)), key=lambda place: lengths[chosen[place]])
             alone = self._collate([items[chosen[longest]]], "none")
-            others.append(selfcheck.CheckedQuestions(*alone, rows=(longest,)))
+            others.append(selfcheck.CheckedQuestions(*alone, rows=(longest,), counts=counts[longest : longest + 1]))
         if shared is not None:
             once = [shared.index(number) for number in range(max(shared) + 1)]
             given = self._collate([items[i] for i in chosen], "none", once)
-            others.append(selfcheck.CheckedQuestions(*given, rows=asked.rows, image=shared))
+            alike = tuple(counts[place] for place in once)
+            others.append(selfcheck.CheckedQuestions(*given, rows=asked.rows, counts=alike, image=shared))
         selfcheck.check_prefix(
             self._vlm,
             asked,
@@ -382,18 +398,27 @@ class LoadedModel:
                 arm=arm,
                 text=self._encoder.decode(tokens),
                 tokens=tokens,
-                confidence=first.confidence,
-                entropy=first.entropy,
-                margin=first.margin,
-                logit=first.logit,
-                option_probs=first.option_probs,
-                prompt=item.prompt,
+                **field_values(first),
+                prompt=_prompt_of(item, arm),
                 batch=len(items),
                 device=self.device,
             )
             for item, answers, firsts in zip(items, decoded.tokens, numbers, strict=True)
             for arm, tokens, first in zip(item.arms, answers, firsts, strict=True)
         ]
+
+
+def _list_seconds(arms: Sequence[Arm]) -> list[SecondPrompt]:
+    """List the second prompts that arms read, each once."""
+    found = dict.fromkeys(arm.contrast.second for arm in arms if arm.contrast)
+    return [second for second in found if second is not None]
+
+
+def _prompt_of(item: _Ready, arm: Arm) -> str:
+    """Return the prompt that the arm's answer is to."""
+    if arm.contrast is None or not arm.contrast.instead or arm.contrast.second is None:
+        return item.prompt
+    return item.seconds[arm.contrast.second].prompt
 
 
 def _arms(batch: _Pending) -> tuple[Arm, ...]:
@@ -424,7 +449,7 @@ def _placed(tensor: torch.Tensor, vlm: Any) -> torch.Tensor:
 def _kernel(attn: str) -> AbstractContextManager[Any]:
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
-    return nullcontext() if attn == "sdpa" else sdpa_kernel(getattr(SDPBackend, KERNELS[attn]))
+    return nullcontext() if attn == "sdpa" else sdpa_kernel(SDPBackend.__members__[KERNELS[attn]])
 
 
 def _device_label(device: torch.device) -> str:

@@ -1,4 +1,4 @@
-"""Read a checkpoint's files by their headers: which a run loads, whether they are complete, what they hold.
+"""Read the headers of a checkpoint's files: find the files that a run loads, check them, list their tensors.
 
 Reads no weight and needs no torch. A safetensors file starts with the length of its header (8 bytes, little endian),
 the header (JSON: name -> dtype, shape, place) and then the tensors, up to its last byte.
@@ -6,7 +6,6 @@ the header (JSON: name -> dtype, shape, place) and then the tensors, up to its l
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spatial_eval.core.errors import ModelError
+from spatial_eval.core.files import parse_json, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # What a run reads beside the weights: config, tokenizer, processor, chat templates.
@@ -29,7 +29,7 @@ CONVERTED = "llava-hf/llava-1.5-7b-hf for liuhaotian/llava-v1.5-7b"
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """Hold what a file's header states of one tensor. `dtype` as safetensors writes it: F32, BF16, ..."""
+    """Hold a tensor's entry in a file's header. `dtype` as safetensors writes it: F32, BF16, ..."""
 
     file: Path
     dtype: str
@@ -63,8 +63,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def is_original_llava(config: Mapping[str, Any]) -> bool:
-    """Whether config.json is of the layout that LLaVA's own repositories write: transformers would take it for a
-    model with default sizes."""
+    """Return whether config.json has the layout of LLaVA's own repositories: transformers would read it as a model with
+    default sizes."""
     own = any(ORIGINAL_LLAVA.fullmatch(str(name)) for name in config.get("architectures") or [])
     return "text_config" not in config and (own or config.get("model_type") == "llava")
 
@@ -96,7 +96,7 @@ def find_files(folder: Path, label: str) -> list[Path]:
 
 
 def is_complete(folder: Path) -> bool:
-    """Whether every weight file that a run would load is in `folder`; looks into none of them."""
+    """Return whether every weight file of a run is in `folder`; opens none of them."""
     try:
         return bool(find_files(folder, str(folder)))
     except ModelError:
@@ -104,7 +104,7 @@ def is_complete(folder: Path) -> bool:
 
 
 def read_headers(folder: Path, label: str) -> dict[str, Header]:
-    """Read what each tensor of the checkpoint is, by its name in the files. Raises ModelError."""
+    """Read the header entry of each tensor of the checkpoint, by its name in the files. Raises ModelError."""
     found: dict[str, Header] = {}
     for path in find_files(folder, label):
         facts = path.stat()
@@ -137,7 +137,7 @@ def _read_header(path: Path, facts: tuple[int, ...]) -> dict[str, Header]:
     try:
         if len(start) <= 8 or len(text) < length:
             raise ValueError("it ends within its header")
-        rows = json.loads(text)
+        rows = parse_json(text)
         rows.pop("__metadata__", None)
         ends = [int(row["data_offsets"][1]) for row in rows.values()]
         found = {name: Header(path, str(row["dtype"]), tuple(map(int, row["shape"]))) for name, row in rows.items()}
@@ -169,7 +169,7 @@ def _existing(path: Path, why: str) -> Path:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        found = json.loads(path.read_text("utf8"))
+        found = read_json(path)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not JSON"
         raise ModelError(f"{path} cannot be read ({why}): copy or fetch it again") from None

@@ -1,4 +1,4 @@
-"""One pass against data and store: what is stored, what is to compute; the files of a sweep.
+"""Compare a pass with data and store, compute its missing answers, and write a sweep's files.
 
 Imports analysis, models, store and below.
 Start with pass_state.py.

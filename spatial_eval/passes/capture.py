@@ -1,4 +1,4 @@
-"""Tell how large a pass's capture will be, and gather what was captured into a sweep's folder."""
+"""Estimate the size of a pass's captures, and gather captures into a sweep's folder."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from spatial_eval.store.attention import CapturableModel, Captures
 
 
 def capture_sizes(passes: Sequence[tuple[Pass, int]], places: Places) -> list[str]:
-    """Return a line per pass on how large its capture will be.
+    """Return one line per pass with the size of its captures.
 
     Args:
-        passes: each with the number of answers that it is yet to capture.
+        passes: each with the number of answers that are still to be captured.
     """
     return [_describe_size(work, answers, places) for work, answers in passes if answers and work.capture != "none"]
 
 
 def gather_captures(folder: Path, state: PassState, places: Places) -> Path:
-    """Write what is captured of the pass as one file in a sweep's folder; returns its path.
+    """Write the pass's captures as one file in a sweep's folder; return its path.
 
-    At the highest level that all of it has: an earlier capture=map is not lost by a later capture=mass.
+    It has the highest level that all of them have: a later capture=mass loses no earlier capture=map.
     """
     experiment, asked = state.work.experiment, state.work.capture
     store = Captures(places.paths.captures)

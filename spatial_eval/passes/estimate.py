@@ -1,4 +1,4 @@
-"""Estimate what a pass would take before it runs: questions, forward passes, device time.
+"""Estimate a pass before it runs: questions, forward passes, device time.
 
 A plan is made before the data is fetched: where a benchmark's files are absent, its YAML's `rows` are counted.
 """
@@ -8,34 +8,51 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from spatial_eval.core import plan
-from spatial_eval.core.errors import MissingData, MissingModel
+from spatial_eval.core.arms import Sid
+from spatial_eval.core.errors import MissingData, MissingModel, SpatialEvalError
 from spatial_eval.core.files import list_files
 from spatial_eval.core.types import Generation, Model, Pass, Places, Sample
+from spatial_eval.models import devices
+from spatial_eval.models.devices import (
+    DEVICES,
+    UTILISATION,
+    Shape,
+    find_shape,
+    match_device,
+    measure_shape,
+    time_question,
+)
 from spatial_eval.models.hf import HF
 from spatial_eval.passes.pass_state import inspect_pass
 from spatial_eval.store.generations import Effort, Store, StoredRecord, read_lines
 
-# By arithmetic, LLaVA-1.5-7B on one H200: 8.6 TFLOP and 11 to 17 ms per prefill of 620 tokens in bfloat16, at about
-# 50 TFLOP/s 170 ms in float32; an eager decode step is bound by kernel launches, 20 to 30 ms whatever the batch.
-DEFAULT = "LLaVA-1.5-7B on one NVIDIA H200"
-PREFILL_S = {"float32": 0.17, "bfloat16": 0.017, "float16": 0.017}
-IMAGE = 581 / 621  # share of a prompt's tokens up to the end of its image, which questions on one image share
-STEP_S = 0.025
-STEPS = 10  # tokens of the longest answer of a batch; one word to a short sentence
+STAND_IN = "llava-hf/llava-1.5-7b"  # whose shape a model of the hub is taken to have that is not listed
 BATCH = 16  # what batch_size=auto is taken for
+PROMPT = 40  # tokens of a prompt outside its image where no question can be read
+CHARACTERS, TEMPLATE = 4.0, 25  # of a question's token, and a chat template's tokens
+SPREAD = (0.75, 1.5)  # of a recorded rate: other arms, other answers, another load
 
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Seconds of device time per question with all its arms; `source` says where that comes from."""
+    """Hold seconds of device time per question with all its arms, at best and at worst.
 
-    seconds: float
+    Attributes:
+        source: origin of the seconds, in words. saved: share of the prompt's tokens that later questions on an image
+            need not read, in [0, 1]. measured: whether the seconds come from stored answers.
+    """
+
+    low: float
+    high: float
     device: str
     source: str
+    saved: float = 0.0
+    measured: bool = False
 
 
 Efforts = dict[str, dict[str, list[tuple[Effort, str]]]]  # by model's description, dataset's name: with the device
@@ -43,15 +60,15 @@ Efforts = dict[str, dict[str, list[tuple[Effort, str]]]]  # by model's descripti
 
 @dataclass(frozen=True, slots=True)
 class PassEstimate:
-    """A pass before it runs.
+    """Hold the estimate of a pass.
 
     Attributes:
-        total: rows of the whole dataset. questions: that the pass asks. answers: question and arm.
-        stored: of those, what is computed already. todo: rows to compute. pairs: answers to compute.
-        images: prefills of an image that they take; as many as rows where questions do not share theirs.
-        batches: blocks in which they stand.
-        uncaptured: answers whose attention is asked for and not kept.
-        note: what could not be looked at, and why; "" where everything could.
+        total: number of rows of the dataset. questions: number that the pass asks. answers: number of (question, arm).
+        stored: number of these that are stored. todo: rows to compute. pairs: number of answers to compute.
+        images: number of image prefills for these; one per row where questions do not share a prefill.
+        batches: their blocks.
+        uncaptured: number of answers whose attention is requested and not stored.
+        note: what could not be read, with the reason; "" where everything could.
     """
 
     work: Pass
@@ -73,31 +90,45 @@ class PassEstimate:
 
     @property
     def prompts(self) -> int:
-        """Prefills of an image: one for all arms, and for vcd one for each noised copy of the image."""
+        """Prefills of an image: one for all arms, and one per noise or text before it."""
         model = self.work.experiment.model
         one_per_arm = isinstance(model, HF) and model.decoding == "per_arm"
-        return self.pairs if one_per_arm else self.images * count_images(self.work)
+        return self.pairs if one_per_arm else self.images * count_images(self.work) + self._alone
 
     @property
     def prefills(self) -> int | None:
-        """Forward passes over whole prompts; None where no model runs."""
+        """Count forward passes over whole prompts; None where no model runs."""
         model = self.work.experiment.model
         if not isinstance(model, HF):
             return None
-        return self.pairs if model.decoding == "per_arm" else self.batches * count_images(self.work)
+        return self.pairs if model.decoding == "per_arm" else self.batches * count_images(self.work) + self._alone
 
     @property
-    def seconds(self) -> float | None:
-        return None if self.rate is None else self.rate.seconds * len(self.todo)
+    def _alone(self) -> int:
+        """Readings of whole questions, one per question and number of pruned image keys."""
+        return len(self.todo) * len({arm.contrast.rank for arm in self.work.arms if isinstance(arm.contrast, Sid)})
+
+    @property
+    def seconds(self) -> tuple[float, float] | None:
+        """Return the device time at best and at worst."""
+        return None if self.rate is None else (self.rate.low * len(self.todo), self.rate.high * len(self.todo))
 
 
 def count_images(work: Pass) -> int:
-    """Count the images of a question: one for all arms that look at the image itself, and one per step of noise."""
-    return 1 + len({arm.noise for arm in work.arms} - {None})
+    """Count the readings of an image: one for all arms that read it as it is, and one per noise or text before it."""
+    seconds = {arm.contrast.second for arm in work.arms if arm.contrast}
+    before = {second for second in seconds if second is not None and second.place == "system"}
+    return 1 + len({arm.noise for arm in work.arms} - {None}) + len(before)
 
 
-def estimate_passes(works: Sequence[Pass], places: Places, *, retry: bool = False) -> list[PassEstimate]:
-    """Estimate from data and store as far as they are there; writes nothing. Raises a SpatialEvalError."""
+def estimate_passes(
+    works: Sequence[Pass], places: Places, *, retry: bool = False, device: str | None = None
+) -> list[PassEstimate]:
+    """Estimate passes from data and store, as far as these exist; write nothing. Raises SpatialEvalError.
+
+    Args:
+        device: key of devices.DEVICES; None = this machine's GPU.
+    """
     models: dict[Model, Mapping[str, Any] | MissingModel] = {}  # a hub that does not answer is asked once
     for model in {work.experiment.model: None for work in works}:
         try:
@@ -105,18 +136,19 @@ def estimate_passes(works: Sequence[Pass], places: Places, *, retry: bool = Fals
         except MissingModel as error:
             models[model] = error
     known = _read_efforts(places, [model for model in models.values() if not isinstance(model, MissingModel)])
-    return [_estimate_pass(work, places, models[work.experiment.model], known, retry=retry) for work in works]
+    rates = _RateFinder(known, device)
+    return [_estimate_pass(work, places, models[work.experiment.model], rates, retry=retry) for work in works]
 
 
 def _estimate_pass(
-    work: Pass, places: Places, model: Mapping[str, Any] | MissingModel, known: Efforts, *, retry: bool
+    work: Pass, places: Places, model: Mapping[str, Any] | MissingModel, rates: _RateFinder, *, retry: bool
 ) -> PassEstimate:
     if isinstance(model, MissingModel):
-        return _count_rows(work, places, {}, known, model)
+        return _count_rows(work, places, {}, rates, model)
     try:
         state = inspect_pass(work, places, retry=retry)
     except (MissingData, MissingModel) as error:
-        return _count_rows(work, places, model, known, error)
+        return _count_rows(work, places, model, rates, error)
     answers, pairs = sum(map(len, state.need.values())), sum(len(arms) for _, arms in state.todo)
     todo = tuple(sample.row for sample, _ in state.todo)
     images, batches = _count_prefills(state.samples, state.blocks, todo, work.experiment.model)
@@ -130,7 +162,7 @@ def _estimate_pass(
         pairs=pairs,
         images=images,
         batches=batches,
-        rate=_find_rate(work, model, known, images / max(1, len(todo))),
+        rate=rates.find(work, model, images / max(1, len(todo)), state.samples),
         uncaptured=state.uncaptured,
     )
 
@@ -149,7 +181,7 @@ def _count_prefills(
 
 
 def _count_rows(
-    work: Pass, places: Places, model: Mapping[str, Any], known: Efforts, error: MissingData | MissingModel
+    work: Pass, places: Places, model: Mapping[str, Any], rates: _RateFinder, error: MissingData | MissingModel
 ) -> PassEstimate:
     """Estimate a pass whose data, images or model are not here: all of it is to do."""
     dataset, batching = work.experiment.dataset, work.experiment.model.batching
@@ -178,7 +210,7 @@ def _count_rows(
         pairs=pairs,
         images=images,
         batches=batches,
-        rate=_find_rate(work, model, known, images / max(1, len(need))),
+        rate=rates.find(work, model, images / max(1, len(need)), samples),
         note=note,
         uncaptured=pairs,
     )
@@ -189,7 +221,7 @@ def _read_efforts(places: Places, models: Iterable[Mapping[str, Any]]) -> Effort
     known = {json.dumps(model, sort_keys=True) for model in models}
     found: Efforts = {}
     store = Store(places.paths.generations)
-    for folder, key in store.trunks():
+    for folder, key in store.list_experiments():
         model = json.dumps(key.description.get("model"), sort_keys=True)
         if model in known:
             efforts = found.setdefault(model, {}).setdefault(key.description["dataset"]["name"], [])
@@ -197,26 +229,90 @@ def _read_efforts(places: Places, models: Iterable[Mapping[str, Any]]) -> Effort
     return found
 
 
-def _find_rate(work: Pass, model: Mapping[str, Any], known: Efforts, per_question: float) -> Rate | None:
-    """Find the rate recorded of this very model, on this dataset or else on others; else the default of hub models.
+@dataclass(frozen=True)
+class _RateFinder:
+    """Find rates: recorded ones, else arithmetic for models of the hub and folders; `device`: None = the one here."""
 
-    `per_question`: prefills of an image per question.
-    """
-    recorded = known.get(json.dumps(model, sort_keys=True), {})
-    experiment = work.experiment
-    efforts = recorded.get(experiment.dataset.name) or [one for some in recorded.values() for one in some]
-    seconds, questions = sum(one.seconds for one, _ in efforts), sum(one.questions for one, _ in efforts)
-    if seconds and questions:
+    known: Efforts
+    device: str | None
+
+    @cached_property
+    def _chosen(self) -> tuple[str, str]:
+        return devices.find_device() if self.device is None else (self.device, "as asked for")
+
+    def find(self, work: Pass, model: Mapping[str, Any], images: float, samples: Sequence[Sample]) -> Rate | None:
+        """Find the measured rate of this model, on this dataset or else on others; None where none is stored.
+
+        `images`: prefills of an image per question.
+        """
+        found = self._find_recorded(work.experiment.dataset.name, json.dumps(model, sort_keys=True))
+        return found or self._compute(work, images, samples)
+
+    def _find_recorded(self, dataset: str, model: str) -> Rate | None:
+        stored = self.known.get(model, {})
+        if self.device is not None:
+            stored = {
+                name: kept
+                for name, some in stored.items()
+                if (kept := [one for one in some if one[1] == self.device or match_device(one[1]) == self.device])
+            }
+        efforts = stored.get(dataset) or [one for some in stored.values() for one in some]
+        seconds, questions = sum(one.seconds for one, _ in efforts), sum(one.questions for one, _ in efforts)
+        if not seconds or not questions:
+            return None
         device = " and ".join(sorted({device for _, device in efforts if device})) or "an unknown device"
-        name = experiment.dataset.name if experiment.dataset.name in recorded else ", ".join(recorded)
-        return Rate(seconds / questions, device, f"recorded of {name}: {questions:,} questions in {seconds:,.0f} s")
-    if isinstance(experiment.model, HF) and not experiment.model.local().is_dir():
-        per_arm = experiment.model.decoding == "per_arm"
-        size = 1 if per_arm else _batch_size(experiment.model)
-        prefill = PREFILL_S[experiment.model.run_dtype()] * (1 - IMAGE + IMAGE * per_question)
-        each = count_images(work) * (prefill + STEPS * STEP_S / size)
-        return Rate(each * (len(work.arms) if per_arm else 1), "", f"default of {DEFAULT}")
-    return None
+        name = dataset if dataset in stored else ", ".join(stored)
+        low, high = (seconds / questions * share for share in SPREAD)
+        text = f"recorded of {name}: {questions:,} questions in {seconds:,.0f} s, times {SPREAD[0]:g} to {SPREAD[1]:g}"
+        return Rate(low, high, device, text, measured=True)
+
+    def _compute(self, work: Pass, images: float, samples: Sequence[Sample]) -> Rate | None:
+        model = work.experiment.model
+        if not isinstance(model, HF) or model.path.startswith("package:"):
+            return None
+        shape, name = self._find_shape(model, work, samples)
+        if shape is None:
+            return None
+        device, why = self._chosen
+        dtype = ("float32" if device == "cpu" else "bfloat16") if model.dtype == "auto" else model.dtype
+        lengths = [len(one.question) / CHARACTERS for one in samples]
+        text = TEMPLATE + sum(lengths) / len(lengths) if lengths else PROMPT
+        per_arm = model.decoding == "per_arm"
+        size = 1 if per_arm else model.batch_size if isinstance(model.batch_size, int) else BATCH
+        low, high = time_question(
+            shape,
+            device,
+            dtype,
+            text=text,
+            images=1 if per_arm else images,
+            readings=count_images(work),
+            arms=1 if per_arm else len(work.arms),
+            batch=size,
+        )
+        times = len(work.arms) if per_arm else 1
+        tokens = " to ".join(f"{n:,}" for n in dict.fromkeys(shape.tokens))
+        peak = f"{DEVICES[device].peak(dtype):g} TFLOP/s in {dtype}"
+        source = f"arithmetic for {name}, {shape.billions:.1f}e9 parameters, {tokens} image and {text:.0f} other tokens"
+        source += (
+            f" per prompt; {device} ({why}) at {100 * UTILISATION[1]:.0f} to {100 * UTILISATION[0]:.0f} % of {peak}"
+        )
+        saved = (1 - images) * shape.tokens[0] / (shape.tokens[0] + text)
+        return Rate(times * low, times * high, device, source, 0.0 if per_arm else saved)
+
+    def _find_shape(self, model: HF, work: Pass, samples: Sequence[Sample]) -> tuple[Shape | None, str]:
+        """Return a model's shape and name: by its own files where they are there, else by its id, else LLaVA-1.5-7B."""
+        listed = find_shape(model.path)
+        try:
+            extent = model.extent(work.experiment.dataset, samples[0]) if samples else None
+            if extent is not None:
+                from spatial_eval.models.loading import load_config  # transformers: only where its files are there
+
+                return measure_shape(load_config(model), extent.tokens), model.name
+        except SpatialEvalError:  # said where it is loaded
+            pass
+        if model.local().is_dir():
+            return None, ""
+        return (listed, model.name) if listed else (find_shape(STAND_IN), f"{model.name} as if it were LLaVA-1.5-7B")
 
 
 def _find_device(folder: Path) -> str:
@@ -224,7 +320,3 @@ def _find_device(folder: Path) -> str:
     lines = (line for path in list_files(folder, "*.jsonl") for _, line in read_lines(path))
     records = (line.record for line in lines if isinstance(line, StoredRecord))
     return next((one.device for one in records if isinstance(one, Generation) and one.device), "")
-
-
-def _batch_size(model: HF) -> int:
-    return model.batch_size if isinstance(model.batch_size, int) else BATCH

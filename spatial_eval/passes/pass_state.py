@@ -1,4 +1,4 @@
-"""Compare a pass with the data and the store, and compute what is missing."""
+"""Compare a pass with the data and the store, and compute its missing answers."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ Bar = Callable[[str, int, int], AbstractContextManager[Callable[[int], None]]]
 
 @dataclass(frozen=True)
 class PassState:
-    """A pass against the data and the store, as they were when it was read.
+    """Hold a pass with the state of data and store at the time of reading.
 
     Attributes:
         samples: the whole dataset. blocks: its rows, as the model's batches are cut from them.
-        need: arms by row of the dataset. digests: of the needed questions, by id.
-        stored: answers and recorded errors. done: (sample id, arm) of answers that need nothing more.
-        todo: what to compute, in row order. skipped: number of recorded errors that are left alone.
-        uncaptured: answers whose attention was asked for and is not stored, but for recorded errors.
+        need: arms by row of the dataset. digests: those of the needed questions, by id.
+        stored: answers and recorded errors. done: (sample id, arm) of complete answers.
+        todo: the rows to compute, in order. skipped: number of recorded errors that are not computed again.
+        uncaptured: answers whose attention is requested and not stored, without recorded errors.
     """
 
     work: Pass
@@ -57,12 +57,12 @@ class PassState:
 
     @cached_property
     def positions(self) -> Mapping[int, int]:
-        """By row, where it stands in the order of the blocks; shards are ranges of it."""
+        """Return each row's position in the order of the blocks; shards are ranges of positions."""
         return {row: place for place, row in enumerate(row for block in self.blocks for row in block)}
 
     @cached_property
     def missing(self) -> Sequence[Failure]:
-        """Recorded errors among what the pass needs."""
+        """Count the recorded errors among the answers that the pass needs."""
         failures = self.stored.failures
         if not failures:
             return []
@@ -71,14 +71,14 @@ class PassState:
 
 
 def inspect_pass(work: Pass, places: Places, *, retry: bool = False, rows: range | None = None) -> PassState:
-    """Read data and store, and check that the model can give the arms; computes and writes nothing.
+    """Read data and store, and check that the model can compute the arms; compute and write nothing.
 
     Args:
-        retry: whether recorded errors are to be computed again. rows: confines the pass to a shard, a range of
-            the order of the blocks.
+        retry: whether recorded errors are to be computed again. rows: a shard to confine the pass to, as a
+            range in the order of the blocks.
 
     Raises:
-        SpatialEvalError: something that a user must fix first.
+        SpatialEvalError: the user must fix something first.
     """
     dataset, model = work.experiment.dataset, work.experiment.model
     samples = dataset.read(places)
@@ -89,9 +89,11 @@ def inspect_pass(work: Pass, places: Places, *, retry: bool = False, rows: range
         need = {row: need[row] for row in order[rows.start : rows.stop] if row in need}
     empty = [part for part, _ in work.needs if rows is None and not plan.split_indices(samples, part)]
     if empty:
+        cuts = {sample.cut for sample in samples if sample.cut}
+        size = f"{len(samples)} in {len(cuts)} groups (dataset.cut)" if cuts else str(len(samples))
         raise ConfigError(
-            f"split={empty[0].split} of {dataset.name} has no question: the dataset has {len(samples)} "
-            "(val is a fifth of it, rounded down); take split=all, or another dataset"
+            f"split={empty[0].split} of {dataset.name} has no question: the dataset has {size} "
+            f"(val is a fifth of {'them' if cuts else 'it'}, rounded down); take split=all, or another dataset"
         )
     if work.capture != "none" and not isinstance(model, CapturableModel):
         raise ConfigError(
@@ -106,17 +108,18 @@ def inspect_pass(work: Pass, places: Places, *, retry: bool = False, rows: range
 
 
 def read_pass(work: Pass, key: ExperimentKey, places: Places) -> PassState:
-    """Read data and store under a known key: the model itself is not looked at. Raises a SpatialEvalError."""
+    """Read data and store under a known key, without reading the model. Raises SpatialEvalError."""
     samples = work.experiment.dataset.read(places)
     blocks = plan.cut_blocks(samples, work.experiment.model.batching)
     return _read_state(work, samples, blocks, plan.needed_arms(work, samples), key, places, retry=False)
 
 
 def reread_store(state: PassState, places: Places, *, retry: bool = False) -> PassState:
-    """Bring a state up to date with what was stored since; the data is not read again. Raises StoreError."""
+    """Read the store again and update the state; the data is not read again. Raises StoreError."""
     work, need = state.work, state.need
     stored = Store(places.paths.generations).read(state.key, state.digests)
-    need = {row: frozenset(arm for arm in arms if arm.against != "stored") for row, arms in need.items()}
+    computed = {arms: frozenset(arm for arm in arms if arm.against != "stored") for arms in set(need.values())}
+    need = {row: computed[arms] for row, arms in need.items()}  # equal sets stay one object
     done: Set[tuple[str, Arm]] = stored.generations.keys()
     uncaptured = 0
     if work.capture != "none":
@@ -158,24 +161,24 @@ def _read_state(
     dataset, needed = work.experiment.dataset, [samples[row] for row in sorted(need)]
     fingerprints = work.experiment.model.fingerprint(dataset, needed, places)
     if needed and set(fingerprints) == {"missing"}:  # no answer can be told from these
-        raise MissingData(f"{dataset.name} has no image here: there is no {needed[0].image}")
+        raise MissingData(f"{dataset.name} has no image here: there is no {' or '.join(map(str, needed[0].images))}")
     digests = sample_digests(needed, fingerprints)
     return reread_store(PassState(work, samples, blocks, need, key, digests), places, retry=retry)
 
 
 def run_pass(state: PassState, places: Places, *, bar: Bar = progress.show_progress) -> None:
-    """Compute what is to do, stored batch by batch; safe to kill and repeat. With nothing to do no model is loaded."""
+    """Compute and store missing answers batch by batch; safe to kill and repeat. Loads no model if none is missing."""
     for _ in compute_pass(state, places, bar=bar):
         pass
 
 
 def compute_pass(state: PassState, places: Places, *, bar: Bar = progress.show_progress) -> Iterator[None]:
-    """Compute what is to do, a batch per step, each stored before the one after the next.
+    """Compute missing answers, one batch per step; each is stored before the second batch after it starts.
 
     An answer that is stored is not stored again where only its attention was missing.
 
     Args:
-        bar: called with the pass's name, its questions to do and its arms; shows how far it is.
+        bar: called with the pass's name, number of missing questions and number of arms; shows the progress.
     """
     if not state.todo:
         return

@@ -1,4 +1,4 @@
-"""Build a sweep's tables from the store and write its files: rebuilt at any time, written by rename."""
+"""Build a sweep's tables from the store and write its files by rename; both can be repeated at any time."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ FAILURES = ("dataset", "model", "sample_id", "weight", "error", "arm")
 
 
 def sweep_id(cells: Iterable[Cell]) -> str:
-    """Hash the cells, in any order: the same grid rewrites its own derived files and no other's."""
+    """Hash the cells, in any order: the same grid always has the same folder."""
     tree = describe_cells(cells)
     trunks = [{**trunk, "dataset": _drop_upright(trunk["dataset"])} for trunk in tree["trunks"]]
     text = [json.dumps([trunks[cell["trunk"]], cell["method"], cell["part"]]) for cell in tree["cells"]]
@@ -61,7 +61,7 @@ def sweep_id(cells: Iterable[Cell]) -> str:
 
 
 def describe_cells(cells: Iterable[Cell]) -> dict[str, Any]:
-    """Describe cells as JSON: `trunks` (experiments) once each, `cells` that name theirs by index."""
+    """Describe cells as JSON: `trunks`, each experiment once, and `cells`, which refer to them by index."""
     experiments: dict[Experiment, int] = {}
     rows = [
         {
@@ -89,12 +89,12 @@ def _drop_upright(dataset: Mapping[str, Any]) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The tables of a sweep, as rows of plain values in a canonical order.
+    """Hold the tables of a sweep, as rows of plain values in a canonical order.
 
     Attributes:
-        samples: samples.parquet itself, written block by block: of a large sweep its rows are millions.
-        shown: cells of base that stand in `cells` and `by_relation` although the sweep did not ask for them.
-        missing: questions without an answer, over the cells that it asked for.
+        samples: the bytes of samples.parquet, written block by block: a large sweep has millions of rows.
+        shown: cells of base in `cells` and `by_relation` that the sweep did not request.
+        missing: number of questions without an answer, over the requested cells.
     """
 
     cells: Sequence[Mapping[str, Any]]
@@ -107,33 +107,36 @@ class Results:
 
 
 def build_results(cells: Sequence[Cell], states: Mapping[Experiment, PassState], places: Places) -> Results:
-    """Build the tables of what is stored; absent answers are missing.
+    """Build the tables from the stored answers; absent answers are missing.
 
-    Base is added to the cells of a part where they read its answers, or where the store holds all of them.
+    Base is added to the cells of a part where a method uses its answers, or where the store holds all of them.
     """
-    columns: dict[tuple[Experiment, Part], metrics.Columns] = {}
+    needed: dict[tuple[Experiment, Part], tuple[Arm, ...]] = {}
     bases: set[Cell] = set()
     for experiment, state in states.items():
-        for part, needed in state.work.needs:
-            arms = needed
+        for part, arms in state.work.needs:
             chosen = plan.select_samples(state.samples, part)
-            answers = state.stored.generations
-            stored = sum((sample.id, BASE) in answers for sample in chosen)
-            if stored and (BASE in arms or stored == len(chosen)):
-                bases.add(Cell(experiment, Base(), part))
-                arms = tuple({*arms, BASE})
-            columns[experiment, part] = metrics.grade_columns(chosen, answers, arms, whole=state.samples)
+            stored = sum((sample.id, BASE) in state.stored.generations for sample in chosen)
+            has_base = stored and (BASE in arms or stored == len(chosen))
+            bases |= {Cell(experiment, Base(), part)} if has_base else set()
+            needed[experiment, part] = tuple({*arms, BASE}) if has_base else arms
     shown = sorted(bases.difference(cells), key=_cell_order)
+    passes = sorted(states.values(), key=lambda state: (state.name, state.work.experiment.max_new_tokens))
+    # Before anything is drawn: what is kept of that takes as much memory as the answers.
+    samples = _format_parquet(table for state in passes for table in _sample_tables(state, shown, places))
     groups: dict[tuple[Experiment, Part], list[Cell]] = {}
     for cell in (*cells, *shown):
         groups.setdefault((cell.experiment, cell.part), []).append(cell)
-    made = [one for group, members in groups.items() for one in _rows(members, columns[group])]
+    made = []
+    for (experiment, part), members in groups.items():
+        state = states[experiment]
+        chosen, answers = plan.select_samples(state.samples, part), state.stored.generations
+        data = metrics.grade_columns(chosen, answers, needed[experiment, part], whole=state.samples)
+        made += _rows(members, data)
     made.sort(key=lambda one: _cell_order(one[0]))
     rows = [row for _, row, _ in made]
     missing = sum(int(row["missing"]) for cell, row, _ in made if cell not in shown)
     relations = [row for _, _, some in made for row in some]
-    passes = sorted(states.values(), key=lambda state: (state.name, state.work.experiment.max_new_tokens))
-    samples = _format_parquet(table for state in passes for table in _sample_tables(state, shown, places))
     failures = [_failure_row(state, failure) for state in passes for failure in state.missing]
     return Results(rows, relations, samples, [_pass_row(state) for state in passes], failures, shown, missing)
 
@@ -155,10 +158,10 @@ def _rows(cells: Sequence[Cell], data: metrics.Columns) -> list[tuple[Cell, dict
 
 
 def write_results(folder: Path, results: Results, about: Mapping[str, Any]) -> Path:
-    """Write the sweep's files, results.csv last; returns its path. Raises StoreError.
+    """Write the sweep's files, results.csv last; return its path. Raises StoreError.
 
-    sweep.json holds a digest of each table: killed between two files, every reader (analysis/sweep_data.py) says so
-    until the same command is run again. An earlier report.html goes first: it shows other tables.
+    sweep.json holds a digest of each table: after a kill between two files, every reader (analysis/sweep_data.py)
+    reports that until the same command is run again. An earlier report.html is removed first: it shows other tables.
     """
     if results.shown:
         about = {**about, "cells": [*about["cells"], *_shown(results.shown, about["trunks"])]}
@@ -173,8 +176,8 @@ def write_results(folder: Path, results: Results, about: Mapping[str, Any]) -> P
     digests = {path.name: hash_text(content) for path, content in tables.items()}
     head = {"schema": SCHEMA, "version": VERSION, **about, "digests": digests}
     with translate_os_errors(folder):
-        paths.report.unlink(missing_ok=True)
-        paths.report_samples.unlink(missing_ok=True)
+        for made in (paths.report, paths.report_samples, paths.framings):
+            made.unlink(missing_ok=True)
     results_csv = tables.pop(paths.results)
     for path, content in tables.items():
         write_atomic(path, content)
@@ -211,7 +214,7 @@ def git_state(folder: Path | None) -> dict[str, Any] | None:
 
 def _cell_order(cell: Cell) -> tuple[Any, ...]:
     row = metrics.cell_identity(cell)
-    hyperparameters = [row.get(f) if row.get(f) is not None else -1.0 for f in column_names.KNOBS]
+    hyperparameters = [row.get(f) if row.get(f) is not None else -1.0 for f in column_names.HYPERPARAMETERS]
     names = (row["dataset"], row["model"], list(METHODS).index(row["method"]))
     others = [
         (name, isinstance(v, str), v if isinstance(v, int | float) else 0, str(v))
@@ -287,7 +290,7 @@ def _sample_table(
         "pair": choose([sample.pair for sample in samples], question),
         "set": choose([sample.set for sample in samples], question),
         "question": choose([sample.question for sample in samples], question),
-        "image": choose([_relative_image(sample.image, places) for sample in samples], question),
+        "image": choose(["\n".join(_relative_image(path, places) for path in s.images) for s in samples], question),
         "entropy": number(signals.entropy),
         "margin": number(signals.margin),
         "logit": number(signals.logit),
@@ -306,12 +309,12 @@ def _printable(text: str) -> str:
     return text.encode("utf8", "replace").decode()
 
 
-def _relative_image(path: Path | None, places: Places) -> str:
+def _relative_image(path: Path, places: Places) -> str:
     """Return an image's path, relative to data_dir or output_dir (both are in sweep.json) where it lies in one."""
     for root in (places.data, places.output):
-        if path and path.is_relative_to(root):
+        if path.is_relative_to(root):
             return path.relative_to(root).as_posix()
-    return str(path or "")
+    return str(path)
 
 
 def _pass_row(state: PassState) -> dict[str, Any]:
@@ -374,10 +377,10 @@ def sample_schema() -> pa.Schema:
     import pyarrow as pa
 
     types = {"tokens": pa.list_(pa.int64()), "correct": pa.bool_(), "correct_strict": pa.bool_()}
-    types |= dict.fromkeys(
-        ("weight", "confidence", "entropy", "margin", "logit", "alpha", "cutoff", "decay", "gamma"), pa.float64()
-    )
-    types |= dict.fromkeys(("n_tokens", "max_new_tokens", "row", "noise"), pa.int64())
+    types |= dict.fromkeys(("confidence", "entropy", "margin", "logit"), pa.float64())
+    types |= dict.fromkeys(("n_tokens", "max_new_tokens", "row"), pa.int64())
+    numbers = {float: pa.float64(), int: pa.int64()}
+    types |= {name: numbers[type(value)] for name, value in BASELINE.items() if type(value) in numbers}
     return pa.schema([(name, types.get(name, pa.string())) for name in SAMPLES])
 
 

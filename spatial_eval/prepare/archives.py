@@ -1,4 +1,4 @@
-"""Unpack zip and tar archives whose content is not trusted: nothing leaves the folder, only plain files are written."""
+"""Unpack zip and tar archives that are not trusted: only plain files are written, and only into the folder."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ Archive = zipfile.ZipFile | tarfile.TarFile
 def extract_files(archive: Path, folder: Path, *, keep: Callable[[str], bool]) -> list[Path]:
     """Write the files whose base name `keep` wants into `folder`, without the archive's own folders.
 
-    Every member is looked at before the first is written: a link or a device, a name that is absolute or holds `..`,
-    two wanted files of one base name, and a bomb reject the whole archive. Files are put in place by rename; one of
-    the right size that is there is left alone.
+    Every member is checked before the first is written: a link or a device, a name that is absolute or holds `..`,
+    two wanted files of one base name, and a bomb reject the whole archive. Files are put in place by rename; an
+    existing file of the right size stays.
 
     Raises:
         DataError: the archive is absent, damaged or rejected. StoreError: a write fails.

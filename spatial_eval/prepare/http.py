@@ -1,6 +1,6 @@
-"""Download files over HTTP: retried, checked against what came first, put in place by rename.
+"""Download files over HTTP: with retries, checked against the first download's checksums, put in place by rename.
 
-Files of RESUME_BYTES and more go on where they broke off, also after kill -9; smaller ones start again.
+Files of RESUME_BYTES and more resume where they stopped, also after kill -9; smaller ones start again.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ SPARE_BYTES = 64 << 20  # stay free on the disk
 
 @dataclass(frozen=True, slots=True)
 class RemoteFile:
-    """A file to download.
+    """Describe a file to download.
 
     Attributes:
-        size: in bytes; an estimate where the server would have to be asked, 0 where nothing is known.
+        size: in bytes; an estimate where only the server knows it, 0 where nothing is known.
     """
 
     url: str
@@ -51,12 +51,12 @@ class RemoteFile:
 
 
 def download_files(files: Sequence[RemoteFile], checksums: Checksums, *, name: str, beside: int = 0) -> None:
-    """Download the files that are absent or damaged, WORKERS at a time, after saying how large they are.
+    """Download the files that are absent or damaged, WORKERS at a time, after printing their size.
 
-    Every file is noted in `checksums`; one that was noted before must come again with the same content.
+    Every file is recorded in `checksums`; a file that was recorded before must have the same content again.
 
     Args:
-        name: what the user reads of them. beside: bytes that must be free beside theirs, for what is unpacked of them.
+        name: the files' name in messages. beside: further bytes that must be free, for unpacking them.
 
     Raises:
         DataError: a request fails, or a checksum differs. StoreError: a write fails.
@@ -86,7 +86,7 @@ def download_files(files: Sequence[RemoteFile], checksums: Checksums, *, name: s
 
 
 def remote_size(url: str) -> int:
-    """Ask a server for a file's size in bytes; 0 where it does not say. Raises DataError."""
+    """Return a file's size in bytes as its server states it; 0 where it states none. Raises DataError."""
 
     def ask() -> int:
         with _client() as client:
@@ -97,10 +97,10 @@ def remote_size(url: str) -> int:
 
 
 def check_space(folder: Path, name: str, what: str, need: int, *, beside: int = 0) -> None:
-    """Say what is about to be written below `folder`.
+    """Print the size of what will be written below `folder`, and check that the disk has room for it.
 
     Args:
-        need: in bytes, 0 = not known. beside: further bytes that must be free.
+        need: in bytes, 0 = unknown. beside: further bytes that must be free.
 
     Raises:
         StoreError: the disk has no room for it, for `beside` bytes more, and for SPARE_BYTES.
@@ -115,12 +115,12 @@ def check_space(folder: Path, name: str, what: str, need: int, *, beside: int = 
 
 
 def partial_path(path: Path) -> Path:
-    """Return where a file grows while it is downloaded."""
+    """Return the path of a file while it is downloaded."""
     return path.with_name(f".{path.name}.part")
 
 
 def etag_path(partial: Path) -> Path:
-    """Return the file beside a partial one that holds the ETag of the version it is of, for If-Range."""
+    """Return the path of the file that holds a partial download's ETag, for If-Range."""
     return partial.with_suffix(".etag")
 
 

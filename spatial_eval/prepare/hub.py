@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from spatial_eval.core.errors import ConfigError, DataError, describe_unknown
+from spatial_eval.core.errors import ConfigError, DataError, describe_unknown, first_line
 from spatial_eval.core.files import translate_os_errors
 from spatial_eval.models.spec import hub_errors
 from spatial_eval.prepare.http import check_space
@@ -20,7 +20,7 @@ from spatial_eval.prepare.verify import Checksums, sha256
 
 @dataclass(frozen=True, slots=True)
 class HubFile:
-    """A file of a repository: its size in bytes and what the hub says of its content, `sha256:HEX` or `git:HEX`."""
+    """Describe a file of a repository: its size in bytes, and its digest on the hub, `sha256:HEX` or `git:HEX`."""
 
     size: int
     digest: str
@@ -28,10 +28,10 @@ class HubFile:
 
 @dataclass(frozen=True, slots=True)
 class Repository:
-    """A data set at one commit of the hub, or a folder in the hub's layout (commit "").
+    """Describe a data set at one commit of the hub, or a folder in the hub's layout (commit "").
 
     Attributes:
-        folder: where its files lie, or will lie once they are downloaded. files: by name.
+        folder: where its files lie, or will lie after the download. files: by name.
     """
 
     name: str
@@ -44,7 +44,7 @@ def find_repository(repo: str, revision: str, downloads: Path) -> Repository:
     """List the files of a repository or a folder.
 
     Args:
-        revision: a branch, tag or commit; "" = the default branch. downloads: where its files are to lie.
+        revision: a branch, tag or commit; "" = the default branch. downloads: folder to download its files into.
 
     Raises:
         DataError: it does not exist, or the hub is unreachable or denies access.
@@ -73,10 +73,10 @@ def find_repository(repo: str, revision: str, downloads: Path) -> Repository:
 
 
 def download_repository(repository: Repository, names: Sequence[str], data: Path) -> list[Path]:
-    """Download files of a repository, those of a folder excepted; returns where they lie.
+    """Download files of a repository (a folder's own files stay where they are); return the folder that holds them.
 
-    Says their size first, wants as much again for what is unpacked of them, and compares each with the hub's digest.
-    A file that is whole stays; one that a kill cut off starts again (huggingface_hub keeps no part of it).
+    Prints their size first, needs the same space again for unpacking, and compares each file with the hub's digest.
+    A complete file stays; a file that a kill interrupted starts again (huggingface_hub keeps no part of it).
 
     Raises:
         DataError: the hub denies access, or a file differs from its checksum. StoreError: a write fails.
@@ -117,11 +117,11 @@ def open_split(
 ) -> Iterator[Callable[[Sequence[str]], Iterator[dict[str, Any]]]]:
     """Yield `rows(columns)`, which reads a split's rows ([] = all columns), an image as {"bytes", "path"}.
 
-    Its files are downloaded first; at a clean end they are removed again, so that one split at a time takes disk,
-    unless `keep` says that they are needed once more.
+    Its files are downloaded first and removed at a clean end, so that one split at a time takes disk space; `keep`
+    leaves them there.
 
     Raises:
-        DataError: as `download_repository`, or `datasets` cannot read it, or it has no such split.
+        DataError: as `download_repository`; or `datasets` cannot read it, or there is no such split.
     """
     import datasets
 
@@ -155,7 +155,7 @@ def _split_files(datasets: Any, repository: Repository, shape: Path, config: str
         builder = datasets.load_dataset_builder(str(shape), config or None, cache_dir=str(shape.parent / "cache"))
         splits = {str(name): files for name, files in (builder.config.data_files or {}).items()}
     except (ValueError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"{repository.name} cannot be read by `datasets`: {_first_line(error)}") from None
+        raise DataError(f"{repository.name} cannot be read by `datasets`: {first_line(error)}") from None
     if split not in splits:
         raise DataError(f"{repository.name}: {describe_unknown('split', split, splits)}")
     return [Path(os.path.relpath(file, shape)).as_posix() for file in splits[split]]
@@ -186,7 +186,7 @@ def _read_rows(
                 key: _load_images(value, shape, f"{repository.name}, row {i}: `{key}`") for key, value in row.items()
             }
     except (ValueError, KeyError, OSError, datasets.exceptions.DatasetsError) as error:
-        raise DataError(f"{repository.name}, split {split}: {_first_line(error)}") from None
+        raise DataError(f"{repository.name}, split {split}: {first_line(error)}") from None
 
 
 def _load_images(value: Any, shape: Path, where: str) -> Any:
@@ -259,22 +259,18 @@ def _translate_hub_errors(repo: str) -> Iterator[None]:
     except hub_errors() as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise
-        retry = f"{_first_line(error)}; check the network and run the same command again"
+        retry = f"{first_line(error)}; check the network and run the same command again"
         reason = REASONS.get(type(error).__name__, retry)
         raise DataError(f"{repo} cannot be fetched from {_endpoint()}: {reason}") from None
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]
-
-
 def download_from_drive(server: str, file_id: str, name: str, data: Path, checksums: Checksums) -> Path:
-    """Download a file of Google Drive if need be; gdown goes on where it was cut off.
+    """Download a file of Google Drive unless it is there; gdown resumes an interrupted download.
 
-    Drive states neither size nor checksum: what came the first time is what must come again.
+    Drive states neither size nor checksum: later downloads must equal the first one.
 
     Raises:
-        ConfigError: gdown is not installed. DataError: Drive gives something else.
+        ConfigError: gdown is not installed. DataError: Drive sends another content.
     """
     try:
         import gdown
@@ -292,7 +288,7 @@ def download_from_drive(server: str, file_id: str, name: str, data: Path, checks
     try:
         done = gdown.download(url=f"{server}/uc?id={file_id}", output=str(path), quiet=True, resume=True)
     except Exception as error:  # gdown raises what its own client raises
-        raise DataError(f"{name} ({file_id}): {_first_line(error)}") from error
+        raise DataError(f"{name} ({file_id}): {first_line(error)}") from error
     if not done or not path.is_file():
         raise DataError(f"{name} ({file_id}) did not come from Google Drive: try again later, or use --source hub")
     problem = checksums.problem(path)

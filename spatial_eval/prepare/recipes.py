@@ -1,4 +1,4 @@
-"""Fetch each benchmark's files from where they are public into a data_dir, in the layout that the readers know."""
+"""Fetch each benchmark's public files into a data_dir, in the layout that the readers expect."""
 
 from __future__ import annotations
 
@@ -43,21 +43,21 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class DataFolder:
-    """The data_dir that files are fetched into, with its checksums."""
+    """Write files into a data_dir, with their checksums."""
 
     path: Path
     checksums: Checksums
 
     @property
     def downloads(self) -> Path:
-        """Where files lie that are only unpacked or copied from; removed at the end."""
+        """Return the folder of files that are unpacked or copied from; removed at the end."""
         return self.path / "cache" / "downloads"
 
     def has(self, path: Path) -> bool:
         return self.checksums.has(path)
 
     def write(self, path: Path, content: bytes, source: str) -> None:
-        """Write a file by rename and note its checksum."""
+        """Write a file by rename and record its checksum."""
         write_atomic(path, content)
         self.checksums.note(path, source)
 
@@ -70,12 +70,12 @@ class DataFolder:
 
 
 def link_checkout(checkout: Path, data: Path) -> list[Path]:
-    """Link an upstream checkout, or its data/ folder, into `data` without copying; returns the new links.
+    """Link an upstream checkout, or its data/ folder, into `data` without copying; return the new links.
 
-    What is there already stays as it is.
+    Existing files stay as they are.
 
     Raises:
-        DataError: `checkout` has nothing known. StoreError: `data` cannot be written, or holds another file.
+        DataError: `checkout` holds no known file. StoreError: `data` cannot be written, or holds another file.
     """
     places = [place for place in (checkout, checkout / "data", checkout.parent) if place.is_dir()]
     known = {name: place / name for place in reversed(places) for name in CHECKOUT if (place / name).exists()}
@@ -102,13 +102,13 @@ def link_checkout(checkout: Path, data: Path) -> list[Path]:
 def fetch_benchmarks(
     benchmarks: Iterable[tuple[str, Benchmark]], data: Path, options: FetchOptions
 ) -> Iterator[BenchmarkState]:
-    """Fetch what each benchmark lacks and yield its state afterwards; one process at a time writes into `data`.
+    """Fetch each benchmark's missing files and yield its state; one process at a time writes into `data`.
 
     Args:
         benchmarks: with their names in conf/dataset.
 
     Raises:
-        DataError, StoreError, ConfigError: a file cannot be had; what came before stays.
+        DataError, StoreError, ConfigError: a file cannot be fetched; earlier ones stay.
     """
     with _lock(data):
         for name, dataset in benchmarks:
@@ -141,7 +141,8 @@ def _lock(data: Path) -> Iterator[None]:
 def fetch_whatsup(dataset: WhatsUp, data: DataFolder, options: FetchOptions) -> None:
     """Fetch prompts, annotation and images of a benchmark of What'sUp.
 
-    What is there stays, unless it is known to be damaged. Rows are compared with each other before they are written.
+    Existing files stay, unless they are known to be damaged. The rows of the files are compared with each other before
+    they are written.
 
     Raises:
         DataError, StoreError, ConfigError.
@@ -191,16 +192,22 @@ def fetch_vsr(dataset: Vsr, data: DataFolder, options: FetchOptions) -> None:
 
 
 def fetch_public_file(dataset: PublicFile, data: DataFolder, options: FetchOptions) -> None:
-    """Fetch the questions of a public file and the pictures that they name. Raises DataError, StoreError."""
+    """Fetch the questions of a public file and their pictures. Raises DataError, StoreError."""
     if dataset.benchmark not in PUBLIC:
         raise ConfigError(f"no public source of {dataset.benchmark} is known; known: {', '.join(PUBLIC)}")
-    source, path = PUBLIC[dataset.benchmark], data.path / dataset.file_name
-    if not data.has(path):
-        if options.source == "files":
-            data.copy(_find_given(options, dataset.file_name, path.name), path)
-        else:
-            url = f"{options.github}/{source.questions.format(split_name=dataset.split_name)}"
-            download_files([RemoteFile(url, path)], data.checksums, name=dataset.file_name)
+    source = PUBLIC[dataset.benchmark]
+    origins = (source.questions, source.corrections.get(dataset.corrections, ""))
+    for file, origin in zip(dataset.files, origins, strict=False):
+        for split in dataset.parts:
+            name = file.format(split_name=split)
+            path = data.path / name
+            if data.has(path):
+                continue
+            if options.source == "files":
+                data.copy(_find_given(options, name, path.name), path)
+            else:
+                url = f"{options.github}/{origin.format(split_name=split)}"
+                download_files([RemoteFile(url, path)], data.checksums, name=name)
     images = [sample.image for sample in dataset.read(Places(data.path, data.path))]
     missing = _missing_images(images, dataset.name, data)
     if missing and source.coco:
@@ -353,9 +360,9 @@ def _find_given(options: FetchOptions, *names: str) -> Path:
 
 
 def fetch_hub_split(dataset: Hub, data: DataFolder, options: FetchOptions) -> None:
-    """Fetch a split of the hub into `prepared_folder`; what a preparation that was cut off left is replaced.
+    """Fetch a split of the hub into `prepared_folder`; an incomplete one is replaced.
 
-    Every column is kept, so that another choice of `columns` or `where` needs nothing new.
+    Every column is kept, so that another choice of `columns` or `where` needs no new download.
 
     Raises:
         DataError, StoreError.

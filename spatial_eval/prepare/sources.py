@@ -1,4 +1,4 @@
-"""Where each benchmark's files are public, and how `prepare` may be asked to get them. Facts only, light to import.
+"""List where each benchmark's files are public, and the options of `prepare`. Data only, light to import.
 
 Names, ids and columns: the repositories AdaptVis (arXiv 2503.01773) and whatsup_vlms (arXiv 2310.19785; the Google
 Drive ids), the cards of the hub data sets named below, cocodataset.org/#download.
@@ -7,7 +7,7 @@ Drive ids), the cards of the hub data sets named below, cocodataset.org/#downloa
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 DATA_KINDS = ("whatsup", "vsr", "hub", "public")  # kinds of the datasets that lie in a data_dir
@@ -29,11 +29,11 @@ COCO_IMAGE_BYTES = 163_000  # the mean of val2017
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """Where one benchmark's files are public.
+    """Describe where one benchmark's files are public.
 
     Attributes:
-        text: its config of TEXT. annotation: the Drive id of its annotation. archive: name of its archive of images.
-        images: that one's Drive id.
+        text: its config of TEXT. annotation: Drive id of its annotation. archive: name of its image archive.
+        images: Drive id of that archive.
     """
 
     text: str
@@ -44,22 +44,27 @@ class Upstream:
 
 @dataclass(frozen=True, slots=True)
 class PublicSource:
-    """Where the questions of a public file come from, and its pictures.
+    """Describe where the questions and pictures of a public file come from.
 
     Attributes:
-        questions: below GITHUB, at a commit; `{split_name}` as in the file's own name. coco: COCO's year of the
-            pictures; "" = they come in one archive, which the user downloads.
+        questions: below GITHUB, at a commit; `{split_name}` as in the file's own name. corrections: likewise, of the
+            tables that dataset.corrections names. coco: COCO's year of the pictures; "" = they come in one archive,
+            which the user downloads.
         archive: name of that archive.
     """
 
     questions: str
     coco: str = ""
     archive: str = ""
+    corrections: Mapping[str, str] = field(default_factory=dict)
 
 
+_REPOPE = "YanNeu/RePOPE/bcf22e5690d587cce34e1728af3efdcfaf747d29/annotations/coco_repope_{split_name}.json"
 _POPE = "AoiDragon/POPE/08d957b917e5a378a2f99d35b6293c536a66298b/output"
 PUBLIC = {
-    "pope_coco": PublicSource(f"{_POPE}/coco/coco_pope_{{split_name}}.json", "val2014"),
+    "pope_coco": PublicSource(
+        f"{_POPE}/coco/coco_pope_{{split_name}}.json", "val2014", corrections={"repope": _REPOPE}
+    ),
     "pope_aokvqa": PublicSource(f"{_POPE}/seem/aokvqa/aokvqa_pope_seem_{{split_name}}.json", "val2014"),
     "pope_gqa": PublicSource(f"{_POPE}/seem/gqa/gqa_pope_seem_{{split_name}}.json", archive="images.zip"),
 }
@@ -89,7 +94,7 @@ COCO_WAYS: Mapping[str, str] = {"url": "each picture by its URL", "archive": "th
 
 @dataclass(frozen=True, slots=True)
 class FetchOptions:
-    """Where `prepare` is to take files from.
+    """Hold the places from which `prepare` takes files.
 
     Attributes:
         source: a member of SOURCES. folder: where the upstream files lie, for `files`.

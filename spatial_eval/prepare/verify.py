@@ -1,7 +1,8 @@
-"""Check what a data_dir holds: files against the checksums they came with, rows, and images that open."""
+"""Check the content of a data_dir: files against the checksums of their download, rows, and images."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -16,7 +17,8 @@ from spatial_eval.benchmarks.hub_dataset import Hub, prepared_folder
 from spatial_eval.benchmarks.question_files import PublicFile
 from spatial_eval.benchmarks.readers import UPSTREAM, Vsr, WhatsUp, first_existing
 from spatial_eval.core.errors import ConfigError, DataError, describe_unknown
-from spatial_eval.core.files import translate_os_errors
+from spatial_eval.core.files import is_regular_file, pass_over_unreadable, read_json, translate_os_errors
+from spatial_eval.core.jsonl import read_valid_lines
 from spatial_eval.core.paths import conf_folder
 from spatial_eval.core.types import Benchmark, Places, Sample
 from spatial_eval.methods.published import DATASETS
@@ -30,14 +32,16 @@ WORKERS = 8
 
 
 def sha256(path: Path) -> str:
-    """Compute the SHA-256 of a file, as 64 hex digits."""
+    """Compute the SHA-256 of a file, as 64 hex digits. Raises OSError: absent, unreadable, or no regular file."""
+    if not is_regular_file(path):
+        raise FileNotFoundError(2, "not a regular file", str(path))
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @dataclass(frozen=True, slots=True)
 class Checksum:
-    """What a file held when it came. `source` is where from."""
+    """Hold a file's size and digest at its download; `source`: where it came from."""
 
     sha256: str
     size: int
@@ -45,7 +49,7 @@ class Checksum:
 
 
 class Checksums:
-    """The checksums of one data_dir; several threads may add to them."""
+    """Read and record the checksums of one data_dir; several threads may record."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -56,7 +60,7 @@ class Checksums:
         return self._known.get(self._key(path))
 
     def note(self, path: Path, source: str) -> None:
-        """Note that `path` must hold what it holds now. Raises StoreError."""
+        """Record the present content of `path`, which later checks require. Raises StoreError."""
         noted = Checksum(sha256(path), path.stat().st_size, source)
         if self.get(path) == noted:
             return
@@ -68,7 +72,7 @@ class Checksums:
             self._known[self._key(path)] = noted
 
     def problem(self, path: Path) -> str:
-        """Say why `path` is not what came; "" where it is, or was never noted. Reads the file."""
+        """Read `path` and return how it differs from its recorded content; "" if it does not, or none is recorded."""
         known = self.get(path)
         if known is None:
             return ""
@@ -82,7 +86,7 @@ class Checksums:
         return "" if same else f"{path} is not what was fetched from {known.source}: its SHA-256 differs"
 
     def mismatch(self, path: Path, downloaded: Path) -> str:
-        """Say how a download differs from what came as `path` the first time; "" where it does not."""
+        """Return how a download differs from the recorded content of `path`; "" where it does not."""
         known = self.get(path)
         digest = sha256(downloaded) if known else ""
         if known is None or digest == known.sha256:
@@ -90,7 +94,7 @@ class Checksums:
         return f"checksum sha256:{digest[:16]}..., expected {known.sha256[:16]}..."
 
     def has(self, path: Path) -> bool:
-        """Return whether `path` is there and not known to be damaged."""
+        """Return whether `path` exists and is not known to be damaged."""
         return path.is_file() and not self.problem(path)
 
     def _key(self, path: Path) -> str:
@@ -99,25 +103,23 @@ class Checksums:
 
 def _read_checksums(path: Path) -> dict[str, Checksum]:
     known: dict[str, Checksum] = {}
-    for line in path.read_text("utf8", errors="replace").splitlines() if path.is_file() else []:
-        try:
-            row = json.loads(line)
-            name = str(row.pop("path"))
-            known[name] = Checksum(**row)
-        except (ValueError, TypeError, KeyError, AttributeError):
-            continue
+    with pass_over_unreadable(path):
+        for row in read_valid_lines(path) if os.path.lexists(path) else ():
+            with contextlib.suppress(ValueError, TypeError, KeyError, AttributeError):
+                name = str(row.pop("path"))
+                known[name] = Checksum(**row)
     return known
 
 
 def list_data_benchmarks(composer: Composer, name: str, values: Mapping[str, Any]) -> list[tuple[str, Benchmark]]:
-    """Build the benchmarks that lie in a data_dir, each with its name in conf/dataset.
+    """Build the benchmarks whose files are in a data_dir, each with its name in conf/dataset.
 
     Args:
-        name: one of these, or `all`: the paper's seven, and the user's own that need no further key.
-        values: of `dataset.KEY`s.
+        name: one benchmark, or `all`: the paper's seven, and the user's own that need no further key.
+        values: values of `dataset.KEY`.
 
     Raises:
-        ConfigError: the name is none of these, or nothing lies in a data_dir.
+        ConfigError: there is no such benchmark, or its files do not lie in a data_dir.
     """
     options = composer.get_group_options("dataset")
 
@@ -140,10 +142,10 @@ def list_data_benchmarks(composer: Composer, name: str, values: Mapping[str, Any
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkState:
-    """Check which files of one benchmark are present.
+    """Hold which files of one benchmark are present.
 
     Attributes:
-        name: its option of conf/dataset. questions, images: how many are there.
+        name: its option of conf/dataset. questions, images: numbers of those present.
         problem: why it cannot run, or "".
     """
 
@@ -154,12 +156,12 @@ class BenchmarkState:
 
 
 def glance_benchmark(name: str, dataset: Benchmark, data: Path) -> BenchmarkState:
-    """Count questions and images and compare the rows; opens no image."""
+    """Count questions and images and compare the rows; open no image."""
     return _state(name, dataset, data, check=False)
 
 
 def check_benchmark(name: str, dataset: Benchmark, data: Path) -> BenchmarkState:
-    """As `glance_benchmark`; also compares every checksum and opens every image."""
+    """Check a benchmark as `glance_benchmark` does; also compare every checksum and open every image."""
     return _state(name, dataset, data, check=True)
 
 
@@ -168,9 +170,9 @@ def _state(name: str, dataset: Benchmark, data: Path, *, check: bool) -> Benchma
         samples = dataset.read(Places(data, data, remember=False))
     except DataError as error:
         return BenchmarkState(name, 0, 0, str(error))
-    images = [sample.image for sample in samples if sample.image is not None and sample.image.is_file()]
+    images = [image for sample in samples for image in sample.images if image.is_file()]
     problems = _damages(dataset, data, list(dict.fromkeys(images))) if check else []
-    problems += _missing_images(dataset, samples, len(samples) - len(images))
+    problems += _missing_images(dataset, samples, sum(max(1, len(one.images)) for one in samples) - len(images))
     return BenchmarkState(name, len(samples), len(images), "; ".join(problems))
 
 
@@ -199,16 +201,16 @@ def _text_files(dataset: Benchmark, data: Path) -> list[Path]:
         names.append((f"prompts/{dataset.prompts}", dataset.prompts))
         names.append((dataset.annotation, f"annotations/{dataset.annotation}"))
     if isinstance(dataset, PublicFile):
-        names.append((dataset.file_name,))
+        names += [(file.format(split_name=split),) for file in dataset.files for split in dataset.parts]
     if isinstance(dataset, Vsr):
         names.append((f"vsr/{dataset.file}", dataset.file))
     return [path for alternatives in names if (path := first_existing(data, *alternatives))]
 
 
 def split_damages(folder: Path) -> list[str]:
-    """Say what is wrong with the rows of a split that was prepared into `folder`."""
+    """Return what is wrong with the rows of a split that was prepared into `folder`."""
     try:
-        expected = json.loads((folder / "prepared.json").read_text("utf8"))["sha256"]
+        expected = read_json(folder / "prepared.json")["sha256"]
         same = sha256(folder / "rows.jsonl") == expected
     except (ValueError, KeyError, OSError, TypeError):
         return [f"{folder}/prepared.json is damaged"]

@@ -1,4 +1,4 @@
-"""Draw heat maps as PNG pictures, for eyes and papers; W&B draws lines itself, but no grids. Pure."""
+"""Draw heat maps as PNG pictures, for W&B, which draws lines but no grids. Pure."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SCALE = ((68, 1, 84), (59, 82, 139), (33, 145, 140), (94, 201, 98), (253, 231, 3
 
 @dataclass(frozen=True, slots=True)
 class HeatGrid:
-    """Values in percent over two axes: `values[row][column]`, None where there is no cell.
+    """Hold values in percent over two axes: `values[row][column]`, None where there is no cell.
 
     Attributes:
         best: whether the largest value is framed as the best.
@@ -34,7 +34,7 @@ class HeatGrid:
 
 
 def draw_heat_map(grid: HeatGrid) -> Image:
-    """Draw a heat map with its scale; rows rise upwards, cells without a value stay white, the best are framed."""
+    """Draw a heat map with its scale: rows from bottom to top, cells without a value white, the best framed."""
     from PIL import Image, ImageDraw, ImageFont
 
     image = Image.new("RGB", SIZE, (255, 255, 255))

@@ -1,6 +1,6 @@
 """Build the report's figures as data: SVG marks, the grid of all cells, thumbnails, attention drawn over images.
 
-A figure is a list of marks that templates/macros.html.j2 writes as inline SVG, so that no script is needed to see it.
+A figure is a list of marks that templates/macros.html.j2 writes as inline SVG, so that it needs no script.
 Coordinates are whole units of the view box; colours come from report.css (classes s0 to s4, r, x). Each data mark has
 a tip: its accessible name, with its value, 95 % interval and n.
 """
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageEnhance, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from spatial_eval.analysis.diagnostics import Confidence, Confusion, Curve
 from spatial_eval.analysis.intervals import Estimate, proportion
@@ -65,8 +65,8 @@ def threshold_figure(curves: Sequence[Curve], method: AdaptVis, gains: Sequence[
     """Draw the difference from base against the threshold, one line per pair of weights.
 
     Args:
-        method: its weights' line is drawn in front, its threshold is marked.
-        gains: of the method's curve, per step; they are the band around its line.
+        method: the method whose line is drawn in front and whose threshold is marked.
+        gains: paired differences of the method's curve, per step; drawn as a band around its line.
     """
     pairs = [(c.method.weight1, c.method.weight2) for c in curves]
     front = pairs.index((method.weight1, method.weight2))
@@ -202,7 +202,7 @@ def _weight_marks(
 
 
 def confusion_figure(name: str, confusion: Confusion) -> Figure:
-    """Draw what one method answers (columns) by what is right (rows), in percent of the row; the diagonal is framed."""
+    """Draw one method's predictions (columns) by gold answer (rows), in percent of the row; the diagonal is framed."""
     left, top, wide, tall = 66, 26, 44, 26
     totals = confusion.counts.sum(axis=1)
     marks = [_text("m", left + wide * j + wide // 2, top - 8, answer[:7]) for j, answer in enumerate(confusion.answers)]
@@ -225,7 +225,7 @@ def confusion_figure(name: str, confusion: Confusion) -> Figure:
 
 
 def risk_figure(curves: Mapping[str, Sequence[tuple[float, Estimate]]]) -> Figure:
-    """Draw percent wrong against coverage when the least confident questions are left out, with 95 % bands."""
+    """Draw percent wrong against coverage, as the least confident questions are left out, with 95 % bands."""
     high = _round_up(max(min(e.high, 100) if x > 10 else e.value for c in curves.values() for x, e in c))
     x, y = _scale(0, 100, LEFT, RIGHT), _scale(0, high, BOTTOM, TOP)
     marks = [
@@ -258,6 +258,36 @@ def attention_figure(shares: Mapping[str, Sequence[float]], n: int) -> Figure:
             marks.append(_group(tip, _circle(f"s{colour}", x(i), y(value), 2.5)))
     legend = {f"c{i}": arm for i, arm in enumerate(shares)}
     return Figure("The image's share by layer", f"Of the last prompt row, n = {n:,}, by arm.", marks, legend)
+
+
+def form_figure(title: str, series: Series, note: str, *, signed: bool = False) -> Figure:
+    """Draw figures by form of the question (rows) and method (colours), with their intervals.
+
+    Args:
+        series: figures by method and form. signed: whether they are differences.
+    """
+    colours = dict(zip(series, ("s3", "s1", "s2", "s4") if signed else ("s0", "s3", "s1", "s2"), strict=False))
+    forms = list(dict.fromkeys(form for row in series.values() for form in row))
+    every = [e for name in colours for e in series[name].values()]
+    ends = [end for e in every for end in (e.low, e.high, e.value) if not math.isnan(end)]
+    low, high = signed_span(ends) if min(ends) < 0 else (0.0, _round_up(max(ends)))
+    step, bar, left, top = tick_step(high - low), 11, 104, 6
+    tall = bar * len(colours) + 10
+    bottom = top + tall * len(forms)
+    x, marks = _scale(low, high, left, RIGHT), []
+    for tick in (low + i * step for i in range(int((high - low) / step + 1e-9) + 1)):
+        marks += [_path("ax", f"M{x(tick)} {top}V{bottom}"), _text("m", x(tick), bottom + 14, f"{tick:g}")]
+    marks += [_path("zero", f"M{x(0)} {top}V{bottom}")]
+    for place, form in enumerate(forms):
+        marks.append(_text("b e", left - 16, top + tall * place + tall // 2 + 4, form))
+        for line, (name, css) in enumerate(colours.items()):
+            e, y = series[name].get(form), top + tall * place + 5 + bar * line + bar // 2
+            if e is not None:
+                whisker = [] if math.isnan(e.low) else [_path("w", f"M{x(e.low)} {y}H{x(e.high)}")]
+                tip = f"{form}, {name}: {spell_gain(e) if signed else _spell(e)}"
+                marks.append(_group(tip, *whisker, _circle(css, x(e.value), y)))
+    legend = {f"c{css[1]}": name for name, css in colours.items()}
+    return Figure(title, f"{note} With 95 % intervals.", marks, legend, bottom + 22)
 
 
 def relation_figure(accuracies: Series) -> Figure:
@@ -413,7 +443,7 @@ def grid_data(files: SweepData, chosen: Sequence[Selected]) -> dict[str, Any]:
 
     Returns:
         dims: per key that identifies a cell its distinct values, and one code per cell (-1: the cell has none).
-        cells: one list per figure, rounded. figures: [column, name]. chosen: rows of the chosen cells.
+        cells: one list per figure, rounded. figures: [column, name]. chosen: row numbers of the chosen cells.
     """
     cells, methods = files.cells, files.methods
     columns = {name: cells[name] for name in IDENTITY if name != "settings"}
@@ -462,16 +492,18 @@ class EmbeddedImage:
 
 @dataclass
 class Thumbnails:
-    """Encode at most MAX_THUMBNAILS images; a file that is absent or unreadable has none.
+    """Encode at most `most` images, `size` pixels on the longer edge; an absent or unreadable file has no thumbnail.
 
     Attributes:
-        roots: folders that relative paths start from. orientations: label of a dataset -> how its images were shown
-            to the model. uris: what is encoded already.
+        roots: folders that relative paths start from. orientations: label of a dataset -> orientation in which the
+            model gets its images. uris: encoded images.
     """
 
     roots: tuple[Path, ...]
     orientations: Mapping[str, str] = field(default_factory=dict)
-    uris: dict[tuple[Path, str], str] = field(default_factory=dict)
+    uris: dict[tuple[tuple[Path, ...], str], str] = field(default_factory=dict)
+    most: int = MAX_THUMBNAILS
+    size: int = THUMBNAIL_SIZE
 
     def orientation(self, dataset: str) -> str:
         return self.orientations.get(dataset, "upright")
@@ -480,18 +512,23 @@ class Thumbnails:
         """Return the image's file, or None where it is absent."""
         return next((p for p in (root / image for root in self.roots) if image and p.is_file()), None)
 
+    def find_all(self, images: str) -> tuple[Path, ...]:
+        """Return the files of a question's images, named one per line; () where one is absent."""
+        found = [self.find(image) for image in images.split("\n")]
+        return tuple(path for path in found if path is not None) if None not in found else ()
+
     def uri(self, image: str, dataset: str = "") -> str:
-        """Return the image as a `data:` address, or ""."""
-        path = self.find(image)
-        if path is None:
+        """Return the image as a `data:` address, or ""; several side by side."""
+        paths = self.find_all(image)
+        if not paths:
             return ""
-        key = path, self.orientation(dataset)
+        key = paths, self.orientation(dataset)
         if key not in self.uris:
-            if len(self.uris) >= MAX_THUMBNAILS:
+            if len(self.uris) >= self.most:
                 return ""
             try:
                 small = _open_image(*key)
-                small.thumbnail((THUMBNAIL_SIZE, THUMBNAIL_SIZE))
+                small.thumbnail((self.size, self.size))
                 self.uris[key] = encode_image(small)
             except DataError:
                 self.uris[key] = ""
@@ -499,7 +536,7 @@ class Thumbnails:
 
 
 def thumbnails(about: Mapping[str, Any]) -> Thumbnails:
-    """Return the thumbnails of a sweep, by its sweep.json."""
+    """Build the thumbnails of a sweep from its sweep.json."""
     config = about.get("config", {})
     roots = tuple(Path(config[name]) for name in ("data_dir", "output_dir") if config.get(name))
     # Sweeps of earlier versions do not record an orientation: their images were shown as they are stored.
@@ -507,11 +544,22 @@ def thumbnails(about: Mapping[str, Any]) -> Thumbnails:
     return Thumbnails(roots, shown)
 
 
-def _open_image(path: Path, orientation: str) -> Image.Image:
-    try:
-        return open_rgb(path, orientation)
-    except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} cannot be drawn on: {error}") from None
+def _open_image(paths: Sequence[Path], orientation: str) -> Image.Image:
+    """Open an image; several are joined side by side, in the height of the lowest."""
+    opened = []
+    for path in paths:
+        try:
+            opened.append(open_rgb(path, orientation))
+        except (OSError, SyntaxError, ValueError, UnidentifiedImageError, Image.DecompressionBombError) as error:
+            raise DataError(f"{path} cannot be drawn on: {error}") from None
+    if len(opened) == 1:
+        return opened[0]
+    height = min(one.height for one in opened)
+    opened = [one.resize((max(1, round(one.width * height / one.height)), height)) for one in opened]
+    joined = Image.new("RGB", (sum(one.width for one in opened), height))
+    for i, one in enumerate(opened):
+        joined.paste(one, (sum(before.width for before in opened[:i]), 0))
+    return joined
 
 
 def encode_image(image: Image.Image) -> str:
@@ -528,7 +576,7 @@ RAMP = np.array([[0, 0, 8], [86, 16, 110], [188, 55, 84], [249, 142, 9], [252, 2
 
 
 def draw_attention(
-    path: Path,
+    path: Path | Sequence[Path],
     values: NDArray[np.float32],
     view: View | None,
     *,
@@ -536,13 +584,14 @@ def draw_attention(
     size: int = OVERLAY_SIZE,
     orientation: str = "upright",
 ) -> Image.Image:
-    """Draw attention over an image; what the model did not see is dark.
+    """Draw attention over an image; parts that the model did not get are dark.
 
     Args:
+        path: the image, or a question's several images, which are drawn side by side.
         values: (n,) attention to each image token.
-        view: where the tokens lie on the image; None: unknown, drawn as a strip below the image.
+        view: place of the tokens on the image; None = unknown, drawn as a strip below the image.
         top: value of the brightest colour.
-        orientation: that of the dataset, so that values lie on what the model saw.
+        orientation: that of the dataset, in which the model gets the image.
 
     Raises:
         DataError: the file is not an image.
@@ -562,22 +611,16 @@ def draw_attention(
     return drawing
 
 
-def fit_picture(path: Path, *, size: int = OVERLAY_SIZE, orientation: str = "upright") -> Image.Image:
+def fit_picture(path: Path | Sequence[Path], *, size: int = OVERLAY_SIZE, orientation: str = "upright") -> Image.Image:
     """Return the image within a square of `size` pixels. Raises DataError where the file is not an image."""
-    return ImageOps.contain(_open_image(path, orientation), (size, size))
+    paths = [path] if isinstance(path, Path) else path
+    return ImageOps.contain(_open_image(paths, orientation), (size, size))
 
 
 def _draw_strip(values: NDArray[np.float32], width: int, *, top: float) -> Image.Image:
     """Draw the tokens in their order, from left to right."""
     share = np.clip(np.nan_to_num(values)[None] / (top or 1.0), 0, 1)  # (1, n)
     return Image.fromarray(_colour_values(share)).resize((width, STRIP), Image.Resampling.NEAREST)
-
-
-def add_caption(image: Image.Image, text: str) -> Image.Image:
-    """Return the image with a line of text (ASCII) below."""
-    line = Image.new("RGB", (max(image.width, 6 * len(text) + 8), 16), "white")
-    ImageDraw.Draw(line).text((4, 2), text.encode("ascii", "replace").decode(), fill="black")
-    return _stack_images(image, line)
 
 
 def _stack_images(upper: Image.Image, lower: Image.Image) -> Image.Image:

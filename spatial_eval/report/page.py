@@ -18,8 +18,10 @@ from spatial_eval.analysis.sweep_data import SweepData, read_sweep_data
 from spatial_eval.core.files import write_atomic
 from spatial_eval.core.paths import SweepPaths
 from spatial_eval.report.figures import grid_data, spell_gain, thumbnails
+from spatial_eval.report.framings import write_framings
 from spatial_eval.report.samples import write_samples
-from spatial_eval.report.sections import SECTIONS, ReportContext, format_interval
+from spatial_eval.report.sections import SECTIONS, ReportContext
+from spatial_eval.report.tables import format_interval
 
 
 def write_report(folder: Path) -> Path:
@@ -33,10 +35,10 @@ def write_report(folder: Path) -> Path:
 
 
 def try_write_report(folder: Path) -> tuple[str, SweepData | None, list[Selected]]:
-    """Write report.html at the end of a run; a page or a choice that cannot be made must not cost the results.
+    """Write report.html at the end of a run; an error in the page or in a choice must not lose the results.
 
     Returns:
-        One line for the log, what was read, and the best cells for the table on stdout.
+        One line for the log, the sweep's data, and the best cells for the table on stdout.
     """
     files: SweepData | None = None
     shown: list[Selected] = []
@@ -52,12 +54,13 @@ def try_write_report(folder: Path) -> tuple[str, SweepData | None, list[Selected
 def _write_page(files: SweepData, chosen: Sequence[Selected]) -> Path:
     path = SweepPaths(files.folder).report
     write_samples(files, chosen)
+    write_framings(files)
     write_atomic(path, render_page(files, chosen))
     return path
 
 
 def render_page(files: SweepData, chosen: Sequence[Selected] | None = None) -> str:
-    """Render the whole document. `chosen`: its best cells, where they are known already."""
+    """Render the whole document. `chosen`: its best cells; None = choose them here."""
     chosen = picks(files) if chosen is None else chosen
     context = ReportContext(files, chosen, thumbnails(files.about))
     built = {name: build(context) for name, build in SECTIONS.items()}
@@ -73,7 +76,7 @@ def render_page(files: SweepData, chosen: Sequence[Selected] | None = None) -> s
 
 @cache
 def templates() -> Environment:
-    """Return the templates' environment: every value is escaped, an undefined name is an error."""
+    """Build the templates' environment: every value is escaped, an undefined name is an error."""
     found = Environment(
         loader=PackageLoader(__package__),
         autoescape=True,

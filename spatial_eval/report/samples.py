@@ -1,4 +1,4 @@
-"""List samples with the answers of arms and cells: for the page's browser, and as rows for the terminal.
+"""List samples with the answers of arms and cells, for the page's sample browser and for the terminal.
 
 The page holds a sweep's answers as JSON (`pack_samples`); templates/samples.js filters and shows them.
 """
@@ -9,6 +9,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +21,7 @@ import pandas as pd
 from spatial_eval.analysis.selection import Selected
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData
 from spatial_eval.core.arms import BASE, Arm
-from spatial_eval.core.columns import TRUNK
+from spatial_eval.core.columns import EXPERIMENT_COLUMNS
 from spatial_eval.core.errors import ConfigError, describe_unknown
 from spatial_eval.core.files import write_atomic
 from spatial_eval.core.paths import SweepPaths
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 20_000  # answers in the page, one per question and arm; report_samples.js holds all
 MAX_BYTES = 6_000_000  # of them in the page
+MAX_PICTURES = 300  # of the samples, small ones in the page, for when it is read without its folder
+PICTURE_SIZE = 160  # pixels of those, the longer edge
 MAX_ROUTED = 300_000  # answers of cells that route between arms, per page
 FLIPS = ("fixed", "broken")
 COLUMNS = (
@@ -49,7 +52,7 @@ def shorten_text(text: str, most: int = 160) -> str:
 
 
 def list_answers(files: SweepData, *, cell: int | None = None, arm: str | None = None) -> pd.DataFrame:
-    """Return COLUMNS, one row per question and stored arm, or per question of one cell. Unanswered ones are absent.
+    """Return COLUMNS, one row per answered question and stored arm, or per answered question of one cell.
 
     Args:
         cell: a row of results.csv, from 0. arm: the label of one arm, or base; None = all.
@@ -58,16 +61,16 @@ def list_answers(files: SweepData, *, cell: int | None = None, arm: str | None =
         ConfigError: there is no such cell or arm.
     """
     if cell is None:
-        labels = [one.label for one in sorted({one for part in files.trunks.values() for one in part.arms})]
+        labels = [one.label for one in sorted({one for part in files.experiments.values() for one in part.arms})]
         arm = BASE.label if arm == "base" else arm
         if arm is not None and arm not in labels:
             raise ConfigError(describe_unknown("arm", arm, labels))
         frames = []
-        for key, part in files.trunks.items():
+        for key, part in files.experiments.items():
             found = [_answer_rows(part, one) for one in sorted(part.arms) if arm in (None, one.label)]
             if found:
-                trunk = pd.concat(found).sort_values("row", kind="stable")
-                frames.append(trunk.assign(**dict(zip(TRUNK, key, strict=True))))
+                rows = pd.concat(found).sort_values("row", kind="stable")
+                frames.append(rows.assign(**dict(zip(EXPERIMENT_COLUMNS, key, strict=True))))
     else:
         if not 0 <= cell < len(files.cells):
             raise ConfigError(f"no cell {cell}: cells are rows of results.csv, 0 to {len(files.cells) - 1}")
@@ -76,7 +79,7 @@ def list_answers(files: SweepData, *, cell: int | None = None, arm: str | None =
             raise ConfigError(
                 f"cell {cell} ({label_method(method)}) has no stored answer: run the sweep's command again"
             )
-        frames = [_answer_rows(files.parts[key], method).assign(**dict(zip(TRUNK, key, strict=False)))]
+        frames = [_answer_rows(files.parts[key], method).assign(**dict(zip(EXPERIMENT_COLUMNS, key, strict=False)))]
     return pd.concat(frames or [pd.DataFrame(columns=list(COLUMNS))], ignore_index=True)[list(COLUMNS)]
 
 
@@ -112,23 +115,49 @@ def _answer_rows(part: SplitAnswers, source: Arm | Method) -> pd.DataFrame:
 
 
 def pack_samples(files: SweepData, chosen: Sequence[Selected], pictures: Thumbnails) -> str:
-    """Return what the page's browser shows, as JSON that may stand in a script element.
+    """Pack the answers for the page's sample browser, as JSON that may stand in a script element.
 
     Where a sweep has more than MAX_ROWS answers, or they take more than MAX_BYTES: the first questions of each
-    dataset and model.
+    dataset and model. Small pictures fill the remaining bytes.
     """
-    most = max((len(part.questions) for part in files.trunks.values()), default=0)
-    arms = sum(len(part.arms) for part in files.trunks.values())
+    most = max((len(part.questions) for part in files.experiments.values()), default=0)
+    arms = sum(len(part.arms) for part in files.experiments.values())
     limit = most if files.size <= MAX_ROWS else max(1, MAX_ROWS // arms)
     while True:
-        text = _dump(_pack(files, chosen, pictures, limit))
-        if len(text.encode()) <= MAX_BYTES or limit <= 1:
-            return text
+        data = _pack(files, chosen, pictures, limit)
+        size = len(_dump(data | {"small": {}}).encode())
+        if size <= MAX_BYTES or limit <= 1:
+            return _dump(data | {"small": _pack_pictures(files, chosen, pictures, limit, MAX_BYTES - size)})
         limit //= 2
 
 
+def _pack_pictures(
+    files: SweepData, chosen: Sequence[Selected], pictures: Thumbnails, limit: int, room: int
+) -> dict[str, str]:
+    """Return small pictures by the image's name: first of questions that the best cells fix or break, then in order."""
+    images: dict[str, str] = {}  # -> dataset
+    for flipped in (True, False):
+        for key, part in files.experiments.items():
+            changed = np.zeros(len(part.questions), dtype=bool)
+            for s in chosen:
+                if BASE in part.arms and files.keys[s.cell][: len(key)] == key:
+                    new, base = part.follow(s.method), part.arms[BASE]
+                    changed |= new.answered & base.signals.answered & (new.right != base.right)
+            wanted = (changed == flipped) & (np.arange(len(changed)) < limit)
+            images |= {str(name): str(key[0]) for name in part.questions["image"][wanted] if str(name) not in images}
+    small, found = replace(pictures, uris={}, most=MAX_PICTURES, size=PICTURE_SIZE), dict[str, str]()
+    for name, dataset in images.items():
+        uri = small.uri(name, dataset)
+        room -= len(uri) + len(json.dumps(name).encode()) + 8
+        if len(small.uris) >= MAX_PICTURES or room < 0:
+            break
+        if uri:
+            found[name] = uri
+    return found
+
+
 def write_samples(files: SweepData, chosen: Sequence[Selected]) -> None:
-    """Write report_samples.js, which holds all answers, where the page does not; else see that there is none."""
+    """Write report_samples.js with all answers where the page does not hold them; else remove it."""
     path = SweepPaths(files.folder).report_samples
     text = _dump(_pack(files, chosen, thumbnails(files.about), None))
     if files.size <= MAX_ROWS and len(text.encode()) <= MAX_BYTES:
@@ -149,24 +178,25 @@ def _pack(files: SweepData, chosen: Sequence[Selected], pictures: Thumbnails, li
         return [codes.setdefault(str(text), len(codes)) for text in texts]
 
     @cache
-    def address(image: str) -> str:
-        path = pictures.find(image)
-        return quote(Path(os.path.relpath(path.absolute(), files.folder.absolute())).as_posix()) if path else ""
+    def address(images: str) -> str:
+        """Return the addresses of a question's images, in lines."""
+        paths = [os.path.relpath(path.absolute(), files.folder.absolute()) for path in pictures.find_all(images)]
+        return "\n".join(quote(Path(path).as_posix()) for path in paths)
 
-    trunks: list[dict[str, Any]] = []
-    for key, stored in files.trunks.items():
+    packed: list[dict[str, Any]] = []
+    for key, stored in files.experiments.items():
         total = len(stored.questions)
         part = stored if limit is None or total <= limit else stored.within(np.arange(total) < limit)
         questions, arms = part.questions, sorted(part.arms, key=lambda arm: (arm != BASE, arm))
         columns = {name: encode(questions[name]) for name in ("sample_id", "split", "relation", "gold", "image")}
-        columns["question"] = encode(_PROMPT.sub(" ", text).strip() for text in questions["question"])
+        columns["question"] = encode(map(_strip_places, questions["question"]))
         columns["picture"] = encode(map(address, questions["image"]))
-        best = sorted((s for s in chosen if files.keys[s.cell][: len(TRUNK)] == key), key=lambda s: s.family != "")
-        methods = [m for m, other in zip(files.methods, files.keys, strict=True) if other[: len(TRUNK)] == key]
+        best = sorted((s for s in chosen if files.keys[s.cell][: len(key)] == key), key=lambda s: s.family != "")
+        methods = [m for m, other in zip(files.methods, files.keys, strict=True) if other[: len(key)] == key]
         routed = [m for m in dict.fromkeys([*(s.method for s in best), *methods]) if len(_branch_arms(m)) > 1]
-        budget = MAX_ROUTED // max(1, len(files.trunks) * len(questions))
+        budget = MAX_ROUTED // max(1, len(files.experiments) * len(questions))
         first = _branch_arms(best[0].method) if best else [BASE]  # of the best cell, which leads `routed` if it routes
-        trunk = {
+        answers = {
             "total": total,
             "stored": pictures.orientation(str(key[0])) == "stored",
             "columns": columns,
@@ -177,10 +207,15 @@ def _pack(files: SweepData, chosen: Sequence[Selected], pictures: Thumbnails, li
             "shown": len(arms) if len(first) > 1 else arms.index(first[0]) if first[0] in arms else 0,
             "split": best[0].split if best else "all",
         }
-        trunks.append(dict(zip(TRUNK, key, strict=True)) | trunk)
+        packed.append(dict(zip(EXPERIMENT_COLUMNS, key, strict=True)) | answers)
     digest = (files.about.get("digests") or {}).get("samples.parquet", "")
-    whole = all(len(trunk["columns"]["gold"]) == trunk["total"] for trunk in trunks)
-    return {"digest": digest, "whole": whole, "texts": list(codes), "trunks": trunks}
+    whole = all(len(part["columns"]["gold"]) == part["total"] for part in packed)
+    return {"digest": digest, "whole": whole, "texts": list(codes), "trunks": packed}
+
+
+def _strip_places(question: str) -> str:
+    """Return a question without what frames it; of several images the places stay."""
+    return question if question.count("<image>") > 1 else _PROMPT.sub(" ", question).strip()
 
 
 def _branch_arms(method: Method) -> list[Arm]:

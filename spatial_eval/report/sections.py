@@ -1,4 +1,4 @@
-"""Compute what each section of report.html shows, as plain data for its template.
+"""Compute the content of each section of report.html, as plain data for its template.
 
 A section is a function here, marked @section, and templates/<its name>.html.j2; the page has them in this order. The
 function returns the template's variables, or None where the sweep has nothing to show; `links` holds anchors for the
@@ -16,26 +16,32 @@ import numpy as np
 from numpy.typing import NDArray
 
 from spatial_eval.analysis import diagnostics
-from spatial_eval.analysis.intervals import FLIPS, MCNEMAR, NO_INTERVAL, Estimate
+from spatial_eval.analysis.intervals import FLIPS, MCNEMAR, NO_INTERVAL
 from spatial_eval.analysis.metrics import PARTED, apart, mixtures, parting
-from spatial_eval.analysis.selection import RULE, Selected, compare_with_base
+from spatial_eval.analysis.selection import RULE, Selected, best_controls, compare_with_base
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData, none_if_empty
 from spatial_eval.core.arms import BASE
-from spatial_eval.core.columns import TRUNK
+from spatial_eval.core.columns import EXPERIMENT_COLUMNS
 from spatial_eval.core.errors import DataError
 from spatial_eval.core.types import Method
+from spatial_eval.methods.controls import CONTROLS
 from spatial_eval.methods.routing import AdaptVis, Base
 from spatial_eval.report import figures
+from spatial_eval.report.citation import describe_effort
 from spatial_eval.report.figures import EmbeddedImage, Thumbnails
-from spatial_eval.report.samples import pack_samples, shorten_text
+from spatial_eval.report.framings import show_groups
+from spatial_eval.report.panels import PanelSource
+from spatial_eval.report.samples import MAX_PICTURES, pack_samples, shorten_text
 from spatial_eval.report.tables import (
     Sheet,
     describe_equal_cells,
+    format_interval,
     format_number,
     format_p_value,
     label_method,
     stored_accuracy,
 )
+from spatial_eval.report.verdicts import PUBLISHED, WORDS, classify_gain, rank_methods
 from spatial_eval.store import attention as captured
 from spatial_eval.store.attention import Attention
 
@@ -45,7 +51,6 @@ MAX_CONFUSIONS = 6  # methods and arms per dataset and model
 MAX_LISTED_ARMS = 8  # named in a sentence
 MIN_GAIN = 5.0  # points of difference on a relation that a finding mentions
 MIN_QUESTIONS = 10  # of a relation that a finding mentions
-ALPHA = 0.05  # level of the p-value that counts all cells
 RARE = 1.0  # percent routed to weight1 below which a finding calls adapt_vis scaling_vis
 MAX_ARMS = 4  # in a figure of attention and in a row of maps
 MAX_MAPS = 3  # questions with maps, per capture
@@ -55,7 +60,7 @@ MAP_SIZE = 150  # pixels
 
 @dataclass(frozen=True, slots=True)
 class ReportContext:
-    """Hold what sections are computed from: a sweep's files, its best cells (see selection.picks), its thumbnails."""
+    """Hold the input of the sections: a sweep's files, its best cells (see selection.picks), its thumbnails."""
 
     files: SweepData
     chosen: Sequence[Selected]
@@ -82,21 +87,17 @@ def section(build: Section) -> Section:
     return build
 
 
-def format_interval(e: Estimate, digits: int = 1, sign: str = "") -> str:
-    """Format an interval as `80.6 to 88.3`, or say that there is none."""
-    return "no interval" if math.isnan(e.low) else f"{e.low:{sign}.{digits}f} to {e.high:{sign}.{digits}f}"
-
-
 def _capitalize(line: str) -> str:
     return f"{line[0].upper()}{line[1:]}."
 
 
 @section
 def answer(context: ReportContext) -> Mapping[str, Any]:
-    """Compute the forest plot, one line per dataset, model and method, and its reading in words."""
+    """Compute the forest plot, one line per dataset, model and method, and its verdicts in words."""
     families = context.families
-    compared = [s for s in families if s.test.gain]
-    every = [_forest_line(context.files, s) for s in families]
+    compared, controls = [s for s in families if s.test.gain], best_controls(families)
+    tried = [s for s in compared if s.family not in CONTROLS] or compared
+    every = [_forest_line(context.files, s, controls.get((s.dataset, s.model))) for s in families]
     lines = [line for line in every if not compared or line["selected"].method.kind != "base"]
     ends = [end for line in lines if bool(line["interval"]) == bool(compared) for bar in line["bars"] for end in bar]
     low, high = (figures.signed_span(ends) if compared else (0.0, 100.0)) if ends else (0.0, 1.0)
@@ -109,8 +110,9 @@ def answer(context: ReportContext) -> Mapping[str, Any]:
     for line in lines:
         line["bars"] = [[place(end) for end in bar] for bar in line["bars"]]
     places = list(dict.fromkeys((s.dataset, s.model) for s in compared))
-    helped = [s for s in compared if classify_gain(s) == "helps"]
-    hurt = [s for s in compared if classify_gain(s) == "hurts"]
+    helped = [s for s in tried if classify_gain(s) == "helps"]
+    hurt = [s for s in tried if classify_gain(s) == "hurts"]
+    largest = max(helped or tried, key=lambda s: s.test.gain.value if s.test.gain else 0.0, default=None)
     notes = [RULE, parting(context.files.row(s.cell) for s in families)]
     notes += [NO_INTERVAL] * any(s.test.gain and math.isnan(s.test.gain.low) for s in families)
     notes = [_capitalize(note) for note in notes if note]
@@ -126,7 +128,10 @@ def answer(context: ReportContext) -> Mapping[str, Any]:
         "helped": helped,
         "helped_places": {(s.dataset, s.model) for s in helped},
         "hurt": hurt,
-        "largest": max(helped or compared, key=lambda s: s.test.gain.value if s.test.gain else 0.0, default=None),
+        "largest": largest,
+        "control": controls.get((largest.dataset, largest.model)) if largest else None,
+        "unseen": any(line["unseen"] for line in lines),
+        "controlled": bool(controls),
         "strict": any(line["strict"] for line in lines),
         "several_models": len({s.model for s in families}) > 1,
         "tests": [test for test in MARKS if any(s.test.test == test for s in compared)],
@@ -138,11 +143,14 @@ def answer(context: ReportContext) -> Mapping[str, Any]:
 
 
 MARKS = {MCNEMAR: "m", FLIPS: "s"}  # of the test behind a p
-WORDS = {"helps": "Helps", "hurts": "Hurts", "same": "No clear difference"}
 
 
-def _forest_line(files: SweepData, s: Selected) -> dict[str, Any]:
-    """Compute one line and its sentences: the difference from base where there is one, else the accuracy."""
+def _forest_line(files: SweepData, s: Selected, control: Selected | None) -> dict[str, Any]:
+    """Compute one line and its sentences: the difference from base where there is one, else the accuracy.
+
+    Args:
+        control: what the best control gains on the same dataset and model, where the sweep has one.
+    """
     gain, now, base = s.test.gain, s.test.now, s.test.base
     strict = (
         compare_with_base(files, s.cell, "accuracy_strict").gain if gain and apart(files.row(s.cell)) > PARTED else None
@@ -153,10 +161,14 @@ def _forest_line(files: SweepData, s: Selected) -> dict[str, Any]:
         if e and not math.isnan(e.value)
     ]
     verdict, p = classify_gain(s), format_p_value(s.p_holm)
+    unseen = s.test.detectable if gain and verdict == "same" and not math.isnan(s.test.detectable) else None
     share, changes = none_if_empty(files.cells["share_weight1"].iloc[s.cell]), _relation_changes(files, s)
     return {
         "selected": s,
         "verdict": verdict,
+        "unseen": unseen,
+        "is_control": s.family in CONTROLS,
+        "control": control if gain and s.family not in CONTROLS else None,
         "word": WORDS[verdict] if gain else "Baseline" if s.method.kind == "base" else "No base to compare with",
         "setting": label_method(s.method).removeprefix(s.method.kind).strip(),
         "estimate": gain or now,
@@ -169,18 +181,6 @@ def _forest_line(files: SweepData, s: Selected) -> dict[str, Any]:
         "costs": [f"“{name}” {points:+.1f}" for name, points in reversed(changes.items()) if points <= -MIN_GAIN][:2],
         "share": share if isinstance(s.method, AdaptVis) else None,
     }
-
-
-def classify_gain(chosen: Selected) -> str:
-    """Return helps, hurts or same; same too where there is no base.
-
-    The 95 % interval of the difference from base must lie on one side of 0, and the p that is shown beside it, adjusted
-    for all that was looked at, below ALPHA. Where questions are too few for an interval p decides alone.
-    """
-    gain, p = chosen.test.gain, chosen.p_holm
-    if gain is None or p is None or p >= ALPHA or gain.low <= 0 <= gain.high:
-        return "same"
-    return "helps" if gain.value > 0 else "hurts"
 
 
 def _relation_changes(files: SweepData, chosen: Selected) -> dict[str, float]:
@@ -203,13 +203,35 @@ def _format_share(files: SweepData, cell: int) -> str:
 
 
 @section
+def framings(context: ReportContext) -> Mapping[str, Any] | None:
+    """Compare the forms in which a data set was asked."""
+    groups = show_groups(context.files, [s.method for s in context.families])
+    return {"links": {"framings": "Forms"}, "groups": groups} if groups else None
+
+
+@section
+def referee(context: ReportContext) -> Mapping[str, Any] | None:
+    """Rank the methods of a sweep with at least MIN_KINDS kinds of method by their proven gains; see verdicts.py."""
+    places = rank_methods(context.files, context.chosen)
+    if not places:
+        return None
+    return {
+        "links": {"referee": "Ranking"},
+        "places": places,
+        "controlled": bool(best_controls(context.families)),
+        "published": any(PUBLISHED in place.sheet.header for place in places),
+    }
+
+
+@section
 def details(context: ReportContext) -> Mapping[str, Any]:
     """Compute figures and tables per dataset and model: hyperparameters, relations, confidence, flips."""
     overall = context.overall
     mixed = mixtures(context.files.passes.to_dict("records"))
     links = {f"d{i}": f"{s.dataset}, {s.model}" for i, s in enumerate(overall)}
     parts = [
-        _detail(context, s) | {"anchor": f"d{i}", "mixture": mixed.get(context.files.keys[s.cell][: len(TRUNK)])}
+        _detail(context, s)
+        | {"anchor": f"d{i}", "mixture": mixed.get(context.files.keys[s.cell][: len(EXPERIMENT_COLUMNS)])}
         for i, s in enumerate(overall[:MAX_DETAILS])
     ]
     return {
@@ -316,25 +338,26 @@ def _flip_sheet(context: ReportContext, name: str, frame: Any, dataset: str) -> 
 
 @section
 def samples(context: ReportContext) -> Mapping[str, Any] | None:
-    """Hold the answers that the page's browser shows; see report/samples.py."""
-    if not context.files.trunks:
+    """Hold the answers of the page's sample browser; see report/samples.py."""
+    if not context.files.experiments:
         return None
-    return {"links": {"samples": "Samples"}, "data": pack_samples(context.files, context.chosen, context.pictures)}
+    data = pack_samples(context.files, context.chosen, context.pictures)
+    return {"links": {"samples": "Samples"}, "data": data, "most": MAX_PICTURES}
 
 
 @section
 def every_cell(_: ReportContext) -> Mapping[str, Any]:
-    """Place the grid of all cells; the page's script fills it from figures.grid_data."""
+    """Add the grid of all cells; the page's script fills it from figures.grid_data."""
     return {"links": {"grid-section": "Every cell"}}
 
 
 @section
 def attention(context: ReportContext) -> Mapping[str, Any] | None:
-    """Compute the image's share of captured attention by layer and by right and wrong answers; draw a few maps."""
+    """Compute the image's share of captured attention by layer, for right and for wrong answers; draw a few maps."""
     captures = [
         capture
         for capture in captured.each_capture(context.files.folder)
-        if len(capture.ids) and (capture.dataset, capture.model, capture.max_new_tokens) in context.files.trunks
+        if len(capture.ids) and (capture.dataset, capture.model, capture.max_new_tokens) in context.files.experiments
     ]
     if not captures:
         return None
@@ -382,48 +405,22 @@ def _format_mean(values: NDArray[Any]) -> str:
 
 def _panels(context: ReportContext, capture: Attention, chosen: Sequence[int]) -> list[dict[str, Any]]:
     """Draw a few questions whose tokens' place on the image is known: the picture, and each arm's map on one scale."""
-    files, pictures = context.files, context.pictures
-    part = files.trunks[capture.dataset, capture.model, capture.max_new_tokens]
-    rows = {str(sample_id): row for row, sample_id in enumerate(part.questions["sample_id"])}
-    images, orientation = captured.image_paths(files.samples, capture), pictures.orientation(capture.dataset)
-    paths = {i: pictures.find(images.get(one, "")) for i, one in enumerate(capture.ids) if capture.views[i] is not None}
-    known = [(i, path) for i, path in paths.items() if path is not None] if len(capture.map) else []
+    source = PanelSource(context.files, capture, context.pictures)
+    images = enumerate(source.find_images() if len(capture.map) else ())
+    known = [(i, paths) for i, paths in images if paths and capture.views[i] is not None]
     panels = []
-    for i, path in known[:: max(1, len(known) // MAX_MAPS)][:MAX_MAPS]:
-        view, row = capture.views[i], rows[capture.ids[i]]
-        question = part.questions.iloc[row]
+    for i, paths in known[:: max(1, len(known) // MAX_MAPS)][:MAX_MAPS]:
+        panel = source.build(i, paths, chosen)
         try:
-            maps = captured.select_layer(capture.map[i], slice(None))[list(chosen)]  # (chosen, n)
-            top = float(np.nan_to_num(maps).max())
-            picture = figures.fit_picture(path, size=MAP_SIZE, orientation=orientation)
-            drawings = [
-                figures.draw_attention(path, values, view, top=top, size=MAP_SIZE, orientation=orientation)
-                for values in maps
-            ]
+            picture, drawings = panel.draw_image(MAP_SIZE), panel.draw_arms(MAP_SIZE)
         except DataError:
             continue
-        arms = [
-            {
-                "image": EmbeddedImage(figures.encode_image(drawing), f"attention of arm {arm.label}"),
-                "label": arm.label,
-                "share": f"{100 * np.nanmean(capture.mass[i, w]):.1f}",
-                "brightest": f"{100 * np.nan_to_num(values).max():.2f}",
-                "answer": shorten_text(part.texts[arm][row], 60) if arm in part.texts else "",
-                "right": bool(part.arms[arm].right[row]) if arm in part.arms else None,
-            }
-            for w, arm, values, drawing in zip(chosen, (capture.arms[w] for w in chosen), maps, drawings, strict=True)
+        maps = [
+            EmbeddedImage(figures.encode_image(drawing), f"attention of arm {one.arm.label}")
+            for one, drawing in zip(panel.arms, drawings, strict=True)
         ]
-        asked = shorten_text(str(question["question"]))
-        panels.append(
-            {
-                "id": capture.ids[i],
-                "question": asked,
-                "gold": question["gold"],
-                "image": EmbeddedImage(figures.encode_image(picture), f"picture of question {capture.ids[i]}"),
-                "arms": arms,
-                "top": f"{100 * top:.2f}",
-            }
-        )
+        shown = EmbeddedImage(figures.encode_image(picture), f"picture of question {panel.id}")
+        panels.append({"panel": panel, "image": shown, "maps": maps, "top": f"{100 * panel.top:.2f}"})
     return panels
 
 
@@ -464,11 +461,15 @@ def reproduce(context: ReportContext) -> Mapping[str, Any]:
     git = about.get("git") or {}
     state = f"commit {git['commit']}" if git else "not from a git checkout"
     state += ", with changes that are not committed" * bool(git.get("dirty"))
+    ran = [
+        {str(name): str(none_if_empty(value) or "") for name, value in row.items()} for row in passes.to_dict("records")
+    ]
     names = [f"{d}, {m}" for d, m in zip(passes["dataset"], passes["model"], strict=True)]
     rows = [[str(name), *map(_format_value, passes[name])] for name in passes if name not in ("dataset", "model")]
     return {
         "links": {"reproduce": "Reproduce"},
         "state": state,
+        "effort": describe_effort(ran),
         "sheet": Sheet("What ran", ["", *names], rows, len(names) + 1),
         "mixtures": mixtures(passes.to_dict("records")).values(),
     }

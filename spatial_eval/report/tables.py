@@ -1,6 +1,6 @@
 """Lay out tables for terminals, papers and programs: cells, the paper's layout, choices, comparisons, the plan.
 
-A Sheet is the one form of a table for people; SHEET_FORMATS writes it and templates/macros.html.j2 shows it on the
+A Sheet is the one form of a table of text; SHEET_FORMATS formats it and templates/macros.html.j2 shows it on the
 page. The functions *_sheet and *_sheets fill sheets.
 """
 
@@ -20,14 +20,13 @@ import numpy as np
 from rich.cells import cell_len
 
 from spatial_eval.analysis.diagnostics import relation_accuracies
-from spatial_eval.analysis.intervals import NO_INTERVAL, Estimate
+from spatial_eval.analysis.intervals import NO_INTERVAL, Estimate, mean_over_seeds
 from spatial_eval.analysis.metrics import (
     PARTED,
     apart,
     format_field,
     format_hyperparameters,
     format_settings,
-    method_fields,
     other_fields,
     parting,
     spell_settings,
@@ -36,12 +35,14 @@ from spatial_eval.analysis.selection import RULE, Selected
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData, none_if_empty
 from spatial_eval.config.grid import Grid
 from spatial_eval.core.arms import BASE
-from spatial_eval.core.columns import AGAINST, KNOBS
+from spatial_eval.core.columns import AGAINST, WHOLE
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.plan import split_indices
 from spatial_eval.core.progress import format_duration
 from spatial_eval.core.terminal import clean_line
 from spatial_eval.core.types import Method
+from spatial_eval.core.validate import field_values
+from spatial_eval.methods.controls import CONTROLS
 from spatial_eval.methods.published import DATASETS, TABLE
 from spatial_eval.methods.registry import METHODS
 from spatial_eval.methods.routing import CRITERIA
@@ -60,12 +61,12 @@ class Sheet:
     """Hold a table as text.
 
     Attributes:
-        rows: text; on the page also EmbeddedImage, and small print after line breaks.
+        rows: cells of text; on the page also EmbeddedImage, and small print after line breaks.
         left: number of leading columns that are aligned left; the others are aligned right.
         best: (row, column) of the choice of all methods: in bold (in a terminal with a star).
         notes: lines to read with the table.
         long: headings of the columns whose text is wrapped on the page.
-        group: headings of the columns that move above the rows, and `drop`: of those that are left out, one after
+        group, drop: headings of the columns that move above the rows, and of those that are left out, one after
             another, while the table is wider than the terminal.
     """
 
@@ -88,8 +89,7 @@ def format_text(sheet: Sheet, width: int | None = None) -> str:
     """Format a table for a terminal of `width` columns (None: as wide as the table is).
 
     Where it does not fit, in this order: the columns of `group` become a line above their rows; those of `drop` are
-    left out, which a note says; a table with one column on the left is turned, its columns become rows; each row
-    becomes a paragraph.
+    left out, with a note; a table with one column on the left is transposed; each row becomes a paragraph.
     """
     cells = _format_cells(sheet, "%s*", str)
     left, above, dropped, stacked = sheet.left, list[int](), list[str](), False
@@ -180,7 +180,7 @@ def escape_latex(text: str) -> str:
 
 
 def escape_markdown(text: str) -> str:
-    """Escape what would be a column, emphasis, code, a link or HTML."""
+    """Escape characters that would make a column, emphasis, code, a link or HTML."""
     return re.sub(r"[\\|`*]|<(?=[A-Za-z/!?])|(?<=\])[(\[]", lambda found: f"\\{found[0]}", text)
 
 
@@ -218,34 +218,29 @@ def format_estimate(e: Estimate | None, digits: int = 2, *, sign: bool = False) 
     return f"{value} ({low}{' to ' if sign else '-'}{high})" if low else f"{value} (no interval)"
 
 
+def format_interval(e: Estimate, digits: int = 1, sign: str = "") -> str:
+    """Format an interval as `80.6 to 88.3`; a text in its place where there is none."""
+    return "no interval" if math.isnan(e.low) else f"{e.low:{sign}.{digits}f} to {e.high:{sign}.{digits}f}"
+
+
 def format_p_value(p: float | None) -> str:
     return "" if p is None else "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
 def label_method(method: Method) -> str:
     """Return a method's kind and hyperparameters, `adapt_vis w1=0.5 w2=1.5 t=0.4`."""
-    values = method_fields(method) | {"settings": format_settings(method)}
+    values = field_values(method) | {"settings": format_settings(method)}
     return f"{method.kind} {format_hyperparameters(values)}".rstrip()
 
 
-def spell_method(method: Method) -> str:
-    """Return a method without short names, `adapt_vis (weight1 0.5, weight2 1.5, threshold 0.4)`."""
-    values = method_fields(method)
-    parts = [f"{name} {values[name]:g}" for name in KNOBS if name in values]
-    criterion = values.get("criterion", "max_prob")
-    parts += [f"criterion {criterion}"] * (criterion != "max_prob")
-    parts += [f"{name} {format_field(value)}" for name, value in other_fields(method).items()]
-    return f"{method.kind} ({', '.join(parts)})" if parts else method.kind
-
-
 def describe_choice(chosen: Selected) -> str:
-    """Say how a cell was chosen, with its corrected accuracy where it was chosen on the reported questions."""
+    """Describe how a cell was chosen, with its corrected accuracy where it was chosen on the reported questions."""
     corrected = format_estimate(chosen.corrected, 1)
     return (chosen.mark or "the only cell") + f", corrected for that choice {corrected}" * bool(corrected)
 
 
 def join_tests(names: Iterable[str]) -> str:
-    """Join the names of the tests behind a column of p-values, each once."""
+    """Join the distinct names of the tests of a column of p-values."""
     return " or ".join(dict.fromkeys(filter(None, names)))
 
 
@@ -256,7 +251,7 @@ def describe_equal_cells(
 
     Args:
         rows: of results.csv.
-        parts: their answers, by SweepData.keys. Where no cell of a part fires, thresholds that would are named.
+        parts: their answers, by SweepData.keys. Where no threshold of a part fires, the line names some that would.
     """
     routed: dict[tuple[Any, ...], list[Mapping[Any, Any]]] = {}  # (criterion, part) -> cells
     for row in rows:
@@ -296,6 +291,12 @@ def _firing_thresholds(signal: NDArray[float64]) -> NDArray[float64]:
 
 # The cells of a sweep
 
+
+def _show_figure(column: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda row: format_number(row.get(column))
+
+
+GROUP_HEADINGS = {kind.replace("_", " "): f"{kind}_accuracy" for kind in ("macro", *WHOLE)}
 COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {  # files of earlier versions lack some
     "dataset": lambda row: row["dataset"],
     "model": lambda row: row["model"],
@@ -313,12 +314,14 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {  # files of earlier v
     "strict": lambda row: format_number(row["accuracy_strict"]),
     "pair": lambda row: format_number(row.get("pair_accuracy")),
     "set": lambda row: format_number(row.get("set_accuracy")),
+    **{name: _show_figure(column) for name, column in GROUP_HEADINGS.items()},
     "f1": lambda row: format_number(row.get("f1")),
     "f1 (paper)": lambda row: format_number(row.get("f1_paper")) if row.get("scoring") in (None, "", "paper") else "",
     "yes %": lambda row: format_number(row.get("yes_rate"), 1),
     "unread %": lambda row: format_number(row.get("unreadable"), 1) if float(row.get("unreadable") or 0) > 0 else "",
     "to weight1": lambda row: format_number(row.get("share_weight1"), 1),
     "vs base": lambda row: format_estimate(_gain(row), sign=True),
+    "best control": lambda row: row.get("control", ""),
     "paper": lambda row: format_number(row.get("paper"), 1),
     "diff": lambda row: format_number(row.get("difference"), sign=True),
     "chosen": lambda row: (row.get("mark") or "").replace(" on these questions", ""),
@@ -331,7 +334,19 @@ RULE_COLUMNS = {name: COLUMNS[name] for name in (*LEFT_COLUMNS, "n", "accuracy",
     **{name: COLUMNS[name] for name in ("f1", "yes %", "unread %")},
 }
 # Of a table that is too wide, the first goes first.
-DROPPED = ("set", "pair", "f1 (paper)", "f1", "yes %", "unread %", "to weight1", "strict", "95 %")
+DROPPED = (
+    "flip circular",
+    "flip",
+    "set",
+    "pair",
+    "f1 (paper)",
+    "f1",
+    "yes %",
+    "unread %",
+    "to weight1",
+    "strict",
+    "95 %",
+)
 
 
 def _gain(row: Mapping[str, Any]) -> Estimate | None:
@@ -341,7 +356,8 @@ def _gain(row: Mapping[str, Any]) -> Estimate | None:
 
 
 def results_sheet(rows: Rows, columns: Mapping[str, Callable[[Mapping[str, Any]], str]] = COLUMNS) -> Sheet:
-    """Lay out one row per cell, with the columns that are not empty, and what its marks mean; the rule if not paper."""
+    """Lay out one row per cell: the columns that are not empty, the rule if not paper, and notes on the marks."""
+    rows = _name_controls(rows)
     texts = {name: [column(row) for row in rows] for name, column in columns.items()}
     if set(texts["rule"]) <= {"", "paper"}:
         del texts["rule"]
@@ -356,11 +372,30 @@ def results_sheet(rows: Rows, columns: Mapping[str, Callable[[Mapping[str, Any]]
     notes = ["(-k): k questions have no answer"] * any("(-" in text for text in texts["n"])
     notes += ["vs base: points on the same questions, 95 % bootstrap interval"] * any(texts.get("vs base", ()))
     notes += [NO_INTERVAL] * any("no interval" in text for text in texts.get("vs base", ()))
+    notes += ["best control: what needs no method gains on the same questions"] * any(texts.get("best control", ()))
     if any(texts.get("corrected", ())):
         notes.append("best of N: on these very questions; corrected: what such a choice gives on others")
     constant = {name for name in ("split", "limit") if len(set(texts[name])) == 1}
     lines = list(zip(*shown.values(), strict=True))
     return Sheet("", list(shown), lines, left, notes=notes, group={*GROUPED, *constant}, drop=DROPPED)
+
+
+def _name_controls(rows: Rows) -> Rows:
+    """Return the rows with what the best control beside each gains, `forced_yes +2.6`; as they are without controls."""
+    gains: dict[tuple[Any, ...], list[tuple[float, str]]] = {}
+    for row in rows:
+        if row["method"] in CONTROLS and (gain := _gain(row)) and not math.isnan(gain.value):
+            gains.setdefault(_place(row), []).append((gain.value, f"{row['method']} {gain.value:+.1f}"))
+    if not gains:
+        return rows
+    beside = [row["method"] not in ("base", *CONTROLS) and _place(row) in gains for row in rows]
+    return [
+        {**row, "control": max(gains[_place(row)])[1] if has else ""} for row, has in zip(rows, beside, strict=True)
+    ]
+
+
+def _place(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    return tuple(none_if_empty(row.get(name)) for name in ("dataset", "model", "split", "limit", "max_new_tokens"))
 
 
 def results_table(
@@ -369,11 +404,11 @@ def results_table(
     files: SweepData | None = None,
     width: int | None = None,
 ) -> str:
-    """Format cells for a terminal with notes; of more than MAX_ROWS only those in `chosen`, if given, with marks.
+    """Format cells for a terminal with notes; of more than MAX_ROWS cells only those in `chosen`, if given, with marks.
 
     Args:
-        files: the sweep that the rows are of; None where it cannot be read: less is said of settings and thresholds.
-        width: as of format_text.
+        files: the rows' sweep; None where it cannot be read: settings and thresholds are then described less.
+        width: as for format_text.
     """
     cells, notes = list(range(len(rows))), describe_equal_cells(rows, files.parts if files else None)
     marks: list[dict[str, Any]] = [{} for _ in cells]
@@ -384,12 +419,36 @@ def results_table(
     if files is not None:
         spelled = spell_settings([files.methods[cell] for cell in cells])
         marks = [{**mark, "settings": text} for mark, text in zip(marks, spelled, strict=True)]
+        notes += _describe_seeds(files)
         notes += _describe_templates(files, {rows[cell]["dataset"] for cell in cells})
         if any(cell.get("asked") is False for cell in files.about["cells"]):
             notes.append("base was not asked for: its answers are stored anyway")
     sheet = results_sheet([{**rows[cell], **mark} for cell, mark in zip(cells, marks, strict=True)])
     notes = [*notes, *sheet.notes, *filter(None, [parting(rows)])]
     return format_text(replace(sheet, notes=notes), width)
+
+
+def _describe_seeds(files: SweepData) -> list[str]:
+    """Return one line per part and sampling with several seeds: the mean over them."""
+    groups: dict[tuple[tuple[Any, ...], str], list[Method]] = {}
+    for key, method in zip(files.keys, files.methods, strict=True):
+        if method.kind == "sample" and key in files.parts:
+            given = {name: format_field(value) for name, value in other_fields(method).items() if name != "seed"}
+            said = " ".join(f"{name}={text}" for name, text in given.items()) or "at its defaults"
+            groups.setdefault((key, said), []).append(method)
+    lines = []
+    for (key, said), methods in groups.items():
+        if len(methods) > 1:
+            part = files.parts[key]
+            found = [part.follow(method) for method in methods]
+            mean = mean_over_seeds(
+                np.stack([one.right for one in found]), np.stack([one.answered for one in found]), part.cluster
+            )
+            lines.append(
+                f"{key[0]}, {key[1]}, {key[3]}: sample {said}, mean of {len(methods)} seeds "
+                f"{format_estimate(mean)} (95 %, seeds and sets or images drawn again)"
+            )
+    return lines
 
 
 def _describe_templates(files: SweepData, datasets: Container[str]) -> list[str]:
@@ -455,6 +514,7 @@ EXTRA = {  # heading beside a benchmark's accuracy -> column of results.csv
     "strict": "accuracy_strict",  # where it is far from accuracy
     "pair": "pair_accuracy",
     "set": "set_accuracy",
+    **GROUP_HEADINGS,
     "F1": "f1",
     PAPER_F1: "f1_paper",  # of the benchmark for which the paper gives it
     "yes %": "yes_rate",
@@ -464,7 +524,8 @@ EXTRA = {  # heading beside a benchmark's accuracy -> column of results.csv
 def paper_sheets(files: SweepData, chosen: Sequence[Selected]) -> list[Sheet]:
     """Lay out one sheet per model: one line per method's best cell, columns by benchmark, the best of all marked.
 
-    Below, where the sweep has cells at settings that the paper published: these, the paper's figures, the differences.
+    Where the sweep has cells at settings that the paper published, lines below show them, the paper's figures and the
+    differences.
     """
     models = dict.fromkeys(s.model for s in chosen)
     return [_paper_sheet(files, model, [s for s in chosen if s.model == model]) for model in models]
@@ -557,7 +618,7 @@ def _published_rows(
         if cell is not None and name == "accuracy":
             value, less = files.cells.loc[cell, ["paper", "difference"]]
         elif cell is not None and name == PAPER_F1:
-            value = TABLE[_paper_model(files, part[1])][kind][7]
+            value = TABLE[find_paper_model(files, part[1])][kind][7]
             found = none_if_empty(files.cells.loc[cell, EXTRA[name]])
             less = None if found is None or value is None else found - value
         ours.append(_format_cell(files, cell, name))
@@ -566,7 +627,8 @@ def _published_rows(
     return [*([] if all(cell in shown for cell in here) else [ours]), paper, difference]
 
 
-def _paper_model(files: SweepData, model: str) -> str:
+def find_paper_model(files: SweepData, model: str) -> str:
+    """Return a model's name in published tables; "" where there is none."""
     return next((t["model"].get("paper_model", "") for t in files.about["trunks"] if t["model"]["name"] == model), "")
 
 
@@ -595,7 +657,7 @@ def relation_sheets(files: SweepData, chosen: Sequence[Selected]) -> list[Sheet]
 
 
 def selection_sheet(chosen: Sequence[Selected]) -> Sheet:
-    """Lay out what was chosen and its accuracy; the overall choice of each dataset and model is marked."""
+    """Lay out the chosen cells and their accuracies; the overall choice of each dataset and model is marked."""
     on, split = chosen[0].on, chosen[0].split
     header = ["dataset", "model", "from", "chosen", f"{on} (n)", "again", f"{split} (n)"]
     header += ["against base", "p (Holm)", "paper"]
@@ -618,7 +680,7 @@ def selection_sheet(chosen: Sequence[Selected]) -> Sheet:
         *_interval_notes(s.test.gain for s in chosen),
         "paper: of a published setting only.",
         *(f"{s.dataset}: {label_method(s.method)}, {describe_choice(s)}" for s in chosen if s.best),
-        *(_describe_rivals(s) for s in chosen if not s.family and len(s.rivals) > 1),
+        *(_describe_runner_ups(s) for s in chosen if not s.family and len(s.runner_ups) > 1),
     ]
     best = {(i, 6) for i, s in enumerate(chosen) if not s.family}
     return Sheet(f"Chosen on {on}, reported on {split}", header, rows, 4, best, notes, group=GROUPED)
@@ -629,8 +691,8 @@ def _interval_notes(gains: Iterable[Estimate | None]) -> list[str]:
     return [f"{NO_INTERVAL}."] * any(gain is not None and math.isnan(gain.low) for gain in gains)
 
 
-def _describe_rivals(chosen: Selected) -> str:
-    others = ", ".join(f"{label_method(m)} {100 * share:.0f} %" for m, share in chosen.rivals if m != chosen.method)
+def _describe_runner_ups(chosen: Selected) -> str:
+    others = ", ".join(f"{label_method(m)} {100 * share:.0f} %" for m, share in chosen.runner_ups if m != chosen.method)
     return f"{chosen.dataset}: other draws choose {others}"
 
 
@@ -664,7 +726,7 @@ def _difference(row: Mapping[str, Any]) -> Estimate:
 
 
 def format_plan(grid: Grid, estimates: Sequence[PassEstimate]) -> str:
-    """Format what would run: cells, passes, arms, questions, stored answers, forward passes and device time.
+    """Format a plan: cells, passes, arms, questions, stored answers, forward passes and device time.
 
     The prefills are compared with those of one generate per question and cell.
     """
@@ -675,13 +737,16 @@ def format_plan(grid: Grid, estimates: Sequence[PassEstimate]) -> str:
         todo = f"{one.stored:,} of {one.answers:,} answers stored, {len(one.todo):,} questions to compute"
         if one.note:
             todo = f"at most {one.answers:,} answers to compute"
-        todo += f", {format_duration(one.seconds)}" if one.seconds is not None and one.todo else ""
+        todo += f", {_format_span(one.seconds)}" if one.seconds is not None and one.todo else ""
         lines.append(f"  {one.name}: {one.questions:,} questions x {len(one.work.arms)} arms ({arms}); {todo}")
         lines += [f"    {one.note}"] * bool(one.note)
         if one.images < len(one.todo):
+            saved = one.rate.saved if one.rate else 0.0
             lines.append(
                 f"    {len(one.todo):,} questions take {one.images:,} prefills of an image "
                 f"({len(one.todo) / one.images:.2f} questions per image)"
+                + f", {100 * saved:.0f} % of the prompts' tokens less"
+                * (saved >= 0.005)
             )
         for part, _ in one.work.needs:
             cells = sum(cell.experiment == one.work.experiment and cell.part == part for cell in grid.cells)
@@ -697,6 +762,11 @@ def format_plan(grid: Grid, estimates: Sequence[PassEstimate]) -> str:
     return "\n".join([*lines, *_estimate_lines(estimates)]) + "\n"
 
 
+def _format_span(seconds: tuple[float, float]) -> str:
+    low, high = map(format_duration, seconds)
+    return low if low == high else f"{low} to {high}"
+
+
 def _estimate_lines(estimates: Sequence[PassEstimate]) -> list[str]:
     """Format the total device time, the sources of its rates, and the models without a rate."""
     todo = [one for one in estimates if one.todo]
@@ -705,14 +775,15 @@ def _estimate_lines(estimates: Sequence[PassEstimate]) -> list[str]:
     lines = []
     if rates:
         unit = "hours" if all(rate.device in ("cpu", "mps") for rate in rates) else "GPU hours"
-        hours = sum(one.seconds or 0.0 for one in todo) / 3600
-        lines.append(f"estimate: {hours:.2g} {unit}, without loading the model")
-        sources = dict.fromkeys((rate.source, rate.device) for rate in rates)
+        spans = [one.seconds for one in todo if one.seconds]
+        low, high = (f"{sum(ends) / 3600:.2g}" for ends in zip(*spans, strict=True))
+        lines.append(f"estimate: {low} to {high} {unit}, without loading the model")
+        sources = dict.fromkeys((rate.source, rate.device * rate.measured) for rate in rates)
         lines += ["  " + ", on ".join(filter(None, source)) for source in sources]
-        if any(rate.source.startswith("default") for rate in rates):
+        if not all(rate.measured for rate in rates):
             lines.append(
-                "  a default is arithmetic for that model and device, not a measurement: "
-                "sweep=smoke with your model records its real rate, which the next plan takes"
+                "  arithmetic is no measurement: sweep=smoke with your model records its real rate, which the next "
+                "plan takes; of another device: estimate.device=a100"
             )
     if unknown:
         lines.append(f"estimate: no rate of {', '.join(sorted(unknown))} is recorded; sweep=smoke records one")

@@ -1,7 +1,7 @@
 """Hold answers by columns: about a hundred bytes per answer, without a Python object per answer.
 
-A pass of a large sweep has millions of answers. What is said often (texts, prompts, devices, options) is kept once and
-named by its code; numbers lie in arrays.
+A pass of a large sweep has millions of answers. Values that repeat (texts, prompts, devices, options) are kept once and
+referred to by a code; numbers lie in arrays.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class ValuePool(Generic[T]):
         self._codes: dict[T, int] = {}
 
     def encode(self, value: T) -> int:
-        """Return the code of a value; a new one for a value that was not there."""
+        """Return the code of a value; a new code for a new value."""
         code = self._codes.setdefault(value, len(self.values))
         if code == len(self.values):
             self.values.append(value)
@@ -56,7 +56,7 @@ class Ragged:
         return None if self._absent[i] else tuple(self._flat[self._ends[i] : self._ends[i + 1]])
 
     def take(self, rows: NDArray[intp]) -> tuple[NDArray[Any], NDArray[intp], NDArray[Any]]:
-        """Return some rows: their numbers one after another, (N + 1,) where each begins and ends, (N,) None or not."""
+        """Return N rows: their numbers joined, (N + 1,) offsets of the rows in them, (N,) whether a row is None."""
         ends = np.frombuffer(self._ends, dtype=np.int64)
         sizes = ends[rows + 1] - ends[rows]
         bounds = np.concatenate([[0], np.cumsum(sizes)])
@@ -68,8 +68,8 @@ class Ragged:
 class Answers(Mapping[tuple[str, Arm], Generation]):
     """Hold the answers of one experiment by (sample id, arm), in the order in which they were added.
 
-    As a mapping it makes a Generation whenever one is asked for. The columns are read by record: `records` gives the
-    records of an arm's answers to some questions, -1 where there is none; the other methods take such records.
+    As a mapping it builds a Generation at each access. The columns are read by record number: `records` returns the
+    record numbers of an arm's answers to some questions, -1 where there is none; the other methods take such numbers.
     """
 
     def __init__(self, ids: Iterable[str] = (), answers: Iterable[Generation] = ()) -> None:
@@ -90,7 +90,7 @@ class Answers(Mapping[tuple[str, Arm], Generation]):
             self.add(answer, {})
 
     def add(self, answer: Generation, environment: Mapping[str, Any]) -> None:
-        """Add an answer of `environment`, what its writer said of versions; a further one to a question is ignored."""
+        """Add an answer with its writer's versions (`environment`); a further answer to the question is ignored."""
         sample_id, arm = answer.sample_id, answer.arm
         place = self._places.get(sample_id)
         if place is None:
@@ -173,7 +173,7 @@ class Answers(Mapping[tuple[str, Arm], Generation]):
         return self._texts.values
 
     def find_places(self, ids: Iterable[str]) -> NDArray[intp]:
-        """Return (N,) places of questions, as `records` takes them; -1 for one of which nothing is known."""
+        """Return (N,) places of questions, as `records` takes them; -1 for an unknown question."""
         return np.array([self._places.get(sample_id, -1) for sample_id in ids], dtype=np.intp)
 
     def records(self, arm: Arm, places: NDArray[intp]) -> NDArray[intp]:
@@ -201,20 +201,20 @@ class Answers(Mapping[tuple[str, Arm], Generation]):
         )
 
     def text_codes(self, records: NDArray[intp]) -> NDArray[intp]:
-        """Return (N,) codes of `texts` of records that are all there."""
+        """Return (N,) codes of the texts of records that all exist."""
         return np.frombuffer(self._text, dtype=np.int32)[records].astype(np.intp) if len(records) else records
 
     def tokens(self, records: NDArray[intp]) -> tuple[NDArray[Any], NDArray[intp], NDArray[Any]]:
-        """Return the tokens of records that are all there, as Ragged.take does."""
+        """Return the tokens of records that all exist, as Ragged.take does."""
         return self._tokens.take(records)
 
     def devices(self, records: NDArray[intp]) -> set[str]:
-        """Return where records that are all there were computed."""
+        """Return the devices of records that all exist."""
         codes = np.frombuffer(self._device, dtype=np.int32)[records] if len(records) else records
         return {self._devices.values[code] for code in np.unique(codes)}
 
     def environments(self, records: NDArray[intp]) -> list[Mapping[str, Any]]:
-        """Return what the writers of records that are all there said of versions; {} for one that said nothing."""
+        """Return the versions of the writers of records that all exist; {} where a writer recorded none."""
         codes = np.frombuffer(self._environment, dtype=np.int32)[records] if len(records) else records
         return [self._environments[code] for code in np.unique(codes)]
 

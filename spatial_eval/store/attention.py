@@ -8,7 +8,7 @@ A frame is one question: a JSON line (the header: id, digest, arms, shapes, and 
 and the arrays; of the arrays alone before 0.2), the arrays' bytes (float32, little endian) and a newline. A truncated
 or damaged frame costs only itself: it is skipped and its question captured again.
 A damaged header is found when frames are listed; damaged numbers, which are not read then, when a frame is read: its
-offset is noted in `<writer>.frames.damaged`, a line per frame. Nothing is rewritten.
+offset is recorded in `<writer>.frames.damaged`, one line per frame. Nothing is rewritten.
 A capture is no part of an answer's identity: the key is the generations' own.
 
 Arrays, which a sweep collects from the captures: `<sweep>/attention/<dataset>--<model>--<max_new_tokens>.npz`, numpy,
@@ -97,7 +97,7 @@ class Capture:
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """Hold the dimensions of a model's captures; `tokens`: image tokens of one question, which stands for all."""
+    """Hold the dimensions of a model's captures; `tokens`: number of image tokens of one typical question."""
 
     layers: int
     heads: int
@@ -111,16 +111,16 @@ class Extent:
 
 @runtime_checkable
 class CapturableModel(Protocol):
-    """A model whose attention can be captured; recordings have none."""
+    """Define a model whose attention can be captured; recordings have none."""
 
     def extent(self, dataset: Benchmark, sample: Sample) -> Extent | None:
-        """Return the dimensions of its captures; None where the model's files are not on this machine yet."""
+        """Return the dimensions of its captures; None where its files are not on this machine yet."""
         ...
 
 
 @runtime_checkable
 class CapturingVlm(Protocol):
-    """A loaded model that captures its attention while it answers."""
+    """Define a loaded model that captures its attention while it answers."""
 
     def watch(self, level: str, sink: Callable[[Capture], None]) -> None:
         """Pass every later question's capture to `sink`, before its records are yielded."""
@@ -154,7 +154,7 @@ class Frame:
         """Read the capture.
 
         Raises:
-            StoreError: the arrays fail their CRC; the frame is noted as damaged and not listed again.
+            StoreError: the arrays fail their CRC; the frame is recorded as damaged and not listed again.
         """
         with translate_os_errors(self.path), self.path.open("rb") as file:
             file.seek(self.offset)
@@ -172,7 +172,7 @@ class Frame:
         )
 
     def reject(self) -> StoreError:
-        """Note the frame as damaged, so that it is not listed again, and return what to say."""
+        """Record the frame as damaged, so that it is not listed again, and return the message."""
         _note_damage(self)
         return StoreError(
             f"{self.path}: the capture of question {self.head['id']} is damaged; the same command captures it again"
@@ -190,7 +190,7 @@ class Captures:
     ) -> dict[tuple[str, Arm], tuple[Frame, int]]:
         """Return, by (sample id, arm), the first frame of the lowest level that holds `level`, and the arm's index.
 
-        Frames of a question that has changed (`digests`) are skipped.
+        Frames of a question that changed since (`digests`) are skipped.
         """
         levels = CAPTURES[CAPTURES.index(level) :]
         found: dict[tuple[str, Arm], tuple[Frame, int]] = {}
@@ -339,8 +339,8 @@ class Attention:
 
     Attributes:
         ids, rows: of the questions, in row order.
-        mass: (N, W, layers, heads) the image's share of the row.
-        tokens: (N,) image tokens n of each question; 0 at level mass.
+        mass: (N, W, layers, heads) the image's share of the row, in [0, 1].
+        tokens: (N,) number of image tokens n of each question; 0 at level mass.
         map: per question (W, layers, n), the image's part of the row averaged over heads; empty at level mass.
         heads: per question (W, layers, heads, n); empty below level heads.
         views: per question, the tokens' place on the picture; None where it is not known.
@@ -361,7 +361,7 @@ class Attention:
 
     @property
     def grids(self) -> tuple[tuple[int, int] | None, ...]:
-        """Rows and columns of each question's image tokens; None where they are not known."""
+        """Return rows and columns of each question's image tokens; None where they are not known."""
         return tuple(None if view is None else view.grid for view in self.views)
 
     def padded(self) -> NDArray[float32]:
@@ -390,7 +390,7 @@ class Members(Sequence[NDArray[float32]]):
     """Read the arrays of an .npz file on demand.
 
     Args:
-        members: names and shapes. mean: averaged over heads.
+        members: names and shapes. mean: whether to average over heads.
     """
 
     def __init__(self, path: Path, members: Sequence[tuple[str, tuple[int, ...]]] = (), *, mean: bool = False) -> None:
@@ -583,12 +583,15 @@ def find_attention(folder: Path, dataset: str = "", model: str = "", max_new_tok
     ]
     if len(chosen) != 1:
         listed = "; ".join(f"{one.dataset} x {one.model}, {one.max_new_tokens} tokens" for one in every)
-        raise ConfigError(f"{len(chosen)} captures of sweep {folder.name} are about these, name one (it has: {listed})")
+        raise ConfigError(
+            f"{len(chosen)} captures of sweep {folder.name} are about these: name the dataset, the model or "
+            f"max_new_tokens of one (it has: {listed})"
+        )
     return chosen[0]
 
 
 def each_capture(folder: Path) -> Iterator[Attention]:
-    """Yield the captured attention of every pass in a sweep's folder; a file that holds none is passed over."""
+    """Yield the captured attention of every pass in a sweep's folder; other files are passed over."""
     for path in list_files(folder / FOLDER, "*.npz"):
         try:
             yield read_attention(path)
@@ -597,13 +600,13 @@ def each_capture(folder: Path) -> Iterator[Attention]:
 
 
 def select_layer(maps: NDArray[float32], layers: slice) -> NDArray[float32]:
-    """Average some layers: (W, layers, n) -> (W, n)."""
+    """Average a map over some layers: (W, layers, n) -> (W, n)."""
     mean: NDArray[float32] = maps[:, layers].mean(axis=1)
     return mean
 
 
 def image_paths(samples: Any, found: Attention) -> dict[str, str]:
-    """Return the image of each sample id, as samples.parquet has it."""
+    """Return the image of each sample id, from samples.parquet."""
     own = _select_rows(samples, found)
     return dict(zip(own["sample_id"], own["image"], strict=True))
 
@@ -618,6 +621,12 @@ def answered_right(samples: Any, found: Attention) -> NDArray[np.float64]:
     answers = {(sample_id, arms[values]): float(correct) for sample_id, correct, values in zip(*columns, strict=True)}
     rows = [[answers.get((one, arm), np.nan) for arm in found.arms] for one in found.ids]
     return np.array(rows, dtype=np.float64).reshape(len(found.ids), len(found.arms))
+
+
+def in_split(samples: Any, found: Attention, split: str) -> NDArray[np.bool_]:
+    """Return (N,) which questions are of a split, as samples.parquet has it."""
+    own = _select_rows(samples, found)
+    return np.isin(found.ids, own["sample_id"][own["split"] == split])
 
 
 def _select_rows(samples: Any, found: Attention) -> Any:

@@ -1,4 +1,4 @@
-"""Generations on disk: append-only JSON lines, one folder per experiment, one file per writer, no locks.
+"""Store generations on disk: append-only JSON lines, one folder per experiment, one file per writer, no locks.
 
     <root>/<dataset>--<model>--<key>/trunk.json       what the key stands for; checked on open
     <root>/<dataset>--<model>--<key>/<writer>.jsonl   one line per record; flushed and fsynced per batch
@@ -6,7 +6,7 @@
 A line is a JSON object of one of three kinds, told apart by its keys:
 
     {"id": ..., "digest": ..., "arm": {...}, "text": ..., ...}   a record: an answer, or `error` in place of `text`
-    {"seconds": ..., "questions": ...}                           what the records above it cost
+    {"seconds": ..., "questions": ...}                           cost of the records above it
     {"environment": {...}}                                       versions of the writer of the lines below it
 
 The last key of a line is `crc`: zlib.crc32 of the line's bytes without `, "crc": <number>`. Lines of versions before
@@ -35,6 +35,7 @@ from spatial_eval.core.files import translate_os_errors as refusals
 from spatial_eval.core.files import write_atomic as replace
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.types import Benchmark, Experiment, Failure, Generation, Places, Record, Sample
+from spatial_eval.core.validate import changed_values
 from spatial_eval.store.answers import Answers
 
 LONGEST = 2**26  # bytes of a line; what is longer, a file of zeros say, is read in pieces that are damaged each
@@ -45,7 +46,7 @@ _decode = json.JSONDecoder().raw_decode  # a third faster than json.loads; the c
 
 @dataclass(frozen=True, slots=True)
 class ExperimentKey:
-    """An experiment's identity: `description` is every fact that could change a generation, and nothing else."""
+    """Hold an experiment's identity: `description` holds every fact that could change a generation, and no other."""
 
     label: str
     description: Mapping[str, Any]
@@ -67,9 +68,10 @@ def experiment_key(experiment: Experiment, places: Places) -> ExperimentKey:
 
 
 def describe_dataset(dataset: Benchmark) -> dict[str, Any]:
-    """What a dataset says its prompts depend on, and how they are sent to the model, whether it says so or not.
+    """Describe what a dataset's prompts depend on, with the prompt mode and the distortion of its images.
 
-    A prompt mode or a distortion that is the default and was not described is left out: earlier answers keep their key.
+    A prompt mode or distortion at its default that the dataset does not describe is left out: stored answers keep
+    their key.
     """
     about = dict(dataset.describe())
     for name, sent, values in (
@@ -83,7 +85,7 @@ def describe_dataset(dataset: Benchmark) -> dict[str, Any]:
 
 
 def sample_digests(samples: Sequence[Sample], fingerprints: Sequence[str]) -> dict[str, str]:
-    """Per sample id, the identity of its question and of what answers it (its image, its recording)."""
+    """Return, by sample id, the digest of its question and of its image or recording."""
     return {s.id: _hash([s.question, f]) for s, f in zip(samples, fingerprints, strict=True)}
 
 
@@ -110,7 +112,7 @@ def check_answer(values: Mapping[str, Any]) -> str:
     """Return what is wrong with the fields of an answer, in one line; "" where nothing is.
 
     Args:
-        values: fields of Generation by name, but for sample_id and arm; others are passed over.
+        values: fields of Generation by name, without sample_id and arm; others are passed over.
     """
     if "text" not in values:
         return "text is not there"
@@ -144,7 +146,7 @@ def parse_arm(values: Any, known: dict[str, Arm] | None = None) -> Arm:
     """Return the arm that JSON values describe.
 
     Args:
-        known: arms parsed before, by the text of their values; it takes this one too.
+        known: arms parsed before, by the text of their values; this one is added.
 
     Raises ConfigError on an unknown field, a wrong type or a wrong range.
     """
@@ -170,7 +172,7 @@ def _shortened(value: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class StoredRecord:
-    """A line that holds an answer or an error. `digest`: identity of the question and image that it answers."""
+    """Hold a line with an answer or an error. `digest`: that of the question and the image."""
 
     digest: str
     record: Record
@@ -178,7 +180,7 @@ class StoredRecord:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a batch took: wall-clock seconds, distinct questions."""
+    """Hold the cost of a batch: wall-clock seconds, number of distinct questions."""
 
     seconds: float
     questions: int
@@ -186,14 +188,14 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Environment:
-    """Versions of the writer of the lines that follow in the file."""
+    """Hold the versions of the writer of the lines that follow in the file."""
 
     versions: Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
 class Damaged:
-    """A line that cannot be believed, and why in a few words."""
+    """Hold the reason why a line is invalid."""
 
     reason: str
 
@@ -204,14 +206,14 @@ Line = StoredRecord | Cost | Environment | Damaged
 def read_lines(
     path: Path, wanted: Mapping[str, str] | None = None, *, passed: Collection[bytes] = (), required: bool = True
 ) -> Iterator[tuple[int, Line]]:
-    """Yield every line of a writer's file with its number from 1, typed and checked. Holds one line at a time.
+    """Yield every line of a writer's file with its number from 1, typed and checked; one line is in memory at a time.
 
     Args:
         wanted: digests by sample id; records of other questions are passed over. None = every record.
         passed: JSON of arms whose records are passed over.
-        required: False = a file that cannot be read is passed over with a warning: its answers are computed again.
+        required: False = pass over a file that cannot be read, with a warning: its answers are computed again.
 
-    Raises StoreError where a required file cannot be read; never for what a line holds.
+    Raises StoreError where a required file cannot be read; never for the content of a line.
     """
     digests = None if wanted is None else {digest.encode() for digest in wanted.values()}
     arms: dict[str, Arm] = {}
@@ -299,7 +301,7 @@ def _sealed(values: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """What computing cost, over every writer of an experiment."""
+    """Hold the cost of an experiment over all its writers: wall-clock seconds, number of questions."""
 
     seconds: float = 0.0
     questions: int = 0
@@ -307,10 +309,10 @@ class Effort:
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """What is stored of the questions asked for, by (sample id, arm), and what all of the experiment cost.
+    """Hold the stored answers to some questions, by (sample id, arm), and the cost of the whole experiment.
 
     Attributes:
-        failures: those without a success.
+        failures: recorded errors of questions without an answer.
     """
 
     generations: Answers
@@ -323,7 +325,7 @@ class Store:
     root: Path
 
     def read(self, key: ExperimentKey, digests: Mapping[str, str]) -> Stored:
-        """Every record of the samples in `digests`; those of a changed question are passed over. Raises StoreError."""
+        """Read every record of the samples in `digests`; pass over those of a changed question. Raises StoreError."""
         answers = Answers(digests)
         failures: dict[tuple[str, Arm], Failure] = {}
         seconds, questions = 0.0, 0
@@ -344,7 +346,7 @@ class Store:
         return Stored(answers, failures, Effort(seconds, questions))
 
     def answered_arms(self, key: ExperimentKey, digests: Mapping[str, str]) -> set[Arm]:
-        """The arms under which any of the samples in `digests` is answered. Raises StoreError."""
+        """Return the arms with an answer to any of the samples in `digests`. Raises StoreError."""
         found: set[Arm] = set()
         seen: set[bytes] = set()  # their JSON: a line of an arm that is known need not be parsed
         for path in self._files(key):
@@ -355,14 +357,14 @@ class Store:
         return found
 
     def effort(self, key: ExperimentKey) -> Effort:
-        """Seconds and questions of all batches ever stored for the experiment. Raises StoreError."""
+        """Sum seconds and questions of all batches ever stored for the experiment. Raises StoreError."""
         return self.read(key, {}).effort
 
     def folders(self, key: ExperimentKey) -> list[Path]:
-        """Return the experiment's folders under all labels: a model may be renamed, the hash identifies it."""
+        """Return the experiment's folders under all labels: a model may be renamed, its hash stays."""
         return sorted(self.root.glob(f"*--{key.hash}"))
 
-    def trunks(self) -> Iterator[tuple[Path, ExperimentKey]]:
+    def list_experiments(self) -> Iterator[tuple[Path, ExperimentKey]]:
         """Yield every experiment's folder and key (label empty); folders without their own manifest are skipped."""
         for folder in sorted(self.root.glob("*--*")):
             found = ExperimentKey("", read_manifest(folder) or {})
@@ -370,14 +372,14 @@ class Store:
                 yield folder, found
 
     def _files(self, key: ExperimentKey) -> list[Path]:
-        """The files of the trunk's writers, in the order in which they are read. Raises StoreError."""
+        """The files of the experiment's writers, in the order in which they are read. Raises StoreError."""
         self._check(key)
         return [path for folder in self.folders(key) for path in list_files(folder, "*.jsonl")]
 
     def writer(
         self, key: ExperimentKey, digests: Mapping[str, str], environment: Mapping[str, Any]
     ) -> GenerationWriter:
-        """A file of this process's own in the trunk's folder. Raises StoreError."""
+        """Open a new file for this process in the experiment's folder. Raises StoreError."""
         self._check(key)
         folder = self.root / f"{key.label}--{key.hash}"
         with refusals(folder):
@@ -396,7 +398,7 @@ class Store:
 
 
 class AppendOnlyFile:
-    """Append to a file of this process's own, each time all or nothing. Use as a context manager."""
+    """Append to this process's own file, all parts or none. Use as a context manager."""
 
     def __init__(self, folder: Path, suffix: str) -> None:
         self.path, self._end = folder / f"{make_writer_name()}{suffix}", 0
@@ -411,7 +413,7 @@ class AppendOnlyFile:
         os.close(self._file)
 
     def write(self, parts: Iterable[bytes]) -> None:
-        """Write the parts and flush them to disk; after a StoreError nothing of them is there."""
+        """Write the parts and flush them to disk; after a StoreError none of them is there."""
         with refusals(self.path):
             try:
                 for part in parts:
@@ -436,9 +438,9 @@ class GenerationWriter(AppendOnlyFile):
         self._write([{"environment": dict(environment)}])
 
     def append(self, records: Collection[Record], seconds: float) -> None:
-        """After this call the records, and what they cost, are on disk; after a StoreError none of them is.
+        """Write the records and their cost to disk; after a StoreError none of them is there.
 
-        An answer with a number that no reader would take (nan, say) is stored as an error: missing, never wrong.
+        An answer with a number that no reader accepts (nan, for example) is stored as an error: missing, never wrong.
         """
         lines = [_format(record, self._digests[record.sample_id]) for record in records]
         cost = {"seconds": seconds, "questions": len({record.sample_id for record in records})}
@@ -455,7 +457,7 @@ def _describe_arm(arm: Arm) -> dict[str, Any]:
 
 def _format(record: Record, digest: str) -> dict[str, Any]:
     arm = _describe_arm(record.arm)
-    values = {f.name: getattr(record, f.name) for f in fields(record) if getattr(record, f.name) != f.default}
+    values = changed_values(record)
     del values["sample_id"], values["arm"]
     problem = "" if isinstance(record, Failure) else check_answer(values)
     if problem:
@@ -464,8 +466,8 @@ def _format(record: Record, digest: str) -> dict[str, Any]:
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
-    """The manifest, or None where it is absent, truncated or cannot be read: the folder's name, a hash of it, stands in
-    for it then."""
+    """Return the manifest; None where it is absent, truncated or unreadable: the folder's name, a hash of it, then
+    replaces it."""
     with contextlib.suppress(OSError, ValueError):
         return read_json_object(folder / "trunk.json")
     return None

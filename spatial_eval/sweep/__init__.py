@@ -1,4 +1,4 @@
-"""The whole program: cells in, computed answers and files out.
+"""Run a whole sweep: cells in, computed answers and files out.
 
 Imports everything below.
 Start with run.py.

@@ -1,4 +1,4 @@
-"""Run a sweep from start to end: cells in; computed answers, tables, report and dashboard out."""
+"""Run a sweep from start to end: compute the answers of its cells, write tables and report, publish it."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ COMPLETE, USER_ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3  # exit codes
 
 
 def launch_sweep(arguments: Sequence[str], *, multirun: bool, own: Path | None = None) -> int:
-    """Run or plan what the command line asks for; returns the exit code. Raises SpatialEvalError before it runs.
+    """Run or plan a command line; return the exit code. Raises SpatialEvalError before it runs.
 
     Args:
         own: the user's folder of options and sweeps (--config-dir).
@@ -54,7 +54,7 @@ def launch_sweep(arguments: Sequence[str], *, multirun: bool, own: Path | None =
     settings = grid.settings
     if settings.action == "plan":
         places, passes = replace(settings.places, remember=False), plan.fuse_cells(grid.cells, settings.capture)
-        estimates = estimate.estimate_passes(passes, places, retry=settings.retry)
+        estimates = estimate.estimate_passes(passes, places, retry=settings.retry, device=settings.device)
         sizes = capture.capture_sizes([(one.work, one.uncaptured) for one in estimates], places)
         sys.stdout.write(report_tables.format_plan(grid, estimates) + "".join(f"{line}\n" for line in sizes))
         return COMPLETE
@@ -62,9 +62,9 @@ def launch_sweep(arguments: Sequence[str], *, multirun: bool, own: Path | None =
 
 
 def run_python(arguments: Sequence[str], own: Path | None = None) -> Path:
-    """Run a grid as launch.py -m does; returns the sweep's folder. Raises SpatialEvalError.
+    """Run a grid as launch.py -m does; return the sweep's folder. Raises SpatialEvalError.
 
-    What is missing afterwards stands in the sweep's tables.
+    Missing answers raise nothing: the sweep's tables count them.
     """
     grid = read_grid(arguments, multirun=True, own=own)
     if grid.settings.action != "run":
@@ -92,7 +92,7 @@ def read_grid(arguments: Sequence[str], *, multirun: bool, own: Path | None) -> 
 
 def inspect_grid(
     grid: Grid, arguments: Sequence[str], own: Path | None
-) -> tuple[SweepRequest, Mapping[Experiment, PassState]]:
+) -> tuple[SweepRequest, dict[Experiment, PassState]]:
     """Compare a grid with data, models and store: what run_request takes. Raises SpatialEvalError."""
     settings = grid.settings
     states = {
@@ -115,9 +115,9 @@ def reject_lists(composer: Composer, arguments: Sequence[str]) -> None:
 
 
 def resolve_dtype(grid: Grid) -> Grid:
-    """Settle what `dtype: auto` means by where the jobs run: the submitting machine may have no GPU.
+    """Resolve `dtype: auto` by the devices of the jobs: the submitting machine may have no GPU.
 
-    It is part of a model's identity; jobs that resolved it themselves would store under another one.
+    The dtype is part of a model's identity; a job that resolved it itself might store under another identity.
     """
     models: dict[Model, Model] = {}
     for model, need in grid.resources.items():
@@ -136,7 +136,7 @@ def resolve_dtype(grid: Grid) -> Grid:
 
 
 def check_cells(cells: Sequence[Cell]) -> None:
-    """Raise ConfigError on what no pass could make right: ambiguous labels, criteria that a model does not give."""
+    """Raise ConfigError on ambiguous labels, and on criteria that a model cannot give."""
     labels: dict[tuple[str, str], Experiment] = {}
     for cell in cells:
         experiment = cell.experiment
@@ -154,9 +154,9 @@ def check_cells(cells: Sequence[Cell]) -> None:
 
 
 def check_criteria(cells: Sequence[Cell], states: Mapping[Experiment, PassState], places: Places) -> None:
-    """Raise ConfigError on a criterion of which no stored answer carries the number, where nothing is left to compute.
+    """Raise ConfigError on a criterion that no stored answer has a value of, where nothing is left to compute.
 
-    And on what an imported model was not imported for: loading it says so, and costs nothing.
+    Raise it too where an imported model lacks answers: its loading, which costs nothing, reports that.
     """
     for experiment, state in states.items():
         if state.todo and isinstance(experiment.model, Imported):
@@ -178,15 +178,15 @@ def check_criteria(cells: Sequence[Cell], states: Mapping[Experiment, PassState]
             )
 
 
-def run_request(request: SweepRequest, states: Mapping[Experiment, PassState]) -> int:
+def run_request(request: SweepRequest, states: dict[Experiment, PassState]) -> int:
     """Compute what is missing, then write and print the tables of what is stored; returns the exit code.
 
     Args:
-        states: the passes of the request as they are now.
+        states: the passes of the request as they are now; emptied where the tables are written.
 
     Raises:
-        ModelError: before anything starts, where a model's files do not hold what its config.json wants; afterwards,
-            where a model was to blame and nothing of the sweep is stored.
+        ModelError: before anything starts, where a model's files do not match its config.json; afterwards, where a
+            model cannot be used and nothing of the sweep is stored.
     """
     places = request.places
     for model in {state.work.experiment.model: None for state in states.values() if state.todo}:
@@ -232,6 +232,8 @@ def run_request(request: SweepRequest, states: Mapping[Experiment, PassState]) -
     for line in metrics.mixtures(results.passes).values():
         log.warning("%s", line)
     gathered = gather_attention(request.folder, list(after.values()), places)
+    states.clear()  # the report needs the memory of the answers, and reads the tables
+    after.clear()
     said, files, chosen = page.try_write_report(request.folder)
     log.info("%s", said)
     log.info("sweep %s", label_sweep(request.folder))
@@ -246,9 +248,9 @@ def run_request(request: SweepRequest, states: Mapping[Experiment, PassState]) -
 
 
 def verify_files(model: HF, launcher: Launcher) -> None:
-    """Raise ModelError where a model's files do not hold what its config.json wants, before a job starts for it.
+    """Raise ModelError, before a job starts for it, where a model's files do not match its config.json.
 
-    And where they are neither here nor on a hub that answers; what a Slurm job reaches, only it knows.
+    Raise it too where they are neither here nor on a hub that answers; not for Slurm, whose nodes may reach others.
     """
     if model.folder() is None and not isinstance(launcher, Slurm):
         model.ask_hub()
@@ -259,7 +261,7 @@ def verify_files(model: HF, launcher: Launcher) -> None:
 
 
 def gather_attention(folder: Path, states: Sequence[PassState], places: Places) -> bool:
-    """Put what was captured beside the tables; returns whether that is all that was asked for."""
+    """Write captures beside the tables; return whether all requested ones are there."""
     lacking = sum(state.uncaptured for state in states)
     if lacking:
         log.error("incomplete: %d answers lack their attention; the same command tries again", lacking)
@@ -274,7 +276,7 @@ def gather_attention(folder: Path, states: Sequence[PassState], places: Places) 
 
 
 def make_request(grid: Grid, states: Mapping[Experiment, PassState], about: Mapping[str, Any]) -> SweepRequest:
-    """Return what is to run of a grid, as dispatch takes it; `about`: what sweep.json says beside versions."""
+    """Build the request to dispatch for a grid; `about`: the content of sweep.json without versions."""
     settings = grid.settings
     return SweepRequest(
         folder=settings.places.paths.sweeps / tables.sweep_id(grid.cells),
@@ -289,7 +291,7 @@ def make_request(grid: Grid, states: Mapping[Experiment, PassState], about: Mapp
 
 
 def describe_sweep(grid: Grid, arguments: Sequence[str]) -> dict[str, Any]:
-    """Return what sweep.json says beside versions."""
+    """Return the content of sweep.json without versions."""
     settings, sweep = grid.settings, tables.sweep_id(grid.cells)
     name = settings.name or read_name(settings.places.paths.sweeps / sweep) or grid.file_name
     plugins = {**METHODS.loaded, **BENCHMARKS.loaded, **MODELS.loaded}
@@ -311,7 +313,7 @@ def describe_sweep(grid: Grid, arguments: Sequence[str]) -> dict[str, Any]:
 
 
 def group_failures(failures: Sequence[JobFailure]) -> list[str]:
-    """Return one line per cause, however many jobs met it: a model that cannot be loaded fails in each of its jobs."""
+    """Return one line per cause of failure: a model that cannot be loaded fails in each of its jobs."""
     causes: dict[str, list[JobFailure]] = {}
     for failure in failures:
         causes.setdefault(failure.cause.partition(": ")[2] or failure.cause, []).append(failure)
@@ -319,7 +321,7 @@ def group_failures(failures: Sequence[JobFailure]) -> list[str]:
 
 
 def summarise_failures(failures: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return a line per cause, whatever file an error quotes: how many answers it struck, and the first of them."""
+    """Return one line per cause, file names aside: number of failed answers, and the first of them."""
 
     def cause(row: Mapping[str, Any]) -> tuple[str, str, str]:
         return row["dataset"], row["model"], re.sub(r"'[^']*'", "", row["error"])

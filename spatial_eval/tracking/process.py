@@ -1,6 +1,6 @@
-"""Start the publisher in a child process, bound its time, and note in publish.json how it went.
+"""Start the publisher in a child process with a time limit, and write its outcome to publish.json.
 
-Nothing here raises for what the publisher, a server or a network does: an evaluation never fails for its dashboard.
+Failures of the publisher, a server or a network raise nothing here: publishing never fails an evaluation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ UPLOAD = {"offline": "never", "auto": "auto", "online": "always"}
 
 
 def publish_sweep(folder: Path, tracking: Tracking) -> None:
-    """Publish a sweep after a run: of W&B every cell that has no run yet, and the sweep's own."""
+    """Publish a sweep after a run; for W&B: the run of every cell that has none yet, and the sweep's own run."""
     if isinstance(tracking, Wandb):
         if tracking.writes:
             request = {"source": str(folder), "upload": UPLOAD[tracking.mode]}
@@ -48,7 +48,7 @@ def publish_sweep(folder: Path, tracking: Tracking) -> None:
 
 
 def publish_cells(publication: Publication, work: Pass, places: Places) -> None:
-    """Publish those of the sweep's cells that a job's pass completed. Several jobs may do so at once."""
+    """Publish the sweep's cells that a job's pass completed. Several jobs may do so at once."""
     tracking = publication.settings
     if not isinstance(tracking, Wandb) or not tracking.writes:
         return
@@ -73,10 +73,11 @@ def publish_cells(publication: Publication, work: Pass, places: Places) -> None:
 def publish_again(
     folder: Path, *, upload: bool, staged: bool = False, project: str | None = None, entity: str | None = None
 ) -> dict[str, Any]:
-    """Publish a stored sweep to W&B; returns the status, which publish.json holds too.
+    """Publish a stored sweep to W&B; return the status, which publish.json holds too.
 
     Args:
-        upload: also to the server. staged: write nothing new. project, entity: in place of the sweep's own.
+        upload: whether to upload to the server too. staged: whether to write nothing new. project, entity: replace
+            the sweep's own.
 
     Raises:
         ConfigError: a name is not valid.
@@ -91,7 +92,7 @@ def publish_again(
 
 
 def probe_server() -> tuple[bool, str]:
-    """Ask the W&B server of the user's login: whether it accepts the key, and what there is to say."""
+    """Return whether the W&B server of the user's login accepts the key, and a message about it."""
     with tempfile.TemporaryDirectory() as folder:
         status = _run_publisher(Path(folder), Wandb(), {"upload": "probe"}, PROBE_S)
     if status["state"] == "failed":
@@ -110,7 +111,7 @@ def _read_settings(folder: Path) -> Wandb:
 
 
 def log_status(folder: Path, status: Mapping[str, Any]) -> None:
-    """Log one line, and one for each thing that is wrong."""
+    """Log one line, and one per problem."""
     if status["mended"]:
         log.warning(
             "tracking: the staged tables of %d runs were not where they had been written (was the folder moved?): "

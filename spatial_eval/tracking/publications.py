@@ -1,4 +1,4 @@
-"""Note what of a sweep was published: append-only lines under <sweep>/wandb/ledger, one file per writer, no locks.
+"""Record which runs of a sweep were published: append-only lines under <sweep>/wandb/ledger, one file per writer.
 
 written   a run's folder and the table payloads that the wandb client staged outside it, by absolute path
 synced    the server holds the run, and committed every one of its tables
@@ -28,12 +28,12 @@ OFFLINE, COMPLETE, INCOMPLETE = "offline", "complete", "incomplete"
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """A run in files.
+    """Describe a run that was written to files.
 
     Attributes:
-        root: the sweep's wandb folder at that time; staged payloads are named by absolute path below it.
+        root: the sweep's wandb folder when it was written; staged payloads have absolute paths below it.
         run: name of the run's folder in it. staged: payloads, relative to it. artifacts: the tables' names.
-        project, entity: where it belongs; entity None = the key's own.
+        project, entity: those it is published under; entity None = the default of the API key.
     """
 
     id: str
@@ -49,13 +49,13 @@ class Written:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What to publish, and how.
+    """Hold a request to publish.
 
     Attributes:
-        folder: the sweep's; wandb/ in it holds all that is written. tracker: as `describe_tracking` says it.
-        source: the folder of its tables. cells_only: complete cells of `source`, which may hold a part of the sweep's
-            `cells` cells, and no run for the sweep. write: False = nothing new, upload what is written.
-        upload: never | auto (if the server can be used) | always | probe (only ask the server).
+        folder: the sweep's; all files are written into its wandb/. tracker: in the form of `describe_tracking`.
+        source: the folder of its tables. cells_only: whether to publish complete cells alone, without the sweep's own
+            run; `source` may then hold a part of the `cells` cells. write: False = upload written runs, write none.
+        upload: never | auto (where the server can be used) | always | probe (connect to the server, upload nothing).
     """
 
     folder: str
@@ -69,14 +69,15 @@ class Request:
 
 @dataclass
 class PublishStatus:
-    """What publish.json says.
+    """Hold the content of publish.json.
 
     Attributes:
-        state: offline (all is written under the sweep's folder) | complete (a server holds every table)
-            | incomplete (see problems and waiting) | failed (the publisher died; set by its parent).
-        runs: how many the sweep has. written: by this call. mended: of these, runs whose payloads were gone.
-        waiting: runs that are not wholly on the server, and why.
-        urls: pages of the project, the sweep's group and run, and a saved view (`view`), where it was uploaded.
+        state: offline (all runs are written under the sweep's folder) | complete (a server holds every table)
+            | incomplete (see problems and waiting) | failed (the publisher crashed; set by its parent).
+        runs: number of the sweep's runs. written: number that this call wrote. mended: of these, runs whose payloads
+            were absent.
+        waiting: runs that are not wholly on the server, with the reasons.
+        urls: addresses of the project, the sweep's group, its run and a saved view (`view`), after an upload.
     """
 
     state: str = OFFLINE
@@ -91,7 +92,7 @@ class PublishStatus:
 
 
 def read_urls(sweep: Path) -> dict[str, str]:
-    """Return the addresses that the sweep's publish.json holds, {} where it holds none."""
+    """Return the addresses in the sweep's publish.json; {} where it holds none."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         urls = read_json_object(sweep / "publish.json").get("urls", {})
         return {str(name): str(url) for name, url in urls.items()}
@@ -99,7 +100,7 @@ def read_urls(sweep: Path) -> dict[str, str]:
 
 
 class PublishLedger:
-    """The ledger of one sweep. Reading takes every writer's lines together; truncated ones are skipped."""
+    """Read and append the ledger of one sweep: the lines of every writer together, without truncated ones."""
 
     def __init__(self, sweep: Path) -> None:
         self.root = sweep.absolute() / "wandb"
@@ -107,7 +108,7 @@ class PublishLedger:
 
     @property
     def scratch(self) -> Path:
-        """Return where this writer's runs are written before they take their place."""
+        """Return the folder into which this writer writes runs before they are moved to their place."""
         return self.root / "writing" / self.writer
 
     @property
@@ -120,12 +121,12 @@ class PublishLedger:
         return {entry.id: entry for entry in self._read_entries()}
 
     def synced(self, server: str | None = None) -> set[tuple[str, str]]:
-        """Return (id, digest) of what a server is known to hold; of any server without a name."""
+        """Return (id, digest) of the runs that a server is known to hold; without a name, that any server holds."""
         rows = (row for row in self._read_rows() if "synced" in row)
         return {(row["id"], row["digest"]) for row in rows if server in (None, row["synced"])}
 
     def broken(self, entry: Written) -> str:
-        """Say why an entry cannot be uploaded from here, or ""."""
+        """Return the reason why an entry cannot be uploaded from here, or ""."""
         if entry.root != str(self.root):
             return f"its tables were staged under {entry.root}"
         if not (self.root / entry.run / f"run-{entry.id}.wandb").is_file():
@@ -134,7 +135,7 @@ class PublishLedger:
         return f"{len(lost)} staged table payloads are gone, {lost[0]} among them" if lost else ""
 
     def add(self, entry: Written, old: Written | None = None) -> None:
-        """Note the entry, then put the run's folder from scratch in its place: a kill between leaves it broken.
+        """Record the entry, then move the run's folder from scratch to its place; a kill between leaves a broken entry.
 
         The files of `old`, the run's entry so far, are removed.
         """
@@ -150,11 +151,11 @@ class PublishLedger:
             self._remove_replaced(old, entry)
 
     def confirm(self, entry: Written, server: str) -> None:
-        """Note that a server holds the run with every table."""
+        """Record that a server holds the run with every table."""
         self._append({"id": entry.id, "digest": entry.digest, "synced": server, "time": time.time_ns()})
 
     def sweep_up(self) -> None:
-        """Remove what dead writers of this machine left half written, and what two wrote at once."""
+        """Remove unfinished files of writers of this machine that ended, and folders that two writers wrote at once."""
         newest = self.written()
         for entry in self._read_entries():
             self._remove_replaced(entry, newest[entry.id])

@@ -1,7 +1,7 @@
 """Publish a sweep in a process of its own, `python -m spatial_eval.tracking.publisher`: the only client of wandb.
 
 Every run is written offline first, also where it is uploaded at once: only offline logs can be sent again after a
-server died. process.py starts this one and bounds its time.
+server failure. process.py starts this process with a time limit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from spatial_eval.analysis.sweep_data import read_sweep_data
 from spatial_eval.config import schema
 from spatial_eval.config.tracking import TRACKERS, TrackedFiles, Tracking, Wandb
-from spatial_eval.core.columns import KNOBS
+from spatial_eval.core.columns import HYPERPARAMETERS
 from spatial_eval.core.errors import SpatialEvalError
 from spatial_eval.core.sweep_names import label_sweep
 from spatial_eval.report.charts import draw_heat_map
@@ -134,7 +134,7 @@ def _list_runs(request: Request, settings: Wandb) -> Iterator[TrackedRun]:
 
 
 class WandbClient:
-    """The wandb client, loaded at its first use. Use as a context manager; it writes below the ledger's folder only."""
+    """Wrap the wandb client, loaded at first use. Use as a context manager; writes below the ledger's folder only."""
 
     def __init__(self, ledger: PublishLedger) -> None:
         self.ledger = ledger
@@ -252,14 +252,14 @@ class WandbClient:
         return f"{self._wandb.util.app_url(server.url)}/{entity}/{settings.project}"
 
     def save_view(self, server: Server, home: str, sweep: str) -> str:
-        """Save a view of the sweep's cells, as docs/wandb.md reviews them, and return its address.
+        """Save a view of the sweep's cells for the review in docs/wandb.md, and return its address.
 
-        Needs the package wandb-workspaces, which takes server and key from the environment alone.
+        Needs the package wandb-workspaces, which reads server and key from the environment alone.
         """
         import wandb_workspaces.reports.v2 as panels
         from wandb_workspaces import expr, workspaces
 
-        axes = [panels.ParallelCoordinatesPlotColumn(panels.Config(name)) for name in ("method", *KNOBS)]
+        axes = [panels.ParallelCoordinatesPlotColumn(panels.Config(name)) for name in ("method", *HYPERPARAMETERS)]
         axes += [panels.ParallelCoordinatesPlotColumn(panels.SummaryMetric("vs_base"))]
         shown = [
             panels.ParallelCoordinatesPlot(columns=axes, title="what each key does to vs_base"),
@@ -287,7 +287,7 @@ class WandbClient:
             del os.environ["WANDB_API_KEY"], os.environ["WANDB_BASE_URL"]
 
     def find_uploaded(self, server: Server, entries: Sequence[Written]) -> dict[str, UploadedRun]:
-        """Ask the server what it has of each run, by id. Raises Unreachable."""
+        """Return the lines and tables that the server has of each run, by id. Raises Unreachable."""
         api = self.connect(server, ANSWER_S)
 
         def ask(entry: Written) -> UploadedRun:

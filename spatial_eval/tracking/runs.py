@@ -1,4 +1,4 @@
-"""Decide which runs W&B shows of a sweep and what each holds, from the sweep's files. Pure: needs no client.
+"""Build the runs that W&B shows of a sweep, from the sweep's files. Pure: needs no client.
 
 A run's digest is the identity of its content: equal digests need no second upload.
 """
@@ -24,12 +24,12 @@ from spatial_eval.analysis.selection import FIELDS, Selected, picks, selection_r
 from spatial_eval.analysis.sweep_data import SweepData
 from spatial_eval.config.tracking import Wandb
 from spatial_eval.core.arms import BASE, BASELINE, Arm
-from spatial_eval.core.columns import ASKED, BY_RELATION, IDENTITY, ROW, TRUNK, VERSIONS
+from spatial_eval.core.columns import ASKED, BY_RELATION, EXPERIMENT_COLUMNS, IDENTITY, ROW, VERSIONS
 from spatial_eval.core.types import Method
 from spatial_eval.methods.routing import Base
 from spatial_eval.report.charts import HeatGrid
-from spatial_eval.report.sections import classify_gain
 from spatial_eval.report.tables import label_method
+from spatial_eval.report.verdicts import classify_gain
 
 VERSION = 3  # raised when a run of equal results should be published again
 TABLE_ROWS = 200_000  # the most that W&B shows of a table
@@ -74,7 +74,7 @@ CALIBRATION = (
 )
 FOREST = (
     *("dataset", "model", "method", "setting", "split", "n", "difference", "difference_low", "difference_high"),
-    *("p", "p_holm", "test", "verdict", "chosen_on", "mark"),
+    *("p", "p_holm", "test", "verdict", "detectable", "chosen_on", "mark"),
 )
 CONFUSION = ("dataset", "model", "max_new_tokens", "split", "method", "gold", "answer", "count", "of")
 VERDICTS = {"helps": "helps", "hurts": "hurts", "same": "no clear difference"}
@@ -93,7 +93,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class TrackedTable:
-    """Rows of plain values. `columns` names each one's type (str, int, float, bool); None is a value of any type."""
+    """Hold rows of plain values. `columns`: type by name (str, int, float, bool); None is a value of any type."""
 
     columns: Mapping[str, type]
     rows: Sequence[Sequence[Any]]
@@ -101,7 +101,7 @@ class TrackedTable:
 
 @dataclass(frozen=True, slots=True)
 class LineChart:
-    """Lines over one x axis: name -> points (x, y), x rising."""
+    """Hold lines over one x axis: name -> points (x, y), x rising."""
 
     title: str
     x: str
@@ -111,13 +111,13 @@ class LineChart:
 
 @dataclass(frozen=True, slots=True)
 class TrackedRun:
-    """One W&B run.
+    """Describe one W&B run.
 
     Attributes:
         id: the same for the same cell of the same sweep, at most 64 characters of [a-z0-9-].
-        config: what it is, flat. figures: how it did; numbers only.
+        config: its configuration, flat. figures: its results; numbers only.
         tables, curves, grids: by the key they are logged under.
-        origin: which code made it; shown with the configuration, no part of the content.
+        origin: versions of the code that made it; shown with the configuration, no part of the content.
         A run without tables is a light one: its configuration and figures serve the workspace's charts.
     """
 
@@ -145,7 +145,7 @@ class TrackedRun:
 
 @dataclass(frozen=True)
 class TrackedSweep:
-    """A sweep's tables as rows of plain values: None where a figure does not apply."""
+    """Read a sweep's tables as rows of plain values; None where a figure does not apply."""
 
     files: SweepData
 
@@ -155,18 +155,18 @@ class TrackedSweep:
 
     @cached_property
     def label(self) -> str:
-        """What people call it: its name and id, or its id alone."""
+        """Return its name and id, or its id alone."""
         name = self.files.about.get("name")
         return f"{name} ({self.id})" if name else self.id
 
     @cached_property
     def cells(self) -> list[Row]:
-        """Rows of results.csv, in its order."""
+        """Return the rows of results.csv, in its order."""
         return _plain_rows(self.files.cells)
 
     @cached_property
     def relations(self) -> Mapping[tuple[Any, ...], list[Row]]:
-        """Rows of by_relation.csv by cell."""
+        """Return the rows of by_relation.csv by cell."""
         return _group_rows(_plain_rows(self.files.by_relation), IDENTITY)
 
     @cached_property
@@ -176,19 +176,23 @@ class TrackedSweep:
     @cached_property
     def _asked(self) -> Mapping[tuple[Any, ...], dict[str, Any]]:
         return {
-            tuple(row[name] for name in TRUNK): {name: row[name] for name in ASKED if row.get(name) is not None}
+            tuple(row[name] for name in EXPERIMENT_COLUMNS): {
+                name: row[name] for name in ASKED if row.get(name) is not None
+            }
             for row in _plain_rows(self.files.passes)
         }
 
     def asked(self, cell: Row) -> dict[str, Any]:
-        """Return how the cell's model was asked to run: the ASKED that are known, none in files of earlier versions."""
+        """Return the requested settings of the cell's model: ASKED, as far as the sweep's files hold them."""
         return self._asked.get(_experiment(cell), {})
 
     @cached_property
     def answers(self) -> Mapping[tuple[Any, ...], pd.DataFrame]:
-        """Columns of samples.parquet, indexed by row, by (dataset, model, max_new_tokens, arm)."""
+        """Return the columns of samples.parquet, indexed by row, by (dataset, model, max_new_tokens, arm)."""
         names = [name for name in BASELINE if name in self.files.samples]
-        grouped = self.files.samples.rename(columns={"confidence": "confidence_own"}).groupby([*TRUNK, *names])
+        grouped = self.files.samples.rename(columns={"confidence": "confidence_own"}).groupby(
+            [*EXPERIMENT_COLUMNS, *names]
+        )
         found = {}
         for key, frame in grouped:
             arm = Arm.from_flat({name: frame[name].tolist()[0] for name in names})
@@ -197,7 +201,7 @@ class TrackedSweep:
 
     @cached_property
     def described(self) -> Mapping[tuple[Any, ...], dict[str, Any]]:
-        """Keys of the dataset and the model as they were set, `model.attn` and the like, by TRUNK."""
+        """Return the keys of dataset and model with their set values (`model.attn`), by EXPERIMENT_COLUMNS."""
         found = {}
         for one in self.files.about.get("trunks", ()):
             parts = [(name, one[name]) for name in ("dataset", "model")]
@@ -208,7 +212,7 @@ class TrackedSweep:
 
     @cached_property
     def origin(self) -> Mapping[str, Any]:
-        """Version of this package, git state, and the versions that computed the answers."""
+        """Return the version of this package, the git state, and the versions that computed the answers."""
         about = {name: self.files.about[name] for name in ("version", "git") if self.files.about.get(name)}
         passes = self.files.passes
         ran = {name: sorted(set(passes[name].dropna().astype(str))) for name in ("python", *VERSIONS) if name in passes}
@@ -224,7 +228,7 @@ class TrackedSweep:
 
 
 def tracked_runs(sweep: TrackedSweep, settings: Wandb, cells: Iterable[Row] | None = None) -> Iterator[TrackedRun]:
-    """Yield the runs of the cells in their order, then the sweep's own; with `cells`, the runs of these only."""
+    """Yield the runs of the cells in order, then the sweep's own run; with `cells`, the runs of these cells alone."""
     if cells is not None:
         yield from (cell_run(sweep, cell, settings) for cell in cells)
         return
@@ -235,9 +239,10 @@ def tracked_runs(sweep: TrackedSweep, settings: Wandb, cells: Iterable[Row] | No
 
 
 def cells_with_tables(sweep: TrackedSweep, most: int, chosen: Sequence[Selected]) -> list[Row]:
-    """Choose the cells whose runs hold tables: all; of more than `most`, base and the best, at most `most`.
+    """Choose the cells whose runs hold tables: all, or of more than `most` cells base and the best, at most `most`.
 
-    A best cell brings the same cell on the split that it was chosen on. Base that nobody asked for does not count.
+    A best cell brings the same cell on the split that it was chosen on. Base does not count where the sweep did not
+    request it.
 
     Args:
         chosen: the best cell of each dataset and model, of all methods and of each.
@@ -269,7 +274,7 @@ def cell_id(sweep: TrackedSweep, cell: Row) -> str:
 
 
 def cell_run(sweep: TrackedSweep, cell: Row, settings: Wandb, *, light: bool = False) -> TrackedRun:
-    """Build a cell's run: all keys flat in the configuration; accuracy and its companions; its tables if not light."""
+    """Build a cell's run: its keys as a flat configuration, its figures, and its tables unless it is a light run."""
     index = sweep.find(cell)
     own = other_fields(sweep.files.methods[index])
     config = {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
@@ -292,7 +297,7 @@ def cell_run(sweep: TrackedSweep, cell: Row, settings: Wandb, *, light: bool = F
 
 
 def sample_rows(sweep: TrackedSweep, cell: int) -> list[tuple[Any, ...]]:
-    """List what a cell answered, a row of SAMPLES per question that it answered, in row order.
+    """List a cell's answers, one row of SAMPLES per answered question, in row order.
 
     `correct_base` and `flip` (fixed, broken, same: against the baseline) are None where the baseline's answer is not
     stored.
@@ -320,7 +325,7 @@ def sample_rows(sweep: TrackedSweep, cell: int) -> list[tuple[Any, ...]]:
 
 
 def sweep_run(sweep: TrackedSweep, settings: Wandb, chosen: Sequence[Selected]) -> TrackedRun:
-    """Build the sweep's own run: a table of all cells with their runs, and what one looks at first."""
+    """Build the sweep's own run: a table of all cells with their runs, the best cells, and the charts."""
     named = [{**cell, "run": cell_id(sweep, cell)} for cell in sweep.cells]
     best = max((s for s in chosen if not s.family), key=lambda s: s.test.now.value, default=None)
     figures: dict[str, Any] = {"cells": len(sweep.cells), "missing": sum(cell["missing"] for cell in sweep.cells)}
@@ -373,7 +378,7 @@ def forest_rows(chosen: Sequence[Selected]) -> list[Row]:
 
 
 def forest_charts(forest: Sequence[Row]) -> dict[str, LineChart]:
-    """Draw each row's difference from base with its interval: a segment from end to end, at its own height."""
+    """Draw each row's difference from base as a segment over its interval, at its own height."""
     charts = {}
     for i in range(0, min(len(forest), PICTURES * LINES), LINES):
         rows = [row for row in forest[i : i + LINES] if row["difference"] is not None]
@@ -390,7 +395,7 @@ def forest_charts(forest: Sequence[Row]) -> dict[str, LineChart]:
 
 
 def confusion_rows(sweep: TrackedSweep, chosen: Sequence[Selected]) -> list[Row]:
-    """List CONFUSION of base and of the best cell of each method: what it answers by what is right."""
+    """List CONFUSION of base and of the best cell of each method: numbers of predictions by gold answer."""
     rows: list[Row] = []
     for key, part in sweep.files.parts.items():
         here = [s for s in chosen if s.family and sweep.files.keys[s.cell] == key and s.method.kind != "base"]
@@ -405,7 +410,7 @@ def confusion_rows(sweep: TrackedSweep, chosen: Sequence[Selected]) -> list[Row]
 
 
 def confusion_grids(confusions: Sequence[Row]) -> list[HeatGrid]:
-    """Lay out the shares of answers by gold answer, a grid for each method of CONFUSION."""
+    """Lay out the shares of predictions by gold answer, one grid per method of CONFUSION."""
     grids = []
     for (dataset, model, _, split, method), group in list(_group_rows(confusions, CONFUSION[:5]).items())[:PICTURES]:
         golds, answers = (list(dict.fromkeys(row[name] for row in group)) for name in ("gold", "answer"))
@@ -417,9 +422,9 @@ def confusion_grids(confusions: Sequence[Row]) -> list[HeatGrid]:
 
 
 def calibration_rows(sweep: TrackedSweep) -> Sequence[Row]:
-    """List accuracy by confidence of every arm that has one: ten bins of equal width, (low, high], no empty ones."""
+    """List accuracy by confidence for every arm with confidences, in the non-empty of ten equal bins (low, high]."""
     rows = []
-    for (dataset, model, tokens), whole in sweep.files.trunks.items():
+    for (dataset, model, tokens), whole in sweep.files.experiments.items():
         splits = whole.questions["split"].to_numpy()
         for arm, graded in whole.arms.items():
             for split in dict.fromkeys(splits):
@@ -433,7 +438,7 @@ def calibration_rows(sweep: TrackedSweep) -> Sequence[Row]:
 
 
 def heat_grids(routed: Sequence[Row]) -> list[HeatGrid]:
-    """Lay out accuracy over weight1 x threshold, one grid for each setting, criterion and weight2."""
+    """Lay out accuracy over weight1 x threshold, one grid per setting, criterion and weight2."""
     grids = []
     for group in list(_group_rows(routed, (*SETTING, "criterion", "settings", "weight2")).values())[:PICTURES]:
         thresholds, weights = (sorted({cell[name] for cell in group}) for name in ("threshold", "weight1"))
@@ -445,7 +450,7 @@ def heat_grids(routed: Sequence[Row]) -> list[HeatGrid]:
 
 
 def threshold_charts(routed: Sequence[Row]) -> dict[str, LineChart]:
-    """Draw accuracy against threshold, a line for each pair of weights: of many, those that reach highest."""
+    """Draw accuracy against threshold, one line per pair of weights; of many, the lines with the highest maximum."""
     charts = {}
     groups = _group_rows(routed, (*SETTING, "criterion", "settings"))
     for i, group in enumerate(list(groups.values())[:PICTURES]):
@@ -476,7 +481,7 @@ def calibration_charts(bins: Sequence[Row]) -> dict[str, LineChart]:
 
 
 def cell_label(cell: Row) -> str:
-    """Name a cell as a person says it: `adapt_vis w1=0.5 w2=1.5 t=0.4 controlled_a recorded`."""
+    """Format a cell for a reader: `adapt_vis w1=0.5 w2=1.5 t=0.4 controlled_a recorded`."""
     parts = [*filter(None, [cell["method"], format_hyperparameters(cell)]), cell["dataset"], cell["model"]]
     parts += [cell["split"]] if cell["split"] != "test" else []
     return " ".join([*parts, f"limit={cell['limit']}"] if cell["limit"] else parts)
@@ -490,7 +495,7 @@ def _setting_label(cell: Row) -> str:
 
 
 def _experiment(cell: Row) -> tuple[Any, ...]:
-    return tuple(cell[name] for name in TRUNK)
+    return tuple(cell[name] for name in EXPERIMENT_COLUMNS)
 
 
 def _identity(row: Row) -> tuple[Any, ...]:

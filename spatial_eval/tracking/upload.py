@@ -1,15 +1,14 @@
-"""Upload written runs with `wandb sync`, and confirm nothing that was not checked.
+"""Upload written runs with `wandb sync`, and check on the server that every table arrived.
 
-`wandb sync` says "Finished" and exits 0 when a table's payload is gone and when the server refuses it, and never ends
-without a network. So payloads are looked for first, the server is asked before, the process is watched, and afterwards
-its own log and the server are asked about every table.
+`wandb sync` prints "Finished" and exits 0 where a table's payload is absent or the server rejects it, and never ends
+without a network. So payloads and server are checked first, the process has a time limit, and afterwards its log and
+the server are checked for every table.
 """
 
 from __future__ import annotations
 
 import configparser
 import contextlib
-import json
 import netrc
 import os
 import re
@@ -23,6 +22,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from spatial_eval.core.files import list_files, parse_json
 from spatial_eval.tracking.publications import PublishLedger, Written
 
 CLOUD = "https://api.wandb.ai"
@@ -47,12 +47,12 @@ FAILURE_WORDS = re.compile(r"fail|fatal|error uploading|HTTP error", re.IGNORECA
 
 
 class Unreachable(Exception):
-    """The server cannot be used now; the message says why in a few words. The caller turns it into a status."""
+    """Raised where the server cannot be used now; the message is the reason. The caller turns it into a status."""
 
 
 @dataclass(frozen=True, slots=True)
 class UploadedRun:
-    """Of a run: `lines` of its history, names of the `tables` (artifacts) that the server committed."""
+    """Hold a run on the server: `lines` of its history, and names of the `tables` (artifacts) that it committed."""
 
     lines: int = 0
     tables: frozenset[str] = frozenset()
@@ -60,21 +60,21 @@ class UploadedRun:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """Where to upload. `key` is "" where none is set; it is never shown."""
+    """Hold the server to upload to. `key` is "" where none is set; it is never shown."""
 
     url: str
     key: str = field(repr=False)
 
 
 class ServerClient(Protocol):
-    """What the upload asks of a server."""
+    """Define the requests of an upload to a server."""
 
     def connect(self, server: Server, seconds: float) -> Any:
-        """Make sure that the server accepts the key. Raises Unreachable, within about `seconds`."""
+        """Check that the server accepts the key. Raises Unreachable, within about `seconds`."""
         ...
 
     def find_uploaded(self, server: Server, entries: Sequence[Written]) -> dict[str, UploadedRun]:
-        """Ask what the server has of each run, by id. Raises Unreachable."""
+        """Return the lines and tables that the server has of each run, by id. Raises Unreachable."""
         ...
 
 
@@ -106,9 +106,9 @@ def _read_key(environment: Mapping[str, str], home: Path, url: str) -> str:
 def upload_runs(
     ledger: PublishLedger, entries: Sequence[Written], server: Server, client: ServerClient, *, stall: float = STALL_S
 ) -> dict[str, str]:
-    """Say why each run that is not wholly on the server is not, by id; {} = all there, each table verified.
+    """Upload runs; return, by id, why a run is not wholly on the server; {} = every table is verified.
 
-    Runs that the ledger knows to be there are passed over. Raises nothing for what a server or network does.
+    Runs that the ledger lists as uploaded are passed over. Failures of server or network raise nothing.
     """
     synced = ledger.synced(server.url)
     todo = [entry for entry in entries if (entry.id, entry.digest) not in synced]
@@ -203,11 +203,11 @@ def _read_log(work: Path, ledger: PublishLedger, entries: Sequence[Written]) -> 
     """Read the errors of each run from the log of `wandb sync`: only there it says that a table was lost."""
     runs = {str(_run_file(ledger, entry)): entry.id for entry in entries}
     found: dict[str, str] = {}
-    for path in work.rglob("debug-sync*.log"):
+    for path in list_files(work, "**/debug-sync*.log"):
         for line in path.read_text("utf8", errors="replace").splitlines():
             if '"level":"ERROR' in line and "featurechecker" not in line and FAILURE_WORDS.search(line):
                 try:
-                    row = json.loads(line)
+                    row = parse_json(line)
                 except ValueError:
                     continue
                 where = runs.get(str(row.get("sync_path")))
@@ -226,7 +226,7 @@ def _synced_marker(ledger: PublishLedger, entry: Written) -> Path:
 
 
 def client_environment(root: Path, folder: Path, data: Path) -> dict[str, str]:
-    """Make `folder` and return the client's environment: it writes under the sweep only and reports nothing home."""
+    """Make `folder` and return the client's environment: no files outside the sweep, no usage statistics."""
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
     return {
         "TMPDIR": str(folder / "tmp"),

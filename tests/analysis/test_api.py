@@ -16,7 +16,7 @@ from conftest import ROOT, reseal
 import spatial_eval
 from spatial_eval.analysis import diagnostics
 from spatial_eval.analysis.sweep_data import LATER
-from spatial_eval.core.columns import KNOBS
+from spatial_eval.core.columns import HYPERPARAMETERS
 from spatial_eval.core.errors import ConfigError, DataError
 from spatial_eval.methods.routing import AdaptVis
 
@@ -77,7 +77,7 @@ def test_the_curve_is_the_method_at_every_threshold(swept) -> None:
 
 
 def test_a_root_key_added_later_leaves_older_sweeps_readable() -> None:
-    assert all(np.isnan(LATER[key]) for key in KNOBS)
+    assert all(np.isnan(LATER[key]) for key in HYPERPARAMETERS)
 
 
 def test_a_broken_sweep_is_one_line(swept, tmp_path) -> None:

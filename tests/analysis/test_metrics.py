@@ -93,6 +93,85 @@ def test_a_group_of_any_size_counts_when_all_its_members_are_right(size: int, wr
     assert found["pair_accuracy"] is None
 
 
+def crossed(texts: list[str | None], kinds: tuple[str, ...], whole: bool = True) -> dict:
+    """Two sources of two by two questions: by the second number kinds[0], by the first kinds[1], all kinds[2]."""
+    samples = [
+        Sample(str(i), i, "?", ("left",), ("left", "on"), groups=tuple(zip(kinds, (a + b, a + c, a), strict=True)))
+        for i, (a, b, c) in enumerate((a, b, c) for a in "xy" for b in "01" for c in "01")
+    ]
+    return row(Base(), {BASE: texts}, samples=samples, whole=samples if whole else [*samples, samples[-1]])
+
+
+@pytest.mark.parametrize("kinds", [("circular", "flip", "flip_circular"), ("q", "i", "g")])
+def test_a_question_counts_in_several_kinds_of_groups(kinds: tuple[str, ...]) -> None:
+    texts: list[str | None] = ["left", "left", "left", "on", "left", "left", "left", "left"]
+    assert [crossed(texts, kinds)[f"{kind}_accuracy"] for kind in kinds] == [75.0, 75.0, 50.0]
+    others = {"circular", "flip", "flip_circular", "q", "i", "g", "macro", "set", "pair"} - {*kinds}
+    assert {crossed(texts, kinds)[f"{kind}_accuracy"] for kind in others} == {None}
+    texts[0] = None  # its groups are not complete
+    assert [crossed(texts, kinds)[f"{kind}_accuracy"] for kind in kinds] == [pytest.approx(200 / 3)] * 2 + [100.0]
+    texts[0] = "left"  # and one whose fifth member lies elsewhere is not, either
+    assert [crossed(texts, kinds, whole=False)[f"{kind}_accuracy"] for kind in kinds] == [
+        *[pytest.approx(200 / 3)] * 2,
+        0.0,
+    ]
+
+
+@pytest.mark.parametrize(
+    ("names", "texts", "expected"),
+    [
+        # CV-Bench: 2D is the mean of two sources (50 and 100), 3D is one (0); plain accuracy is 40
+        (["2D/ADE20K", "2D/ADE20K", "2D/COCO", "3D/Omni3D", "3D/Omni3D"], ["left", "on", "left", "on", "on"], 37.5),
+        (["a", "b", "b", "b", ""], ["left", "on", "on", "on", "left"], 50.0),
+        (["a", "b", "b", "b", "b"], [None, "left", "left", "left", "left"], None),
+        ([""] * 5, ["left"] * 5, None),
+    ],
+)
+def test_macro_accuracy_counts_parts_alike(names: list[str], texts: list[str], expected: float | None) -> None:
+    samples = [
+        Sample(str(i), i, "?", ("left",), ("left", "on"), groups=(("macro", name),)) for i, name in enumerate(names)
+    ]
+    assert row(Base(), {BASE: texts}, samples=samples, whole=samples)["macro_accuracy"] == expected
+
+
+def test_a_question_asked_once_counts_in_each_of_its_splits() -> None:
+    splits = (("one",), ("one", "two", "two"), ("two",), ("one", "two"))
+    samples = [
+        Sample(
+            str(i), i, "?", ("yes",), ("yes", "no"), groups=tuple(("macro", name) for name in names), scoring="yes_no"
+        )
+        for i, names in enumerate(splits)
+    ]
+    stored = Answers(answers=[Generation(str(i), BASE, text) for i, text in enumerate(("yes", "yes", "no"))])
+    data = metrics.grade_columns(samples, stored, [BASE])
+    found = metrics.relation_rows(Cell(TRUNK, Base(), ALL), data)
+    assert [(one["relation"], one["n"], one["missing"], one["accuracy"]) for one in found] == [
+        ("one", 2, 1, 100.0),
+        ("two", 3, 1, pytest.approx(200 / 3)),
+    ]
+    assert metrics.result_row(Cell(TRUNK, Base(), ALL), data)["macro_accuracy"] == pytest.approx(250 / 3)
+
+
+@pytest.mark.parametrize(
+    ("golds", "texts", "expected"),
+    [
+        ("aabb", "AAAA", 50.0),  # all of A right, none of B
+        ("aabb", "ABAB", 0.0),
+        ("aabc", "AAAC", 100 * math.sqrt(2) / 3),  # 100, 0, 100
+        ("aaaa", "ABAB", None),
+    ],
+)
+def test_position_bias(golds: str, texts: str, expected: float | None) -> None:
+    samples = [
+        Sample(str(i), i, "?", (gold,), ("a", "b", "c"), scoring="letter", option_texts=("x", "y", "z"))
+        for i, gold in enumerate(golds)
+    ]
+    found = row(Base(), {BASE: list(texts)}, samples=samples)
+    assert found["position_bias"] == (None if expected is None else pytest.approx(expected))
+    mixed = [*samples[1:], Sample("9", 9, "?", ("left",), ("left", "right"))]
+    assert row(Base(), {BASE: list(texts)}, samples=mixed)["position_bias"] is None
+
+
 def test_nothing_of_nothing_is_empty() -> None:
     found = row(Base(), {BASE: [None, None]})
     assert (found["n"], found["missing"]) == (0, 2)

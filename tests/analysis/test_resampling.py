@@ -78,12 +78,15 @@ def test_few_clusters_have_a_test_and_no_interval(clusters: int) -> None:
     assert math.isnan(low) == math.isnan(high) == (clusters < intervals.FEW)
 
 
-labels = st.lists(st.tuples(*[st.sampled_from(["", "a", "b", "c", "d"])] * 3), min_size=1, max_size=12)
+labels = st.lists(st.tuples(*[st.sampled_from(["", "a", "b", "c\nd", "d"])] * 3), min_size=1, max_size=12)
 
 
 @given(labels)
 def test_questions_are_linked_by_what_they_share(rows: list[tuple[str, str, str]]) -> None:
-    share = [[any(a and a == b for a, b in zip(one, other, strict=True)) for other in rows] for one in rows]
+    def meet(one: str, other: str) -> bool:
+        return bool(set(one.split("\n")) & set(other.split("\n")) - {""})  # each line is a label
+
+    share = [[any(map(meet, one, other)) for other in rows] for one in rows]
     expected = scipy.sparse.csgraph.connected_components(np.array(share), directed=False)[1]
     found = intervals.linked(*(list(column) for column in zip(*rows, strict=True)))
     assert [[a == b for b in found] for a in found] == [[a == b for b in expected] for a in expected]
@@ -223,3 +226,36 @@ def test_base_is_compared_where_it_answered_and_the_chosen_cell_is_the_one_that_
 
 def _flips(new: np.ndarray, old: np.ndarray) -> tuple[int, int]:
     return int((new & ~old).sum()), int((new != old).sum())
+
+
+def test_what_is_detectable_counts_clusters_not_their_questions() -> None:
+    """40 clusters of 5 equal questions are worth 40 questions; single questions are worth themselves."""
+    chance = np.random.default_rng(3)
+    new, old = chance.random((2, 40)) < 0.5
+    q = (new != old).mean()
+    alone = intervals.paired(new, old, np.arange(40))
+    assert alone.detectable == pytest.approx(intervals.smallest_difference(q, 40))
+    whole = intervals.paired(np.repeat(new, 5), np.repeat(old, 5), np.repeat(np.arange(40), 5))
+    assert whole.detectable == pytest.approx(alone.detectable)
+    mixed = intervals.paired(np.tile(new, 5), np.tile(old, 5), np.repeat(np.arange(40), 5))
+    assert mixed.detectable < 0.7 * whole.detectable
+    assert math.isnan(intervals.paired(new[:8], old[:8], np.arange(8)).detectable)
+
+
+def test_the_mean_over_seeds_draws_seeds_and_sets_again() -> None:
+    chance = np.random.default_rng(0)
+    cluster = np.repeat(np.arange(30), 4)
+    right = chance.random((4, 120)) < np.array([0.4, 0.5, 0.6, 0.7])[:, None]
+    answered = chance.random((4, 120)) < 0.9
+    found = intervals.mean_over_seeds(right, answered, cluster)
+    assert found.value == pytest.approx(100 * right[answered].mean())
+    means = []
+    for _ in range(2000):
+        seeds, sets = chance.integers(4, size=4), chance.integers(30, size=30)
+        rows = np.concatenate([np.flatnonzero(cluster == one) for one in sets])
+        drawn = np.ix_(seeds, rows)
+        means.append(100 * right[drawn][answered[drawn]].mean())
+    assert (found.low, found.high) == pytest.approx(tuple(np.percentile(means, [2.5, 97.5])), abs=1.5)
+    alone = intervals.mean_over_seeds(right[:1], answered[:1], cluster)
+    assert alone.high - alone.low < (found.high - found.low) * 0.8
+    assert math.isnan(intervals.mean_over_seeds(right[:, :8], answered[:, :8], cluster[:8]).low)

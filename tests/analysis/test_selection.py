@@ -60,7 +60,7 @@ def test_how_often_another_draw_chooses_again() -> None:
     assert sure.again == 1.0
     even = selection.select_best(rows(Base(), ScalingVis(0.5), right=[[1, 0] * 20 + [1], [0, 1] * 20 + [0]]))
     assert 0.5 < even.again < 0.7
-    assert sum(share for _, share in even.rivals) == pytest.approx(1)
+    assert sum(share for _, share in even.runner_ups) == pytest.approx(1)
 
 
 def test_permuting_the_test_labels_leaves_the_choice_unchanged(folder) -> None:

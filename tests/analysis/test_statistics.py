@@ -19,6 +19,28 @@ from spatial_eval.analysis import intervals
 small = st.integers(0, 60)
 
 
+@given(parted=st.integers(0, 400), n=st.integers(20, 400))
+def test_the_smallest_difference_has_a_power_of_80_percent(parted: int, n: int) -> None:
+    """By scipy's normal distribution, at the share that parts, or where that is too small, where all of it does."""
+    d = intervals.smallest_difference(min(parted, n) / n, n) / 100
+    q = max(min(parted, n) / n, d)
+    z = (d * math.sqrt(n) - scipy.stats.norm.ppf(0.975) * math.sqrt(q)) / math.sqrt(q - d**2)
+    assert scipy.stats.norm.cdf(z) == pytest.approx(0.8)
+
+
+def test_the_smallest_difference_shows_in_80_percent_of_samples() -> None:
+    """100,000 samples of 600 pairs of which 30 % part, by McNemar's test with scipy's chi-squared distribution."""
+    n, q = 600, 0.3
+    d = intervals.smallest_difference(q, n) / 100
+    a, b, _ = np.random.default_rng(1).multinomial(n, [(q + d) / 2, (q - d) / 2, 1 - q], size=100_000).T
+    assert (scipy.stats.chi2.sf((a - b) ** 2 / (a + b), 1) < 0.05).mean() == pytest.approx(0.8, abs=0.01)
+
+
+def test_a_few_questions_show_no_difference() -> None:
+    assert all(math.isnan(intervals.smallest_difference(0.5, n)) for n in (0, 3))
+    assert 60 < intervals.smallest_difference(0, 9) < 70
+
+
 @given(right=small, wrong=small)
 def test_wilson_is_that_of_statsmodels(right: int, wrong: int) -> None:
     n = right + wrong

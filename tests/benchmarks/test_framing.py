@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import write_lines
 from doubles import Drill, Hashed
 from hydra_front import COMPOSER
+from PIL import Image, ImageOps
 
 from spatial_eval.analysis import metrics
 from spatial_eval.benchmarks.framing import FRAMINGS, LETTERS_NOTE, Framed, apply_framing, frame_sample
+from spatial_eval.benchmarks.mirror import mirror_words
 from spatial_eval.benchmarks.prompts import apply_template, without_template
 from spatial_eval.benchmarks.question_files import QuestionFile
 from spatial_eval.benchmarks.scenes.rendered import Scenes
@@ -75,7 +78,8 @@ def test_fewer_options_keep_the_right_one_and_its_opposite() -> None:
 
 def test_letters_move_with_their_options() -> None:
     (permuted,) = frame_sample(CUP, "permuted")
-    rotations = frame_sample(CUP, "circular")
+    rotations = frame_sample(replace(CUP, groups=(("circular", "source"), ("g", "7"))), "circular")
+    assert {one.groups for one in rotations} == {(("g", "7"), ("circular", CUP.id))}
     assert [one.answers for one in rotations] == [("b",), ("a",), ("d",), ("c",)]
     assert [one.id for one in rotations] == ["7@0", "7@1", "7@2", "7@3"]
     assert {one.set for one in rotations} == {"7"}
@@ -118,7 +122,8 @@ def test_rows_and_sides_are_those_of_the_source(framing: str, tmp_path: Path) ->
     for split in ("val", "test"):
         chosen = {source[i].id for i in split_indices(source, Part(split))}
         assert {framed[i].id.partition("@")[0] for i in split_indices(framed, Part(split))} == chosen
-    assert [one.image for one in source] == list(dict.fromkeys(one.image for one in framed))
+    upright = [one.image for one in framed if not one.id.endswith("@flip")]
+    assert [one.image for one in source] == list(dict.fromkeys(upright))
     if framing == "listed":
         assert [one.question for one in framed] == [one.question for one in source]
 
@@ -160,3 +165,139 @@ def test_job_state_and_sweep_ids_hold_it() -> None:
     read = COMPOSER.read_benchmark("scenes_a", {"dataset.framing": "k2"})
     assert isinstance(read, Framed)
     assert read.name == "scenes_a@k2"
+
+
+@pytest.mark.parametrize(
+    ("options", "gold", "opposite"),
+    [
+        (("left", "right", "on", "under"), "under", "on"),
+        (("left", "right", "on", "under"), "on", "under"),
+        (("left", "right", "front", "behind"), "behind", "front"),
+        (("left", "right", "in front of", "behind"), "behind", "in front of"),
+        (("over", "left", "right", "under"), "under", "over"),
+    ],
+)
+def test_what_has_several_opposites_keeps_the_one_that_is_offered(
+    options: tuple[str, ...], gold: str, opposite: str
+) -> None:
+    for number in range(8):
+        asked = Sample(str(number), number, "Where is the cup?", (gold,), options)
+        (two,) = frame_sample(asked, "k2")
+        assert set(two.options) == {gold, opposite}
+        assert [one.id for one in frame_sample(asked, "yes_no")] == [f"{number}@{gold}", f"{number}@{opposite}"]
+
+
+def test_only_the_pictures_that_a_form_asks_about_are_drawn(tmp_path: Path) -> None:
+    """Rows of a form that asks several times are not the source's: its pictures must not be found by them."""
+    places = Places(tmp_path, tmp_path)
+    framed = apply_framing(Scenes("scenes_a", "scenes_a"), "yes_no")
+    asked = framed.read(places)[20:22]
+    framed.ready(asked, places)
+    assert [path.name for path in tmp_path.rglob("*.jpeg")] == [asked[0].image.name]  # type: ignore[union-attr]
+
+
+# --- mirrored
+
+
+@pytest.mark.parametrize(
+    ("text", "mirrored"),
+    [
+        ("Is the cup to the left of the plate?", "Is the cup to the right of the plate?"),
+        ("The cat is at the right side of the dog.", "The cat is at the left side of the dog."),
+        ("Answer with left, right, on or under.", "Answer with right, left, on or under."),
+        ("Answer with left, on or under.", "Answer with right, on or under."),
+        ("What is on its far LEFT?\nA. Left\nB. right", "What is on its far RIGHT?\nA. Right\nB. left"),
+        ("Is it left or right?", "Is it right or left?"),
+        ("(A) left (B) the right-hand door", "(A) right (B) the left-hand door"),
+        ("the leftmost cup, facing right", "the rightmost cup, facing left"),
+        ("left", "right"),
+        ("a bright copyright on the cleft", "a bright copyright on the cleft"),
+        ("Turn left: which cup is above?", "Turn right: which cup is above?"),
+        ("Is the hand clockwise, and east?", "Is the hand clockwise, and east?"),
+    ],
+)
+def test_sides_are_swapped_in_their_case(text: str, mirrored: str) -> None:
+    assert mirror_words(text) == mirrored
+    assert mirror_words(mirrored) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Choose the right answer.",
+        "Which is in the right order?",
+        "Is the dog right behind the cat?",
+        "How many apples are left?",
+        "Who has left the room?",
+        "Is it right now on the table?",
+        "Does the car have the right of way?",
+        "The cup is right next to the plate.",
+        "Is that right?",
+        "Who came and left?",
+    ],
+)
+def test_words_that_may_mean_no_side_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r'^"(left|right)" in ".*" may mean no side, so its words cannot be mirrored$'):
+        mirror_words(text)
+
+
+def test_a_question_is_asked_with_its_mirror_image(tmp_path: Path) -> None:
+    Image.linear_gradient("L").rotate(90).save(tmp_path / "a.png")
+    rows = [
+        {"id": "q", "question": "Where is the cup?", "answer": "B", "options": ["left", "right", "on"]},
+        {"id": "p", "question": "Is the cup left of the plate?", "answer": "A", "options": ["yes", "no"]},
+    ]
+    path = write_lines(tmp_path / "quiz.jsonl", [{**row, "image_path": "a.png"} for row in rows])
+    quiz, places = QuestionFile(path, instruction="Look."), Places(tmp_path, tmp_path / "out")
+    found = apply_framing(quiz, "flip").read(places)
+    assert [(one.id, one.pair, one.row) for one in found] == [
+        ("q", "q", 0),
+        ("q@flip", "q", 1),
+        ("p", "p", 2),
+        ("p@flip", "p", 3),
+    ]
+    assert found[0] == replace(quiz.read(places)[0], pair="q", cut="00000000", groups=(("flip", "q"),))
+    assert found[1].question == "Where is the cup?\nA. right\nB. left\nC. on\nLook."
+    assert (found[1].answers, found[1].option_texts, found[1].relation) == (("b",), ("right", "left", "on"), "left")
+    assert (found[3].question.splitlines()[0], found[3].answers) == ("Is the cup right of the plate?", ("a",))
+    assert found[1].image == found[3].image != found[0].image
+    framed = apply_framing(quiz, "flip_circular")
+    asked = framed.read(places)
+    assert [one.id for one in asked[:4]] == ["q@0", "q@0@flip", "q@1", "q@1@flip"]
+    assert [one.groups for one in asked[:2]] == [
+        (("circular", name), ("flip", "q@0"), ("flip_circular", "q")) for name in ("q", "q@flip")
+    ]
+    assert {(one.set, one.pair) for one in asked[:2]} == {("q", "q@0")}
+    framed.ready(asked[:1], places)
+    assert not list((tmp_path / "out").rglob("*.png"))
+    framed.ready(asked[:2], places)
+    assert asked[1].image is not None
+    with Image.open(tmp_path / "a.png") as source, Image.open(asked[1].image) as drawn:
+        assert ImageOps.mirror(source.convert("RGB")).tobytes() == drawn.tobytes()
+        assert source.convert("RGB").tobytes() != drawn.tobytes()
+    # Another picture in the same file has another mirror image, and other answers in the store.
+    Image.new("RGB", (4, 4), "red").save(tmp_path / "a.png")
+    again = framed.read(places)[1]
+    assert again.image_digest not in ("", asked[1].image_digest)
+
+
+def test_what_cannot_be_mirrored_is_said_in_a_line(tmp_path: Path) -> None:
+    row = {"question": "Choose the right answer.", "answer": "left", "image_path": "a.png"}
+    quiz = QuestionFile(write_lines(tmp_path / "quiz.jsonl", [row]))
+    with pytest.raises(
+        DataError, match=r'quiz, question 0: dataset.framing=flip: "right" in "Choose the right answer."'
+    ):
+        apply_framing(quiz, "flip").read(Places(tmp_path, tmp_path))
+    quiz = QuestionFile(write_lines(tmp_path / "text.jsonl", [{"question": "Left or right?", "answer": "left"}]))
+    with pytest.raises(DataError, match="it has no picture that could be mirrored"):
+        apply_framing(quiz, "flip").read(Places(tmp_path, tmp_path))
+
+
+def test_an_absent_picture_stays_absent_in_the_mirror(tmp_path: Path) -> None:
+    row = {"question": "Left or right?", "answer": "left", "image_path": "none.png"}
+    framed = apply_framing(QuestionFile(write_lines(tmp_path / "quiz.jsonl", [row])), "flip")
+    places = Places(tmp_path, tmp_path / "out")
+    found = framed.read(places)
+    framed.ready(found, places)
+    assert found[1].image is not None
+    assert (found[1].image.exists(), found[1].image_digest) == (False, "")

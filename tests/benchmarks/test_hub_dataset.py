@@ -265,7 +265,8 @@ def test_a_preparation_that_gives_no_question_is_an_error(
 
 def prepared(name: str, rows: list[dict[str, Any]], places: Places, **keys: Any) -> Hub:
     """A shipped set with these rows in data_dir, as `prepare` writes them; images are only named."""
-    dataset = COMPOSER.read_benchmark(name, {"dataset.rows": len(rows)} | {f"dataset.{k}": v for k, v in keys.items()})
+    values = {"rows": len(rows), "golds": []} | keys
+    dataset = COMPOSER.read_benchmark(name, {f"dataset.{key}": value for key, value in values.items()})
     assert isinstance(dataset, Hub)
     folder = prepared_folder(dataset, places.data)
     write_lines(folder / "rows.jsonl", rows)
@@ -355,3 +356,15 @@ def test_real_world_qa_is_counted_by_the_form_of_its_gold(places: Places) -> Non
     ]
     assert samples[0].options == ("a", "b", "c")
     assert [one.question for one in samples] == [row["question"] for row in rows]
+
+
+def test_a_question_about_two_pictures_names_both(places: Places) -> None:
+    prompt = "Is the camera moving left or right?\nSelect from the following choices.\n(A) left\n(B) right"
+    row = {"idx": "val_1", "choices": ["left", "right"], "answer": "(B)", "prompt": prompt}
+    rows = [
+        row | {"image_1": image(1), "image_2": image(2)},
+        row | {"idx": "val_2", "image_1": image(2), "image_2": image(3)},
+    ]
+    first, second = prepared("blink_multiview", rows, places).read(places)
+    assert [path.stem[-1] for path in first.images] == ["1", "2"]
+    assert first.cut == second.cut  # they share a picture

@@ -168,7 +168,7 @@ def test_a_torn_note_is_looked_up_again(tmp_path: Path) -> None:
     for end in range(0, len(text), 7):
         notes.write_text(text[:end])
         assert digest_images([tmp_path / "six.png"], "upright", places) == want
-    assert hashing.noted({}, str, places) == {}
+    assert hashing.compute_cached({}, str, places) == {}
 
 
 # --- through datasets and models

@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from conftest import write_lines
+from conftest import parquet_bytes, write_lines
+from doubles import Hashed
+from hydra_front import COMPOSER
 
 import spatial_eval
+from spatial_eval.analysis import metrics
 from spatial_eval.analysis.regrading import rule_rows
 from spatial_eval.analysis.sweep_data import find_sweep, read_sweep_data
 from spatial_eval.cli import main
 from spatial_eval.core.errors import ConfigError, DataError
 from spatial_eval.core.jsonl import read_json_lines
+from spatial_eval.core.types import BASE, Cell, Experiment, Generation, Part, Places
+from spatial_eval.methods.routing import Base
+from spatial_eval.store.answers import Answers
 
 RULES = ("yn_pope", "yn_exact", "yn_xor", "yn_substring")
 NAMES = ("accuracy", "precision", "recall", "f1", "yes_rate", "unreadable")
@@ -45,6 +52,28 @@ def test_the_recorded_answers_give_the_published_figures(way: str, data: Path, t
     assert len(rows) == 8
     for row in rows:
         assert [round(row[name], 2) for name in NAMES] == list(PUBLISHED[row["dataset"]]), row["scoring"]
+
+
+def test_what_the_splits_share_is_asked_once_and_gives_the_published_figures_of_each(data: Path) -> None:
+    keys = {"dataset.split_name": "all", "dataset.splits": ["random", "popular"]}
+    dataset = COMPOSER.read_benchmark("pope_coco", keys)
+    samples = dataset.read(Places(data, data))
+    ids = {(sample.image.name, sample.question.partition("\n")[0]): sample.id for sample in samples if sample.image}
+    said: dict[str, Generation] = {}
+    for split in ("random", "popular"):
+        asked = read_json_lines(data / "pope" / f"coco_pope_{split}.json")
+        answered = read_json_lines(data / "pope" / f"llava-7b-coco-{split}-greedy.jsonl")
+        for question, answer in zip(asked, answered, strict=True):
+            name = ids[question["image"], question["text"]]
+            assert said.setdefault(name, Generation(name, BASE, answer["text"])).text == answer["text"]
+    columns = metrics.grade_columns(samples, Answers(answers=list(said.values())), [BASE])
+    cell = Cell(Experiment(dataset, Hashed()), Base(), Part("all"))
+    found = metrics.result_row(cell, columns)
+    assert (found["n"], round(found["macro_accuracy"], 2)) == (len(samples), 86.45)  # of 87.00 and 85.90
+    assert found["n"] < 5000
+    for row in metrics.relation_rows(cell, columns):
+        figures = [round(row[name], 2) for name in NAMES[:5]]
+        assert [row["n"], *figures] == [3000, *PUBLISHED[f"pope_coco_{row['relation']}"][:5]]
 
 
 ROWS = [
@@ -82,6 +111,9 @@ def test_other_rules_on_stored_answers(tmp_path: Path, capsys: pytest.CaptureFix
         rule_rows(files, ["yn_pope"])
     with pytest.raises(ConfigError, match="unknown --rule 'l_leed'; did you mean l_lead"):
         rule_rows(files, ["l_leed"])
+    for empty in (replace(files, content=parquet_bytes(files.samples[:0])), replace(files, cells=files.cells[:0])):
+        with pytest.raises(DataError, match=r"no cell of [0-9a-f]+ has a stored answer"):
+            rule_rows(empty, ["words"])
     assert main.main([*given, "words", "--cells"]) == 1
 
 

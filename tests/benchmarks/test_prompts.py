@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from questions import BARE, VSR, WHATSUP
 
-from spatial_eval.benchmarks.prompts import strip_wrapper, write_prompt
+from spatial_eval.benchmarks.prompts import add_text, strip_wrapper, write_prompt
+from spatial_eval.core.arms import PLACES, SecondPrompt
 
 
 @pytest.mark.parametrize(
@@ -46,6 +47,18 @@ def test_without_a_chat_template() -> None:
     assert write_prompt(BARE, mode="auto", llava15=False, image_token="<i>", chat=None) == f"<i>{BARE}"
     with pytest.raises(ValueError, match=r"no chat template: use dataset.prompt=raw"):
         write_prompt(BARE, mode="chat", llava15=False, image_token="<i>", chat=None)
+
+
+def test_second_prompts() -> None:
+    question = "<image>\nUSER: Where?\nASSISTANT:"
+    texts = {place: add_text(question, SecondPrompt(place, "Do {this}.")) for place in PLACES}
+    assert texts["system"] == question
+    assert texts["text"] == "<image>\nUSER: Do {this}. Where?\nASSISTANT:"
+    assert texts["end"] == "<image>\nUSER: Where? Do {this}.\nASSISTANT:"
+    told = write_prompt(question, mode="raw", llava15=True, image_token="<image>", chat=None, system="Do this.")
+    assert told == f"Do this. {question}"
+    with pytest.raises(ValueError, match="in the midst of the question"):
+        add_text("Where is it in <image>?", SecondPrompt("end", "Well?"))
 
 
 def test_refusals() -> None:

@@ -9,6 +9,8 @@ import os
 import shutil
 import subprocess
 import tracemalloc
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,9 @@ from conftest import questions, write_lines
 from hydra_front import COMPOSER
 
 from spatial_eval.benchmarks.question_files import PublicFile, QuestionFile
+from spatial_eval.benchmarks.scoring import grade_answer
 from spatial_eval.core.errors import ConfigError, DataError
+from spatial_eval.core.jsonl import read_json_lines
 from spatial_eval.core.plan import split_indices
 from spatial_eval.core.types import Part, Places, Sample
 
@@ -265,7 +269,12 @@ def pope(folder: Path, split: str = "random", rows: int = 24, **keys: Any) -> Pu
             for i in range(rows)
         ]
         write_lines(folder / "pope" / f"coco_pope_{name}.json", lines)
-    values = {"dataset.split_name": split, "dataset.rows": rows} | {f"dataset.{k}": v for k, v in keys.items()}
+    values = {
+        "dataset.split_name": split,
+        "dataset.rows": rows,
+        "dataset.golds": [f"yes={rows // 2}", f"no={rows // 2}"],
+    }
+    values |= {f"dataset.{key}": value for key, value in keys.items()}
     dataset = COMPOSER.read_benchmark("pope_coco", values)
     assert isinstance(dataset, PublicFile)
     return dataset
@@ -290,6 +299,80 @@ def test_pope_is_cut_by_its_pictures_alike_in_every_split(tmp_path: Path) -> Non
     assert len(val[0]) == 4  # a fifth of 20
 
 
+TWO = ("random", "popular")
+
+
+def test_a_question_of_several_splits_is_asked_once(tmp_path: Path) -> None:
+    places = Places(tmp_path, tmp_path)
+    dataset = pope(tmp_path, "all", splits=list(TWO))
+    samples = dataset.read(places)
+    assert (dataset.name, len(samples)) == ("pope_coco_all", 36)  # the splits share the half whose answer is yes
+    assert [sample.row for sample in samples] == list(range(36))
+    assert Counter(sample.groups for sample in samples) == {
+        (("macro", "random"), ("macro", "popular")): 12,
+        (("macro", "random"),): 12,
+        (("macro", "popular"),): 12,
+    }
+    assert {samples[1].id, samples[-1].id} == {"random/2", "popular/24"}
+    val = {samples[i].image for i in split_indices(samples, Part("val"))}
+    alone = pope(tmp_path).read(places)
+    assert val == {alone[i].image for i in split_indices(alone, Part("val"))}
+    with pytest.raises(
+        DataError, match=r"coco_pope_\{random,popular\}.json has 48 rows; expected 46: set dataset.rows"
+    ):
+        replace(dataset, rows=23).read(places)
+    path = tmp_path / "pope" / "coco_pope_popular.json"
+    rows = [{**row, "label": "no"} if row["question_id"] == 3 else row for row in read_json_lines(path)]
+    write_lines(path, rows)
+    with pytest.raises(DataError, match="questions random/3 and popular/3 are one, and their gold answers differ"):
+        replace(dataset, golds=()).read(places)
+
+
+def test_repope_changes_answers_and_leaves_questions_out(tmp_path: Path) -> None:
+    places = Places(tmp_path, tmp_path)
+    rows = list(read_json_lines(pope(tmp_path).image_folder(tmp_path).parent / "pope" / "coco_pope_random.json"))
+    table = write_lines(tmp_path / "pope" / "coco_repope_random.json", [{**rows[0], "label": "no"}, *rows[2:]])
+    dataset = pope(tmp_path, corrections="repope")
+    samples = dataset.read(places)
+    assert dataset.name == "pope_coco_random~repope"
+    corrected = replace(dataset, where=("label=no",), rows=0, golds=()).read(Places(tmp_path, tmp_path))
+    assert {sample.answers for sample in corrected} == {("no",)}
+    assert corrected[0].id == "1"  # yes in the source
+    assert [(sample.id, sample.answers) for sample in samples[:2]] == [("1", ("no",)), ("3", ("yes",))]
+    assert len(samples) == 23
+    for changed, message in (
+        ([{**rows[0], "text": "?"}], r"row 0: `text` is not that of the row with this id in .*coco_repope_random.json"),
+        (
+            [{**rows[0], "question_id": 99}],
+            r"no row has the id 99 of .*repope_random.json, which dataset.corrections co",
+        ),
+    ):
+        write_lines(table, changed)
+        with pytest.raises(DataError, match=message):
+            dataset.read(places)
+    table.unlink()
+    with pytest.raises(
+        DataError, match=r"no pope/coco_repope_random.json under data_dir=.* dataset.corrections=repope`"
+    ):
+        dataset.read(places)
+    with pytest.raises(ConfigError, match=r"unknown dataset\.corrections 'repope'"):
+        COMPOSER.read_benchmark("pope_gqa", {"dataset.corrections": "repope"})
+
+
+def test_a_number_is_a_gold_answer(tmp_path: Path) -> None:
+    asked = [{"question": "How far?", "answer": 2.5}, {"question": "How many?", "answer": 3}]
+    samples = read(write_lines(tmp_path / "quiz.jsonl", asked))
+    assert [(sample.answers, sample.scoring) for sample in samples] == [(("2.5",), "number"), (("3",), "number")]
+    graded = [grade_answer(samples[1], text)[:2] for text in ("3.", "It is 3.0 m", "3 or 4", "three", "1,003")]
+    assert graded == [("3", True), ("3", True), ("", False), ("", False), ("1003", False)]
+    with pytest.raises(DataError, match=r"is an index, and no options are known.* dataset.scoring=number where it is"):
+        read(write_lines(tmp_path / "quiz.jsonl", asked[1:]))
+    (third,) = read(tmp_path / "quiz.jsonl", scoring="number")
+    assert third.answers == ("3",)
+    with pytest.raises(DataError, match=r"the gold answer is 'left', and dataset.scoring=number reads numbers"):
+        read(write_lines(tmp_path / "quiz.jsonl", [{"question": "?", "answer": "left"}]), scoring="number")
+
+
 def test_what_pope_refuses(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"unknown dataset.split_name 'adversary'; did you mean adversarial\?"):
         pope(tmp_path, "adversary")
@@ -302,7 +385,7 @@ def test_what_pope_refuses(tmp_path: Path) -> None:
         tmp_path / "pope" / "coco_pope_random.json", [{"question_id": 1, "image": "../a", "text": "?", "label": "yes"}]
     )
     with pytest.raises(DataError, match=r"row 0: `image` is '../a'; expected a picture's file name"):
-        COMPOSER.read_benchmark("pope_coco", {"dataset.rows": 1}).read(places)
+        COMPOSER.read_benchmark("pope_coco", {"dataset.rows": 1, "dataset.golds": []}).read(places)
 
 
 def test_reading_holds_no_row_as_its_file_gives_it(tmp_path: Path) -> None:
@@ -317,3 +400,120 @@ def test_reading_holds_no_row_as_its_file_gives_it(tmp_path: Path) -> None:
     assert len({id(sample.options) for sample in samples}) == len({id(sample.answers) for sample in samples}) == 1
     assert held < 600 * len(samples)
     assert peak < 1200 * len(samples)
+
+
+def test_several_images_per_question(tmp_path: Path) -> None:
+    """In a list, or in a column each; they keep their places, and share a side of val and test with whoever has one."""
+    rows = [
+        {"question": "In <image> and in <image>, where?", "answer": "left", "image_path": ["a.png", "b.png"]},
+        {"question": "Where?", "answer": "left", "image_path": ["b.png"]},
+        {"question": "Where?", "answer": "left", "image_path": "c.png"},
+        {"question": "Where?", "answer": "left"},
+    ]
+    path = write_lines(tmp_path / "own.jsonl", rows)
+    samples = read(path, cut="groups", options_style="none")
+    assert [[image.name for image in one.images] for one in samples] == [["a.png", "b.png"], ["b.png"], ["c.png"], []]
+    assert samples[0].question == rows[0]["question"]
+    assert samples[0].cut == samples[1].cut != samples[2].cut
+    columns = write_lines(
+        tmp_path / "columns.jsonl",
+        [{"question": "Where?", "answer": "left", "one": "a.png", "two": "b.png", "three": None}],
+    )
+    (sample,) = read(columns, columns={"image": ["one", "two", "three"]})
+    assert [image.name for image in sample.images] == ["a.png", "b.png"]
+    assert complaint(columns, columns={"image": ["one", "four"]}).startswith(
+        ": no `four`; set dataset.columns.image to"
+    )
+    for images in (["a.png"], ["a.png", "b.png", "c.png"]):
+        wrong = write_lines(tmp_path / "wrong.jsonl", [{**rows[0], "image_path": images}])
+        expected = f", row 0: the question holds 2 <image> for {len(images)} images; expected {len(images)}, or none"
+        assert complaint(wrong) == expected
+
+
+def test_options_go_behind_a_question_with_places_for_images(tmp_path: Path) -> None:
+    row = {**ROW, "question": "<image> or <image>: left?", "answer": "A", "image_path": ["a.png", "b.png"]}
+    (sample,) = read(write_lines(tmp_path / "own.jsonl", [row]), scoring="letter")
+    assert sample.question == "<image> or <image>: left?\nA. left\nB. right"
+
+
+# --- samples of lmms-eval
+
+
+def lmms_sample(number: int, **change: Any) -> dict[str, Any]:
+    """As older versions wrote it: with the document but for its pictures, and all arguments."""
+    asked = f"Is there a kite {number}?\nAnswer the question using a single word or phrase."
+    return {
+        "doc_id": number,
+        "doc": {"question": f"Is there a kite {number}?", "category": "random"},
+        "target": "Yes" if number % 2 else "no",
+        "arguments": [asked, {"max_new_tokens": 16}, number, "pope", "test"],
+        "resps": [["yes"]],
+        "filtered_resps": ["yes"],
+        **change,
+    }
+
+
+def test_samples_of_lmms_eval_are_asked_as_they_were(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    for number in (0, 1, 2):
+        (tmp_path / "images" / f"{number}.png").write_bytes(b"")
+    older = [lmms_sample(number) for number in (2, 0)]
+    newest = lmms_sample(1, input="Is there a kite 1?\nAnswer the question using a single word or phrase.")
+    newest = {key: value for key, value in newest.items() if key not in ("doc", "arguments", "resps")}
+    path = write_lines(tmp_path / "samples_pope.jsonl", [*older, newest])
+    found = QuestionFile(path, form="lmms", columns={"relation": "category"}).read(Places(tmp_path, tmp_path))
+    assert [(one.id, one.answers, one.scoring, one.relation) for one in found] == [
+        ("2", ("no",), "yes_no", "random"),
+        ("0", ("no",), "yes_no", "random"),
+        ("1", ("yes",), "yes_no", ""),
+    ]
+    assert found[0].question == "Is there a kite 2?\nAnswer the question using a single word or phrase."
+    assert [one.image for one in found] == [tmp_path / "images" / f"{number}.png" for number in (2, 0, 1)]
+    named = lmms_sample(1, doc={"picture_file": "far/away.png"})
+    path = write_lines(tmp_path / "named.jsonl", [named])
+    (one,) = QuestionFile(path, form="lmms", columns={"image": "picture_file"}).read(Places(tmp_path, tmp_path))
+    assert one.image == tmp_path / "far" / "away.png"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (
+            {"doc_id": "2"},
+            "row 0: needs doc_id, a whole number, and input or arguments: it is no sample of lmms-eval's",
+        ),
+        ({"arguments": []}, "row 0: needs doc_id, a whole number, and input or arguments"),
+        ({"target": None}, "row 0: `answer` is absent"),
+        ({"doc_id": 7}, r"row 0: lmms-eval writes no picture, and there is no .*images/7\.\*: put them there, or name"),
+    ],
+)
+def test_a_sample_that_cannot_be_asked_is_named(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "1.png").write_bytes(b"")
+    path = write_lines(tmp_path / "samples.jsonl", [lmms_sample(1, **change)])
+    with pytest.raises(DataError, match=says):
+        QuestionFile(path, form="lmms").read(Places(tmp_path, tmp_path))
+
+
+def test_there_is_no_other_form_of_a_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"unknown dataset\.form 'lmm'; did you mean lmms"):
+        QuestionFile(tmp_path / "a.jsonl", form="lmm")
+
+
+def test_pictures_of_one_name_in_two_folders_are_two(tmp_path: Path) -> None:
+    rows = [ROW | {"id": i, "image_path": [f"scene_{i}/view_{k}.png" for k in (0, 1)]} for i in range(5)]
+    rows.append(ROW | {"id": 5, "image_path": "./scene_0/../scene_1/view_0.png"})
+    cuts = [sample.cut for sample in read(write_lines(tmp_path / "quiz.jsonl", rows), cut="groups")]
+    assert cuts == [f"scene_{i}/view_0.png" for i in (0, 1, 2, 3, 4, 1)]
+
+
+def test_an_instruction_stands_before_the_wrapper_ends(tmp_path: Path) -> None:
+    wrapped = ROW | {"question": "<image>\nUSER: Where is it?\nASSISTANT:"}
+    path = write_lines(tmp_path / "quiz.jsonl", [wrapped, ROW | {"id": 1}])
+    first, second = read(path, instruction="Be brief.", preface="Look.")
+    assert first.question == "<image>\nUSER: Look.\nWhere is it?\nBe brief.\nASSISTANT:"
+    assert second.question == "Look.\nWhere is it?\nBe brief."
+    inside = write_lines(tmp_path / "quiz.jsonl", [ROW, ROW | {"id": 1, "question": "Where in <image> is it?"}])
+    assert complaint(inside, preface="Look.") == (
+        ", row 1: dataset.preface cannot be put before the question: <image> stands in the midst of the question"
+    )

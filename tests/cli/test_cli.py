@@ -5,8 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
+import signal
 
 import pytest
+
+from spatial_eval.cli import run, sweeps
+from spatial_eval.cli.main import main
 
 
 @pytest.fixture
@@ -44,3 +49,17 @@ def test_wrong_use(swept, cli, tmp_path) -> None:
     assert "unknown sweep 'zzz'" in done.stderr
     assert cli("results", "--format", "xml").returncode == 2
     assert cli().returncode == 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_before_anything_is_computed_is_one_line(number, monkeypatch, capsys) -> None:
+    before = signal.getsignal(number)
+    monkeypatch.setattr(run, "_run", lambda parsed: os.kill(os.getpid(), number))
+    assert main(["run", "method=base"]) == 3
+    assert capsys.readouterr().err == (
+        "interrupted: what was computed is stored; the same command goes on from there\n"
+    )
+    monkeypatch.setattr(sweeps, "list_folders", lambda output: os.kill(os.getpid(), number))
+    assert main(["list"]) == 3
+    assert capsys.readouterr().err == "interrupted\n"
+    assert signal.getsignal(number) == before

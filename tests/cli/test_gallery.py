@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 import spatial_eval
+from spatial_eval.analysis.sweep_data import read_sweep_data
 from spatial_eval.cli import attention as cli_attention
 from spatial_eval.cli import main
 from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import ConfigError, DataError
-from spatial_eval.report import figures, sections
+from spatial_eval.report import figures, panels, sections
 from spatial_eval.store import attention
 from spatial_eval.store.attention import View
 
@@ -81,23 +82,49 @@ def test_the_command_writes_what_it_says(gazed: Path, tmp_path: Path, capsys: py
     assert said.err == ""
     written = sorted(tmp_path.glob("*.png"))
     assert sorted(map(Path, said.out.splitlines())) == written
-    assert len(written) == 2 * 2 * 2
+    assert len(written) == 2 * 2  # questions and layers: all arms stand in one picture
     first = spatial_eval.load(gazed).attention().ids[0]
-    assert tmp_path / f"scenes_a--tiny--{first}--0.5--mean.png" in written
-    with Image.open(written[0]) as file:
-        assert file.size == (448, 448 + 16)
+    assert tmp_path / f"scenes_a--tiny--{first}--mean.png" in written
 
 
-def test_the_command_draws_the_map(gazed: Path, tmp_path: Path) -> None:
+def test_a_panel_holds_each_arms_map_on_one_scale_and_its_own_answer(gazed: Path) -> None:
+    files = read_sweep_data(gazed)
     found = spatial_eval.load(gazed).attention()
-    i, arm = 5, found.arm("2")
-    draw(gazed, tmp_path, "--question", found.ids[i], "--arm", "2", "--layer", "3")
-    (path,) = tmp_path.glob("*.png")
-    with Image.open(path) as file:
-        pixels = np.asarray(file).astype(int)[:448]
-    row, column = divmod(int(found.map[i][arm, 3].argmax()), 8)
-    bright = pixels[..., :2].mean(axis=2).reshape(8, 56, 8, 56).mean(axis=(1, 3))  # the picture itself is dimmed
-    assert np.unravel_index(bright.argmax(), (8, 8)) == (row, column)
+    source = panels.PanelSource(files, found, figures.thumbnails(files.about))
+    i, layer = 5, slice(3, 4)
+    image = source.find_images()[i]
+    assert image is not None
+    panel = source.build(i, image, [found.arm(label) for label in ("1", "0.5", "2")], layer)
+    assert panel.top == max(float(one.values.max()) for one in panel.arms)
+    right = spatial_eval.load(gazed).right(found)
+    for one in panel.arms:
+        w = found.arm(one.arm.label)
+        np.testing.assert_array_equal(one.values, found.map[i][w, 3])
+        assert one.share == pytest.approx(float(found.mass[i, w, 3].mean()))
+        assert one.right == bool(right[i, w])
+        text = files.samples.query("sample_id == @panel.id")
+        assert one.answer in set(text["text"])
+    assert [one.name for one in panel.arms] == ["base", "weight 0.5", "weight 2"]
+    drawn = np.asarray(panels.draw_panel(panel, "3")).astype(int)
+    asked = 1  # line of the question
+    top = panels.GAP + panels.LINE * (asked + 1) + panels.GAP
+    for number, one in enumerate(panel.arms, 1):  # the brightest place of each tile is the map's
+        left = panels.GAP + number * (panels.TILE + panels.GAP)
+        tile = drawn[top : top + panels.TILE, left : left + panels.TILE, :2].mean(axis=2)
+        bright = tile.reshape(8, panels.TILE // 8, 8, panels.TILE // 8).mean(axis=(1, 3))
+        assert np.unravel_index(bright.argmax(), (8, 8)) == divmod(int(one.values.argmax()), 8)
+
+
+def test_an_arm_without_a_stored_answer_is_neither_right_nor_wrong(gazed: Path) -> None:
+    files = read_sweep_data(gazed)
+    found = spatial_eval.load(gazed).attention()
+    panel = panels.PanelSource(files, found, figures.thumbnails(files.about))
+    one = panel.build(0, Path("x.png"), [0]).arms[0]
+    assert one.right is not None
+    graded = files.experiments[found.dataset, found.model, found.max_new_tokens].arms[found.arms[0]]
+    graded.signals.answered[0] = False
+    unanswered = panel.build(0, Path("x.png"), [0]).arms[0]
+    assert (unanswered.right, unanswered.answer, unanswered.share) == (None, "", one.share)
 
 
 @pytest.mark.parametrize(
@@ -135,12 +162,12 @@ def test_pictures_that_are_gone_and_masses_that_are_no_maps(gazed: Path, tmp_pat
 
 def test_spread_over_the_questions() -> None:
     ids = [str(i) for i in range(10)]
-    assert cli_attention.questions(ids, None, 3) == [0, 3, 6]
-    assert cli_attention.questions(ids, None, None) == [0, 2, 4, 6]
-    assert cli_attention.questions(ids, None, 99) == list(range(10))
-    assert cli_attention.questions(ids, ["7", "2"], None) == [7, 2]
+    assert cli_attention.select_questions(ids, None, 3) == [0, 3, 6]
+    assert cli_attention.select_questions(ids, None, None) == [0, 2, 4, 6]
+    assert cli_attention.select_questions(ids, None, 99) == list(range(10))
+    assert cli_attention.select_questions(ids, ["7", "2"], None) == [7, 2]
     with pytest.raises(ConfigError, match="question x is not captured; ids go from 0 to 9"):
-        cli_attention.questions(ids, ["x"], None)
+        cli_attention.select_questions(ids, ["x"], None)
 
 
 # The report

@@ -21,6 +21,7 @@ from spatial_eval.analysis.sweep_data import LARGEST_TABLE, find_sweep, read_fil
 from spatial_eval.cli.main import COMMANDS, GLOSSARY, main, parser
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.sweep_names import derive_name, is_name, read_name, write_name
+from spatial_eval.report import citation, sources
 from spatial_eval.report.citation import cite_sweep
 
 
@@ -208,6 +209,16 @@ def test_cite_names_what_was_used(swept: Path, capsys) -> None:
     assert text.count("{") == text.count("}")
 
 
+def test_cite_says_each_setting_of_a_method() -> None:
+    def say(name: str, *settings: str) -> str:
+        return citation._describe_method(name, [{"settings": one} for one in settings], {})
+
+    assert say("vcd", "") == "vcd [leng2024vcd]: settings default."
+    assert say("vcd", "", "noise=999") == "vcd [leng2024vcd]: settings default, noise=999."
+    routed = say("route", "low=0.5 high=vcd,alpha=1,cutoff=0.1,noise=500")
+    assert routed.startswith("route [chen2025spatial, leng2024vcd]: settings low=0.5")
+
+
 def test_cite_knows_benchmarks_models_and_gpu_hours(swept: Path) -> None:
     """The facts of a real run, put into the files of a made-up one."""
     files = read_files(swept)
@@ -225,10 +236,34 @@ def test_cite_knows_benchmarks_models_and_gpu_hours(swept: Path) -> None:
         {**files.tables, "passes.csv": sheet.getvalue().encode()},
     )
     text = cite_sweep(changed)
-    assert "[liu2023improved, llava_hf_llava_1_5_7b_hf]: llava-hf/llava-1.5-7b-hf, revision a272c74b, bfloat16" in text
+    assert "[liu2024improved, llava_hf_llava_1_5_7b_hf]: llava-hf/llava-1.5-7b-hf, revision a272c74b, bfloat16" in text
     assert "Hugging Face hub, revision a272c74b" in text
     assert "2 GPU hours (NVIDIA A100)" in text
     assert "[kamath2023whatsup]" in text
+    assert "MIT (https://github.com/amitakamath/whatsup_vlms" in text
+    assert "Llama 2 Community License (https://huggingface.co/llava-hf/llava-1.5-7b-hf)" in text
+
+
+def test_a_licence_nobody_looked_up_is_said_to_be_unknown(swept: Path) -> None:
+    files = read_files(swept)
+    trunk = files.about["trunks"][0]
+    own = {**trunk["dataset"], "kind": "QuestionFile", "name": "mine"}
+    model = {**trunk["model"], "kind": "HF", "path": "someone/model", "name": "theirs"}
+    text = cite_sweep(type(files)({**files.about, "trunks": [{"dataset": own, "model": model}]}, files.tables))
+    assert "mine not known here; theirs not known here." in text
+
+
+def test_every_dataset_and_model_that_has_a_licence_is_named_as_the_yaml_files_name_it() -> None:
+    texts = [path.read_text("utf8") for path in (ROOT / "conf").glob("*/*.yaml")]
+    given = {
+        line.split()[1].strip('"')
+        for text in texts
+        for line in text.splitlines()
+        if re.match(r"(repo|path|benchmark): \S", line)
+    }
+    kinds = {"WhatsUp", "Vsr", "Scenes"}
+    assert {*sources.DATASET_LICENCES, *sources.DATASET_SOURCES, *sources.MODEL_LICENCES} <= given | kinds
+    assert all(licence.source for licence in (*sources.DATASET_LICENCES.values(), *sources.MODEL_LICENCES.values()))
 
 
 def test_help_is_light_and_explains_five_words() -> None:

@@ -124,8 +124,8 @@ def test_values_are_set_on_a_copy() -> None:
 
 def test_options_that_are_no_yaml_get_one_line(tmp_path: Path) -> None:
     own = make_own(tmp_path, method__torn="kind: [\n", method__lost="defaults: [nowhere]\n")
-    for name in ("torn", "lost"):
-        with pytest.raises(ConfigError, match=f"cannot compose method={name}: ") as error:
+    for name, says in (("torn", "torn.yaml is not YAML: "), ("lost", "cannot compose method=lost: ")):
+        with pytest.raises(ConfigError, match=says) as error:
             Composer(own).compose({"method": name})
         assert "\n" not in str(error.value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -79,7 +80,7 @@ def test_the_cells_are_the_same(tmp_path: Path) -> None:
         ("launcher: {partition: gpu}", "its keys as `launcher.partition: VALUE`"),
         ("launcher: slrum", "did you mean slurm"),
         ("- gpu", "expected keys with values"),
-        ("a: [", "cannot be read"),
+        ("a: [", "is not YAML"),
     ],
 )
 def test_a_wrong_file_is_one_line_that_names_it(tmp_path: Path, text: str, says: str) -> None:
@@ -105,3 +106,27 @@ def test_other_commands_look_where_runs_write(tmp_path: Path, monkeypatch: pytes
     assert set(folders("doctor")) == {"/scratch/out", "/scratch/data", str(tmp_path)}
     monkeypatch.delenv("SPATIAL_EVAL_CONFIG_DIR")
     assert folders("results") == ["outputs"]
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (b"a: \xe9", "is not UTF-8 (byte 0xe9): save it as UTF-8"),
+        ("a: 1".encode("utf-16"), "is not UTF-8 (byte 0xff): save it as UTF-8"),
+        (b"a: " + b"[ " * 100_000, "is nested too deeply"),
+        (b"a: " + b"9" * 5000, "is not YAML: Exceeds the limit"),
+        (b"\0", "is not YAML"),
+        (None, "cannot be read: not a regular file"),
+        (b"- 1", "expected keys with values"),
+    ],
+    ids=["Latin-1", "UTF-16", "deep", "digits", "NUL", "FIFO", "list"],
+)
+def test_an_option_of_ones_own_that_is_no_yaml_is_named(content: bytes | None, says: str, tmp_path: Path) -> None:
+    path = tmp_path / "model" / "own.yaml"
+    path.parent.mkdir()
+    os.mkfifo(path) if content is None else path.write_bytes(content)
+    with pytest.raises(ConfigError) as caught:
+        Composer(tmp_path).compose({"model": "own"})
+    assert str(caught.value).startswith(str(path))
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import hydra
@@ -13,10 +15,11 @@ from hydra_front import COMPOSER, NEED, default_arguments, make_grid
 from spatial_eval.config import schema
 from spatial_eval.config.compose import Composer
 from spatial_eval.config.grid import Grid, read_sweep_file
+from spatial_eval.core.arms import CONTRASTS
 from spatial_eval.core.errors import ConfigError
-from spatial_eval.core.types import Part
+from spatial_eval.core.types import Method, Part
 from spatial_eval.methods.published import ADAPT, DATASETS, WEIGHT, published_accuracy
-from spatial_eval.methods.routing import AdaptVis, Base, ScalingVis
+from spatial_eval.methods.routing import METHODS, AdaptVis, Base, ScalingVis
 
 
 def made(tmp_path: Path, *arguments: str) -> Grid:
@@ -230,6 +233,56 @@ def test_every_sweep_says_what_it_costs_and_reproduces() -> None:
         comment = "".join(line for line in path.read_text("utf8").splitlines(keepends=True) if line.startswith("#"))
         assert path.read_text("utf8").startswith("#")
         assert "Cost:" in comment, path.name
+
+
+CONTROLS = {"base": 1, "forced_yes": 1, "answer_yes": 1, "sample": 10}
+
+
+ATTENDING = ("head_guided", "vaf", "var", "sparc")
+
+
+def name_method(method: Method) -> str:
+    """Name a method as a choice of conf/method."""
+    return "head_guided" if asdict(method).get("scaling") == "head_guided" else method.kind  # type: ignore[call-overload]
+
+
+def test_the_referee_holds_every_contrast_at_its_published_settings() -> None:
+    methods = {name_method(cell.method): cell.method for cell in make_grid(["sweep=referee,forced_yes"]).cells}
+    assert {*CONTRASTS, *CONTROLS, *ATTENDING, "pai_full"} == methods.keys()
+    guided = methods.pop("head_guided")
+    assert guided == ScalingVis(0.5, scaling="head_guided", layers="5-18/32", steps="all")
+    assert methods.pop("sample").seed == 4
+    assert methods.pop("vcd") in {METHODS["vcd"](noise=noise) for noise in (500, 999)}
+    published = {kind: METHODS[kind]() for kind in methods}
+    changed = {
+        kind: {f.name for f in fields(own) if getattr(own, f.name) != getattr(published[kind], f.name)}
+        for kind, own in methods.items()
+    }
+    assert {kind: names for kind, names in changed.items() if names} == {
+        "icd": {"place"},
+        "pai_full": {"variant"},
+        "sid": {"variant", "alpha", "cutoff"},
+    }
+
+
+def test_seeds_are_cells_of_their_own(tmp_path: Path) -> None:
+    found = make_grid(default_arguments("method=sample", "method.seeds=3"), tmp_path)
+    assert methods(found) == [METHODS["sample"](seed=seed) for seed in range(3)]
+    for wrong in (["method.seeds=0"], ["method.seeds=2,3"], ["method.seeds=2", "method.seed=1"]):
+        with pytest.raises(ConfigError, match=r"method.seeds=.* is not valid; expected one whole number, 1 to 100"):
+            make_grid(default_arguments("method=sample", *wrong), tmp_path)
+
+
+def test_the_referee_tunes_with_equal_budgets() -> None:
+    """As many settings for each method, the published ones among them."""
+    cells = make_grid(["sweep=referee_tuned,forced_yes", "split=val"]).cells
+    counts = Counter(name_method(cell.method) for cell in cells)
+    assert {kind: count for kind, count in counts.items() if count != 6} == CONTROLS
+    tuned = set(counts) - set(CONTROLS)
+    assert tuned == {"scaling_vis", "adapt_vis", "pai_full", *ATTENDING, *CONTRASTS} - set(CONTROLS)
+    methods = {cell.method for cell in cells}
+    assert all(METHODS[kind]() in methods for kind in tuned - {"scaling_vis", "adapt_vis", "head_guided"})
+    assert ScalingVis(0.5, scaling="head_guided", layers="5-18/32", steps="all") in methods
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "sweeps").glob("*.yaml")), ids=lambda path: path.stem)

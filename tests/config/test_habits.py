@@ -50,7 +50,6 @@ KEYS = [
     ("method=*", "write -m 'method=glob(*)'"),
     ("method=all", "write -m 'method=glob(*)'"),
     ("method=opera", "it decodes by beam search"),
-    ("method=VAR", "not implemented yet; docs/methods.md"),
     ("dataset=own.csv", "write dataset=file dataset.path=own.csv"),
     ("model=*", "write -m model=NAME,NAME"),
     ("method=[base,vcd]", "write -m method=base,vcd"),

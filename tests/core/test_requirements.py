@@ -46,7 +46,7 @@ def test_doctor_says_it(version: str, state: list[str], monkeypatch: pytest.Monk
     lines = [line for line in doctor.versions() if line.thing == "packages"]
     assert [line.state for line in lines] == state
     if UNKNOWN in state:
-        assert lines[1].said == (
+        assert lines[1].message == (
             f"transformers {version} is newer than the newest tested one: pip install '{CAPPED}' if anything fails"
         )
         assert not lines[1].stops
@@ -62,7 +62,7 @@ def test_a_package_that_is_absent_fails(monkeypatch: pytest.MonkeyPatch) -> None
 
     monkeypatch.setattr(metadata, "version", absent)
     [line] = [line for line in doctor.versions() if line.thing == "packages"]
-    assert (line.state, "rich is not installed" in line.said) == (FAILS, True)
+    assert (line.state, "rich is not installed" in line.message) == (FAILS, True)
     assert requirements.list_newer() == []
 
 

@@ -12,14 +12,32 @@ from hypothesis import given
 from hypothesis import strategies as st
 from questions import encode, share
 
-from spatial_eval.core.arms import BASE, SCALINGS, Arm, Dola, M3id, Scaling, Sla, TextGuidance, Vcd
+from spatial_eval.core.arms import (
+    BASE,
+    SCALINGS,
+    AnswerYes,
+    Arm,
+    Deco,
+    Dola,
+    Icd,
+    M3id,
+    Sampling,
+    Scaling,
+    Sid,
+    Sla,
+    Sparc,
+    TextGuidance,
+    Vaf,
+    Var,
+    Vcd,
+)
 from spatial_eval.core.errors import ConfigError, ModelError
 from spatial_eval.core.layers import canonical_heads, canonical_layers, head_indices, layer_indices
 from spatial_eval.engine import contrastive, decode
 from spatial_eval.engine.attention import FORMULAS
 from spatial_eval.engine.decode import decode_arms
 from spatial_eval.engine.reference import decode_reference
-from spatial_eval.engine.request import Decoded, Intervention, image_token_id
+from spatial_eval.engine.request import Decoded, Intervention, draw_number, image_token_id
 from spatial_eval.models.batches import collate
 
 SHARES = (
@@ -28,7 +46,11 @@ SHARES = (
     Arm(Scaling(0.95, "share")),
 )
 KINDS = (
-    *(Arm(Scaling(weight, kind)) for kind in ("temperature", "mass", "pai") for weight in (0.25, 0.5, 2.0)),
+    *(
+        Arm(Scaling(weight, kind))
+        for kind in ("temperature", "mass", "pai", "head_guided")
+        for weight in (0.25, 0.5, 2.0)
+    ),
     *SHARES,
 )
 PLACES = (
@@ -49,10 +71,14 @@ CONTRASTS = (
     Arm(contrast=M3id(decay=0.5, cutoff=0.1)),
     Arm(contrast=Sla(layers="late", gamma=0.9)),
     Arm(contrast=Sla(layers="1-2", gamma=0.5)),
+    Arm(contrast=Deco(alpha=0.0)),
+    Arm(contrast=Deco()),
+    Arm(contrast=Deco(layers="0-2", alpha=8.0, top_p=0.999, top_k=5)),
     Arm(Scaling(2.0, "pai", layers="1-", steps="all"), TextGuidance(alpha=1.0, cutoff=0.1)),
     Arm(Scaling(2.0, "pai", steps="generated"), TextGuidance(alpha=1.0, cutoff=0.1)),
     Arm(Scaling(0.2, scope="text", steps="all"), Dola(layers="low", cutoff=0.1)),
 )
+NEUTRAL = (Vcd(alpha=0.0, cutoff=0.1, noise=500), Deco(alpha=0.0))  # as the baseline, under greedy decoding
 FAMILIES = ("llava", "llava_next", "qwen25_vl", "idefics3")
 
 
@@ -106,7 +132,7 @@ def test_contrasts_are_exact(name: str) -> None:
     arms = CONTRASTS if name == "llava" else CONTRASTS[::2]  # reading all again takes long
     expected = run(decode_reference, name, arms, 4, rows=4)
     turned = changed(expected, arms, run(decode_reference, name, (BASE,), 4, rows=4))
-    assert turned.pop(CONTRASTS[0]) == 0  # alpha 0 is greedy
+    assert all(turned.pop(arm) == 0 for arm in arms if arm.contrast in NEUTRAL), turned
     assert sum(count > 0 for count in turned.values()) >= 5, turned
     for batch in (1, 4):
         ours = run(decode_arms, name, arms, batch, rows=4)
@@ -137,6 +163,102 @@ def test_all_kinds_share_a_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
     ours = run(decode_arms, "llava", arms, 4, tokens=12)
     assert ours.tokens == expected.tokens
     assert len(towers) == 2 * (1 + len(NOISES))  # in each of 2 batches
+
+
+SAMPLES = (
+    *(Arm(contrast=Sampling(seed=seed)) for seed in (0, 1, 2)),
+    Arm(contrast=Sampling(cutoff=0.5, seed=0)),
+    Arm(contrast=Sampling(sampling_temperature=0.2, seed=2)),
+    Arm(contrast=Sampling(cutoff=1 - 1e-9, seed=2)),
+)
+ALL_KEYS = Arm(contrast=Sid(rank=10_000))
+SECONDS = (
+    *(Arm(contrast=Icd(alpha=alpha)) for alpha in (0.0, 1.0, 3.0)),
+    Arm(contrast=Icd(alpha=2.0, cutoff=0.0, place="text", disturbance="d3")),
+    *(Arm(contrast=Sid(alpha=alpha, rank=3)) for alpha in (0.5, 3.0)),
+    Arm(contrast=Sid(alpha=3.0, cutoff=0.0, rank=1)),
+    ALL_KEYS,
+    *SAMPLES,
+    Arm(contrast=AnswerYes()),
+    Arm(contrast=Vcd(alpha=1.0, noise=500)),
+    Arm(2.0),
+)
+
+
+def ask_twice(name: str, counts: dict[int, int], arms: tuple[Arm, ...]) -> tuple[Any, list[Any], Any]:
+    """Prompts with their second prompts: of the engine over shared images, one by one, and as a batch of their own."""
+    asked, texts = share(name, counts), {}
+    for second in {arm.contrast.second for arm in arms if arm.contrast and arm.contrast.second}:
+        form = {"end": "{} " + second.text, "text": second.text + " {}"}.get(second.place, "{}")
+        texts[second] = share(name, counts, form, second.text if second.place == "system" else "")
+    batch, each = asked.noised(500)
+
+    def intervene(made: Any, noised: Any, names: list[str]) -> Intervention:
+        seconds = {one: made(texts[one]) for one in texts}
+        return Intervention(arms, noised={500: noised}, seconds=seconds, whole=asked.prompts, names=names)
+
+    names = [f"q{i}" for i in range(len(asked.prompts))]
+    alone = [
+        (prompt, intervene(lambda one, i=i: one.prompts[i], each[i], [names[i]]))
+        for i, prompt in enumerate(asked.prompts)
+    ]
+    whole = [{**one, "pixel_values": pixels} for one, pixels in zip(asked.prompts, each, strict=True)]
+    apart = (
+        collate(asked.prompts, 0),
+        intervene(lambda one: collate(one.prompts, 0), collate(whole, 0)["pixel_values"], names),
+    )
+    return (asked, intervene(lambda one: one.inputs, batch, names)), alone, apart
+
+
+@pytest.mark.usefixtures("no_image_token")
+@pytest.mark.parametrize("name", ["llava", "llava_next", "qwen25_vl"])
+def test_second_prompts_are_exact(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over shared images and each over its own; text behind an image reads it no second time."""
+    model = build(name).model
+    monkeypatch.setattr(model.generation_config, "repetition_penalty", 1.3)
+    (asked, shared), alone, (inputs, apart) = ask_twice(name, {0: 1, 3: 2}, SECONDS)
+    expected = Decoded.join([decode_reference(model, one, intervention=how, max_new_tokens=5) for one, how in alone])
+    moved = {arm: sum(said[i] != said[0] for said in expected.tokens) for i, arm in enumerate(SECONDS)}
+    assert sum(count > 0 for count in moved.values()) >= 4, moved
+    greedy = decode_arms(model, asked.inputs, intervention=Intervention((BASE,)), max_new_tokens=5, image=asked.image)
+    assert [said[0] for said in expected.tokens] == [said[0] for said in greedy.tokens]  # alpha 0
+    assert moved[ALL_KEYS] == 0
+    assert all(moved[arm] > 0 for arm in SAMPLES[:3]), moved
+    memory = decode.PrefixMemory()
+    for ours in (
+        decode_arms(
+            model, asked.inputs, intervention=shared, max_new_tokens=5, image=asked.image, memory=memory, chunks=(2, 1)
+        ),
+        decode_arms(model, inputs, intervention=apart, max_new_tokens=5),
+    ):
+        assert ours.tokens == expected.tokens
+        torch.testing.assert_close(ours.logits, expected.logits, atol=1e-4, rtol=0)
+        torch.testing.assert_close(ours.scores, expected.scores, atol=1e-3, rtol=0)
+    own = {place for place, prefix in memory.prefixes.items() if prefix is not memory.prefixes[None]}
+    assert own == {500, SECONDS[0].contrast.second}  # type: ignore[union-attr]
+
+
+def test_another_prompt_alone_is_its_own_generate(no_image_token: None) -> None:
+    asked, _, _ = ask_twice("llava", {0: 1}, (Arm(contrast=AnswerYes()),))
+    ours = decode_arms(build("llava").model, asked[0].inputs, intervention=asked[1], max_new_tokens=5)
+    (second,) = asked[1].seconds.values()
+    stock = build("llava").model.generate(**second, max_new_tokens=5, do_sample=False)
+    assert list(ours.tokens[0][0]) == stock[0, second["input_ids"].shape[1] :].tolist()
+
+
+def test_sampling_draws_from_the_models_probabilities() -> None:
+    """Each question's and token's own; and greedily where the largest alone is plausible."""
+    assert draw_number("q0", 0, 0) == pytest.approx(0.6925723456891983, abs=1e-12)
+    scores = torch.tensor([0.5, 0.0, 0.3, 0.2]).log()
+    numbers = torch.tensor([draw_number(f"q{i}", 0, 0) for i in range(2000)], dtype=torch.float64)
+    shares = contrastive.draw_tokens(scores.expand(2000, -1), numbers).bincount(minlength=4) / 2000
+    torch.testing.assert_close(shares, scores.exp(), atol=0.04, rtol=0)
+    assert shares[1] == 0
+    model, one = build("llava").model, encode("llava", slice(1))[0]
+    how = Intervention((BASE, *SAMPLES), names=["q0"])
+    ours = decode_arms(model, one, intervention=how, max_new_tokens=6)
+    assert ours.tokens[0][0] == ours.tokens[0][-1]
+    assert len({*ours.tokens[0]}) >= 4
 
 
 def rows_of_prefill(arms: tuple[Arm, ...], monkeypatch: pytest.MonkeyPatch) -> int:
@@ -172,6 +294,10 @@ TEXT = (
     Arm(Scaling(3.0, steps="all")),
     Arm(Scaling(3.0, steps="generated")),
     Arm(Scaling(3.0, "pai", steps="all", heads="0")),
+    Arm(Vaf(layers="1-", enh=3.0, sup=0.2)),
+    Arm(Vaf(layers="0-2", heads="0-1,2:3", enh=0.2, sup=2.0)),
+    Arm(Vaf(layers="", scope="last", steps="prefill", enh=1.0, sup=0.1), M3id(decay=0.5, cutoff=0.1)),
+    Arm(Vaf(enh=2.0, sup=1.0)),
 )
 HEADS = (
     Arm(Scaling(0.2, heads="0-1")),
@@ -199,6 +325,39 @@ def test_every_row_behind_the_image(name: str) -> None:
     assert ours.tokens == expected.tokens
 
 
+VARS = (
+    Arm(Var(layers="1-", sink_min=2.0, nonsink_min=0.2, moved=0.9, image_min=0.05)),
+    Arm(Var(layers="0-2", heads="0-1,2:3", sinks="1,5", sink_min=1.5, nonsink_min=0.3, moved=0.6, image_min=0.1)),
+)
+SPARCS = (
+    Arm(Sparc(gain=4.0, pace=0.3, rise_min=0.1, read_layer="1")),
+    Arm(Sparc(gain=0.2, pace=1.0, rise_min=0.0, layers="1-2", heads="0,2:1", read_layer="2")),
+)
+
+
+@pytest.mark.usefixtures("no_image_token")
+@pytest.mark.parametrize("name", FAMILIES[:3])
+def test_what_remembers_is_exact(name: str) -> None:
+    """VAR's sinks and SPARC's gains, beside arms of other kinds, over shared images and not."""
+    arms = (*VARS, Arm(0.5), *SPARCS, BASE)
+    model, asked = build(name).model, share(name, {0: 1, 3: 2})
+    job = Intervention(arms, capture="map")
+    expected = Decoded.join([decode_reference(model, one, intervention=job, max_new_tokens=8) for one in asked.prompts])
+    apart = {arm: [said[i] != said[-1] for said in expected.tokens] for i, arm in enumerate(arms)}
+    assert any(any(apart[arm]) for arm in VARS), apart
+    assert any(any(apart[arm]) for arm in SPARCS), apart
+    ours = decode_arms(model, asked.inputs, intervention=job, max_new_tokens=8, image=asked.image)
+    torch.testing.assert_close(ours.logits, expected.logits, atol=1e-4, rtol=0)
+    assert ours.tokens == expected.tokens
+    assert ours.attended is not None
+    assert expected.attended is not None
+    torch.testing.assert_close(ours.attended.mass, expected.attended.mass, atol=1e-5, rtol=0)
+    torch.testing.assert_close(ours.attended.maps, expected.attended.maps, atol=1e-5, rtol=0)
+    for question in ours.tokens:  # SPARC's first two tokens are the baseline's
+        assert all(question[i][:2] == question[-1][:2] for i in (3, 4))
+
+
+@pytest.mark.usefixtures("no_image_token")
 def test_text_arms_that_end_at_different_steps(monkeypatch: pytest.MonkeyPatch) -> None:
     model = build("llava").model
     ends = [id for id in range(model.config.get_text_config().vocab_size) if id % 5 == 3]
@@ -260,6 +419,15 @@ def test_layers_to_the_end() -> None:
     assert layer_indices("0,2-", 4) == [0, 2, 3]
     with pytest.raises(ModelError, match="layers=4-: the model has 4 decoder layers"):
         layer_indices("4-", 4)
+
+
+def test_layers_as_a_part_of_the_depth() -> None:
+    assert canonical_layers((9, "10-14/32"), "layers") == "9-14/32"
+    parts = {4: [1], 28: [*range(7, 14)], 32: [*range(9, 15)], 40: [*range(11, 19)]}
+    assert {depth: layer_indices("9-14/32", depth) for depth in parts} == parts
+    for value in ("9-14/14", "2-/32", "1/", "1/0", "1/2/3", "/4"):
+        with pytest.raises(ConfigError, match="is not valid; expected"):
+            canonical_layers(value, "layers")
 
 
 def test_heads_beyond_the_model_or_the_layers() -> None:
@@ -341,6 +509,9 @@ def test_layers_are_not_cut_in_silence() -> None:
         ("high", 60, False, range(40, 60, 2)),
         ("low", 60, True, range(2, 20, 2)),
         ("low", 2, True, [1]),
+        ("upper", 32, False, range(20, 29)),
+        ("upper", 28, False, range(17, 25)),
+        ("upper", 2, False, [1]),
         ("0,5", 8, False, [0, 5]),
     ],
 )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
+import sys
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.nn.attention import varlen
 
 from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import ModelError
@@ -20,6 +24,7 @@ from spatial_eval.engine.attention import (
     Packing,
     PrefixRows,
     find_kernel,
+    iter_kernels,
     layer_scalings,
     shared_attention,
 )
@@ -56,7 +61,7 @@ def prefix(dtype: torch.dtype = torch.float32) -> ImagePrefix:
     image[0, 2:9] = image[1, 1:7] = True
     hidden = torch.arange(P) >= torch.tensor(LENGTHS)[:, None]
     pair = draw(IMAGES, G, P, D, seed=1).to(dtype), draw(IMAGES, G, P, D, seed=2).to(dtype)
-    return ImagePrefix([pair] * 3, image, image, hidden)
+    return ImagePrefix([pair] * 3, {"": image}, image, hidden)
 
 
 def own_rows(weights: tuple[float, ...] = WEIGHTS, *, layers: int = 2, **more: Any) -> OwnRows:
@@ -92,7 +97,7 @@ def by_definition(
                 z = torch.cat([keys[image, group, seen], key[n, group, own]]).float() @ query[n, h, row].float()
                 z = z * SCALING
                 if row >= S:
-                    z[: len(seen)] *= torch.where(shared.scaled[image, seen], weights[row - S], 1.0)
+                    z[: len(seen)] *= torch.where(shared.scaled[""][image, seen], weights[row - S], 1.0)
                 v = torch.cat([values[image, group, seen], value[n, group, own]]).float()
                 out[n, row, h] = torch.softmax(z, dim=0) @ v
     return out
@@ -190,6 +195,54 @@ def test_the_plain_way_stands_in_for_a_kernel(kernels: Any, monkeypatch: pytest.
         torch.testing.assert_close(attend(rows), want, atol=1e-6, rtol=1e-5)
     finally:
         find_kernel.cache_clear()
+
+
+VARLEN = inspect.signature(varlen.varlen_attn)
+
+
+def varlen_attn(
+    *given: Any, short: bool = False, ignores_lengths: bool = False, transposed: bool = False, **named: Any
+) -> tuple[Tensor, Tensor]:
+    """torch.nn.attention.varlen's function as it is documented, which runs on CUDA alone; or with a fault."""
+    bound = VARLEN.bind(*given, **named)
+    bound.apply_defaults()
+    asked = SimpleNamespace(**bound.arguments)
+    assert asked.return_aux.lse
+    assert asked.cu_seq_q.dtype == asked.cu_seq_k.dtype == torch.int32
+    out, lse = torch.empty_like(asked.query), torch.empty(asked.query.shape[1], len(asked.query))
+    for i, start in enumerate(asked.cu_seq_k[:-1].tolist()):
+        rows, end = slice(*asked.cu_seq_q[i : i + 2].tolist()), int(asked.cu_seq_k[i + 1])
+        assert (rows.stop - rows.start, end - start) == (asked.max_q, asked.max_k)
+        if asked.seqused_k is not None and not ignores_lengths:
+            end = start + int(asked.seqused_k[i])
+        end = min(end, start + 512) if short else end
+        z = torch.einsum("qhd,khd->hqk", asked.query[rows], asked.key[start:end]) * asked.scale
+        out[rows] = torch.einsum("hqk,khd->qhd", z.softmax(dim=-1), asked.value[start:end])
+        lse[:, rows] = z.logsumexp(dim=-1)
+    return out, lse.roll(1, dims=1) if transposed else lse
+
+
+@pytest.mark.parametrize(
+    ("function", "fits"),
+    [
+        (varlen_attn, (True, True)),
+        (partial(varlen_attn, ignores_lengths=True), (True, False)),  # of prefixes that are padded
+        (partial(varlen_attn, short=True), (False, False)),  # of many keys
+        (partial(varlen_attn, transposed=True), (False, False)),
+        (varlen.varlen_attn, (False, False)),  # the operator itself has no CPU kernel
+        (None, (False, False)),  # torch before 2.10
+    ],
+    ids=["right", "no lengths", "few keys", "other rows", "refused", "absent"],
+)
+def test_sequences_of_one_head(function: Any, fits: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch) -> None:
+    if function is None:
+        monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
+    else:
+        monkeypatch.setattr(varlen, "varlen_attn", function)
+    monkeypatch.setitem(attention.KERNELS, "cpu", (attention._varlen_cuda,))
+    for masked, fit in zip((False, True), fits, strict=True):
+        found = [*iter_kernels("cpu", torch.float32, D, masked=masked)]
+        assert found == [*[attention._varlen_cuda] * fit, attention._plain]
 
 
 # The prefix's own pass, and its guards

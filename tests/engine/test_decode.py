@@ -16,7 +16,7 @@ from families import SUPPORTED, build, picture
 from questions import ARMS, WEIGHTS, encode, encode_one, share
 from transformers import GenerationConfig
 
-from spatial_eval.core.arms import Arm
+from spatial_eval.core.arms import Arm, Scaling
 from spatial_eval.core.errors import ModelError
 from spatial_eval.engine import attention, decode, kv_cache, request
 from spatial_eval.engine.decode import decode_arms
@@ -102,6 +102,50 @@ def test_questions_on_one_image_share_it(name: str) -> None:
     for chunks in ((), (4, 5), (1,) * 9):
         ours = run_shared(decode_arms, name, chunks=chunks)
         assert ours.tokens == expected.tokens
+        torch.testing.assert_close(ours.logits, expected.logits, atol=2e-4, rtol=0)
+
+
+STRONG = (
+    *(Arm(weight) for weight in (0.0, 0.5, 1.0, 2.0, 2.5, 3.0, 4.0, 6.0, 8.0)),
+    *(Arm(Scaling(weight, "mass")) for weight in (0.1, 3.0, 6.0)),
+    Arm(Scaling(2.0, "pai")),
+    Arm(Scaling(0.5, scope="text")),
+    Arm(Scaling(3.0, scope="text")),
+)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SUPPORTED)
+def test_exact_however_the_work_is_cut(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """135 answers that end at different steps, in whole batches and parts, with all arms and fewer at a time."""
+    model, asked = build(name).model, share(name, COUNTS)
+    ends = [id for id in range(model.config.get_text_config().vocab_size) if id % 11 == 3]
+    monkeypatch.setattr(model.generation_config, "eos_token_id", ends)
+    every = Intervention(STRONG)
+    expected = decode_reference(model, collate(asked.prompts, asked.pad_id), intervention=every, max_new_tokens=12)
+    answers = [arm for prompt in expected.tokens for arm in prompt]
+    plain = STRONG.index(Arm(1.0))
+    moved = sum(arm != prompt[plain] for prompt in expected.tokens for arm in prompt)
+    assert len(answers) >= 126
+    assert 2 * moved >= len(answers), "weights change too little for errors to show"
+    assert len({len(answer) for answer in answers}) > 4
+
+    def answer(prompts: slice, arms: tuple[Arm, ...] = STRONG, **more: Any) -> Decoded:
+        part = asked.select(prompts)
+        intervention = Intervention(arms)
+        return decode_arms(model, part.inputs, intervention=intervention, max_new_tokens=12, image=part.image, **more)
+
+    whole = slice(0, 9)
+    by_arms = [answer(whole, STRONG[:4]), answer(whole, STRONG[4:])]
+    ways = {
+        **{f"chunks {chunks}": answer(whole, chunks=chunks) for chunks in ((), (2, 3, 4), (1,) * 9)},
+        "two batches": Decoded.join([answer(slice(0, 5)), answer(slice(5, 9))]),
+        "one prompt per batch": Decoded.join([answer(slice(i, i + 1)) for i in range(9)]),
+        "arms in two parts": Decoded.join(by_arms, arms=True),
+        "steps of one shape": answer(whole, graphs=Graphs()),
+    }
+    for way, ours in ways.items():
+        assert ours.tokens == expected.tokens, way
         torch.testing.assert_close(ours.logits, expected.logits, atol=2e-4, rtol=0)
 
 

@@ -40,7 +40,7 @@ def test_only_the_last_row_and_the_image_are_scaled() -> None:
     image = torch.tensor([[False, True, True, False, False]])
     module = SimpleNamespace(layer_idx=0)
     _, plain = reference.plain_attention(module, query, key, value, None, scaling=1.0)
-    job = reference._Scaled(Scaling(2.0), None, image, {0: (0, 1)})
+    job = reference._Scaled(Scaling(2.0), None, image, image, {0: (0, 1)})
     token = reference._scaled.set(job)
     try:
         _, scaled = reference.plain_attention(module, query, key, value, None, scaling=1.0)

@@ -133,7 +133,7 @@ def test_a_renamed_class_reads_old_state(state: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setitem(routing.METHODS, "scaling_vis", Renamed)
     found = [cell.method for cell in records.read_request(state).cells]
-    assert Renamed(0.5, "mass", "0-3,5") in found
+    assert Renamed(0.5, scaling="mass", layers="0-3,5") in found
 
 
 def test_state_is_small_whatever_the_number_of_questions(tmp_path: Path) -> None:

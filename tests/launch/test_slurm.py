@@ -10,12 +10,13 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import submitit
-from conftest import PLANTED, ROOT, files_with, questions, recordings, write_lines
+from conftest import PLANTED, ROOT, SECRET, files_with, questions, recordings, write_lines
 from questions import saved
 from trials.cluster import Cluster
 from trials.settings import QUICK
@@ -24,7 +25,7 @@ from trials.waiting import wait_for
 
 from spatial_eval.config import schema
 from spatial_eval.config.launchers import LAUNCHERS, Resources, Slurm
-from spatial_eval.core.errors import ConfigError
+from spatial_eval.core.errors import ConfigError, StoreError
 from spatial_eval.launch import array_task, code_snapshot, slurm
 from spatial_eval.launch.array_task import ArrayTask
 from spatial_eval.launch.records import Attempt, AttemptReader, Job, KeyedPass, Launch, Shard
@@ -74,8 +75,12 @@ def test_launcher_keys_are_checked(values, message) -> None:
     assert message in str(caught.value)
 
 
-def test_what_a_job_asks_for() -> None:
-    launcher = Slurm(partition="long", account="me", setup=("module load cuda",), extra={"nice": 5}, memory="8G")
+def test_what_a_job_asks_for(monkeypatch) -> None:
+    for name in PLANTED:
+        monkeypatch.setenv(name, SECRET)
+    named = tuple(PLANTED)
+    launcher = Slurm(partition="long", account="me", setup=("module load cuda",), extra={"nice": 5}, environment=named)
+    launcher = replace(launcher, memory="8G")
     made = slurm.sbatch_parameters(launcher, Resources(gpus=2, time=30), "name", Path("/code"), at_once=7)
     assert (made["partition"], made["account"], made["gpus_per_node"], made["time"]) == ("long", "me", 2, 30)
     assert (made["array_parallelism"], made["cpus_per_task"]) == (7, 4)
@@ -86,6 +91,9 @@ def test_what_a_job_asks_for() -> None:
     assert made["additional_parameters"]["requeue"] is True  # else a preempted job is gone, whatever the site says
     assert "--cpus-per-task=4" in made["srun_args"]  # srun forgets it from Slurm 22.05 on
     assert "qos" not in made
+    assert "MY_VAR" in made["additional_parameters"]["export"].split(",")
+    assert SECRET not in str(made)
+    assert "TOKEN" not in made["additional_parameters"]["export"]
 
 
 def task(name: str = "t00000") -> Job:
@@ -187,6 +195,12 @@ class Starts:
         return queued is not None
 
 
+def test_an_array_whose_name_no_command_can_take_is_a_line(tmp_path) -> None:
+    (tmp_path / "array-0.json").write_text(json.dumps({"name": "n-\0", "jobs": ["t00000"], "id": "17"}))
+    with pytest.raises(StoreError, match=r"array-0\.json cannot be read .its name or id holds a control character"):
+        slurm.list_arrays(Launch(tmp_path))
+
+
 def test_two_time_limits_without_an_answer_are_enough(tmp_path, monkeypatch) -> None:
     starts = Starts(tmp_path, monkeypatch)
     assert starts.interrupt(1000)
@@ -224,6 +238,9 @@ def test_no_key_is_ever_passed_on() -> None:
     environ = {"PATH": "x", "HOME": "y", "LC_ALL": "C", "WANDB_API_KEY": "1", "HF_TOKEN": "2", "MY_VAR": "3", "DB": "4"}
     assert code_snapshot.allowed_variables(environ) == ["HOME", "LC_ALL", "PATH"]
     assert code_snapshot.allowed_variables(environ, ["MY_VAR", "HF_TOKEN"]) == ["HOME", "LC_ALL", "MY_VAR", "PATH"]
+    token, absent = code_snapshot.explain_dropped(environ, ["MY_VAR", "HF_TOKEN", "LC_*", "GONE"])
+    assert token.startswith("launcher.environment: HF_TOKEN is not passed on: it is called as a secret is")
+    assert absent == "launcher.environment: GONE is not set here: jobs do not get it"
 
 
 def test_without_slurm_one_line_says_so(trial) -> None:

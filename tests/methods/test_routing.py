@@ -7,8 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 
-from spatial_eval.core.arms import BASE, SCALINGS, Arm, Dola, Scaling, TextGuidance, Vcd, parse_arm_label
-from spatial_eval.core.columns import KNOBS
+from spatial_eval.core.arms import (
+    BASE,
+    SCALINGS,
+    Arm,
+    Dola,
+    Icd,
+    Scaling,
+    Sid,
+    TextGuidance,
+    Vaf,
+    Vcd,
+    parse_arm_label,
+)
+from spatial_eval.core.columns import HYPERPARAMETERS
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.types import Part, Signals
 from spatial_eval.methods.published import published_accuracy
@@ -33,7 +45,7 @@ def test_an_untouched_model_is_base(scaling: str) -> None:
 
 @pytest.mark.parametrize("kind", METHODS)
 def test_every_branch_is_an_arm_that_is_looked_at(kind: str) -> None:
-    values: dict[str, Any] = {**dict.fromkeys(KNOBS, 0.5), "weight2": 2.0}
+    values: dict[str, Any] = {**dict.fromkeys(HYPERPARAMETERS, 0.5), "weight2": 2.0}
     values |= {"low": "weight=0.5", "high": "contrast=vcd,alpha=1"}
     method = METHODS[kind](**{k: v for k, v in values.items() if k in METHODS[kind].__dataclass_fields__})  # type: ignore[attr-defined]
     assert set(method.branches().values()) <= method.arms()
@@ -63,6 +75,20 @@ def test_every_branch_is_an_arm_that_is_looked_at(kind: str) -> None:
         (lambda: ScalingVis(1, scope="lst"), "unknown method.scope 'lst'; did you mean last?"),
         (lambda: ScalingVis(1, steps="none"), "unknown method.steps 'none'"),
         (lambda: METHODS["sla"](gamma=1.5), r"method.gamma=1.5 is not valid; expected a number in \[0, 1\]"),
+        (lambda: METHODS["var"](moved=1.0), r"method.moved=1.0 is not valid; expected a number in \[0, 1\)"),
+        (lambda: METHODS["var"](scope="last"), "unknown method.scope 'last'"),
+        (lambda: METHODS["var"](sinks="1,x"), "method.sinks=1,x is not valid; expected dimensions"),
+        (lambda: METHODS["sparc"](steps="all"), "unknown method.steps 'all'"),
+        (lambda: Route("vcd,scaling=var", "1", 0.5), "arm.scaling=var has no contrast beside it"),
+        (lambda: METHODS["deco"](top_k=0), "method.top_k=0 is not valid; expected a whole number >= 1"),
+        (lambda: METHODS["icd"](place="end"), "unknown method.place 'end'"),
+        (lambda: METHODS["icd"](disturbance="d6"), "unknown method.disturbance 'd6'"),
+        (
+            lambda: METHODS["sample"](sampling_temperature=0.0),
+            "sampling_temperature=0.0 is not valid; expected a finite",
+        ),
+        (lambda: METHODS["sid"](rank=0), "method.rank=0 is not valid; expected a whole number >= 1"),
+        (lambda: METHODS["sid"](variant="x"), "unknown method.variant 'x'"),
         (lambda: METHODS["m3id"](decay=-1.0), "method.decay=-1.0 is not valid"),
         (lambda: PaiFull(gamma=0.5), "method.gamma=0.5 is not valid; expected a finite number >= 1"),
         (lambda: PaiFull(variant="x"), "unknown method.variant 'x'"),
@@ -93,11 +119,27 @@ def test_the_whole_of_pai_in_both_variants() -> None:
     assert PaiFull(0.0, 1.0).arms() == {BASE}  # neither boost nor guidance
 
 
+def test_sid_in_both_variants() -> None:
+    sid = METHODS["sid"]
+    assert sid().arms() == {Arm(contrast=Sid(1.0, 0.1, 100))}
+    assert sid(variant="released").arms() == {Arm(contrast=Sid(0.5, 0.0, 100))}
+    assert sid(variant="released", alpha=1.0) == sid(1.0, 0.0, variant="released")
+
+
 ARMS = (
     BASE,
     Arm(Scaling(0.5, "mass", layers="0-3,20", scope="text", heads="0-1,14:3", steps="all")),
-    *(arm for kind in ("vcd", "dola", "m3id", "sla", "pai_full") for arm in METHODS[kind]().arms()),
+    *(
+        arm
+        for kind in (
+            *("vcd", "dola", "m3id", "sla", "deco", "icd", "sid", "sample", "answer_yes"),
+            *("pai_full", "vaf", "var", "sparc"),
+        )
+        for arm in METHODS[kind]().arms()
+    ),
+    Arm(Vaf(layers="", scope="last", heads="0:1", enh=0.0), Vcd()),
     Arm(contrast=Vcd(0.0, 0.0, 0)),
+    Arm(contrast=Icd(place="text", disturbance="100 % sure,  weight=2 = 'no'?")),
     Arm(contrast=Dola("0-3,5")),
 )
 
@@ -108,6 +150,8 @@ def test_an_arm_is_read_from_its_label(arm: Arm) -> None:
 
 
 def test_arms_by_the_names_of_their_fields() -> None:
+    assert parse_arm_label("vaf", "x") == parse_arm_label("scaling=vaf,enh=1.15", "x") == Arm(Vaf())
+    assert parse_arm_label("vaf,enh=1,sup=1", "x") == BASE
     assert parse_arm_label("weight=0.5", "x") == parse_arm_label("0.5", "x") == Arm(0.5)
     assert parse_arm_label("contrast=vcd,alpha=2", "x") == Arm(contrast=Vcd(alpha=2.0, cutoff=0.1, noise=500))
     method = Route("weight=0.50", "contrast=vcd", 0.4)

@@ -168,11 +168,6 @@ def test_a_processor_that_wants_torchvision_is_one_line_before_the_weights(
     )
 
 
-def test_an_error_that_begins_with_an_empty_line() -> None:
-    assert loading._line(ImportError("\n  \nthis\nthat")) == "this"
-    assert loading._line(ImportError("")) == "ImportError"
-
-
 def test_raw_prompts_hold_the_processors_image_token(tmp_path: Path) -> None:
     """Gemma 3's prompts hold one token an image, its inputs another for each of its positions."""
     answers = ask(load(HF(saved("gemma3")), tmp_path, dataset=Questions("raw")), eight()[:1], ARMS[:1])

@@ -56,7 +56,7 @@ def next_arms_weight(monkeypatch: pytest.MonkeyPatch) -> None:
     per_row = engine._per_row
 
     def rolled(made: Any) -> Any:
-        return [[(formula, weight.roll(1, dims=3)) for formula, weight in layer] for layer in per_row(made)]
+        return [[(formula, weight.roll(1, dims=3), key) for formula, weight, key in layer] for layer in per_row(made)]
 
     monkeypatch.setattr(engine, "_per_row", rolled)
 
@@ -64,8 +64,8 @@ def next_arms_weight(monkeypatch: pytest.MonkeyPatch) -> None:
 def _other_keys(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
     made = engine.ImagePrefix
 
-    def changed(layers: Any, scaled: torch.Tensor, *more: Any) -> Any:
-        return made(layers, change(scaled), *more)
+    def changed(layers: Any, scaled: dict[str, torch.Tensor], *more: Any) -> Any:
+        return made(layers, {key: change(keys) for key, keys in scaled.items()}, *more)
 
     monkeypatch.setattr(engine, "ImagePrefix", changed)
 
@@ -76,17 +76,17 @@ def half_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def text_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys of the text behind the image are scaled as those of the image are."""
-    attend, part = attention.OwnRows.attend, attention._own_part
+    attend, part = attention.OwnRows.attend, attention._plain
 
     def both(self: Any, module: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
         def scaled(query: torch.Tensor, *more: Any) -> tuple[torch.Tensor, torch.Tensor]:
             query = query.clone()
-            for _, weight in self.scalings[module.layer_idx]:
+            for _, weight, _ in self.scalings[module.layer_idx]:
                 query[:, :, -self.arms :] *= weight[:, :, 0]
             return part(query, *more)
 
         with monkeypatch.context() as patch:
-            patch.setattr(attention, "_own_part", scaled)
+            patch.setattr(attention, "_plain", scaled)
             return attend(self, module, *args, **kwargs)
 
     monkeypatch.setattr(attention.OwnRows, "attend", both)

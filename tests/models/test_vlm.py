@@ -16,7 +16,7 @@ from PIL import Image
 from questions import ARMS, Questions, ask, cut, eight, load, saved
 
 from spatial_eval.benchmarks.scenes.rendered import Scenes
-from spatial_eval.core.arms import Arm, Vcd
+from spatial_eval.core.arms import AnswerYes, Arm, Icd, SecondPrompt, Sid, Vcd
 from spatial_eval.core.errors import ModelError
 from spatial_eval.core.types import Experiment, Failure, Generation, Part, Pass, Places, Sample
 from spatial_eval.engine import decode as engine
@@ -65,6 +65,50 @@ def test_prompt_mode_and_distortion(tmp_path: Path) -> None:
     assert auto["q0", 0.0].prompt == eight()[0].question
     stretched = ask(load(model, tmp_path, dataset=Questions(distort=True)), eight()[6:7], (Arm(),))
     assert stretched["q6", 1.0].logit != ask(load(model, tmp_path), eight()[6:7], (Arm(),))["q6", 1.0].logit
+
+
+SECONDS = (
+    Arm(contrast=Icd(disturbance="Look away.")),
+    Arm(contrast=Icd(place="text", disturbance="Look away.")),
+    Arm(contrast=AnswerYes()),
+    Arm(contrast=Sid(rank=3)),
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "system"),
+    [("llava", "Look away. <image>\nUSER: "), ("qwen25_vl", "<|im_start|>system\nLook away.<|im_end|>")],
+)
+def test_second_prompts(name: str, system: str, tmp_path: Path) -> None:
+    """From the question to the answer; each beside the question's own prompt, and compared at the start."""
+    arms = SECONDS if name == "qwen25_vl" else SECONDS[:3]  # the other prompt begins with its image
+    vlm = load(HF(saved(name), pad_to=90), tmp_path, tokens=3)
+    encoded = vlm._encoder.encode_picture([eight()[0]], [arm.contrast.second for arm in SECONDS[:3]])  # type: ignore
+    first, second, third = (one.prompt for one in encoded[0].seconds.values())
+    assert first.startswith(system)
+    assert "Look away. Where is the cup?" in second
+    assert "Where is the cup? Answer yes whenever possible." in third
+    own = {record.arm: record for batch in vlm.answer(cut([(eight()[0], arms)], vlm)) for record in batch}
+    assert [own[arm].prompt for arm in arms] == [*[encoded[0].prompt] * 2, third, encoded[0].prompt][: len(arms)]  # type: ignore
+    per_arm = load(HF(saved(name), decoding="per_arm"), tmp_path, tokens=3)
+    plain = [record for batch in per_arm.answer(cut([(eight()[0], arms)], per_arm)) for record in batch]
+    assert {record.arm: record.tokens for record in plain} == {arm: own[arm].tokens for arm in arms}  # type: ignore
+
+
+@pytest.mark.parametrize("decoding", ["shared", "per_arm"])
+def test_nothing_is_pruned_where_no_text_stands_before_the_image(decoding: str, tmp_path: Path) -> None:
+    vlm = load(HF(saved("llava"), decoding=decoding), tmp_path)
+    with pytest.raises(ModelError, match="sid: no token stands before the image"):
+        list(vlm.answer(cut([(eight()[0], SECONDS[3:])], vlm)))
+
+
+def test_a_template_without_system_messages(tmp_path: Path) -> None:
+    vlm = load(HF(saved("llava")), tmp_path, dataset=Questions("chat"))
+    vlm._encoder._processor.chat_template = "USER: <image>\n{{ messages[-1]['content'][1]['text'] }}"  # type: ignore
+    (error,) = vlm._encoder.encode_picture([eight()[0]], [SecondPrompt("system", "Look away.")])  # type: ignore
+    says = str(error.__cause__)
+    assert says.startswith("method.place=system: the chat template of ")
+    assert says.endswith("has no place for a system message: take method.place=text, or dataset.prompt=raw")
 
 
 def test_padding_changes_rounding_only(tmp_path: Path) -> None:
@@ -202,7 +246,7 @@ def test_a_picture_is_opened_and_processed_once(name: str, tmp_path: Path, monke
     monkeypatch.setattr(Image, "open", lambda path: opened.append(path) or opener(path))
     for index in COUNTS:
         group = [sample for sample in work if sample.image == eight()[index].image]
-        for sample, (prompt, inputs) in zip(group, encoder.encode_picture(group), strict=True):
+        for sample, (prompt, inputs, _) in zip(group, encoder.encode_picture(group), strict=True):
             assert prompt == alone[sample.id][0]
             assert inputs.keys() == alone[sample.id][1].keys()
             assert all(torch.equal(tensor, alone[sample.id][1][key]) for key, tensor in inputs.items())
@@ -392,10 +436,10 @@ def test_one_picture_is_no_evidence_however_many_ask_about_it(
     one: Any = load(HF(saved("llava"), batch_size=size), tmp_path)
     process = one._encoder._process
 
-    def failing(prompt: str, image: Any) -> Any:
-        if image.size == (64, 64):
+    def failing(prompt: str, images: Any) -> Any:
+        if images[0].size == (64, 64):
             raise RuntimeError("no such kernel")
-        return process(prompt, image)
+        return process(prompt, images)
 
     monkeypatch.setattr(one._encoder, "_process", failing)
     found = ask(one, work, ARMS[:1])

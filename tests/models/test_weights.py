@@ -232,7 +232,7 @@ def test_a_damaged_file_is_named(name: str, damage: Callable[[Path], object], me
     assert str(model.local()) in str(caught.value)
     assert said(model.verify) == said(lambda: loading.load_model(model)) == str(caught.value)
     (line,) = doctor._check_weights(model)  # at once: its child process would need torch
-    assert (line.state, line.said) == (FAILS, str(caught.value))
+    assert (line.state, line.message) == (FAILS, str(caught.value))
 
 
 def test_absent_shards_are_counted(tmp_path: Path) -> None:
@@ -294,7 +294,7 @@ def test_a_run_stops_before_anything_is_stored(tmp_path: Path, capsys: pytest.Ca
     assert main.main(["prepare", *chosen]) == 1
     assert capsys.readouterr() == ("", done.stderr)
     (found,) = doctor._check_weights(model)
-    assert (found.state, f"error: {found.said}\n", found.stops) == (FAILS, done.stderr, True)
+    assert (found.state, f"error: {found.message}\n", found.stops) == (FAILS, done.stderr, True)
     assert doctor._check_weights(HF("org/absent")) == []
 
 

@@ -9,12 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
 from doubles import Drill, Hashed
 from PIL import Image
 
 from spatial_eval.benchmarks.question_files import QuestionFile
+from spatial_eval.config.compose import Composer
+from spatial_eval.config.grid import format_config
+from spatial_eval.config.schema import check_root_value
 from spatial_eval.core.arms import Arm
+from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.types import Experiment, Part, Pass, Places
+from spatial_eval.models import devices
 from spatial_eval.models.hf import HF
 from spatial_eval.passes import estimate
 from spatial_eval.passes.pass_state import inspect_pass, run_pass
@@ -37,8 +43,10 @@ def test_the_papers_table_is_planned_without_data_images_model_or_network(launch
     assert f"prefills: {sum(SEVEN):,} now, against {3 * sum(SEVEN):,} with one generate" in done.stdout
     assert "forward passes: 390 batches of prompts, and at most 100 decode steps after each" in done.stdout
     assert "GPU hours" in done.stdout
-    assert "default of LLaVA-1.5-7B on one NVIDIA H200" in done.stdout
-    assert "not a measurement" in done.stdout
+    assert "h200 (no GPU is seen here)" in done.stdout
+    assert "576 image and 40 other tokens per prompt" in done.stdout
+    assert re.search(r"estimate: [\d.]+ to [\d.]+ GPU hours", done.stdout)
+    assert "arithmetic is no measurement" in done.stdout
 
 
 def test_a_model_whose_commit_is_unknown_is_planned_and_a_wrong_one_refused(launch, tmp_path: Path) -> None:
@@ -76,26 +84,83 @@ def test_recorded_rates_are_of_the_same_dataset_else_of_the_same_model(places: P
     assert elsewhere.rate is not None
     assert again.rate.source.startswith("recorded of drill: 12 questions in ")
     assert elsewhere.rate == again.rate
-    assert elsewhere.seconds == pytest.approx(12 * again.rate.seconds)
+    assert elsewhere.seconds == pytest.approx((12 * again.rate.low, 12 * again.rate.high))
+    assert again.rate.low < again.rate.high
+    assert again.rate.measured
+    (other_device,) = estimate.estimate_passes([first], places, device="a100")
+    assert other_device.rate is None  # what was recorded here says nothing of an A100, and a double has no shape
     stranger = Pass(Experiment(Drill(), Hashed("stranger")), first.needs)
     assert estimate.estimate_passes([stranger], places)[0].rate is None
 
 
-def test_the_default_is_stated_and_scales_as_the_model_runs(places: Places) -> None:
-    def seconds(**how: object) -> float:
-        model = HF("org/model", revision=40 * "a", **how)  # type: ignore[arg-type]
-        (found,) = estimate.estimate_passes(
-            [Pass(Experiment(Drill(), model), ((Part("all"), (Arm(), Arm(2.0))),))], places
-        )
-        assert found.rate is not None
-        assert found.rate.source == "default of LLaVA-1.5-7B on one NVIDIA H200"
-        return found.rate.seconds
+def estimate_hub_model(places: Places, path: str = "llava-hf/llava-1.5-7b-hf", **how: Any) -> estimate.Rate:
+    device = how.pop("device", "h200")
+    model = HF(path, revision=40 * "a", **how)
+    asked = Pass(Experiment(Drill(), model), ((Part("all"), (Arm(), Arm(2.0))),))
+    (found,) = estimate.estimate_passes([asked], places, device=device)
+    assert found.rate is not None
+    return found.rate
 
-    shared = seconds(dtype="bfloat16", batch_size=16)
-    assert shared == pytest.approx(0.017 + 10 * 0.025 / 16)
-    assert seconds(dtype="float32", batch_size=16) > shared
-    assert seconds(dtype="bfloat16", batch_size=1) > shared
-    assert seconds(dtype="bfloat16", decoding="per_arm") == pytest.approx(2 * (0.017 + 10 * 0.025))
+
+def test_arithmetic_is_of_the_device_the_model_and_how_it_runs(places: Places) -> None:
+    """At best, on an H200: 2 x 7.1e9 FLOP per row at 60 % of 989 TFLOP/s, and steps that read 14.2 GB at 4.8 TB/s."""
+    found = estimate_hub_model(places, dtype="bfloat16", batch_size=16)
+    questions = [one.question for one in Drill().read(places)]
+    text = 25 + sum(map(len, questions)) / len(questions) / 4
+    rows = 576 + text + 2
+    assert found.low == pytest.approx(2 * 7.1e9 * rows / 0.6 / 989e12 + 2 * max(14.2e9 / 4.8e12, 0.004) / 16)
+    assert found.high == pytest.approx(2 * 7.1e9 * rows / 0.15 / 989e12 + 10 * 0.03 / 16)
+    assert (found.measured, found.device) == (False, "h200")
+    assert "576 image and" in found.source
+    for slower in (
+        {"dtype": "float32", "batch_size": 16},
+        {"dtype": "bfloat16", "batch_size": 1},
+        {"dtype": "bfloat16", "batch_size": 16, "device": "a100"},
+        {"dtype": "bfloat16", "batch_size": 16, "decoding": "per_arm"},
+        {"dtype": "bfloat16", "batch_size": 16, "path": "llava-hf/llava-v1.6-vicuna-7b-hf"},
+    ):
+        assert estimate_hub_model(places, **slower).low > found.low
+    unlisted = estimate_hub_model(places, "org/model", dtype="bfloat16", batch_size=16)
+    assert (unlisted.low, unlisted.high) == (found.low, found.high)
+    assert "model as if it were LLaVA-1.5-7B" in unlisted.source
+
+
+@pytest.mark.parametrize(
+    ("name", "key"),
+    [
+        ("NVIDIA H100 80GB HBM3", "h100"),
+        ("NVIDIA H200", "h200"),
+        ("NVIDIA A100-SXM4-80GB", "a100"),
+        ("NVIDIA RTX A6000", "a6000"),
+        ("NVIDIA L4", "l4"),
+        ("NVIDIA L40S", "l40s"),
+        ("Tesla T4", "t4"),
+        ("cpu", "cpu"),
+        ("NVIDIA GeForce RTX 4090", None),
+    ],
+)
+def test_a_device_is_known_by_the_name_that_torch_gives_it(name: str, key: str | None) -> None:
+    assert devices.match_device(name) == key
+
+
+def test_a_shape_is_that_of_the_checkpoints_own_files() -> None:
+    """LLaVA-1.5-7B's language model has 6.74e9 parameters; its vision tower and projector 0.32e9."""
+    llama = transformers.LlamaConfig(
+        hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32, vocab_size=32064
+    )
+    assert devices.measure_shape(llama, 576).billions == pytest.approx(7.06, rel=0.06)
+
+
+def test_an_unknown_device_is_a_line_with_those_there_are() -> None:
+    with pytest.raises(ConfigError, match=r"unknown estimate\.device 'h300'; did you mean h200\? \(valid: b200, h200"):
+        check_root_value("estimate.device", "h300")
+    assert check_root_value("estimate.device", None) is None
+    assert check_root_value("estimate.device", "H100") == "h100"
+
+
+def test_the_device_is_one_key_of_the_configuration() -> None:
+    shown = format_config(Composer(), ["estimate.device=a100"])
+    assert re.findall(r"^estimate.*", shown, re.M) == ["estimate.device: a100"]
 
 
 QUESTIONS = [
@@ -143,7 +208,8 @@ def test_a_plan_says_what_sharing_saves(launch, questions: Path) -> None:
     given += ["action=plan", f"model.revision={40 * 'a'}", "model.batch_size=8"]
     done = launch(*given)
     assert done.returncode == 0, done.stderr
-    assert "    10 questions take 4 prefills of an image (2.50 questions per image)\n" in done.stdout
+    line = "    10 questions take 4 prefills of an image (2.50 questions per image), 57 % of the prompts' tokens less\n"
+    assert line in done.stdout
     assert "prefills: 4 now, against 10 with one generate for each question and cell" in done.stdout
     alone = launch(*given, "model.share=question")
     assert "prefills of an image" not in alone.stdout

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -150,3 +151,10 @@ def test_nothing_to_prepare_is_an_error(tmp_path: Path, monkeypatch: pytest.Monk
     monkeypatch.setattr(COMPOSER, "get_group_options", lambda group: [])
     with pytest.raises(ConfigError, match="nothing to prepare: no option of conf/dataset lies in a data_dir"):
         verify.list_data_benchmarks(COMPOSER, "all", {})
+
+
+@pytest.mark.parametrize("content", [b"[" * 100_000 + b"\n", b'[1]\n7\n{"path": "a"}\n', b"\xff\0\n", None])
+def test_checksums_of_another_hand_are_passed_over(content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / verify.CHECKSUMS
+    os.mkfifo(path) if content is None else path.write_bytes(content)
+    assert verify.Checksums(tmp_path).problem(tmp_path / "a") == ""

@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 import pytest
 import replicas
-from conftest import ROOT, command
+from conftest import ROOT, command, files_with
 from filelock import FileLock
 from hydra_front import COMPOSER
 from replicas import Server
@@ -26,6 +26,7 @@ from spatial_eval.cli import main
 from spatial_eval.prepare import http, recipes, verify
 from spatial_eval.prepare.sources import COCO_IMAGE_BYTES, IMAGES, TEXT
 
+COUNTED = ("pope_coco", "pope_aokvqa", "pope_gqa", "naturalbench", "viewspatial")  # the sets that count gold answers
 SEVEN = ("controlled_a", "controlled_b", "coco_one_obj", "coco_two_obj", "vg_one_obj", "vg_two_obj", "vsr")
 Prepare = Callable[..., int]
 
@@ -62,6 +63,7 @@ def prepare(server: Server, tmp_path: Path) -> Prepare:
     def run(*arguments: str, data: Path = tmp_path / "data") -> int:
         places = ["--data-dir", str(data), *(f"--{name}={server.url}" for name in ("coco", "drive", "github"))]
         rows = [] if "dataset.rows" in str(arguments) else ["dataset.rows=8"]
+        rows += ["dataset.golds=[]"] * (arguments[0].removeprefix("dataset=") in COUNTED)
         return main.main(["prepare", arguments[0], *rows, *arguments[1:], *places])
 
     return run
@@ -91,6 +93,7 @@ def test_all_from_the_hub_once(prepare: Prepare, server: Server, tmp_path: Path,
     secrets = {path.split("/")[1]: secret for path, _, secret in server.moods.asked}
     assert (secrets["api"], secrets["datasets"], secrets["cdn"]) == ("Bearer hf_replica", "Bearer hf_replica", "")
     assert secrets["val2017"] == secrets["train2017"] == ""
+    assert files_with(tmp_path, "hf_replica") == []
 
     server.moods.asked.clear()
     before = {path: path.stat().st_mtime_ns for path in data.rglob("*")}
@@ -403,6 +406,19 @@ def test_a_malicious_archive_is_one_line(prepare: Prepare, server: Server, tmp_p
     assert not list(tmp_path.glob("evil*"))
 
 
+def test_repope_is_fetched_with_the_splits_that_it_corrects(
+    prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    keys = ("dataset.split_name=all", "dataset.corrections=repope")
+    assert prepare("dataset=pope_coco", *keys) == 0
+    assert "pope_coco             7 questions     7 images  ready" in capsys.readouterr().out
+    table = tmp_path / "data" / "pope" / "coco_repope_popular.json"
+    table.write_text(table.read_text().replace("thing 3", "thing 9"))
+    assert prepare("dataset=pope_coco", *keys, "--check") == 3
+    assert "coco_repope_popular.json: they are of different versions" in capsys.readouterr().out
+    assert prepare("dataset=pope_coco", *keys) == 0
+
+
 def test_pope_of_gqa_takes_the_pictures_that_the_user_downloaded(
     prepare: Prepare, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
@@ -473,8 +489,9 @@ def test_wrong_use_is_one_line(arguments: list[str], message: str, prepare: Prep
 
 def test_all_run_end_to_end_with_a_tiny_model(prepare: Prepare, server: Server, tmp_path: Path) -> None:
     """All seven, newer ones and people's own, in one sweep that opens no connection."""
-    newer = ("cv_bench_relation", "pope_coco", "pope_aokvqa", "vsr_random")
-    for name in ("all", *newer):
+    newer = ("cv_bench_relation", "vsr_random", "threedsr")
+    counted = tuple(name for name in COUNTED if name != "pope_gqa")
+    for name in ("all", *newer, *counted):
         assert prepare(f"dataset={name}") == 0
     own = f"{server.root}/hub/nyu-visionx/CV-Bench"
     assert prepare("dataset=hub", f"dataset.repo={own}", "dataset.config=2D", "dataset.rows=12") == 0
@@ -485,6 +502,7 @@ def test_all_run_end_to_end_with_a_tiny_model(prepare: Prepare, server: Server, 
         "split": "all",
         "grids": [
             {"dataset": [*SEVEN, *newer], "dataset.rows": 8},
+            {"dataset": list(counted), "dataset.rows": 8, "dataset.golds": "[]"},
             {"dataset": "hub", "dataset.repo": own, "dataset.config": "2D", "dataset.name": "own"},
         ],
     }
@@ -497,7 +515,7 @@ def test_all_run_end_to_end_with_a_tiny_model(prepare: Prepare, server: Server, 
     lines = [line.split(",") for line in (folder / "results.csv").read_text().splitlines()]
     head = {name: lines[0].index(name) for name in ("dataset", "n", "missing")}
     found = {line[head["dataset"]]: (line[head["n"]], line[head["missing"]]) for line in lines[1:]}
-    labels = [f"{name}_random" if name.startswith("pope") else name for name in (*SEVEN, *newer)]
+    labels = [f"{name}_random" if name.startswith("pope") else name for name in (*SEVEN, *newer, *counted)]
     assert found == dict.fromkeys(labels, ("8", "0")) | {"own": ("12", "0")}
     assert len(server.moods.asked) == asked
     (tmp_path / "data" / "vsr" / "zeroshot_test.jsonl").unlink()

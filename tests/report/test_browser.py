@@ -328,7 +328,8 @@ def sample(browser: Any) -> dict[str, Any]:
     const text = q => document.querySelector(`#samples ${q}`).textContent;
     const image = document.querySelector("#samples img");
     return {place: text("output"), question: text(".question"), gold: text(".gold"), about: text(".sample .i"),
-      image: image.hidden ? 0 : image.naturalWidth, none: image.hidden ? text(".none") : "",
+      image: image.hidden ? 0 : image.naturalWidth,
+      none: document.querySelector("#samples .none").hidden ? "" : text(".none"),
       rows: [...document.querySelectorAll("#samples tbody tr")].map(r => [...r.cells].map(c => c.textContent))}"""
     return dict(browser.execute_script(script))
 
@@ -337,7 +338,7 @@ def test_samples_are_filtered_and_paged(opened: Open, swept: Path) -> None:
     from selenium.webdriver.common.keys import Keys
 
     browser, files = opened(swept), sweep_data.read_sweep_data(swept)
-    (part,) = files.trunks.values()
+    (part,) = files.experiments.values()
     cell = next(
         i for i, m in enumerate(files.methods) if m.kind == "scaling_vis" and m.arms() == {sorted(part.arms)[0]}
     )
@@ -381,7 +382,7 @@ def test_a_cell_shows_which_arm_answered(opened: Open, swept: Path) -> None:
     labels = browser.execute_script("return [...document.querySelectorAll('#samples-view option')].map(o => o.text)")
     assert len(labels) == 6 + 66
     cell = next(i for i, m in enumerate(files.methods) if report_samples.label_method(m) == labels[40])
-    (part,) = files.trunks.values()
+    (part,) = files.experiments.values()
     table = diagnostics.table_of(part, files.methods[cell])
     pick(browser, "view", "40")
     pick(browser, "split", "")
@@ -418,6 +419,15 @@ def test_nasty_texts_pictures_and_a_file_beside_the_page(
         "return [...document.querySelectorAll('#samples-outcome option')].map(o => o.value)"
     )
     assert options == ["all", "right", "wrong"]
+    (tmp_path / "a b#.png").unlink()  # as for a page that was mailed alone
+    browser.refresh()
+    for _ in range(50):
+        if "small copy" in sample(browser)["none"]:
+            break
+        time.sleep(0.1)
+    assert sample(browser)["none"].startswith("A small copy")
+    assert sample(browser)["image"] == 30
+    assert all("ERR_FILE_NOT_FOUND" in entry["message"] for entry in browser.get_log("browser"))
     browser.find_element("id", "samples-next").click()
     assert sample(browser)["none"] == "No picture: gone.png was not there when this page was written."
     assert "the first 20 of 40 questions" in browser.find_element("id", "samples-part").text

@@ -24,7 +24,7 @@ from spatial_eval.core.columns import AGAINST
 from spatial_eval.methods.routing import AdaptVis, Base, ScalingVis
 from spatial_eval.report import figures as report_figures
 from spatial_eval.report import page as report_page
-from spatial_eval.report import sections, tables
+from spatial_eval.report import sections, tables, verdicts
 
 
 def text_of(page: str) -> str:
@@ -443,7 +443,7 @@ def test_a_verdict_needs_the_interval_and_the_p_that_stands_beside_it(swept, p_h
     for ends, verdict in (((1, 3), "helps"), ((-1, 3), "same"), ((-3, -1), "hurts"), ((math.nan, math.nan), "helps")):
         value = 1.0 if math.isnan(ends[0]) else sum(ends) / 2
         given = replace(s, p_holm=p_holm, test=replace(s.test, gain=intervals.Estimate(value, *ends, 40)))
-        assert sections.classify_gain(given) == (verdict if p_holm < 0.05 else "same")
+        assert verdicts.classify_gain(given) == (verdict if p_holm < 0.05 else "same")
 
 
 def test_a_panel_of_attention_names_question_gold_and_each_arms_answer(gazed) -> None:
@@ -471,3 +471,16 @@ def test_an_absent_answer_is_in_no_confusion(swept) -> None:
     absent = replace(base, signals=replace(base.signals, answered=here))
     (table,) = diagnostics.confusions(replace(part, arms={**part.arms, BASE: absent}), {"base": Base()}).values()
     assert table.counts.sum() == len(here) - 1
+
+
+def test_several_pictures_stand_side_by_side(tmp_path: Path) -> None:
+    for name, colour, size in (("a.png", "red", (60, 30)), ("b.png", "blue", (40, 60))):
+        Image.new("RGB", size, colour).save(tmp_path / name)
+    small = report_figures.Thumbnails((tmp_path,))
+    both = small.find_all("a.png\nb.png")
+    assert both == (tmp_path / "a.png", tmp_path / "b.png")
+    drawn = report_figures.fit_picture(both, size=80)
+    assert drawn.size == (80, 30)  # the second, scaled to the height of the first, is 20 wide
+    assert [drawn.getpixel((x, 15)) for x in (5, 75)] == [(255, 0, 0), (0, 0, 255)]
+    assert small.uri("a.png\nb.png").startswith("data:image/webp")
+    assert small.uri("a.png\nabsent.png") == ""

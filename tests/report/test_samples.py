@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import io
 import json
 import re
 from dataclasses import replace
@@ -9,8 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 from conftest import parquet_bytes
+from PIL import Image
 
 from spatial_eval.analysis import diagnostics
 from spatial_eval.analysis.selection import picks
@@ -35,7 +39,7 @@ def pack(files: SweepData, pictures: Thumbnails | None = None) -> dict[str, Any]
 
 def test_the_page_holds_every_answer_and_what_cells_take(files: SweepData) -> None:
     data = pack(files)
-    (trunk,), texts, (part,) = data["trunks"], data["texts"], files.trunks.values()
+    (trunk,), texts, (part,) = data["trunks"], data["texts"], files.experiments.values()
     assert [arm["label"] for arm in trunk["arms"]][:3] == ["base", "weight 0.5", "weight 0.8"]
     for packed, arm in zip(trunk["arms"], sorted(part.arms, key=lambda one: (one != BASE, one)), strict=True):
         rows = files.samples[files.samples["weight"] == arm.weight].sort_values("row")
@@ -81,7 +85,7 @@ def test_what_a_page_cannot_hold_lies_beside_it(files: SweepData, monkeypatch: A
     assert 0 < (answers if name == "MAX_ROWS" else len(samples.pack_samples(files, chosen, Thumbnails(())))) <= most
     samples.write_samples(files, chosen)
     text = beside.read_text("utf8")
-    assert json.loads(text.removeprefix("spatialEvalSamples(").removesuffix(");\n")) == whole
+    assert json.loads(text.removeprefix("spatialEvalSamples(").removesuffix(");\n")) | {"small": {}} == whole
     monkeypatch.undo()
     samples.write_samples(files, chosen)
     assert not beside.exists()
@@ -110,3 +114,27 @@ def test_pictures_are_addressed_from_the_page(files: SweepData, tmp_path: Path) 
     assert there == "../../../data/a%20b%231%25%3F.png"
     assert (sweep.folder / unquote(there)).resolve() == tmp_path / "data" / name
     assert trunk["stored"]
+
+
+def test_small_pictures_are_in_the_page_first_of_what_changed(files: SweepData, tmp_path: Path, monkeypatch) -> None:
+    for row in range(40):
+        Image.new("RGB", (400, 200), (row, 0, 0)).save(tmp_path / f"{row}.png")
+    images = [f"{row}.png" for row in files.samples["row"]]
+    sweep = replace(files, content=parquet_bytes(files.samples.assign(image=images)))
+    (part,) = sweep.experiments.values()
+    changed = np.zeros(len(part.questions), dtype=bool)
+    for s in picks(sweep):
+        changed |= part.follow(s.method).right != part.arms[BASE].right
+    pictures = Thumbnails((tmp_path,))
+    small = pack(sweep, pictures)["small"]
+    assert set(small) == {f"{row}.png" for row in part.questions["row"]}
+    assert [int(name.split(".")[0]) for name in small][: changed.sum()] == list(part.questions["row"][changed])
+    data = base64.b64decode(next(iter(small.values())).partition(",")[2])
+    assert Image.open(io.BytesIO(data)).size == (160, 80)
+    monkeypatch.setattr(samples, "MAX_PICTURES", 5)
+    assert len(pack(sweep, pictures)["small"]) <= 5
+    whole = len(samples.pack_samples(sweep, picks(sweep), pictures).encode())
+    monkeypatch.setattr(samples, "MAX_PICTURES", 300)
+    monkeypatch.setattr(samples, "MAX_BYTES", whole)
+    assert len(samples.pack_samples(sweep, picks(sweep), pictures).encode()) <= whole
+    assert not pack(sweep)["small"]  # files that are absent have none

@@ -468,7 +468,7 @@ def test_two_passes_want_a_name(tmp_path: Path) -> None:
     other = [Cell(Experiment(Drill("other"), Gazing()), cell.method, cell.part) for cell in CELLS]
     folder = run_cells([*CELLS, *other], tmp_path, "mass")
     assert load(folder).attention(dataset="other").dataset == "other"
-    with pytest.raises(ConfigError, match=r"2 captures of sweep .* name one .*drill x gazing, 100 tokens; other x"):
+    with pytest.raises(ConfigError, match=r"2 captures of sweep .* of one .*drill x gazing, 100 tokens; other x"):
         load(folder).attention()
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -137,3 +137,33 @@ class _Watched(_Loaded):
             if self.level != "none" and sample.id not in self.model.broken:
                 self.sink(gaze(sample, arms, self.level))
             yield records
+
+
+@dataclass(frozen=True, slots=True)
+class Speaking(Gazing):
+    """As Gazing; answers Drill in any form (dataset.framing) as the form asks.
+
+    Under weight 1 it means "left" where right is on or under, else what is right; with two options, and under other
+    weights, it is always right. Of a claim it says no to what it does not mean.
+    """
+
+    name: str = "speaking"
+
+    def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:
+        return _Speaking(self)
+
+
+class _Speaking(_Watched):
+    def _one(self, sample: Sample, arm: Arm) -> Record:
+        gold = OPTIONS[int(sample.id.partition("@")[0]) % 4]
+        means = gold if gold in ("left", "right") or arm.weight != 1 else "left"
+        shown = sample.option_texts or sample.options
+        if set(shown) == {"yes", "no"}:
+            text = "yes" if f'"{means}"' in sample.question else "no"
+        elif len(shown) == 2:
+            text = gold
+        else:
+            text = sample.options[shown.index(means) if means in shown else 0]
+        answer = super()._one(sample, arm)
+        assert isinstance(answer, Generation)
+        return replace(answer, text=text)

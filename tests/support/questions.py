@@ -99,12 +99,13 @@ def encode(name: str, rows: slice = slice(None)) -> list[dict[str, torch.Tensor]
     return [encode_one(name, QUESTIONS[row], row) for row in range(len(QUESTIONS))[rows]]
 
 
-def encode_one(name: str, question: str, index: int) -> dict[str, torch.Tensor]:
-    """A question on the picture of this index, as the family's processor gives it."""
+def encode_one(name: str, question: str, index: int, before: str = "") -> dict[str, torch.Tensor]:
+    """A question on the picture of this index, as the family's processor gives it, with a text before the image."""
     family = build(name)
-    text = f"<image>{question}"
+    text = f"{before}<image>{question}"
     if family.processor.chat_template:
-        content = [{"type": "image"}, {"type": "text", "text": question}]
+        content = [{"type": "text", "text": before}, {"type": "image"}, {"type": "text", "text": question}]
+        content = content[not before :]
         text = family.processor.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
     made = family.processor(images=[picture(index, SIZES[index])], text=[text], return_tensors="pt")
     return {key: value for key, value in made.items() if isinstance(value, torch.Tensor)}
@@ -126,6 +127,11 @@ class Shared:
     def inputs(self) -> dict[str, torch.Tensor]:
         return collate(self.prompts, self.pad_id, pictured=self.pictured)
 
+    def select(self, rows: slice) -> Shared:
+        """Some of the prompts, and the pictures that they are about."""
+        pictures = list(dict.fromkeys(self.image[rows]))
+        return Shared(self.prompts[rows], [pictures.index(one) for one in self.image[rows]], self.pad_id)
+
     def noised(self, step: int) -> tuple[torch.Tensor, list[torch.Tensor]]:
         """The images of the batch with noise, and each prompt's."""
         drawn = [add_noise(self.prompts[i]["pixel_values"], step, f"p{i}") for i in self.pictured]
@@ -136,10 +142,10 @@ class Shared:
 MORE = ("Where is the big blue box now, left or right of the red ball?", "Up?", *QUESTIONS)
 
 
-def share(name: str, counts: Mapping[int, int]) -> Shared:
-    """`counts`: questions by index of the picture; the prompts are shuffled."""
+def share(name: str, counts: Mapping[int, int], form: str = "{}", before: str = "") -> Shared:
+    """`counts`: questions by index of the picture; the prompts are shuffled. `form`: what is asked of a question."""
     pairs = [(index, MORE[(number + index) % len(MORE)]) for index, count in counts.items() for number in range(count)]
     order = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0)).tolist()
     pictures = list(dict.fromkeys(pairs[i][0] for i in order))
-    prompts = [encode_one(name, pairs[i][1], pairs[i][0]) for i in order]
+    prompts = [encode_one(name, form.format(pairs[i][1]), pairs[i][0], before) for i in order]
     return Shared(prompts, [pictures.index(pairs[i][0]) for i in order], build(name).processor.tokenizer.pad_token_id)

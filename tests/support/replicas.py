@@ -3,6 +3,8 @@
 Schemas: columns and files as in spatial_eval/prepare/sources.py, with its sources; that AdaptVis/all_datasets and
 ServiceNow/whatsup_all are parquet files under data/ with `configs` in the README is (unverified), as is the archives'
 inner folder. CV-Bench: its card, which github.com/ZTERobot/EmbodiedBrain1.0 quotes in evaluation/src/cv_bench.
+3DSRBench, ViewSpatial: lmms-eval's tasks 3dsrbench and viewspatial, the authors' ViewSpatial-Bench.json. NaturalBench:
+its card, BaiqiL/NaturalBench, and the authors' copies for fine-tuning. RePOPE: github.com/YanNeu/RePOPE, annotations.
 The hub's answers: huggingface_hub, HfApi.dataset_info, get_hf_file_metadata and hf_raise_for_status.
 """
 
@@ -136,6 +138,7 @@ def build(root: Path) -> Path:
             (folder / f"{part}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in statements()))
     _pope(root)
     _cv_bench(root)
+    build_grouped(root)
     _coco(root)
     _upstream(root)
     return root
@@ -160,7 +163,7 @@ def _repository(root: Path, repo: str, configs: dict[str, dict[str, Any]]) -> No
 def _cv_bench(root: Path) -> None:
     import datasets
 
-    rows = []
+    rows: list[dict[str, Any]] = []
     for i in range(ROWS * 3 // 2):
         task = "Count" if i % 3 == 2 else "Relation"
         choices = ["left", "right"] if i % 2 else ["above", "below"]
@@ -180,14 +183,83 @@ def _cv_bench(root: Path) -> None:
         )
     folder = root / "hub" / "nyu-visionx" / "CV-Bench"
     folder.mkdir(parents=True)
-    table = datasets.Dataset.from_list(rows).cast_column("image", datasets.Image())
-    table.to_parquet(str(folder / "test_2d.parquet"))
-    table.to_parquet(str(folder / "test_3d.parquet"))
+    deep = [{**row, "idx": 100 + row["idx"], "type": "3D", "task": "Depth", "source": "Omni3D"} for row in rows]
+    rows = [{**row, "source": ("COCO", "ADE20K")[row["idx"] % 2]} for row in rows]
+    for name, table in (("2d", rows), ("3d", deep)):
+        datasets.Dataset.from_list(table).cast_column("image", datasets.Image()).to_parquet(
+            str(folder / f"test_{name}.parquet")
+        )
     listed = "\n".join(
         f'- config_name: {name}\n  data_files:\n  - split: test\n    path: "{path}"'
         for name, path in {"default": "test*.parquet", "2D": "test_2d.parquet", "3D": "test_3d.parquet"}.items()
     )
     (folder / "README.md").write_text(f"---\nconfigs:\n{listed}\n---\n")
+
+
+def views() -> list[dict[str, Any]]:
+    """Rows of 3DSRBench's circular file: two sources of two and one of four options, each mirrored too."""
+    rows: list[dict[str, Any]] = []
+    for k, texts in enumerate((("in front", "behind"), ("above", "below"), ("front", "left", "back", "right"))):
+        for flip in ("", "-flip"):
+            for turn in range(len(texts)):
+                turned = dict(zip("ABCD", [*texts[turn:], *texts[:turn], None, "nan"], strict=False))
+                rows.append(
+                    {
+                        "index": len(rows),
+                        "qid": f"VIEW000{k}{flip}{f'-{turn}' if turn else ''}",
+                        "question": f"Where is thing {k}?",
+                        **{letter: turned.get(letter) for letter in "ABCD"},
+                        "answer": "ABCD"[-turn % len(texts)],
+                        "category": ("location_above", "orientation_viewpoint")[len(texts) > 2],
+                        "image": {"bytes": picture(500 + k + 50 * bool(flip)), "path": None},
+                    }
+                )
+    return rows
+
+
+def build_grouped(root: Path) -> None:
+    """Write the repositories of 3DSRBench, NaturalBench and ViewSpatial."""
+    import datasets
+
+    def write(repo: str, tables: dict[tuple[str, str], list[dict[str, Any]]]) -> None:
+        configs: dict[str, dict[str, Any]] = {}
+        for (config, split), rows in tables.items():
+            table = datasets.Dataset.from_list(rows)
+            for name in table.column_names:
+                if name.lower() in ("image", "image_0", "image_1"):
+                    table = table.cast_column(name, datasets.Image())
+                if name == "images":
+                    table = table.cast_column(name, datasets.List(datasets.Image()))
+            configs.setdefault(config, {})[split] = table
+        _repository(root, repo, configs)
+
+    plain = [
+        {**row, "index": i, "image": {"bytes": picture(500 + i), "path": None}} for i, row in enumerate(views()[:8])
+    ]
+    three = {("3dsr", "test"): plain, ("3dsr_circular", "test"): views()}
+    write("oscarqjh/3DSRBench_lmmseval", three)
+    groups = []
+    for i, (yes, no, kind) in enumerate((("Yes", "No", "yes_no"), ("A", "B", "multiple_choice"))):
+        options = "\nOption: A:hat; B:helmet;" if kind == "multiple_choice" else ""
+        row: dict[str, Any] = {"Index": i, "Question_Type": kind, "Source": "replica"}
+        for k in (0, 1):
+            row[f"Image_{k}"] = {"bytes": picture(600 + 2 * i + k), "path": None}
+            row[f"Question_{k}"] = f"What of thing {i} {k}?{options}"
+            row |= {f"Image_{k}_Question_{k}": yes, f"Image_{k}_Question_{1 - k}": no}
+        groups.append(row)
+    write("BaiqiL/NaturalBench", {("default", "train"): groups})
+    kinds = ("Camera perspective - Relative Direction", "Person perspective - Scene Simulation Relative Direction")
+    seen = [
+        {
+            "question_type": kinds[i == ROWS],
+            "question": f"Where is thing {i}?",
+            "choices": "A. right\nB. front-up\nC. back\nD. front",
+            "answer": ("A. right", "C. back")[i % 2],
+            "images": [{"bytes": picture(700 + i // 2 + k), "path": None} for k in range(1 + (i == ROWS))],
+        }
+        for i in range(ROWS + 1)
+    ]
+    write("oscarqjh/ViewSpatial_lmmseval", {("default", "test"): seen})
 
 
 def polls(name: str) -> list[dict[str, Any]]:
@@ -213,6 +285,11 @@ def _pope(root: Path) -> None:
             rows = polls(name)
             lines = "".join(json.dumps(row) + "\n" for row in rows)
             path.write_text(lines if name == "pope_coco" else json.dumps(rows, indent=4))
+            for table in source.corrections.values():  # without the last row, and with another label of the first
+                path = root / "coco" / table.format(split_name=split)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                kept = [{**rows[0], "label": "no"}, *rows[1:-1]]
+                path.write_text("".join(json.dumps(row) + "\n" for row in kept))
 
 
 def _coco(root: Path) -> None:

@@ -136,7 +136,6 @@ def test_the_report_has_an_axis_for_each_field(sweep) -> None:
     assert dims["layers"]["values"] == ["[0,15]", "[]"]
     assert "settings" not in dims
     assert report_tables.label_method(METHOD[2]) == "faded w=0.5 alpha=0.2 layers=[0,15]"
-    assert report_tables.spell_method(METHOD[2]) == "faded (weight 0.5, alpha 0.2, layers [0,15])"
     assert "alpha=0.2" in page.render_page(files)
 
 

@@ -6,13 +6,16 @@ import contextlib
 import os
 import time
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from spatial_eval.core.arms import Arm
 from spatial_eval.core.types import Batching, Benchmark, Failure, Generation, Places, Record, Sample, Vlm, Work
+from spatial_eval.store.attention import Capture, Extent
 
 OPTIONS = ("Left", "Right", "On", "Under")
 
@@ -48,6 +51,9 @@ class Slow:
     def signals(self) -> frozenset[str]:
         return frozenset({"max_prob"})
 
+    def extent(self, dataset: Benchmark, sample: Sample) -> Extent:
+        return Extent(2, 3, 4)
+
     def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:
         time.sleep(self.load_seconds)
         return Loaded(self)
@@ -55,10 +61,14 @@ class Slow:
 
 class Loaded:
     device = "slow"
+    level = "none"
 
     def __init__(self, model: Slow) -> None:
         self.model = model
         self.answered = 0
+
+    def watch(self, level: str, sink: Callable[[Capture], None]) -> None:
+        self.level, self.sink = level, sink
 
     def answer(self, blocks: Sequence[Sequence[Work]]) -> Iterator[list[Record]]:
         for sample, arms in (item for block in blocks for item in block):
@@ -74,6 +84,8 @@ class Loaded:
             if trouble.get("poison") == sample.id:
                 yield [Failure(sample.id, arm, "poisoned") for arm in arms]
             else:
+                if self.level != "none":
+                    self.sink(_capture(sample, arms))
                 yield [_generation(sample, arm) for arm in arms]
 
     def _trouble(self) -> dict[str, str]:
@@ -90,3 +102,9 @@ def _generation(sample: Sample, arm: Arm) -> Generation:
     gold = sample.answers[0].capitalize()
     text = gold if chance % 10 < 6 else OPTIONS[chance % 4]
     return Generation(sample.id, arm, text, confidence=(chance % 1000) / 1000, device=f"slow {os.getpid()}")
+
+
+def _capture(sample: Sample, arms: Sequence[Arm]) -> Capture:
+    chance = np.random.default_rng(zlib.crc32(sample.id.encode()))
+    heads = (chance.random((1, 2, 3, 4)) * [[[[0.1 * arm.weight]]] for arm in arms]).astype(np.float32)
+    return Capture(sample.id, tuple(arms), heads.sum(axis=-1), heads.mean(axis=2))

@@ -1,8 +1,7 @@
-"""Draw shapes in unit coordinates, textures and backgrounds, and degrade the finished picture as a poor camera does.
+"""Draw shapes in unit coordinates, textures and backgrounds, and degrade the finished picture.
 
-Random numbers come from `random.Random`, seeded with text, and from numpy's `RandomState`: their streams are
-guaranteed to stay, those of numpy's newer generators may change between releases, and the same seed must give the
-same picture.
+Random numbers come from `random.Random`, seeded with text, and from numpy's `RandomState`: their streams never change,
+those of numpy's newer generators may change between releases, and the same seed must give the same picture.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ def shade(colour: Colour, factor: float) -> Colour:
 class Pen:
     """Draw shapes given in unit coordinates of a box at (left, top) of `width` x `height` pixels.
 
-    Every filled shape gets a darker edge, which separates it from a background of its own colour.
+    Every filled shape has a darker edge, to separate it from a background of its own colour.
     """
 
     draw: ImageDraw.ImageDraw
@@ -97,12 +96,12 @@ FLOORS: tuple[Colour, ...] = (
 
 
 def interpolate(rng: Random, low: float, high: float) -> float:
-    """Draw a number in [low, high)."""
+    """Draw a random number in [low, high)."""
     return low + (high - low) * rng.random()
 
 
 def paint(rng: Random) -> Colour:
-    """Draw a strong colour: an entry of PAINTS, each channel shifted by up to 18."""
+    """Draw a random strong colour: an entry of PAINTS, each channel shifted by up to 18."""
     red, green, blue = (max(0, min(255, value + rng.randrange(-18, 19))) for value in rng.choice(PAINTS))
     return red, green, blue
 

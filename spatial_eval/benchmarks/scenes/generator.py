@@ -1,7 +1,7 @@
 """Describe scenes: their objects, relation, question and file name. Nothing is drawn here.
 
-Four forms follow the real benchmarks. The same two objects in all four relations make a set, whose question is the same
-four times: answers that do not depend on the image are right in a quarter of the cases.
+Four forms follow the real benchmarks. The same two objects in all four relations make a set with the same question
+four times: an answer that ignores the image is right for a quarter of them.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Difficulty:
         clutter: number of objects elsewhere in the picture.
         rivals: number of objects in another relation to the same reference.
         marks: number of patches that show no object.
-        cover: probability that an object hides part of the one asked about.
+        cover: probability that another object hides part of the named one.
     """
 
     name: str
@@ -138,41 +138,41 @@ class Scene:
 
     @property
     def answer(self) -> str:
-        """Gold answer as the files of questions spell it."""
+        """Return the gold answer in the spelling of the question files."""
         return self.relation.capitalize()
 
     @property
     def set(self) -> str:
-        """Name of the two objects that a set shows in all four relations; "" in the COCO forms, as in the real ones."""
+        """Return the name of a set: its two objects; "" in the COCO forms, which have no sets."""
         return f"{self.first}_{self.second}" if FORMS[self.form].words else ""
 
     @property
     def pair(self) -> str:
-        """Left and right of a set are one pair, its other two relations the second; "" in the COCO forms."""
+        """Return the name of a pair: left and right of a set, or its other two relations; "" in the COCO forms."""
         side = "h" if self.relation in ("left", "right") else "v"
         return f"{self.set}/{side}" if FORMS[self.form].words else ""
 
     @property
     def image_id(self) -> int:
-        """Number of the picture in the COCO forms, where it is the file's name; unique over both."""
+        """Return the number of the picture in the COCO forms, which is its file's name; unique over both."""
         return (1 + list(FORMS).index(self.form)) * 100_000 + self.row
 
     @property
     def file(self) -> str:
-        """File name in the real benchmark's spelling, unique in its form."""
+        """Return the file name in the spelling of the real benchmark, unique in its form."""
         form = FORMS[self.form]
         if not form.words:
             return f"{self.image_id:012d}.jpg"
         return f"{self.first}_{form.words[form.relations.index(self.relation)]}_{self.second}.jpeg"
 
     def caption(self, relation: str) -> str:
-        """Return the caption for a relation; "a" stands before vowels too, as in the real ones."""
+        """Return the caption for a relation; "a" stands before vowels too, as in the real benchmarks."""
         form = FORMS[self.form]
         words = form.captions[form.relations.index(relation)]
         return f"A {self.first} {words} {self.second}" if self.second else f"A photo of a {self.first} {words}"
 
     def digest(self) -> str:
-        """Return the identity of the picture without drawing it: 16 hex digits of VERSION and description."""
+        """Return the digest of the picture without drawing it: 16 hex digits, of VERSION and description."""
         text = f"{VERSION}/{self.difficulty}/{self.stream}/{self.form}/{self.first}/{self.relation}/{self.second}"
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -76,7 +76,7 @@ class Spot:
 
 
 def draw_look(rng: Random) -> Look:
-    """Draw random colours and a side."""
+    """Draw random colours, and whether the object is mirrored."""
     return Look(paint(rng), paint(rng), rng.random() < 0.5)
 
 
@@ -89,7 +89,7 @@ class Stage:
     boxes: list[Box] = field(default_factory=list)
 
     def rng(self, purpose: str, *, shared: bool = True) -> Random:
-        """Return the random stream for a purpose: the one that the set shares, or the relation's own."""
+        """Return the random stream for a purpose: that of the set, or the relation's own."""
         return Random(f"{self.scene.stream}/{purpose}" + ("" if shared else f"/{self.scene.relation}"))
 
     def begin(self, background: Callable[[Random], Image.Image]) -> tuple[Random, Random, Difficulty]:
@@ -121,7 +121,7 @@ class Stage:
         self.boxes.append(box)
 
     def cover(self, spot: Spot, *, plank: Colour | None = None) -> None:
-        """Put an object before the edge of the one asked about, with the difficulty's probability, for a whole set."""
+        """Put an object before the edge of the named one, with the difficulty's probability, for a whole set."""
         rng = self.rng("cover")
         name, look, side = self.others(rng, TABLEWARE)[0], draw_look(rng), rng.choice((-1, 1))
         if rng.random() < self.scene.difficulty.cover:
@@ -134,7 +134,7 @@ class Stage:
 def place_others(
     stage: Stage, rng: Random, taken: list[Box], count: int, places: Sequence[tuple[float, ...]]
 ) -> list[Spot]:
-    """Return up to `count` objects that meet nothing in `taken`, to which they are added.
+    """Return up to `count` objects that overlap nothing in `taken`, and add them to it.
 
     Args:
         places: each (left, top, right, bottom) of the foot and (smallest, largest) of the size.

@@ -1,6 +1,6 @@
-"""Draw a scene: place its objects, those that stand around them, and the background.
+"""Draw a scene: its objects, other objects around them, and the background.
 
-The four scenes of a set share every random stream but those of their relation, so that they differ in what is asked
+The four scenes of a set share every random stream except those of their relation, so that they differ in the relation
 only.
 """
 

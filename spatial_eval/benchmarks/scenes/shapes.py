@@ -183,7 +183,7 @@ class Sketch:
     """Describe an object's drawing.
 
     Attributes:
-        ink: draws it, from a pen, the main and the second colour.
+        ink: function that draws it with a pen in a main and a second colour.
         aspect: width over height.
         height: relative to the other objects.
     """

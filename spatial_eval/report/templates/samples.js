@@ -10,7 +10,9 @@ const make = (tag, properties, ...children) => {
 const form = find("form"), card = find("#samples-card"), image = find("img"), none = find(".none");
 const OUTCOMES = ["all", "right", "wrong", "fixed", "broken"];
 const MOST = 8;  // arms that are shown before anything is ticked
-let data = JSON.parse(find("#samples-data").textContent), trunk, views, ticked, list = [], place = 0;
+let data = JSON.parse(find("#samples-data").textContent);
+const small = data.small;  // pictures by name, for a page that is read without its folder
+let trunk, views, ticked, list = [], place = 0;
 const only = { trunk: 0, view: 0, split: "", relation: "", gold: "", said: "", outcome: "all", text: "" };
 
 // A view is whose answers are filtered on: an arm, or a cell, which takes one arm's answer per question.
@@ -91,14 +93,27 @@ const renderCard = () => {
   if (!list.length) return;
   const i = list[place], address = column("picture", i), name = column("image", i);
   const lack = why => { image.hidden = true; none.hidden = false; none.textContent = name ? `No picture: ${name} ${why}.` : "This sample has no picture."; };
-  image.onerror = () => lack("is not where it was when this page was written");
-  if (address) {
+  document.querySelectorAll("#samples-card img.more").forEach(other => other.remove());
+  const show = (source, why, others = []) => {
     image.hidden = false;
-    none.hidden = true;
+    none.hidden = !why;
+    none.textContent = why;
     image.alt = `picture of sample ${column("sample_id", i)}`;
-    image.style.imageOrientation = trunk.stored ? "none" : "from-image";
-    image.src = address;
-  } else lack("was not there when this page was written");
+    image.style.imageOrientation = trunk.stored || source !== first ? "none" : "from-image";
+    image.src = source;
+    image.after(...others.map((src, k) => {
+      const other = make("img", { className: "more", src, alt: `picture ${k + 2} of sample ${column("sample_id", i)}` });
+      other.style.imageOrientation = trunk.stored ? "none" : "from-image";
+      return other;
+    }));
+  };
+  const [first, ...further] = (address || "").split("\n");
+  const fallBack = why => {
+    document.querySelectorAll("#samples-card img.more").forEach(other => other.remove());
+    if (small[name]) show(small[name], "A small copy: the picture is not where it was when this page was written."); else lack(why);
+  };
+  image.onerror = () => image.src === small[name] ? lack("cannot be shown") : fallBack("is not where it was when this page was written, and not among the small copies in it");
+  if (first) show(first, "", further); else fallBack("was not there when this page was written");
   find(".question").textContent = column("question", i);
   find(".gold").textContent = column("gold", i);
   find("#samples-card .i").textContent = ["relation", "split"].map(key => [key, column(key, i)]).filter(([, text]) => text).map(([key, text]) => `${key} ${text}, `).join("") + `sample ${column("sample_id", i)}`;

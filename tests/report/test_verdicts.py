@@ -1,0 +1,135 @@
+"""Verdicts, the smallest difference beside them, controls, and the ranking of a sweep with many methods."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import scipy.stats
+from conftest import write_lines
+from PIL import Image
+
+import spatial_eval
+from spatial_eval.analysis import selection
+from spatial_eval.analysis.sweep_data import SweepData, read_sweep_data
+from spatial_eval.methods.published import TABLE, published_gains
+from spatial_eval.methods.routing import METHODS, PaiFull, ScalingVis
+from spatial_eval.report import page, verdicts
+from spatial_eval.report.tables import results_sheet
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory) -> SweepData:
+    """Yes/no questions on which one weight helps as much as a forced yes, and another hardly acts."""
+    folder: Path = tmp_path_factory.mktemp("judged")
+    chance = random.Random(0)
+    rows, recorded = [], []
+    for i in range(200):
+        gold, wrong = ("yes", "no") if i % 2 else ("no", "yes")
+        Image.new("RGB", (4, 4), (i, 0, 0)).save(folder / f"{i}.png")
+        rows.append(
+            {"id": f"q{i}", "question": "Is it?", "answer": [gold], "options": ["yes", "no"], "image_path": f"{i}.png"}
+        )
+        sure = min(0.95, max(0.05, (0.7 if gold == "yes" else 0.2) - 0.2 + chance.gauss(0, 0.2)))
+        base = "yes" if sure > 0.5 else "no"
+        said = {"1": base, "0.5": gold if chance.random() < 0.9 else wrong, "2": wrong if i % 40 == 0 else base}
+        probs = {"1": {"yes": sure, "no": 1 - sure}}
+        line = {"dataset": "quiz", "row": i, "gold": gold, "confidence": max(sure, 1 - sure)}
+        recorded.append(line | {"generation": said, "option_probs": probs})
+    write_lines(folder / "quiz.jsonl", rows)
+    write_lines(folder / "recorded.jsonl", recorded)
+    given = ["dataset=file", f"dataset.path={folder / 'quiz.jsonl'}", "model=recorded"]
+    given += [f"model.path={folder / 'recorded.jsonl'}", f"output_dir={folder / 'out'}", "split=all"]
+    methods = ["method=base,scaling_vis,adapt_vis,route,forced_yes", "weight=0.5,2", "weight1=0.5", "weight2=2"]
+    methods += ["threshold=0.7", "method.low=0.5", "method.high=2"]
+    return spatial_eval.run([*methods, *given]).files
+
+
+def test_each_line_says_what_the_best_control_gains_and_what_so_many_questions_show(judged: SweepData) -> None:
+    text = " ".join(re.sub(r"<[^>]+>", " ", page.render_page(judged)).split())
+    chosen = {s.family: s for s in selection.picks(judged) if s.family}
+    control = chosen["forced_yes"].test.gain
+    assert control is not None
+    assert f"The best control there, forced_yes, gains {control.value:+.1f}." in text
+    assert text.count(f"The best control, forced_yes, gains {control.value:+.1f}.") == 3  # of each method but itself
+    same = [s for s in chosen.values() if s.test.gain and verdicts.classify_gain(s) == "same"]
+    assert same
+    for s in same:
+        assert f"shows from {s.test.detectable:.1f}" in text
+
+
+def test_the_ranking_holds_what_helps_and_greys_the_rest(judged: SweepData) -> None:
+    (ranking,) = verdicts.rank_methods(judged, selection.picks(judged))
+    rows = [dict(zip(ranking.sheet.header, row, strict=True)) for row in ranking.sheet.rows]
+    assert [row["rank"] for row in rows][:1] == ["1"]
+    assert rows[-1]["method"] == "forced_yes\ncontrol"
+    for i, row in enumerate(rows):
+        assert (i in ranking.unproven) == (not row["rank"])
+        assert bool(row["rank"]) == (row["verdict"] == "Helps" and "control" not in row["method"])
+        assert row["yes %"]
+    gains = [float(row["against base (95 %)"].split()[0]) for row in rows if row["rank"]]
+    assert gains == sorted(gains, reverse=True)
+
+
+def test_the_difference_from_the_control_is_paired(judged: SweepData) -> None:
+    chosen = {s.family: s for s in selection.picks(judged) if s.family}
+    new, control = (judged.outcome(chosen[name].cell) for name in ("scaling_vis", "forced_yes"))
+    found = selection.compare_cells(judged, chosen["scaling_vis"].cell, chosen["forced_yes"].cell)
+    assert found is not None
+    assert found.gain.value == pytest.approx(100 * (new.right.mean() - control.right.mean()))
+    parted = int((new.right != control.right).sum())
+    assert found.p == pytest.approx(scipy.stats.binomtest(found.fixed, parted).pvalue)
+
+
+def test_a_table_names_the_best_control_beside_each_method_alone(judged: SweepData) -> None:
+    sheet = results_sheet(judged.cells.to_dict("records"))
+    at = sheet.header.index("best control")
+    named = {row[sheet.header.index("method")]: row[at] for row in sheet.rows}
+    assert named["base"] == named["forced_yes"] == ""
+    assert re.fullmatch(r"forced_yes [+-]\d+\.\d", named["scaling_vis"])
+
+
+def test_two_kinds_of_method_are_not_ranked(swept) -> None:
+    files = read_sweep_data(swept)
+    assert verdicts.rank_methods(files, selection.picks(files)) == []
+
+
+@pytest.mark.parametrize(
+    ("method", "cost"),
+    [
+        (ScalingVis(0.5), "1 row"),
+        (ScalingVis(0.5, scope="text"), "T rows"),
+        (METHODS["vcd"](), "1 prefill"),
+        (METHODS["text"](), "S + T rows"),
+        (PaiFull(), "1 row and S + T rows"),
+        (METHODS["sla"](), "early layers' output heads"),
+        (METHODS["forced_yes"](), "none: from stored answers"),
+        (ScalingVis(1.0), ""),
+    ],
+)
+def test_cost_is_arithmetic(method, cost: str) -> None:
+    assert verdicts.describe_cost(method) == cost
+
+
+def test_published_gains_are_those_of_the_tables() -> None:
+    (vcd,) = published_gains("llava15_7b", "controlled_a", "vcd")
+    assert (vcd.base, vcd.value) == (TABLE["llava15_7b"]["base"][0], TABLE["llava15_7b"]["vcd"][0])
+    assert [one.value for one in published_gains("llava15_7b", "pope_coco_popular", "vcd")] == [85.38, 86.2]
+    assert published_gains("llava15_7b", "pope_coco_random", "sla") == []
+    assert published_gains("", "controlled_a", "vcd") == published_gains("llava16_7b", "pope_coco_random", "vcd") == []
+
+
+def test_what_so_few_sets_show_is_not_said(judged: SweepData) -> None:
+    (s, *_) = [s for s in selection.picks(judged) if s.family == "scaling_vis"]
+    assert not math.isnan(s.test.detectable)
+    assert math.isnan(selection.Against(s.test.now).detectable)
+
+
+def test_the_page_says_gpu_hours_and_nothing_of_answers_from_elsewhere(judged: SweepData) -> None:
+    assert "Batches took" not in page.render_page(judged)
+    ran = replace(judged, passes=judged.passes.assign(device="NVIDIA H100", seconds=5400.0))
+    assert page.render_page(ran).count("Batches took 1.5 GPU hours (NVIDIA H100).") == 2  # on top, and to reproduce
