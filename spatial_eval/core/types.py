@@ -90,7 +90,8 @@ class Generation:
         confidence: largest softmax probability over the whole vocabulary, in [0, 1], unrounded
             (rounding belongs to the method that needs it); None where not recorded.
         entropy: of that distribution, in nats. margin: largest minus second largest probability.
-        logit: largest raw logit. option_probs: softmax over the options' first-token logits.
+        logit: largest raw logit. option_probs: softmax over the options' first tokens, each with and
+            without a blank before it; the two add up.
         prompt: the model's prompt, before the image expands; "" where unknown.
         batch: number of questions in the forward pass. device: the device that computed it.
     """

@@ -10,6 +10,7 @@ import inspect
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from functools import cache
+from itertools import islice
 from typing import Any
 
 import torch
@@ -183,14 +184,16 @@ class FirstToken:
     option_probs: dict[str, float] | None
 
 
-def read_first_tokens(decoded: Decoded, options: Sequence[Mapping[str, int]]) -> list[list[FirstToken]]:
+def read_first_tokens(decoded: Decoded, options: Sequence[Mapping[str, Sequence[int]]]) -> list[list[FirstToken]]:
     """Read each arm's first token in numbers, [prompt][arm]; they are computed on the device and moved at once.
 
-    `options` maps each option of a prompt to its first token's id. Raises ValueError on logits that are not finite.
+    `options` maps each option of a prompt to the ids with which it may begin, whose probabilities add up. Raises
+    ValueError on logits that are not finite.
     """
     scores = decoded.scores
-    most = max(map(len, options))
-    ids = [[*named.values(), *[-1] * (most - len(named))] for named in options]
+    listed = [[token for tokens in named.values() for token in tokens] for named in options]
+    most = max(map(len, listed))
+    ids = [[*own, *[-1] * (most - len(own))] for own in listed]
     tokens = torch.tensor(ids, dtype=torch.long).to(scores.device)  # (N, O)
     parts = []
     for one, logits, named in zip(scores, decoded.logits, tokens, strict=True):  # (A, V): its probabilities fit
@@ -204,11 +207,17 @@ def read_first_tokens(decoded: Decoded, options: Sequence[Mapping[str, int]]) ->
         raise ValueError("the model gave logits that are not finite")
     return [
         [
-            FirstToken(top, entropy, top - second, logit, dict(zip(named, chosen, strict=False)) if named else None)
+            FirstToken(top, entropy, top - second, logit, _sum_by_option(named, chosen) if named else None)
             for top, second, entropy, logit, _, *chosen in prompt
         ]
         for prompt, named in zip(numbers, options, strict=True)
     ]
+
+
+def _sum_by_option(named: Mapping[str, Sequence[int]], shares: Sequence[float]) -> dict[str, float]:
+    """Sum the shares of each option's tokens, which stand one option after the other."""
+    each = iter(shares)
+    return {option: sum(islice(each, len(tokens))) for option, tokens in named.items()}
 
 
 def select_image(image: Tensor, parts: Sequence[Sequence[int]], index: str, *, span: bool) -> Tensor:

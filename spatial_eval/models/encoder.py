@@ -191,10 +191,19 @@ class Encoder:
             return None
         return image_grid.image_view(self.config, self._processor.image_processor, size, inputs, self.image_token)
 
-    def option_tokens(self, options: Sequence[str]) -> dict[str, int]:
-        """Map each option to its first token; options are capitalised as the benchmarks' answers are."""
-        ids = {one: self._tokenizer.encode(one.capitalize(), add_special_tokens=False) for one in options}
-        return {one: tokens[0] for one, tokens in ids.items() if tokens}
+    def option_tokens(self, options: Sequence[str]) -> dict[str, tuple[int, ...]]:
+        """Map each option to the tokens with which it may begin; capitalised as the benchmarks' answers are.
+
+        A model may write a blank before it, which many tokenizers join with the word ("Left" and " Left" are two
+        tokens); a token that is a blank alone says nothing.
+        """
+        found: dict[str, tuple[int, ...]] = {}
+        for option in options:
+            texts = (option.capitalize(), f" {option.capitalize()}")
+            spelled = [self._tokenizer.encode(text, add_special_tokens=False)[:1] for text in texts]
+            own = dict.fromkeys(token for first in spelled for token in first if self.decode([token]))
+            found |= {option: tuple(own)} if own else {}
+        return found
 
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()

@@ -73,19 +73,21 @@ def decoded(scores: torch.Tensor, logits: torch.Tensor | None = None) -> Decoded
 def test_numbers_of_the_first_token() -> None:
     logits = torch.tensor([0.5, 0.25, 0.125, 0.125]).log() + 3
     both = decoded(torch.stack([logits[None], logits[None].roll(1, dims=-1)]))
-    (first,), (other,) = read_first_tokens(both, [{"left": 1, "on": 2}, {}])
+    (first,), (other,) = read_first_tokens(both, [{"left": [1], "on": [2]}, {}])
     assert first.confidence == pytest.approx(0.5)
     assert first.margin == pytest.approx(0.25)
     assert first.entropy == pytest.approx(1.75 * 0.6931472)
     assert first.logit == pytest.approx(3 - 0.6931472)
     assert first.option_probs == pytest.approx({"left": 2 / 3, "on": 1 / 3})
     assert other.option_probs is None
+    ((spelled,), _) = read_first_tokens(both, [{"left": [1, 3], "on": [2]}, {"on": [0]}])
+    assert spelled.option_probs == pytest.approx({"left": 3 / 4, "on": 1 / 4})
     assert other.confidence == pytest.approx(0.5)
 
 
 def test_numbers_after_a_contrast() -> None:
     scores = torch.tensor([[[0.0, math.log(3), -math.inf, -math.inf]]])
-    ((first,),) = read_first_tokens(decoded(scores, torch.zeros(1, 1, 4)), [{"left": 2, "on": 3}])
+    ((first,),) = read_first_tokens(decoded(scores, torch.zeros(1, 1, 4)), [{"left": [2], "on": [3]}])
     assert first.confidence == pytest.approx(0.75)
     assert first.margin == pytest.approx(0.5)
     assert first.option_probs == {"left": 0.0, "on": 0.0}
@@ -98,5 +100,5 @@ def test_numbers_come_in_one_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
     tolist = torch.Tensor.tolist
     monkeypatch.setattr(torch.Tensor, "tolist", lambda self: moved.append(self.numel()) or tolist(self))
     monkeypatch.setattr(torch.Tensor, "item", lambda self: pytest.fail("one number at a time"))
-    read_first_tokens(decoded(torch.randn(3, 7, 50)), [{"left": 1}, {}, {"left": 1, "on": 2}])
+    read_first_tokens(decoded(torch.randn(3, 7, 50)), [{"left": [1, 3]}, {}, {"left": [1], "on": [2]}])
     assert moved == [3 * 7 * (2 + 3 + 2)]

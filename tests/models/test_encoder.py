@@ -15,6 +15,7 @@ from families import SUPPORTED
 from PIL import Image
 from questions import ARMS, Questions, ask, eight, load, saved
 
+import spatial_eval
 from spatial_eval.benchmarks.prompts import SYSTEMS, apply_system
 from spatial_eval.core.arms import Arm, Scaling, parse_arm_label
 from spatial_eval.core.errors import ConfigError, MissingData, ModelError
@@ -49,6 +50,17 @@ def test_a_system_message_stands_where_the_prompt_has_a_place_for_it(tmp_path: P
     for prompt, questions in (("chat", eight()), ("auto", [replace(question, question="Where?")])):
         with pytest.raises(ModelError, match=r"^dataset.system: the chat template of .* has no place for a system"):
             HF(saved("llava")).check(told(prompt), questions, (), Places(tmp_path, tmp_path))
+
+
+def test_an_option_begins_with_or_without_a_blank() -> None:
+    """The embedded model writes " Left", of which "Left" alone is another token."""
+    own = build_encoder(HF(str(Path(spatial_eval.__file__).parent / "tiny")), Questions())
+    found = own.option_tokens(["left", "on", ""])
+    vocabulary = own._tokenizer.convert_ids_to_tokens
+    assert {option: vocabulary(list(tokens)) for option, tokens in found.items()} == {
+        "left": ["Le", "\u0120Left"],
+        "on": ["On", "\u0120On"],
+    }
 
 
 def test_system_messages_by_name_or_as_a_text() -> None:
