@@ -21,7 +21,6 @@ from warm_process import WARM
 from spatial_eval.analysis import sweep_data
 from spatial_eval.core.hashing import hash_text
 
-os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch is imported later; test processes share the cores
 # The same examples every time. To look for rare ones: --hypothesis-seed; what falls becomes an @example.
 settings.register_profile("shared machines", deadline=None, derandomize=True)
 settings.load_profile("shared machines")

@@ -35,7 +35,13 @@ PRELOADED = (
     "transformers.models.auto",
 )
 # Variables that Python and these packages read as they start; who moves the hub's cache names HF_HOME, not only HOME
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch is imported later; test processes share the cores
 READ_EARLY = ("CUDA_", "HF_", "HUGGINGFACE_", "MKL_", "OMP_", "PYTHON", "TORCH", "TRANSFORMERS_", "XDG_")
+
+
+def read_early(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the variables that a process reads once, as it starts or imports."""
+    return {name: value for name, value in environment.items() if name.startswith(READ_EARLY)}
 
 
 class WarmProcess:
@@ -43,16 +49,15 @@ class WarmProcess:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
-        self._started: dict[str, str] = {}
+        self._started = read_early(os.environ)  # before any test changes it
 
     def fits(self, environment: Mapping[str, str]) -> bool:
         """Return whether a forked process would import what a new interpreter in this environment does."""
-        return not self._process or read_early(environment) == self._started
+        return read_early(environment) == self._started
 
     def run(self, arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.CompletedProcess[str]:
         """Run `python ARGUMENTS` in the repository's root: a script's path or -m MODULE, and what follows."""
         if not self._process:
-            self._started = read_early(environment)
             self._process = subprocess.Popen(
                 [sys.executable, __file__],
                 stdin=subprocess.PIPE,
@@ -74,11 +79,6 @@ class WarmProcess:
 
 
 WARM = WarmProcess()  # one per test process: conftest is imported more than once
-
-
-def read_early(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the variables that a process reads once, as it starts or imports."""
-    return {name: value for name, value in environment.items() if name.startswith(READ_EARLY)}
 
 
 def serve() -> None:
