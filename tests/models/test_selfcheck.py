@@ -85,6 +85,8 @@ def text_too(monkeypatch: pytest.MonkeyPatch) -> None:
                 query[:, :, -self.arms :] *= weight[:, :, 0]
             return part(query, *more)
 
+        key = self.prefix.layers[module.layer_idx][0]  # the prefix's kernel is kept: it is found before the fault
+        attention.find_kernel(key.device.type, key.dtype, key.shape[-1], masked=self.prefix.hidden is not None)
         with monkeypatch.context() as patch:
             patch.setattr(attention, "_plain", scaled)
             return attend(self, module, *args, **kwargs)
