@@ -1,12 +1,16 @@
 """What a grid of seven weights costs, in units of one plain greedy generate.
 
     python benchmarks/grid_cost.py [--json FILE]
+    python benchmarks/grid_cost.py --methods [--batch 4] [--rounds 5] [--json FILE]
 
 A random LLaVA-1.5-shaped model of about 150M parameters, 576 image tokens, answers of 8 tokens. Every time is
 a median over interleaved runs, divided by stock SDPA `generate` with KV cache at the SAME batch size, in CPU
 seconds of one thread: the same as wall time on an idle machine, and on a shared one what repeats. Peak memory
 is that of a process of its own. Exits 1 where ours costs more than LIMITS or MEMORY_LIMIT allow. The last line
 is `batch 1: X  batch 4: Y`. About four minutes.
+
+`--methods` measures each method with the baseline beside it instead, and beside that the arithmetic of docs/methods.md:
+tokens through all layers, and output heads as their part of one. Exits 1 where a method is over METHOD_LIMIT times it.
 """
 
 from __future__ import annotations
@@ -18,15 +22,34 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 import transformers
 
-from spatial_eval.core.arms import Arm, Scaling
+from spatial_eval.core.arms import (
+    BASE,
+    AnswerYes,
+    Arm,
+    Deco,
+    Dola,
+    Icd,
+    M3id,
+    Sampling,
+    Scaling,
+    Sid,
+    Sla,
+    Sparc,
+    TextGuidance,
+    Vaf,
+    Var,
+    Vcd,
+)
+from spatial_eval.core.layers import layer_indices
 from spatial_eval.engine import decode, reference
+from spatial_eval.engine.contrastive import add_noise
 from spatial_eval.engine.request import Intervention
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -39,8 +62,29 @@ KINDS = tuple(Arm(Scaling(weight, kind)) for kind in ("multiply", "temperature",
 LIMITS = {"ours": {1: 1.18, 4: 1.05}, "kinds": {4: 1.3}}  # time, by batch size
 MEMORY_LIMIT = 1.2
 TOKENS = 8
-TEXT = 45  # prompt tokens beside the image's
+BEFORE, TEXT = 5, 45  # prompt tokens before the image, and all beside it
 ROUNDS = {1: 15, 4: 5}
+
+# By class. Thresholds of var and sparc are such that a random model's sinks and rises are found.
+METHODS = {
+    "head_guided": ("A", Arm(Scaling(0.5, "head_guided", layers="5-18/32", steps="all"))),
+    "sparc": ("A", Arm(Sparc(rise_min=0.0))),
+    "vaf": ("C", Arm(Vaf())),
+    "var": ("C", Arm(Var(sink_min=2.0, image_min=0.0))),
+    "deco": ("O", Arm(contrast=Deco())),
+    "sla": ("O", Arm(contrast=Sla())),
+    "dola": ("O", Arm(contrast=Dola())),
+    "sample": ("O", Arm(contrast=Sampling())),
+    "text": ("D-text", Arm(contrast=TextGuidance())),
+    "m3id": ("D-text", Arm(contrast=M3id())),
+    "answer_yes": ("D-text", Arm(contrast=AnswerYes())),
+    "icd, text": ("D-text", Arm(contrast=Icd(place="text"))),
+    "icd, system": ("D-img", Arm(contrast=Icd())),
+    "vcd": ("D-img", Arm(contrast=Vcd())),
+    "sid": ("D-img", Arm(contrast=Sid())),
+}
+METHOD_LIMIT = 1.3  # measured by arithmetic
+ADDED = 12  # tokens of a second prompt's text
 
 Run = Callable[[], Any]
 
@@ -48,7 +92,7 @@ Run = Callable[[], Any]
 def build(*, small: bool = False) -> Any:
     """About 150M parameters (`small`: a few thousand, to try the program)."""
     torch.manual_seed(0)
-    wide, depth, image = (64, 2, 56) if small else (768, 12, 336)
+    wide, depth, image = (64, 3, 56) if small else (768, 12, 336)
     vision = transformers.CLIPVisionConfig(
         hidden_size=wide // 2,
         intermediate_size=wide,
@@ -79,7 +123,8 @@ def inputs(model: Any, batch: int) -> dict[str, torch.Tensor]:
     vision = model.config.vision_config
     image = torch.full((batch, (vision.image_size // vision.patch_size) ** 2), model.config.image_token_id)
     before, after = (
-        torch.randint(5, model.config.text_config.vocab_size, (batch, n), generator=generator) for n in (5, TEXT - 5)
+        torch.randint(5, model.config.text_config.vocab_size, (batch, n), generator=generator)
+        for n in (BEFORE, TEXT - BEFORE)
     )
     pixels = torch.randn(batch, 3, vision.image_size, vision.image_size, generator=generator)
     ids = torch.cat([before, image, after], dim=1)  # (B, L)
@@ -113,6 +158,79 @@ def seconds(runs: dict[str, Run], rounds: int) -> dict[str, list[float]]:
             runs[name]()
             taken[name].append(time.process_time() - start)
     return taken
+
+
+def method_run(model: Any, batch: int, arm: Arm) -> Run:
+    """The baseline and an arm, with what the arm reads beside the questions."""
+    given = inputs(model, batch)
+    ids, pixels, image = given["input_ids"], given["pixel_values"], given["input_ids"].shape[1] - TEXT
+    ids[:, 0] = 1  # sinks are known by the first token
+    others = {}
+    if arm.contrast and (second := arm.contrast.second):
+        text = torch.randint(5, model.config.text_config.vocab_size, (1, ADDED)).expand(batch, -1)
+        place = {"system": BEFORE, "text": BEFORE + image, "end": image + TEXT}[second.place]
+        longer = torch.cat([ids[:, :place], text, ids[:, place:]], dim=1)
+        others = {second: {**given, "input_ids": longer, "attention_mask": torch.ones_like(longer)}}
+    asked = Intervention(
+        tuple(dict.fromkeys((BASE, arm))),
+        noised={} if arm.noise is None else {arm.noise: add_noise(pixels, arm.noise, "question")},
+        seconds=others,
+        whole=[{name: tensor[i : i + 1] for name, tensor in given.items()} for i in range(batch)],
+        names=[f"question {i}" for i in range(batch)],
+    )
+    return lambda: decode.decode_arms(model, given, intervention=asked, max_new_tokens=TOKENS)
+
+
+def head_share(model: Any) -> float:
+    """The output head as a part of all layers."""
+    head, layers = model.get_output_embeddings(), model.get_decoder().layers
+    return sum(one.numel() for one in head.parameters()) / sum(one.numel() for one in layers.parameters())
+
+
+def method_rows(model: Any, arm: Arm) -> float:
+    """What a method adds to a plain generate by arithmetic, in units of that generate: tokens through all layers."""
+    depth, head = model.config.text_config.num_hidden_layers, head_share(model)
+    length, after = inputs(model, 1)["input_ids"].shape[1], TEXT - BEFORE
+    change, contrast = arm.attention, arm.contrast
+    decoding = (TOKENS - 1) * (1 + head)  # of one answer's generated tokens
+    added = decoding
+    if contrast is None:
+        first = layer_indices(change.layers, depth)[0]
+        read = after * (1 - first / depth) if change.scope == "text" else float(change.steps != "generated")
+        added += read + head * (read > 0)
+    elif contrast.against == "layers":
+        added += TOKENS * head * len(decode.contrast_layers(model, contrast))
+    elif contrast.against != "draw":
+        read = {"text": TEXT, "prompt": after + ADDED}.get(contrast.against, length)
+        if contrast.second and contrast.second.place == "system":
+            read = length + ADDED
+        added += read + head + (0 if contrast.instead else decoding)
+    return added / (length + head + decoding)
+
+
+def measure_methods(batch: int, rounds: int, *, small: bool) -> dict[str, dict[str, float]]:
+    """By method: its time with the baseline beside it, in plain generates, and that by arithmetic."""
+    model = build(small=small)
+    arms = {"base": BASE} | {name: arm for name, (_, arm) in METHODS.items()}
+    runs = {"plain": ways(model, batch)["plain"]} | {name: method_run(model, batch, arm) for name, arm in arms.items()}
+    found = {name: statistics.median(taken) for name, taken in seconds(runs, rounds).items()}
+    added = {"base": 0.0} | {name: method_rows(model, arm) for name, (_, arm) in METHODS.items()}
+    return {name: {"measured": found[name] / found["plain"], "arithmetic": 1 + added[name]} for name in arms}
+
+
+def report_methods(found: Mapping[str, Mapping[str, float]], batch: int) -> int:
+    """Print a row per method. Returns 1 where one is over its limit."""
+    print(
+        f"| with the baseline beside it, batch {batch} | class | measured | arithmetic | ratio |\n|---|---|---|---|---|"
+    )
+    ratios = {name: one["measured"] / one["arithmetic"] for name, one in found.items()}
+    for name, one in found.items():
+        kind = METHODS[name][0] if name in METHODS else ""
+        print(f"| {name} | {kind} | {one['measured']:.2f} | {one['arithmetic']:.2f} | {ratios[name]:.2f} |")
+    over = {name: ratio for name, ratio in ratios.items() if ratio > METHOD_LIMIT}
+    for name, ratio in over.items():
+        print(f"over the limit: {name} at batch {batch}: {ratio:.3f} times the arithmetic > {METHOD_LIMIT}")
+    return 1 if over else 0
 
 
 def peak_mib(way: str, batch: int, *, small: bool) -> float:
@@ -171,13 +289,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="also write the figures to this file")
     parser.add_argument("--small", action="store_true", help="a toy model: tries the program, its figures mean nothing")
+    parser.add_argument("--methods", action="store_true", help="each method with the baseline beside it, instead")
+    parser.add_argument("--batch", type=int, default=1, help="questions at a time, of --methods (default: 1)")
+    parser.add_argument("--rounds", type=int, default=5, help="of --methods (default: 5)")
     parser.add_argument("--peak", help=argparse.SUPPRESS)
-    parser.add_argument("--batch", type=int, default=1, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     torch.set_num_threads(1)
     if args.peak:
         print_peak(args.peak, args.batch, small=args.small)
         return 0
+    if args.methods:
+        found = measure_methods(args.batch, args.rounds, small=args.small)
+        if args.json:
+            args.json.write_text(json.dumps(found, indent=1) + "\n")
+        return report_methods(found, args.batch)
     model = build(small=args.small)
     parameters, length = sum(one.numel() for one in model.parameters()), inputs(model, 1)["input_ids"].shape[1]
     del model

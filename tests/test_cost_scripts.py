@@ -101,6 +101,54 @@ def test_grid_cost(program: Any, capsys: pytest.CaptureFixture[str], monkeypatch
     assert "  batch 4: " in lines[-1]
 
 
+@pytest.mark.parametrize("program", ["grid_cost"], indirect=True)
+def test_grid_cost_of_methods(
+    program: Any, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each runs; one of no second prefill that costs as much as one is over the limit."""
+
+    def seconds(runs: dict[str, Any], rounds: int) -> dict[str, list[float]]:
+        for name, run in runs.items():
+            answers = run()
+            assert name == "plain" or [len(arms) for arms in answers.tokens] == [1 if name == "base" else 2]
+        return {name: [2.0 if name in ("head_guided", "vcd") else 1.0] * rounds for name in runs}
+
+    monkeypatch.setattr(program, "seconds", seconds)
+    assert program.main(["--methods", "--small", "--rounds", "1"]) == 1
+    _, _, base, *rows, over = capsys.readouterr().out.splitlines()
+    assert base == "| base |  | 1.00 | 1.00 | 1.00 |"
+    assert [row.split("|")[1].strip() for row in rows] == list(program.METHODS)
+    assert re.fullmatch(r"over the limit: head_guided at batch 1: 1\.\d+ times the arithmetic > 1\.3", over)
+
+
+@pytest.mark.parametrize("program", ["grid_cost"], indirect=True)
+def test_method_rows(program: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 16 image tokens and 45 others with a head worth nothing: 68 tokens, of which seven are generated."""
+    model = program.build(small=True)
+    monkeypatch.setattr(program, "head_share", lambda model: 0.0)
+    cost = {name: 68 * program.method_rows(model, arm) for name, (_, arm) in program.METHODS.items()}
+    assert cost == {
+        name: pytest.approx(rows)
+        for name, rows in {
+            "head_guided": 8,
+            "sparc": 7,
+            "vaf": 47,
+            "var": 40 / 3 + 7,
+            "deco": 7,
+            "sla": 7,
+            "dola": 7,
+            "sample": 7,
+            "text": 45 + 14,
+            "m3id": 45 + 14,
+            "answer_yes": 52 + 7,
+            "icd, text": 52 + 14,
+            "icd, system": 73 + 14,
+            "vcd": 61 + 14,
+            "sid": 61 + 14,
+        }.items()
+    }
+
+
 def test_the_engine_needs_torch_and_transformers_only() -> None:
     code = "import sys; import gpu_grid; print(*sorted(m for m in sys.modules if m.startswith('spatial_eval.')))"
     path = f"{BENCHMARKS}:{BENCHMARKS.parent}"
