@@ -16,6 +16,7 @@ from conftest import PLANTED, ROOT, SECRET, files_with
 
 FOLDER = re.compile(r"(?<![\w.<])/(?:tmp|home|root|work|usr|var|srv|Users)/|[A-Z]:\\")
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+SAMPLING = ROOT / "notebooks" / "where_sampling_explains_the_gain.ipynb"
 # In a process of its own: what Jupyter's libraries warn of is not ours, and a kernel needs a clean event loop.
 RUN = """
 import sys, nbformat
@@ -31,8 +32,13 @@ for cell in book.cells:
 def run(notebook: Path, sweep: Path, place: Path) -> str:
     """Everything that the notebook shows, run where outputs/ holds a copy of the sweep."""
     shutil.copytree(sweep, place / "outputs" / "sweeps" / sweep.name)
+    return execute(notebook, place)
+
+
+def execute(notebook: Path, place: Path, **more: str) -> str:
+    """Everything that the notebook shows, run in `place` with `more` in its environment."""
     home = {"PYTHONPATH": str(ROOT), "MPLBACKEND": "agg", "IPYTHONDIR": str(place / "ipython"), "HOME": str(place)}
-    env = {"PATH": str(Path(sys.executable).parent)} | home | PLANTED
+    env = {"PATH": str(Path(sys.executable).parent)} | home | PLANTED | more
     done = subprocess.run(
         [sys.executable, "-c", RUN, str(notebook)],
         capture_output=True,
@@ -49,7 +55,7 @@ def run(notebook: Path, sweep: Path, place: Path) -> str:
 
 def test_each_is_executed_and_small_and_names_no_folder_of_a_machine() -> None:
     assert [path.stem for path in NOTEBOOKS] == [
-        *("sweep_at_a_glance", "where_adaptvis_helps", "where_attention_goes", "your_own_questions")
+        *("sweep_at_a_glance", "where_adaptvis_helps", "where_attention_goes", SAMPLING.stem, "your_own_questions")
     ]
     for path in NOTEBOOKS:
         assert path.stat().st_size < 300_000
@@ -74,7 +80,7 @@ def test_a_folder_of_a_machine_is_seen(text: str) -> None:
 
 
 @pytest.mark.notebooks
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [path for path in NOTEBOOKS if path != SAMPLING], ids=lambda path: path.stem)
 def test_on_a_small_sweep(path: Path, request: pytest.FixtureRequest, tmp_path: Path) -> None:
     sweep = "gazed" if path.stem == "where_attention_goes" else "swept"
     shown = run(path, request.getfixturevalue(sweep), tmp_path)
@@ -94,6 +100,24 @@ def test_on_the_recorded_data(path: Path, recorded_sweep: Path, tmp_path: Path) 
     shown = run(path, recorded_sweep, tmp_path)
     assert "controlled_a" in shown
     assert "vg_one_obj" in shown
+
+
+def assert_figures_of_the_recorded_answers(shown: str) -> None:
+    """The figures of the three recordings; no question of theirs."""
+    for figure in ("87.00 (85.90 to 88.10)", "83.63 (82.40 to 84.87)", "+3.37 (+2.33 to +4.37)", "249 of 3000 answers"):
+        assert figure in shown
+    assert "Is there" not in shown
+
+
+def test_the_committed_outputs_hold_the_figures_of_the_recorded_answers_and_no_question() -> None:
+    cells = json.loads(SAMPLING.read_text("utf8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", ())]
+    assert_figures_of_the_recorded_answers("\n".join(text for output in outputs for text in shown_texts(output)))
+
+
+@pytest.mark.notebooks
+def test_what_sampling_explains_in_the_recorded_answers(data: Path, tmp_path: Path) -> None:
+    assert_figures_of_the_recorded_answers(execute(SAMPLING, tmp_path, SPATIAL_EVAL_DATA=str(data)))
 
 
 @pytest.mark.notebooks
