@@ -236,7 +236,7 @@ def label_method(method: Method) -> str:
 def describe_choice(chosen: Selected) -> str:
     """Describe how a cell was chosen, with its corrected accuracy where it was chosen on the reported questions."""
     corrected = format_estimate(chosen.corrected, 1)
-    return (chosen.mark or "the only cell") + f", corrected for that choice {corrected}" * bool(corrected)
+    return (chosen.mark or "one setting, none chosen") + f", corrected for that choice {corrected}" * bool(corrected)
 
 
 def join_tests(names: Iterable[str]) -> str:

@@ -324,7 +324,7 @@ def test_where_base_is_best_the_page_says_so(launch, tmp_path) -> None:
     done = launch("-m", "method=base,scaling_vis", "weight=0.5,0.8", "split=all", *model)
     text = text_of((Path(done.stdout.splitlines()[-1]).parent / "report.html").read_text("utf8"))
     assert "The baseline answers 100.0 % (95.4 to 100.0) of 80 all questions." in text
-    assert "Nothing clearly helps on any of 1 datasets" in text
+    assert "Nothing clearly helps on the dataset" in text
     assert "scaling_vis on quiz: worse than base." in text
 
 
