@@ -8,7 +8,7 @@ import sys
 
 import pytest
 from conftest import ROOT
-from warm_process import WARM
+from warm_process import WARM, WarmProcess
 
 
 @pytest.mark.parametrize("words", [["launch.py", "-m", "method=bend"], ["-m", "spatial_eval", "list", "--bend"]])
@@ -20,7 +20,7 @@ def test_a_forked_command_says_and_returns_the_same(words: list[str]) -> None:
 
 
 def test_what_is_read_early_wants_an_interpreter_of_its_own() -> None:
-    WARM.run(["launch.py", "--version"], os.environ)
-    assert WARM.fits({**os.environ, "WANDB_MODE": "offline"})
-    assert not WARM.fits({**os.environ, "PYTHONPATH": "elsewhere"})
-    assert not WARM.fits({**os.environ, "HF_HOME": "elsewhere"})
+    own = WarmProcess()
+    assert own.fits({**os.environ, "WANDB_MODE": "offline"})
+    assert not own.fits({**os.environ, "PYTHONPATH": "elsewhere"})
+    assert not own.fits({**os.environ, "HF_HOME": "elsewhere"})

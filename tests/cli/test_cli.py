@@ -7,6 +7,7 @@ import io
 import json
 import os
 import signal
+from collections.abc import Iterator
 
 import pytest
 
@@ -51,7 +52,16 @@ def test_wrong_use(swept, cli, tmp_path) -> None:
     assert cli().returncode == 2
 
 
+@pytest.fixture
+def heeded_interrupts() -> Iterator[None]:
+    """A shell starts jobs in the background with Ctrl-C ignored, and their children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+@pytest.mark.usefixtures("heeded_interrupts")
 def test_a_signal_before_anything_is_computed_is_one_line(number, monkeypatch, capsys) -> None:
     before = signal.getsignal(number)
     monkeypatch.setattr(run, "_run", lambda parsed: os.kill(os.getpid(), number))
