@@ -56,7 +56,7 @@ def run_answer(parsed: argparse.Namespace) -> int:
         for answer in session.answer_lines(read_bounded_lines(sys.stdin.buffer)):
             print_output(json.dumps(answer), out)
             failed += "error" in answer
-            if isinstance(out, GuardedStream) and out.error is not None:  # nobody reads any more
+            if isinstance(out, GuardedStream) and out.error is not None:  # the reader closed it
                 break
     return INCOMPLETE if failed else COMPLETE
 

@@ -18,6 +18,8 @@ def force_yes(answer: Generation, sample: Sample) -> Generation | Failure:
 
     Stored are the largest probability of all tokens and the options' shares among themselves: they give both
     probabilities where the largest is that of an option. Where they do not, it is a Failure that says why.
+    An option's share adds up its first token with and without a blank: where a model writes both, the other option's
+    probability is taken too low by the part of the rarer spelling.
     """
     probs, top = answer.option_probs, answer.confidence
     forced = replace(answer, arm=FORCED_YES)
