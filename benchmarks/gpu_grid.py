@@ -34,7 +34,7 @@ import transformers
 
 from spatial_eval.core.arms import Arm
 from spatial_eval.engine import decode, reference
-from spatial_eval.engine.attention import iter_kernels
+from spatial_eval.engine.kernels import attend_plainly, iter_kernels
 from spatial_eval.engine.kv_cache import GRAIN, Graphs
 from spatial_eval.engine.request import Decoded, Intervention
 
@@ -209,8 +209,8 @@ def time_kernels(model: Any, batch: Batch) -> dict[str, float]:
     for masked in (False, True):
         for kernel in iter_kernels(model.device.type, model.dtype, text.head_dim, masked=masked):
             given = (query, key, value, text.head_dim**-0.5, hidden if masked else None)
-            name = kernel.__name__.strip("_") + ", padded" * masked
-            found[name] = 1e6 * seconds(partial(kernel, *given))
+            name = "plain" if kernel is attend_plainly else kernel.__name__.strip("_")
+            found[name + ", padded" * masked] = 1e6 * seconds(partial(kernel, *given))
     return found
 
 

@@ -49,7 +49,7 @@ from spatial_eval.core.arms import (
 )
 from spatial_eval.core.layers import layer_indices
 from spatial_eval.engine import decode, reference
-from spatial_eval.engine.contrastive import add_noise
+from spatial_eval.engine.contrastive import add_noise, contrast_layers
 from spatial_eval.engine.request import Intervention
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -199,7 +199,7 @@ def method_rows(model: Any, arm: Arm) -> float:
         read = after * (1 - first / depth) if change.scope == "text" else float(change.steps != "generated")
         added += read + head * (read > 0)
     elif contrast.against == "layers":
-        added += TOKENS * head * len(decode.contrast_layers(model, contrast))
+        added += TOKENS * head * len(contrast_layers(model, contrast))
     elif contrast.against != "draw":
         read = {"text": TEXT, "prompt": after + ADDED}.get(contrast.against, length)
         if contrast.second and contrast.second.place == "system":

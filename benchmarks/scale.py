@@ -44,7 +44,7 @@ LIMITS: dict[str, tuple[float, float]] = {
     "verify": (60, 300),
     "results": (10, 1500),
     "plan": (60, 400),
-    "cells": (120, 3000),
+    "cells": (120, 2000),
 }
 
 

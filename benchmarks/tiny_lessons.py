@@ -17,8 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from spatial_eval.benchmarks.scenes.generator import FORMS, SEATS, TABLEWARE, THINGS, Difficulty, Scene
-from spatial_eval.benchmarks.scenes.layout import Box
-from spatial_eval.benchmarks.scenes.pictures import describe_picture
+from spatial_eval.benchmarks.scenes.pictures import Box, describe_picture
 
 EYE = 96  # pixels of the model's input, square
 GRID = 8  # patches a side

@@ -18,7 +18,7 @@ import yaml
 from spatial_eval.analysis import selection
 from spatial_eval.analysis.compare import FIELDS as COMPARED
 from spatial_eval.benchmarks.readers import BENCHMARKS
-from spatial_eval.cli.main import parser
+from spatial_eval.cli.main import build_parser
 from spatial_eval.config import schema
 from spatial_eval.config.launchers import LAUNCHERS
 from spatial_eval.config.tracking import TRACKERS
@@ -97,7 +97,7 @@ COLUMNS = {
     "criterion": "signal that is compared with the threshold",
     "settings": "the method's other fields that are not at their default, as `name=value name=value`",
     "split": "val, test or all; of a question: val or test",
-    "limit": "number of questions, the first of the split; empty = all",
+    "limit": "number of the benchmark's questions, the first of the split; empty = all",
     "max_new_tokens": "tokens per answer, at most",
     "n": "number of answered questions",
     "missing": "number of questions without an answer; they never count as wrong",
@@ -202,7 +202,9 @@ COLUMNS = {
     "test": "test that p comes from",
     "detectable": "the smallest difference from base, in points, that so many questions show in 80 % of samples at the "
     "95 % level, given how often the two part; empty below 10 sets or images",
-    "mark": "how the cell was chosen; empty where it is the only one",
+    "mark": "how the cell was chosen, and over how many seeds its figures are means; empty where it is the only one",
+    "seeds": "number of cells that differ in their seed alone, whose mean the figures are; `fixed` and `broken` count "
+    "in each",
     "corrected": "accuracy corrected for being the best of many on the same questions; empty where it was chosen "
     "elsewhere or all are equal",
     "corrected_low": "lower end of its 95 % interval; empty below 10 sets or images",
@@ -358,7 +360,7 @@ def _kind(group: str, kind: str, found: list[Option]) -> Iterator[str]:
 
 def commands() -> Iterator[str]:
     yield "## python -m spatial_eval"
-    top = parser()
+    top = build_parser()
     (each,) = [action for action in top._actions if isinstance(action, argparse._SubParsersAction)]
     said = {choice.dest: choice.help for choice in each._choices_actions}
     for name, command in each.choices.items():

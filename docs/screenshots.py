@@ -19,7 +19,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZE = (1400, 1000)  # pixels of the screen
-GRID = ["sweep=paper_table", "model=recorded", "dataset=controlled_a,vg_one_obj"]
+GRID = ["sweep=paper_table", "model=recorded", "model.name=LLaVA-1.5-7B", "dataset=controlled_a,vg_one_obj"]
 
 
 def find_chromium() -> str:

@@ -1,19 +1,22 @@
 """Random command lines, damaged files and rows against every command: `make fuzz`, or
 
-    python tests/fuzz.py [--tries 300] [--seed 0] [--kind files|commands|rows|pictures ...]
+    python tests/fuzz.py [--tries 300] [--seed 0] [--kind files|commands|rows|pictures|calls ...]
 
 Each try must end with exit code 0 to 3, without a traceback, within LIMIT_S; and no figure changes without a word: the
 run's results.csv and captured attention are what they were, or its exit code is not 0. No control character reaches a
-terminal, and no file outside a sweep's wandb folder is removed by its ledger. Everything runs in this process. Exits 1
-with a line per failure, which names its try: `--seed 0 --only 17` repeats it.
+terminal, and no file outside a sweep's wandb folder is removed by its ledger. Of kind `calls`, calls of the file system
+fail, as a full disk or a file server makes them; afterwards the same command ends with the undisturbed figures.
+Everything runs in this process. Exits 1 with a line per failure, which names its try: `--seed 0 --only 17` repeats it.
 """
 
 from __future__ import annotations
 
 import argparse
+import builtins
 import contextlib
 import csv
 import dataclasses
+import errno
 import io
 import json
 import logging
@@ -38,6 +41,7 @@ from PIL import Image  # noqa: E402
 
 from spatial_eval.benchmarks.image_files import ORIENTATIONS, digest_images, open_rgb  # noqa: E402
 from spatial_eval.cli.main import main as run_command  # noqa: E402
+from spatial_eval.config.compose import Composer  # noqa: E402
 from spatial_eval.config.descriptions import describe_value  # noqa: E402
 from spatial_eval.config.launchers import LAUNCHERS, Slurm  # noqa: E402
 from spatial_eval.core.errors import DataError  # noqa: E402
@@ -176,14 +180,27 @@ def read_ledger(sweep: Path) -> Iterator[str]:
     try:
         with alarm():
             ledger = PublishLedger(sweep)
-            ledger.synced("http://server")
-            for entry in ledger.written().values():
-                ledger.broken(entry)
-            ledger.sweep_up()
+            ledger.list_synced("http://server")
+            for entry in ledger.list_written().values():
+                ledger.explain_damage(entry)
+            ledger.remove_leftovers()
     except BaseException:  # noqa: BLE001  the very thing that is looked for
         yield f"ledger: {traceback.format_exc()[-1800:]}"
     if not (sweep / "wandb").is_dir() or not all(map(os.path.lexists, outside)):
         yield "ledger: files outside the wandb folder were removed"
+
+
+def make_tries_cheap() -> None:
+    """Let every run use what an earlier one composed of conf/, which no try changes, and wait for no disk."""
+    os.fsync = lambda _file: None
+    made: Callable[..., None] = Composer.__init__
+    trees: dict[Path | None, Any] = {}
+
+    def make(composer: Composer, *given: Any) -> None:
+        made(composer, *given)
+        composer._trees = trees.setdefault(composer.own, composer._trees)
+
+    Composer.__init__ = make  # type: ignore[method-assign]
 
 
 @contextlib.contextmanager
@@ -411,6 +428,7 @@ def random_pictures(trial: Trial, chance: random.Random) -> Iterator[str]:
     del trial
     name = chance.choice(["a.png", "a.jpg", "a.gif", "a.bmp", "a.webp", "a.tif", "a.ppm"])
     path = Path(name)
+    remove(path)
     mode = chance.choice(["RGB", "RGB", "L", "P", "1", "RGBA", "CMYK", "I;16", "F", "LA"])
     with contextlib.suppress(OSError, ValueError, KeyError):  # formats that have no such pictures
         Image.new(mode, (chance.randint(1, 60), chance.randint(1, 60))).save(path)
@@ -434,11 +452,85 @@ def random_pictures(trial: Trial, chance: random.Random) -> Iterator[str]:
         yield f"{what}: {traceback.format_exc()[-1800:]}"
 
 
+# --- calls of the file system that fail
+
+ERRORS = (errno.EIO, errno.ESTALE, errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES)
+CALLS: tuple[tuple[Any, str], ...] = (
+    *((os, name) for name in ("stat", "scandir", "mkdir", "replace", "rename", "unlink", "utime")),
+    *((os, name) for name in ("open", "write", "fsync")),
+    (io, "open"),
+)
+
+
+class FailingCalls:
+    """Let calls about files under outputs/ fail: the one after `spared` others, or all from that on (`lasting`)."""
+
+    def __init__(self, chosen: Sequence[tuple[Any, str]], error: int, *, spared: int, lasting: bool) -> None:
+        self.chosen, self.error, self.spared, self.lasting = chosen, error, spared, lasting
+        self.root, self.failed = str(Path.cwd() / "outputs"), 0
+
+    def __enter__(self) -> FailingCalls:
+        self._before = [(module, name, module.__dict__[name]) for module, name in self.chosen]
+        for module, name, call in self._before:
+            for place in (module, builtins) if module is io else (module,):
+                setattr(place, name, self._wrap(name, call))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for module, name, call in self._before:
+            for place in (module, builtins) if module is io else (module,):
+                setattr(place, name, call)
+
+    def _wrap(self, name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*given: Any, **named: Any) -> Any:
+            if name in ("write", "fsync"):
+                concerned = str(Path(f"/proc/self/fd/{given[0]}").readlink()).startswith(self.root)
+            else:
+                concerned = isinstance(given[0], str | Path) and str(Path.cwd() / given[0]).startswith(self.root)
+            if concerned:
+                self.spared -= 1
+            if not concerned or self.spared >= 0 or (self.spared < -1 and not self.lasting):
+                return call(*given, **named)
+            self.failed += 1
+            if name == "write":  # a part of it
+                call(given[0], given[1][: len(given[1]) // 2])
+            raise OSError(self.error, os.strerror(self.error), None if name in ("write", "fsync") else str(given[0]))
+
+        return run
+
+
+def failing_calls(trial: Trial, chance: random.Random) -> Iterator[str]:
+    """Run commands while calls of the file system fail, and the launch once more without; yields what is wrong."""
+    launch, lasting, error = chance.choice([trial.launch, trial.capture]), chance.random() < 0.5, chance.choice(ERRORS)
+    chosen = chance.choice([CALLS, chance.sample(CALLS, 1), chance.sample(CALLS, 1)])
+    command = launch() if chance.random() < 0.7 else list(chance.choice([*OF_SWEEP, *OF_ALL]))
+    if command[0] == "run" and chance.random() < 0.7:  # everything is to be computed
+        remove(Path("outputs"))
+    spared = int(chance.expovariate(1 / chance.choice([10, 100, 300])))
+    names = "all" if chosen is CALLS else chosen[0][1]
+    what = f"{errno.errorcode[error]} of {names} after {spared}{' and on' * lasting}"
+    with FailingCalls(chosen, error, spared=spared, lasting=lasting) as calls:
+        code = yield from check(trial, command, what)
+    if code == 0 and command[0] == "run":
+        yield from compare_figures(trial, f"{what}, exit code 0")
+    code = yield from check(trial, [*launch(), "retry=true"], f"after {what}")
+    if code != 0:
+        yield f"after {what} ({calls.failed} failed in {command[0]}): exit code {code}"
+    yield from compare_figures(trial, f"after {what}")
+
+
+def compare_figures(trial: Trial, what: str) -> Iterator[str]:
+    for name, content in trial.read_figures().items():
+        if content != trial.figures.get(name):
+            yield f"{what}: {name} is another one"
+
+
 KINDS: dict[str, Callable[[Trial, random.Random], Iterator[str]]] = {
     "files": damage_files,
     "commands": random_commands,
     "rows": random_rows,
     "pictures": random_pictures,
+    "calls": failing_calls,
 }
 
 
@@ -450,6 +542,7 @@ def main() -> int:
     parser.add_argument("--only", type=int, help="the number of one try")
     given = parser.parse_args()
     print(f"seed {given.seed}", flush=True)
+    make_tries_cheap()
     failures = 0
     with tempfile.TemporaryDirectory() as made:
         trial = Trial(Path(made))
@@ -457,7 +550,8 @@ def main() -> int:
         numbers = range(given.tries) if given.only is None else [given.only]
         for number in numbers:
             kind = given.kind[number % len(given.kind)]
-            trial.reset()
+            if kind != "pictures":  # those are made anew
+                trial.reset()
             for problem in KINDS[kind](trial, random.Random(f"{given.seed} {number} {kind}")):
                 failures += 1
                 print(f"--seed {given.seed} --only {number} --kind {' '.join(given.kind)}: {problem}", flush=True)

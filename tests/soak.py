@@ -2,12 +2,12 @@
 
     python tests/soak.py --minutes 5 [--seed 1] [--on inline pool Slurm]
 
-On Slurm and in a pool only a strike at a job that runs and has stored a part of its questions counts. Inline, one or
-two drivers of one sweep, some of them under another host name (a UTS namespace: root only), capture attention and are
-killed with SIGKILL at any moment; meanwhile files of the jobs' state are dated an hour back or ahead, as a clock that
-jumps dates them. Whatever was struck, the sweep must end, by `retry` or the same command if need be, with the
-undisturbed run's tables, captures and answers. The last line is the counts; exit code 1 where something was lost or
-differs.
+On Slurm and in a pool only a strike at a job that runs and has stored a part of its questions counts. One or two
+drivers run one sweep, half of them with captured attention. Inline, some drivers have another host name (a UTS
+namespace: root only) and are killed with SIGKILL at any moment; meanwhile files of the jobs' state are dated an hour
+back or ahead, as a clock that jumps dates them. Whatever was struck, the sweep must end, by `retry` or the same command
+if need be, with the undisturbed run's tables, captures and answers. The last line is the counts; exit code 1 where
+something was lost or differs.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ SLURM = (
 RETRIES = 4
 
 
-def parent(run: Attempt) -> int:
-    return int(Path(f"/proc/{run.pid}/stat").read_text().rpartition(")")[2].split()[1])
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def slurm(*command: str) -> Callable[[Attempt, int], None]:
@@ -62,7 +62,8 @@ POOL_STRIKES: dict[str, Callable[[Attempt, int], None]] = {
 }
 SLURM_STRIKES: dict[str, Callable[[Attempt, int], None]] = {
     **POOL_STRIKES,
-    "job's parent killed": lambda run, driver: os.kill(parent(run), signal.SIGKILL),
+    "job's parent killed": lambda run, driver: os.kill(parent(run.pid), signal.SIGKILL),
+    "step killed": lambda run, driver: os.kill(parent(parent(run.pid)), signal.SIGKILL),
     "requeued": slurm("scontrol", "requeue"),
     "timed out": slurm("scancel", "--signal=USR2"),
     "scancelled": slurm("scancel"),
@@ -70,39 +71,44 @@ SLURM_STRIKES: dict[str, Callable[[Attempt, int], None]] = {
 
 
 def sweep(folder: Path, chance: random.Random, cluster: Cluster | None) -> tuple[Counter[str], int, str]:
-    """One sweep, struck up to three times: (strikes, questions computed twice, what is wrong or "")."""
-    shards = f"launcher.shards={chance.randint(1, 4)}"
+    """One sweep of one or two drivers, struck up to three times: (strikes, questions computed twice, what is wrong)."""
+    shards, capture = f"launcher.shards={chance.randint(1, 4)}", chance.choice(["none", "map"])
     launcher = (*SLURM, shards) if cluster else ("launcher=local", "launcher.slots=4", shards)
     strikes = SLURM_STRIKES if cluster else POOL_STRIKES
-    trial = Trial(folder, *launcher, n=chance.choice([12, 18, 24]), seconds=chance.uniform(0.1, 0.5))
+    n, two = chance.choice([12, 18, 24]), chance.random() < 0.4
+    trial = Trial(folder, *launcher, f"capture={capture}", n=n, seconds=chance.uniform(0.1, 0.5))
+    calm = Trial(folder / "calm", "launcher=inline", f"capture={capture}", n=n, seconds=0)
+    where = f"{', two drivers' * two}{f', capture={capture}' * (capture != 'none')}"
     counts: Counter[str] = Counter()
+    if Driver(calm).wait() != 0:
+        return counts, 0, f"the undisturbed run failed: {folder / 'calm' / 'log'}"
     try:
-        process = trial.start()
+        drivers = [trial.start()]
         for _ in range(chance.randint(1, 3)):
             time.sleep(chance.uniform(0, 1))
+            if two and len(drivers) < 2:
+                drivers.append(trial.start())
             with contextlib.suppress(
                 AssertionError, ProcessLookupError, FileNotFoundError, subprocess.CalledProcessError
             ):
                 run = trial.struck(least=1, seconds=8)
                 if cluster and cluster.state(run.slurm) != "RUNNING":
                     continue
-                name = chance.choice(list(strikes))
-                if name.startswith("driver") and process.poll() is not None:
+                name, driver = chance.choice(list(strikes)), chance.choice(drivers)
+                if name.startswith("driver") and driver.poll() is not None:
                     continue
-                strikes[name](run, process.pid)
-                counts[name] += 1
-                if name.startswith("driver"):
+                strikes[name](run, driver.pid)
+                counts[f"{name}{where}"] += 1
+                if name.startswith("driver") and not two:
                     break
-        done = trial.end(process)
-        for _ in range(RETRIES):
-            if done.code == 0:
-                break
-            done = trial.cli("retry")
-        if done.code:
-            return counts, trial.twice(), f"not complete after {RETRIES} retries: {done}"
-        return counts, trial.twice(), "" if trial.results() == trial.expected() else f"results differ in {folder}"
+        done = [trial.end(process) for process in drivers]
+        while any(one.code for one in done) and done[-1].code and len(done) < len(drivers) + RETRIES:
+            done.append(trial.cli("retry"))
+        if done[-1].code:
+            return counts, trial.twice(), f"not complete after {RETRIES} retries in {folder}: {done}"
+        return counts, trial.twice(), compare_outcomes(calm, trial)
     except (AssertionError, subprocess.TimeoutExpired) as error:
-        return counts, trial.twice(), f"{type(error).__name__}: {error}"
+        return counts, trial.twice(), f"{type(error).__name__} in {folder}: {error}"
     finally:
         trial.close()
 
@@ -173,8 +179,19 @@ def read_outcome(trial: Trial) -> dict[str, object]:
     """Return what must not depend on kills: tables and arrays byte for byte, and each stored answer."""
     names = ("results.csv", "by_relation.csv", "failures.csv", "samples.parquet", "attention/*.npz")
     paths = [path for name in names for path in trial.output.glob(f"sweeps/*/{name}")]
-    answers = {(str(row["id"]), str(row["arm"])): row.get("text") for row in trial.records()}
+    own = ("device", "crc")  # who wrote it
+    answers = {
+        (str(row["id"]), str(row["arm"])): {name: value for name, value in row.items() if name not in own}
+        for row in trial.records()
+    }
     return {"answers": answers, **{path.name: path.read_bytes() for path in paths}}
+
+
+def compare_outcomes(calm: Trial, trial: Trial) -> str:
+    """Return what differs from the undisturbed run; "" where nothing does."""
+    expected, found = read_outcome(calm), read_outcome(trial)
+    wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
+    return f"{', '.join(wrong)} differ in {trial.folder}" if wrong else ""
 
 
 def soak_inline(folder: Path, chance: random.Random) -> tuple[Counter[str], int, str]:
@@ -204,9 +221,7 @@ def soak_inline(folder: Path, chance: random.Random) -> tuple[Counter[str], int,
             codes.append(Driver(trial).wait())
         if codes[-1]:
             return counts, trial.twice(), f"not complete: exit codes {codes} in {folder}"
-        expected, found = read_outcome(calm), read_outcome(trial)
-        wrong = sorted(name for name in expected | found if expected.get(name) != found.get(name))
-        return counts, trial.twice(), f"{', '.join(wrong)} differ in {folder}" if wrong else ""
+        return counts, trial.twice(), compare_outcomes(calm, trial)
     except TimeoutError as error:
         return counts, trial.twice(), f"{error} in {folder}"
     finally:

@@ -21,6 +21,7 @@ def program(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
     return importlib.import_module(request.param)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("program", ["gpu_run"], indirect=True)
 def test_gpu_run(
     program: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

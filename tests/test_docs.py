@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 from hydra_front import make_grid
 
-from spatial_eval.cli.main import parser
+from spatial_eval.cli.main import build_parser
 from spatial_eval.core.errors import ConfigError
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -82,11 +82,11 @@ def test_a_column_or_an_argument_without_an_explanation_fails(reference, monkeyp
         list(reference.files())
 
     def bare():
-        top = parser()
+        top = build_parser()
         top._subparsers._group_actions[0].choices["report"].add_argument("--colour")
         return top
 
-    monkeypatch.setattr(reference, "parser", bare)
+    monkeypatch.setattr(reference, "build_parser", bare)
     with pytest.raises(reference.Unexplained, match=r"report \['--colour'\]: give it a help text"):
         list(reference.commands())
 
@@ -115,7 +115,7 @@ def check(words: list[str]) -> None:
         assert f"\n{words[1]}:" in (ROOT / "Makefile").read_text("utf8")
     elif words[:3] == ["python", "-m", "spatial_eval"]:
         if words[3:] != ["--help"]:
-            parser().parse_args(words[3:])
+            build_parser().parse_args(words[3:])
     else:
         assert words[:2] == ["python", "launch.py"]
         assert make_grid([word for word in words[2:] if not word.startswith("-") and word != "..."]).cells

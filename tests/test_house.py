@@ -34,7 +34,7 @@ HOMES = {
     "jinja2": {"report.page"},
     "httpx": {"prepare.http"},
     "huggingface_hub": {"models.spec", "prepare.hub"},
-    "rich": {"core.progress", "core.terminal", "report.tables"},
+    "rich": {"core.progress", "core.terminal", "report.sheets"},
     "submitit": {"launch.array_task", "launch.slurm"},
     "wandb": {"tracking.publisher"},
 }

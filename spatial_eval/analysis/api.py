@@ -13,10 +13,13 @@ from numpy.typing import NDArray
 
 from spatial_eval.analysis import diagnostics, selection
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData, find_sweep, read_sweep_data
+from spatial_eval.core.columns import EXPERIMENT_COLUMNS
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.types import Method
 from spatial_eval.store import attention
 from spatial_eval.store.attention import Attention
+
+PART_COLUMNS = (*EXPERIMENT_COLUMNS, "split", "limit")  # of the keys of SweepData.parts
 
 
 def load(sweep: str | Path | None = None, output_dir: str | Path = "outputs") -> Sweep:
@@ -63,10 +66,10 @@ class Sweep:
             if name not in table:
                 raise ConfigError(f"cells have no column {name!r}")
             mask &= table[name] == value
-        found = self.cells.index[mask]
-        if len(found) != 1:
-            raise ConfigError(f"{len(found)} cells have {columns}; one is wanted")
-        return int(found[0])
+        cells = self.cells.index[mask]
+        if len(cells) != 1:
+            raise ConfigError(f"{len(cells)} cells have {columns}; one is wanted")
+        return int(cells[0])
 
     def method(self, cell: int) -> Method:
         return self.files.methods[cell]
@@ -90,47 +93,39 @@ class Sweep:
         """
         return attention.find_attention(self.files.folder, dataset, model, max_new_tokens)
 
-    def right(self, found: Attention) -> NDArray[float64]:
+    def right(self, capture: Attention) -> NDArray[float64]:
         """Grade the answers of an `attention`, (questions, arms): 1 right, 0 wrong, nan not answered."""
-        return attention.answered_right(self.files.samples, found)
+        return attention.answered_right(self.files.samples, capture)
 
     def confidence(self) -> pd.DataFrame:
         """Compute AUROC and calibration error of the baseline's confidence, one row per dataset, model and split."""
         rows = []
         for key, part in self.files.parts.items():
-            found = diagnostics.summarize_confidence(part)
-            if found:
-                a, e = found.auroc, found.ece
-                figures = {"n": found.n, "auroc": a.value, "auroc_low": a.low, "auroc_high": a.high}
-                figures |= {"ece": e.value, "ece_low": e.low, "ece_high": e.high}
-                rows.append(_names(key) | figures)
-        return pd.DataFrame(rows)
+            if summary := diagnostics.summarize_confidence(part):
+                figures = {"n": summary.n} | summary.auroc.columns("auroc") | summary.ece.columns("ece")
+                rows.append(dict(zip(PART_COLUMNS, key, strict=True)) | figures)
+        return _tabulate_rows(rows)
 
     def oracle(self) -> pd.DataFrame:
         """Compute the accuracy of the best stored arm per question, one row per dataset, model and split."""
         rows = []
         for key, part in self.files.parts.items():
-            found = diagnostics.oracle_accuracy(part)
-            figures = {"n": found.n, "accuracy": found.value, "low": found.low, "high": found.high}
-            rows.append(_names(key) | {"weights": len(part.arms)} | figures)
+            best = diagnostics.oracle_accuracy(part)
+            figures = {"n": best.n, "accuracy": best.value, "low": best.low, "high": best.high}
+            rows.append(dict(zip(PART_COLUMNS, key, strict=True)) | {"weights": len(part.arms)} | figures)
         return pd.DataFrame(rows)
 
     def best(self) -> pd.DataFrame:
         """Select as `select` where val and test are there; else on the same questions, with `corrected` figures."""
-        return _tabulate(selection.selection_rows(selection.picks(self.files)))
+        return _tabulate_rows(selection.selection_rows(selection.picks(self.files)))
 
     def select(self, on: str = "val", report: str = "test", metric: str = "accuracy") -> pd.DataFrame:
         """Select cells on one split and report them on another; one row per dataset, model and family of methods."""
-        return _tabulate(
-            selection.selection_rows(selection.select_settings(self.files, on=on, report=report, metric=metric))
-        )
+        chosen = selection.select_settings(self.files, on=on, report=report, metric=metric)
+        return _tabulate_rows(selection.selection_rows(chosen))
 
 
-def _tabulate(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+def _tabulate_rows(rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Return rows as a table; a column that is empty in every row holds nan, as it does in `cells`."""
     table = pd.DataFrame(rows)
     return table.astype({name: "float64" for name in table if table[name].isna().all()})
-
-
-def _names(key: tuple[Any, ...]) -> dict[str, Any]:
-    return dict(zip(("dataset", "model", "max_new_tokens", "split", "limit"), key, strict=True))

@@ -32,7 +32,7 @@ class Side:
     cells: Sequence[int]
 
 
-def side(text: str, output: Path) -> Side:
+def read_side(text: str, output: Path) -> Side:
     """Read the cells that a command line's side names: SWEEP, SWEEP:COLUMN=VALUE,... or COLUMN=VALUE,...
 
     Raises:
@@ -48,12 +48,12 @@ def side(text: str, output: Path) -> Side:
         valid = [*IDENTITY, *files.others]
         if column not in valid:
             raise ConfigError(describe_unknown("column", column, valid))
-        given[column] = _value(_columns(files)[column], value, item)
-    return _those(files, given)
+        given[column] = _parse_value(_identity_columns(files)[column], value, item)
+    return _select_cells(files, given)
 
 
-def _those(files: SweepData, given: Mapping[str, Any]) -> Side:
-    mask, columns = pd.Series(True, index=files.cells.index), _columns(files)
+def _select_cells(files: SweepData, given: Mapping[str, Any]) -> Side:
+    mask, columns = pd.Series(True, index=files.cells.index), _identity_columns(files)
     for column, value in given.items():
         matching = mask & (columns[column] == value)
         if not matching.any():
@@ -65,12 +65,12 @@ def _those(files: SweepData, given: Mapping[str, Any]) -> Side:
     return Side(files, given, [int(i) for i in files.cells.index[mask]])
 
 
-def _columns(files: SweepData) -> pd.DataFrame:
+def _identity_columns(files: SweepData) -> pd.DataFrame:
     """Return the columns that identify a cell: those of results.csv, and one per field in `settings`."""
     return files.cells[list(IDENTITY)].join(files.others)
 
 
-def _value(column: Any, text: str, item: str) -> Any:
+def _parse_value(column: Any, text: str, item: str) -> Any:
     if not pd.api.types.is_numeric_dtype(column):
         return text
     try:
@@ -89,7 +89,7 @@ def compare(a: Side, b: Side) -> list[dict[str, Any]]:
     that are graded by another rule.
     """
     if not a.given or not b.given:  # a whole sweep beside some cells: the same cells of it
-        a, b = _those(a.files, a.given or b.given), _those(b.files, b.given or a.given)
+        a, b = _select_cells(a.files, a.given or b.given), _select_cells(b.files, b.given or a.given)
         loose = set[str]()
     else:
         loose = set(a.given) | set(b.given)
@@ -100,46 +100,46 @@ def compare(a: Side, b: Side) -> list[dict[str, Any]]:
         loose |= fields
     names = [*(name for name in IDENTITY if name != "settings"), *sorted(fields)]
     columns = [name for name in names if name not in loose]
-    left, right = _by_key(a, columns), _by_key(b, columns)
+    left, right = _map_cells(a, columns), _map_cells(b, columns)
     shared = [key for key in left if key in right]
     if not shared:
         raise ConfigError("no two cells belong together: both sides need the same datasets, models and settings")
-    rows = [_row(a, left[key], b, right[key]) for key in shared]
+    rows = [_compare_pair(a, left[key], b, right[key]) for key in shared]
     adjusted = holm([row["p"] for row in rows])
     return [{name: (row | {"p_holm": p}).get(name) for name in FIELDS} for row, p in zip(rows, adjusted, strict=True)]
 
 
-def _by_key(side: Side, columns: Sequence[str]) -> dict[tuple[Any, ...], int]:
-    found: dict[tuple[Any, ...], int] = {}
-    every = _columns(side.files)
+def _map_cells(side: Side, columns: Sequence[str]) -> dict[tuple[Any, ...], int]:
+    """Map the values of some columns to the one cell of a side that has them. Raises ConfigError on several."""
+    cells: dict[tuple[Any, ...], int] = {}
+    every = _identity_columns(side.files)
     frame = every.reindex(columns=list(columns)).loc[list(side.cells)]
     for cell, values in zip(side.cells, frame.itertuples(index=False, name=None), strict=True):
         key = tuple(map(none_if_empty, values))
-        if key in found:
-            first, second = every.loc[found[key]], every.loc[cell]
-            free = [
-                n for n in map(str, every) if n != "settings" and none_if_empty(first[n]) != none_if_empty(second[n])
-            ]
+        if key in cells:
+            first, second = ({n: none_if_empty(v) for n, v in every.loc[c].items()} for c in (cells[key], cell))
+            free = [str(name) for name in every if name != "settings" and first[name] != second[name]]
             raise ConfigError(f"several cells of sweep {side.files.folder.name} fit: fix {', '.join(free)} too")
-        found[key] = cell
-    return found
+        cells[key] = cell
+    return cells
 
 
-def _row(a: Side, one: int, b: Side, other: int) -> dict[str, Any]:
+def _compare_pair(a: Side, old_cell: int, b: Side, new_cell: int) -> dict[str, Any]:
+    sides = ((a.files, old_cell), (b.files, new_cell))
     # Before the column was written every answer was graded by the paper's rule.
-    rules = [str(side.files.cells["scoring"].loc[cell]) or "paper" for side, cell in ((a, one), (b, other))]
+    rules = [str(files.cells["scoring"].loc[cell]) or "paper" for files, cell in sides]
     if rules[0] != rules[1]:
         raise ConfigError(
             f"the two sides are graded by different rules, {rules[0]} and {rules[1]}: give both the same "
             "dataset.scoring and run their commands again, which computes nothing"
         )
-    frames = [_answers(side.files, cell) for side, cell in ((a, one), (b, other))]
+    frames = [_tabulate_answers(files, cell) for files, cell in sides]
     both = frames[0].merge(frames[1], on=["sample_id", "question"], suffixes=("_a", "_b"))
-    cell_a, cell_b = a.files.cells.loc[one], b.files.cells.loc[other]
+    cell_a, cell_b = (files.cells.loc[cell] for files, cell in sides)
     old, new = both["right_a"].to_numpy(dtype=bool), both["right_b"].to_numpy(dtype=bool)
-    found = paired(new, old, both["cluster_a"].to_numpy(dtype=np.intp))
-    gain = found.gain
-    names = {name: _both(cell_a[name], cell_b[name]) for name in ("dataset", "model", "method", "split")}
+    pair = paired(new, old, both["cluster_a"].to_numpy(dtype=np.intp))
+    values = {name: (str(cell_a[name]), str(cell_b[name])) for name in ("dataset", "model", "method", "split")}
+    names = {name: " / ".join(dict.fromkeys(texts)) for name, texts in values.items()}
     return names | {
         "a": format_label(a.files.folder.name, cell_a),
         "b": format_label(b.files.folder.name, cell_b),
@@ -147,24 +147,18 @@ def _row(a: Side, one: int, b: Side, other: int) -> dict[str, Any]:
         "unmatched": len(frames[0]) + len(frames[1]) - 2 * len(both),
         "accuracy_a": percent(int(old.sum()), len(both)),
         "accuracy_b": percent(int(new.sum()), len(both)),
-        "difference": none_if_empty(gain.value),
-        "difference_low": none_if_empty(gain.low),
-        "difference_high": none_if_empty(gain.high),
-        "fixed": found.fixed,
-        "broken": found.broken,
-        "p": found.p,
-        "test": found.test,
+        **pair.gain.columns("difference"),
+        "fixed": pair.fixed,
+        "broken": pair.broken,
+        "p": pair.p,
+        "test": pair.test,
     }
 
 
-def _answers(files: SweepData, cell: int) -> pd.DataFrame:
-    part, found = files.parts[files.keys[cell]], files.outcome(cell)
-    frame = part.questions[["sample_id", "question"]].assign(right=found.right, cluster=part.cluster)
-    return frame[found.answered]
-
-
-def _both(a: Any, b: Any) -> str:
-    return str(a) if a == b else f"{a} / {b}"
+def _tabulate_answers(files: SweepData, cell: int) -> pd.DataFrame:
+    part, outcome = files.parts[files.keys[cell]], files.outcome(cell)
+    frame = part.questions[["sample_id", "question"]].assign(right=outcome.right, cluster=part.cluster)
+    return frame[outcome.answered]
 
 
 def format_label(sweep: str, cell: Any) -> str:

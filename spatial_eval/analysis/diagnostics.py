@@ -13,24 +13,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from spatial_eval.analysis.intervals import (
-    Bin,
-    Estimate,
-    auroc,
-    bootstrap_interval,
-    calibration_error,
-    compact,
-    paired,
-    proportion,
-    reliability_bins,
-)
+from spatial_eval.analysis import intervals
+from spatial_eval.analysis.intervals import Bin, Estimate, calibration_error, proportion, reliability_bins
 from spatial_eval.analysis.metrics import CellOutcome, Graded, against_base
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData
 from spatial_eval.core.arms import BASE, SCALINGS, Arm
 from spatial_eval.core.columns import AGAINST
 from spatial_eval.core.types import Method
 from spatial_eval.core.validate import field_values
-from spatial_eval.methods.routing import CRITERIA, AdaptVis, Base
+from spatial_eval.methods.routing import CRITERIA, AdaptVis, Base, ScalingVis
 
 MAX_OPTIONS = 8  # distinct gold answers, beyond which there is no table of answers by gold
 RISK_POINTS = 60  # of a risk-coverage curve
@@ -120,8 +111,8 @@ def threshold_curves(files: SweepData, cells: Iterable[int]) -> list[Curve]:
         method = files.methods[cell]
         if isinstance(method, AdaptVis):
             pairs[replace(method, threshold=0.0)] = files.parts[files.keys[cell]]
-    found = (threshold_curve(pairs[method], method) for method in sorted(pairs, key=astuple))
-    return [c for c in found if c is not None]
+    curves = (threshold_curve(pairs[method], method) for method in sorted(pairs, key=astuple))
+    return [curve for curve in curves if curve is not None]
 
 
 def summarize_confidence(part: SplitAnswers) -> Confidence | None:
@@ -133,11 +124,11 @@ def summarize_confidence(part: SplitAnswers) -> Confidence | None:
     if not here.any():
         return None
     score, right = graded.signals.max_prob[here], graded.right[here]
-    cluster = compact(part.cluster[here])
-    low, high = bootstrap_interval(lambda drawn: calibration_error(score[drawn], right[drawn]), cluster)
+    cluster = intervals.number_clusters(part.cluster[here])
+    low, high = intervals.bootstrap_interval(lambda drawn: calibration_error(score[drawn], right[drawn]), cluster)
     ece = Estimate(calibration_error(score, right), low, high, len(score))
     bars = [(b.low, b.high, b.right, b.n - b.right) for b in reliability_bins(score, right, bins=20)]
-    return Confidence(len(score), auroc(score, right), ece, reliability_bins(score, right), bars)
+    return Confidence(len(score), intervals.auroc(score, right), ece, reliability_bins(score, right), bars)
 
 
 def weight_responses(part: SplitAnswers) -> dict[str, dict[float, Estimate]]:
@@ -145,7 +136,8 @@ def weight_responses(part: SplitAnswers) -> dict[str, dict[float, Estimate]]:
 
     Each holds the baseline at its neutral weight. Kinds without another stored arm are absent.
     """
-    return {kind: {w: _alone(part.arms[arm]) for w, arm in arms.items()} for kind, arms in _arms_by_kind(part).items()}
+    kinds = _group_arms(part)
+    return {kind: {w: _measure_arm(part.arms[arm]) for w, arm in arms.items()} for kind, arms in kinds.items()}
 
 
 def weight_gains(part: SplitAnswers) -> dict[str, dict[float, Estimate]]:
@@ -155,37 +147,31 @@ def weight_gains(part: SplitAnswers) -> dict[str, dict[float, Estimate]]:
 
     def gain(arm: Arm) -> Estimate:
         both = part.arms[arm].signals.answered & part.arms[BASE].signals.answered
-        return paired(part.arms[arm].right[both], part.arms[BASE].right[both], part.cluster[both]).gain
+        return intervals.paired(part.arms[arm].right[both], part.arms[BASE].right[both], part.cluster[both]).gain
 
-    kinds = _arms_by_kind(part)
+    kinds = _group_arms(part)
     return {kind: {w: gain(arm) for w, arm in arms.items() if arm != BASE} for kind, arms in kinds.items()}
 
 
-def _arms_by_kind(part: SplitAnswers) -> dict[str, dict[float, Arm]]:
+def _group_arms(part: SplitAnswers) -> dict[str, dict[float, Arm]]:
+    """Return the arms of each kind of scaling and its places by weight, the baseline at the neutral weight."""
     kinds: dict[tuple[Any, ...], dict[float, Arm]] = {}
     for arm in sorted(part.arms):
         how = arm.attention
         if not arm.contrast and arm != BASE and how.scaling in SCALINGS:
-            order = (
-                how.places != "",
-                list(SCALINGS).index(how.scaling),
-                how.layers,
-                how.scope,
-                how.heads,
-                how.steps,
-                how.image_index,
-            )
-            kinds.setdefault((*order, how.scaling + how.places), {})[arm.weight] = arm
-    found = {}
-    for (_, index, *_, name), arms in sorted(kinds.items()):
-        neutral = list(SCALINGS.values())[index]
+            places = (how.layers, how.scope, how.heads, how.steps, how.image_index)
+            key = (how.places != "", list(SCALINGS).index(how.scaling), *places, how.scaling, how.places)
+            kinds.setdefault(key, {})[arm.weight] = arm
+    groups = {}
+    for (*_, scaling, places), arms in sorted(kinds.items()):
+        neutral = SCALINGS[scaling]
         if BASE in part.arms and not math.isnan(neutral):
             arms |= {neutral: BASE}
-        found[name] = {w: arms[w] for w in sorted(arms)}
-    return found
+        groups[scaling + places] = {w: arms[w] for w in sorted(arms)}
+    return groups
 
 
-def _alone(graded: Graded) -> Estimate:
+def _measure_arm(graded: Graded) -> Estimate:
     answered = graded.signals.answered
     return proportion(int((graded.right & answered).sum()), int(answered.sum()))
 
@@ -198,32 +184,42 @@ def oracle_accuracy(part: SplitAnswers) -> Estimate:
     return proportion(int(right.sum()), int(answered.sum()))
 
 
-def series(method: Method) -> dict[str, Method]:
-    """List the outcomes to show beside a method: the baseline, each of its branches alone, and itself."""
-    from spatial_eval.methods.routing import ScalingVis
+def list_branches(method: AdaptVis) -> tuple[Method, Method]:
+    """List the methods that give every question the answer of weight1, and of weight2."""
+    values = field_values(method)
+    same = {name: values[name] for name in ("scaling", "layers", "scope", "heads", "steps", "image")}
+    alone = [ScalingVis(weight, **same) for weight in (method.weight1, method.weight2)]
+    first, second = (Base() if BASE in branch.arms() else branch for branch in alone)
+    return first, second
 
-    found: dict[str, Method] = {"base": Base()}
+
+def list_compared(method: Method) -> dict[str, Method]:
+    """List the methods to show beside one: the baseline, each of its branches alone, and itself."""
+    compared: dict[str, Method] = {"base": Base()}
     if isinstance(method, AdaptVis):
-        weights = (method.weight1, method.weight2)
-        values = field_values(method)
-        same = {name: values[name] for name in ("scaling", "layers", "scope", "heads", "steps", "image")}
-        alone = {f"weight {w:g} alone": ScalingVis(w, **same) for w in weights}
-        found |= {name: one for name, one in alone.items() if BASE not in one.arms()}
-    return found | ({} if method.kind == "base" else {method.kind: method})
+        alone = zip((method.weight1, method.weight2), list_branches(method), strict=True)
+        compared |= {f"weight {weight:g} alone": branch for weight, branch in alone if branch != Base()}
+    return compared | ({} if method.kind == "base" else {method.kind: method})
 
 
-def relation_accuracies(part: SplitAnswers, methods: Mapping[str, Method]) -> dict[str, dict[str, Estimate]]:
+def relation_accuracies(
+    part: SplitAnswers, methods: Mapping[str, Method], *, strict: bool = False
+) -> dict[str, dict[str, Estimate]]:
     """Compute relation -> method -> accuracy; empty without relations, without methods whose arms are absent."""
     outcomes = {name: part.follow(m) for name, m in methods.items() if m.arms() <= part.arms.keys()}
     relations = part.questions["relation"].to_numpy()
     return {
-        str(relation): {name: among(found, relations == relation) for name, found in outcomes.items()}
+        str(relation): {
+            name: measure_accuracy(outcome, relations == relation, strict=strict) for name, outcome in outcomes.items()
+        }
         for relation in sorted(set(relations) - {""})
     }
 
 
-def among(found: CellOutcome, mask: NDArray[bool_]) -> Estimate:
-    return proportion(int((found.right & mask).sum()), int((found.answered & mask).sum()))
+def measure_accuracy(outcome: CellOutcome, mask: NDArray[bool_], *, strict: bool = False) -> Estimate:
+    """Compute the accuracy, or the strict one, on the questions where `mask` (N,) is True."""
+    right = outcome.strict if strict else outcome.right
+    return proportion(int((right & mask).sum()), int((outcome.answered & mask).sum()))
 
 
 def risk_coverage(part: SplitAnswers, method: Method) -> list[tuple[float, Estimate]]:
@@ -257,8 +253,8 @@ class Confusion:
     @property
     def never(self) -> list[str]:
         """List the gold answers of at least 5 % of the questions that make up less than 1 % of the method's answers."""
-        said, gold, n = self.counts.sum(axis=0), self.counts.sum(axis=1), self.counts.sum()
-        return [name for i, name in enumerate(self.golds) if 100 * said[i] < n <= 20 * gold[i]]
+        given, gold, n = self.counts.sum(axis=0), self.counts.sum(axis=1), self.counts.sum()
+        return [name for i, name in enumerate(self.golds) if 100 * given[i] < n <= 20 * gold[i]]
 
 
 def confusions(part: SplitAnswers, methods: Mapping[str, Method]) -> dict[str, Confusion]:
@@ -306,17 +302,17 @@ def table_of(part: SplitAnswers, method: Method) -> pd.DataFrame:
 
     `confidence` is the baseline's, in [0, 1]; `branch` and `weight` say whose answer was taken.
     """
-    found = part.follow(method)
+    outcome = part.follow(method)
     arms = list(method.branches().values())
-    here: Any = np.arange(len(found.branch))
-    text = np.stack([part.texts[arm] for arm in arms])[found.branch, here]
+    here: Any = np.arange(len(outcome.branch))
+    text = np.stack([part.texts[arm] for arm in arms])[outcome.branch, here]
     base = part.arms.get(BASE)
     return part.questions.assign(
         confidence=base.signals.max_prob if base else math.nan,
-        branch=np.array(list(method.branches()), dtype=object)[found.branch],
-        weight=np.array([arm.weight for arm in arms])[found.branch],
+        branch=np.array(list(method.branches()), dtype=object)[outcome.branch],
+        weight=np.array([arm.weight for arm in arms])[outcome.branch],
         text=text,
-        answered=found.answered,
-        correct=found.right,
-        correct_strict=found.strict,
+        answered=outcome.answered,
+        correct=outcome.right,
+        correct_strict=outcome.strict,
     )

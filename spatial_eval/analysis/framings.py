@@ -17,7 +17,7 @@ from spatial_eval.analysis.intervals import Z95, Estimate, proportion, wilson
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData, none_if_empty, read_parquet
 from spatial_eval.benchmarks.framing import FRAMINGS
 from spatial_eval.benchmarks.mirror import MARK, mirror_words
-from spatial_eval.core.columns import AGAINST, EXPERIMENT_COLUMNS, FRAMED, IDENTITY
+from spatial_eval.core.columns import EXPERIMENT_COLUMNS, FRAMED
 from spatial_eval.core.types import Arm, Method
 from spatial_eval.store import attention
 from spatial_eval.store.attention import Attention
@@ -53,7 +53,8 @@ class AskedForm:
 
     Attributes:
         framing: key of FRAMINGS, or OWN. cells: rows of results.csv by method.
-        source: (N,) index of the question of the group that each question asks.
+        source: (N,) index of the question of the group that each question asks. asks: (N,) number of questions of the
+            whole form that ask it.
         meanings: per question, by code, the option that each prediction means: a letter its option, yes the claim.
         shares: by arm the image's share of the last prompt token's attention, the mean over layers and heads, of each
             question of the part that it was captured for; {} without a capture.
@@ -63,6 +64,7 @@ class AskedForm:
     part: SplitAnswers
     cells: Mapping[Method, int]
     source: NDArray[intp]
+    asks: NDArray[intp]
     meanings: Sequence[Mapping[str, int]]
     shares: Mapping[Arm, NDArray[np.float64]]
 
@@ -70,7 +72,7 @@ class AskedForm:
     def codes(self) -> Mapping[Arm, NDArray[np.int64]]:
         """Return, by arm, (N,) codes of the options that the answers mean; -1 where an answer names none."""
         return {
-            arm: np.array([codes.get(said, -1) for codes, said in zip(self.meanings, texts, strict=True)], np.int64)
+            arm: np.array([codes.get(text, -1) for codes, text in zip(self.meanings, texts, strict=True)], np.int64)
             for arm, texts in self.part.predictions.items()
         }
 
@@ -87,15 +89,16 @@ class AskedForm:
 
     def follow(self, method: Method, size: int) -> FormOutcome:
         """Return the method's answers to the group's `size` questions."""
-        found, none = self.part.follow(method), np.full(len(self.source), -1, dtype=np.int64)
-        codes = none.copy()
+        outcome = self.part.follow(method)
+        codes = np.full(len(self.source), -1, dtype=np.int64)
         for branch, arm in enumerate(method.branches().values()):
-            mask = (found.branch == branch) & found.answered
-            codes[mask] = self.codes.get(arm, none)[mask]
+            mask = (outcome.branch == branch) & outcome.answered
+            if arm in self.codes:
+                codes[mask] = self.codes[arm][mask]
         count = np.bincount(self.source, minlength=size)
-        answered, right = (
-            np.bincount(self.source[mask], minlength=size) for mask in (found.answered, found.right & found.answered)
-        )
+        np.maximum.at(count, self.source, self.asks)  # more than are here where a limit cuts, or some have no answer
+        answered = np.bincount(self.source[outcome.answered], minlength=size)
+        right = np.bincount(self.source[outcome.right & outcome.answered], minlength=size)
         low, high = np.full(size, NEVER), np.full(size, -1, dtype=np.int64)
         np.minimum.at(low, self.source, codes)
         np.maximum.at(high, self.source, np.where(codes == NEVER, -1, codes))
@@ -143,7 +146,7 @@ def find_groups(files: SweepData) -> list[FramingGroup]:
     order = {name: rank for rank, name in enumerate([OWN, *FRAMINGS])}
     options, shares = _read_options(files), _read_shares(files)
     groups = []
-    for (dataset, *rest), named in places.items():
+    for (dataset, *part_key), named in places.items():
         keys = {name: key for name, key in named.items() if key in files.parts}
         if len(keys) < 2:
             continue
@@ -153,9 +156,9 @@ def find_groups(files: SweepData) -> list[FramingGroup]:
         for name, key in sorted(keys.items(), key=lambda item: order.get(item[0], len(order))):
             part = files.parts[key]
             read = _read_questions(name, part, sources, codes, options.get(key[0], {}))
-            looked = _select_shares(part, shares.get(key[: len(EXPERIMENT_COLUMNS)]))
-            forms.append(AskedForm(name, part, cells[key], *read, looked))
-        model, max_new_tokens, split, limit = rest
+            own_shares = _select_shares(part, shares.get(key[: len(EXPERIMENT_COLUMNS)]))
+            forms.append(AskedForm(name, part, cells[key], *read, own_shares))
+        model, max_new_tokens, split, limit = part_key
         groups.append(FramingGroup(dataset, model, max_new_tokens, split, limit, forms, len(sources)))
     return groups
 
@@ -165,26 +168,26 @@ def _read_options(files: SweepData) -> dict[str, dict[str, str]]:
     table = read_parquet(files.content, ["dataset", "sample_id", "options"])
     if "options" not in table.column_names:
         return {}
-    found: dict[str, dict[str, str]] = {}
+    options: dict[str, dict[str, str]] = {}
     for dataset, sample_id, listed in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
-        found.setdefault(dataset, {})[sample_id] = listed or ""
-    return found
+        options.setdefault(dataset, {})[sample_id] = listed or ""
+    return options
 
 
 def _read_shares(files: SweepData) -> dict[tuple[Any, ...], tuple[Attention, NDArray[np.float64]]]:
     """Return each capture and (N, W) the image's share by question and arm, in percent, by experiment."""
     return {
-        (found.dataset, found.model, found.max_new_tokens): (found, 100 * found.mass.mean(axis=(2, 3)))
-        for found in attention.each_capture(files.folder)
+        (capture.dataset, capture.model, capture.max_new_tokens): (capture, 100 * capture.mass.mean(axis=(2, 3)))
+        for capture in attention.each_capture(files.folder)
     }
 
 
 def _select_shares(
-    part: SplitAnswers, found: tuple[Attention, NDArray[np.float64]] | None
+    part: SplitAnswers, captured: tuple[Attention, NDArray[np.float64]] | None
 ) -> dict[Arm, NDArray[np.float64]]:
-    if found is None:
+    if captured is None:
         return {}
-    capture, shares = found
+    capture, shares = captured
     asked = set(part.questions["sample_id"])
     here = [i for i, sample_id in enumerate(capture.ids) if sample_id in asked]
     columns = {arm: shares[here, w] for w, arm in enumerate(capture.arms)}
@@ -193,13 +196,15 @@ def _select_shares(
 
 def _read_questions(
     framing: str, part: SplitAnswers, sources: dict[str, int], codes: dict[str, int], options: Mapping[str, str]
-) -> tuple[NDArray[intp], list[Mapping[str, int]]]:
-    """Return `source` and `meanings` of a form; questions and options that are new get the next index and code."""
+) -> tuple[NDArray[intp], NDArray[intp], list[Mapping[str, int]]]:
+    """Return `source`, `asks` and `meanings` of a form; new questions and options get the next index and code."""
     form = FRAMINGS.get(framing)
     claims, rotations = form is not None and form.shows == "claims", form is not None and form.order == "rotations"
     source: list[int] = []
+    asks: list[int] = []
     meanings: list[Mapping[str, int]] = []
-    cached: dict[tuple[str, bool], Mapping[str, int]] = {}
+    times = 1 if form is None or not form.mirrored else 2
+    decoded: dict[tuple[str, bool], Mapping[str, int]] = {}
 
     def encode(text: str) -> int:
         return codes.setdefault(text.strip().lower(), len(codes))
@@ -212,22 +217,24 @@ def _read_questions(
             name, at, turn = pair, "@", asked.removeprefix(f"{pair}@")
         source.append(sources.setdefault(name if at else asked, len(sources)))
         if claims and at:
+            asks.append(2)
             meanings.append({"yes": encode(turn), "no": NEVER})
             continue
         listed = options.get(sample_id, "")
-        if (listed, flipped) not in cached:
+        if (listed, flipped) not in decoded:
             read = json.loads(listed) if listed else []
             pairs = read.items() if isinstance(read, dict) else zip(read, read, strict=True)
-            mean = mirror_words if flipped else str  # what is left in the mirror is right
-            cached[listed, flipped] = {said: encode(mean(text)) for said, text in pairs}
-        meanings.append(cached[listed, flipped])
-    return np.array(source, dtype=np.intp), meanings
+            translate = mirror_words if flipped else str  # what is left in the mirror is right
+            decoded[listed, flipped] = {option: encode(translate(text)) for option, text in pairs}
+        meanings.append(decoded[listed, flipped])
+        asks.append(times * len(decoded[listed, flipped]) if rotations else times)
+    return np.array(source, dtype=np.intp), np.array(asks, dtype=np.intp), meanings
 
 
 def above_chance(row: Mapping[str, Any], sources: int) -> Estimate:
     """Return a cell's accuracy above chance with its interval: Wilson's, with `sources` as the number of questions."""
     accuracy, chance, n = (none_if_empty(row[name]) for name in ("accuracy", "chance", "n"))
-    if accuracy is None or chance is None:
+    if accuracy is None or chance is None or chance == 100:
         return Estimate(math.nan, math.nan, math.nan, int(n or 0))
     ends = (accuracy, *wilson(accuracy / 100 * sources, sources))
     value, low, high = (100 * (end - chance) / (100 - chance) for end in ends)
@@ -247,9 +254,9 @@ def fragile(outcomes: Mapping[str, FormOutcome], framing: str) -> Estimate | Non
     """
     if not {"k2", framing} <= outcomes.keys() or framing not in ("k3", *ALL_OPTIONS):
         return None
-    two, more = outcomes["k2"], outcomes[framing]
-    stable = two.right & more.asked
-    return proportion(int((stable & ~more.right).sum()), int(stable.sum()))
+    two, other = outcomes["k2"], outcomes[framing]
+    stable = two.right & other.asked
+    return proportion(int((stable & ~other.right).sum()), int(stable.sum()))
 
 
 def robust(outcomes: Mapping[str, FormOutcome]) -> Estimate | None:
@@ -258,7 +265,9 @@ def robust(outcomes: Mapping[str, FormOutcome]) -> Estimate | None:
     if not {"k2", "k3", last} <= outcomes.keys():
         return None
     three = [outcomes[name] for name in ("k2", "k3", last)]
-    asked, right = np.all([one.asked for one in three], axis=0), np.all([one.right for one in three], axis=0)
+    asked, right = (
+        np.all(columns, axis=0) for columns in zip(*((form.asked, form.right) for form in three), strict=True)
+    )
     return proportion(int((asked & right).sum()), int(asked.sum()))
 
 
@@ -279,23 +288,18 @@ def framing_rows(files: SweepData, groups: Sequence[FramingGroup]) -> list[dict[
         for method in dict.fromkeys(method for form in group.forms for method in form.cells):
             outcomes = group.outcomes(method)
             pairs = {(a, b): agreement(outcomes[a], outcomes[b]) for a, b in combinations(outcomes, 2)}
-            for form in group.forms:
-                if method in form.cells:
-                    row = files.row(form.cells[method])
-                    known = {name: row[name] for name in (*IDENTITY, "n", "accuracy", "chance", *AGAINST[:3])}
-                    others = [e.value for names, e in pairs.items() if form.framing in names and e.n]
-                    e, broken = above_chance(row, form.sources), fragile(outcomes, form.framing)
-                    share = image_share(form, method)
-                    values = {
-                        "dataset": group.dataset,
-                        "framing": form.framing,
-                        "accuracy_adjusted": e.value,
-                        "accuracy_adjusted_low": e.low,
-                        "accuracy_adjusted_high": e.high,
-                        "constant_accuracy": form.constant,
-                        "agreement": float(np.mean(others)) if others else None,
-                        "fragile": broken.value if broken and broken.n else None,
-                        "image_share": share and share.value,
-                    }
-                    rows.append({name: none_if_empty({**known, **values}[name]) for name in FRAMED})
+            for form in (form for form in group.forms if method in form.cells):
+                row = files.row(form.cells[method])
+                others = [e.value for names, e in pairs.items() if form.framing in names and e.n]
+                broken, share = fragile(outcomes, form.framing), image_share(form, method)
+                values = row | above_chance(row, form.sources).columns("accuracy_adjusted")
+                values |= {
+                    "dataset": group.dataset,
+                    "framing": form.framing,
+                    "constant_accuracy": form.constant,
+                    "agreement": float(np.mean(others)) if others else None,
+                    "fragile": broken.value if broken and broken.n else None,
+                    "image_share": share and share.value,
+                }
+                rows.append({name: none_if_empty(values[name]) for name in FRAMED})
     return rows

@@ -46,7 +46,7 @@ class HeadScore:
 
 
 def score_heads(
-    found: Attention, arm: int, right: NDArray[float64], asked: NDArray[bool_], objects: Mapping[str, Sequence[Area]]
+    capture: Attention, arm: int, right: NDArray[float64], asked: NDArray[bool_], objects: Mapping[str, Sequence[Area]]
 ) -> list[HeadScore]:
     """Score every head over the questions in `asked` (N,), of which the answer is right (1), wrong (0) or absent (nan).
 
@@ -60,14 +60,14 @@ def score_heads(
             f"all {len(rows)} captured answers of this split are {'right' if len(rows) else 'absent'}: "
             "heads cannot be ranked by what tells right from wrong"
         )
-    shares = found.mass[rows, arm].astype(np.float64)  # (N, L, H)
+    shares = capture.mass[rows, arm].astype(np.float64)  # (N, L, H)
     entropy, overlap = np.zeros(shares.shape[1:]), np.zeros(shares.shape[1:])
     placed = 0
     for row in rows.tolist():
-        parts = found.heads[row][arm].astype(np.float64)  # (L, H, n)
+        parts = capture.heads[row][arm].astype(np.float64)  # (L, H, n)
         among = parts / np.maximum(parts.sum(axis=-1, keepdims=True), 1e-30)
         entropy -= np.where(among > 0, among * np.log(np.maximum(among, 1e-300)), 0).sum(axis=-1)
-        inside = _tokens_inside(found.views[row], objects.get(found.ids[row], ()))
+        inside = _tokens_inside(capture.views[row], objects.get(capture.ids[row], ()))
         if inside is not None:
             overlap += among[..., inside].sum(axis=-1)
             placed += 1
@@ -83,11 +83,11 @@ def score_heads(
 
 def rank_heads(scores: Sequence[HeadScore], by: str) -> list[HeadScore]:
     """Sort heads, the best first; ties in the model's order. Raises ConfigError where `by` is not known of them."""
-    values = {(one.layer, one.head): asdict(one)[by] for one in scores}
+    values = {(score.layer, score.head): asdict(score)[by] for score in scores}
     if any(map(math.isnan, values.values())):
         raise ConfigError(f"--by {by}: this dataset does not say where objects are; scenes do")
     sign = -1 if CRITERIA_OF_HEADS[by] else 1
-    return sorted(scores, key=lambda one: sign * values[one.layer, one.head])
+    return sorted(scores, key=lambda score: sign * values[score.layer, score.head])
 
 
 def _tokens_inside(view: View | None, areas: Sequence[Area]) -> NDArray[bool_] | None:

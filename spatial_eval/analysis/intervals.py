@@ -37,6 +37,11 @@ class Estimate:
     high: float
     n: int
 
+    def columns(self, name: str, bounds: str = "") -> dict[str, float | None]:
+        """Return it as columns: `name`, and its ends as `bounds` (default: `name`) with _low, _high; None for nan."""
+        values = {name: self.value, f"{bounds or name}_low": self.low, f"{bounds or name}_high": self.high}
+        return {column: None if math.isnan(value) else value for column, value in values.items()}
+
 
 @dataclass(frozen=True, slots=True)
 class Bin:
@@ -49,16 +54,13 @@ class Bin:
     confidence: float  # their mean, in [0, 1]
 
 
-def wilson(right: float, n: int, *, z: float = Z95) -> tuple[float, float]:
-    """Compute the score interval of a proportion, in percent (Wilson, JASA 22 (1927) 209-212); z of 95 % by default.
-
-    (nan, nan) for n = 0.
-    """
+def wilson(right: float, n: int) -> tuple[float, float]:
+    """Compute the 95 % score interval of a proportion, in percent (Wilson, JASA 22 (1927) 209-212); nan for n = 0."""
     if n == 0:
         return math.nan, math.nan
-    p, zz = right / n, z * z
+    p, zz = right / n, Z95 * Z95
     centre = (p + zz / (2 * n)) / (1 + zz / n)
-    half = z / (1 + zz / n) * math.sqrt(p * (1 - p) / n + zz / (4 * n * n))
+    half = Z95 / (1 + zz / n) * math.sqrt(p * (1 - p) / n + zz / (4 * n * n))
     low, high = 100 * (centre - half), 100 * (centre + half)
     return (low if right else 0.0), (high if right < n else 100.0)  # exact where rounding leaves 3e-16
 
@@ -92,8 +94,6 @@ def sign_flips(gains: Iterable[int]) -> float:
     It is the share of all 2**K ways to flip the signs of K clusters that give a sum at least as far from 0 (Fisher's
     randomization test, The Design of Experiments (1935), section 21). With gains of -1, 0 and 1 it is `mcnemar`.
     """
-    import numpy as np
-
     known = [int(gain) for gain in gains if gain]
     distance = abs(sum(known))
     if not distance:
@@ -110,11 +110,11 @@ def sign_flips(gains: Iterable[int]) -> float:
 @lru_cache(maxsize=256)
 def _coins(n: int) -> tuple[float, ...]:
     """Return the probabilities of Binomial(n, 1/2) at 0 .. n."""
-    ways, halves, found = 1, 2**n, []
+    ways, halves, chances = 1, 2**n, []
     for k in range(n + 1):
-        found.append(ways / halves)
+        chances.append(ways / halves)
         ways = ways * (n - k) // (k + 1)
-    return tuple(found)
+    return tuple(chances)
 
 
 def holm(p: Sequence[float]) -> list[float]:
@@ -148,8 +148,6 @@ def auroc(score: NDArray[float64], right: NDArray[bool_]) -> Estimate:
     Clarke-Pearson (Biometrics 44 (1988) 837-845) through midranks (Sun, Xu, IEEE SPL 21 (2014) 1389-1393);
     the interval is cut at 0 and 1. nan where all are right or all wrong.
     """
-    import numpy as np
-
     above, below = score[right], score[~right]
     m, n = len(above), len(below)
     if not m or not n:
@@ -166,8 +164,6 @@ def auroc(score: NDArray[float64], right: NDArray[bool_]) -> Estimate:
 
 def midranks(values: NDArray[Any]) -> NDArray[float64]:
     """Compute ranks from 1; equal values share their mean rank."""
-    import numpy as np
-
     _, inverse, counts = np.unique(values, return_inverse=True, return_counts=True)
     last = np.cumsum(counts)
     ranks: NDArray[float64] = (last - (counts - 1) / 2)[inverse]
@@ -176,36 +172,30 @@ def midranks(values: NDArray[Any]) -> NDArray[float64]:
 
 def reliability_bins(confidence: NDArray[float64], right: NDArray[bool_], *, bins: int = 10) -> list[Bin]:
     """Sort questions into bins of equal width, (i / bins, (i + 1) / bins], 0 in the first; empty bins are left out."""
-    import numpy as np
-
     edges = np.linspace(0, 1, bins + 1)
     which = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, bins - 1)
-    return [
-        Bin(
-            float(edges[i]),
-            float(edges[i + 1]),
-            int((which == i).sum()),
-            int(right[which == i].sum()),
-            float(confidence[which == i].mean()),
-        )
-        for i in np.unique(which)
-    ]
+    bars = []
+    for i in np.unique(which):
+        inside = which == i
+        n, hits, mean = int(inside.sum()), int(right[inside].sum()), float(confidence[inside].mean())
+        bars.append(Bin(float(edges[i]), float(edges[i + 1]), n, hits, mean))
+    return bars
 
 
-def calibration_error(confidence: NDArray[float64], right: NDArray[bool_], *, bins: int = 10) -> float:
-    """Compute the mean distance of accuracy and confidence over `reliability` bins, in points (ECE).
+def calibration_error(confidence: NDArray[float64], right: NDArray[bool_]) -> float:
+    """Compute the mean distance of accuracy and confidence over ten bins, in points (ECE).
 
     Naeini, Cooper, Hauskrecht, AAAI 2015, 2901-2907; Guo et al., ICML 2017, eq. 3. nan for no questions.
     """
-    found = reliability_bins(confidence, right, bins=bins)
-    total = sum(b.n for b in found)
-    return 100 * sum(abs(b.right - b.n * b.confidence) for b in found) / total if total else math.nan
+    bars = reliability_bins(confidence, right)
+    total = sum(b.n for b in bars)
+    return 100 * sum(abs(b.right - b.n * b.confidence) for b in bars) / total if total else math.nan
 
 
 DRAWS = 2000
 SEED = 0
 FEW = 10  # clusters, below which there is no bootstrap interval
-CELLS = 2**22  # numbers of draws x clusters in memory at a time
+CELLS = 2**22  # numbers of draws x clusters, or of draws x cells, in memory at a time
 CACHED = 2**16  # of these, so many that counting them stays in a processor's cache
 BLOCK = 256  # cells whose draws are in memory at a time
 MCNEMAR = "exact McNemar test"
@@ -252,7 +242,7 @@ class BestOf:
     p: float | None
 
 
-def linked(*labels: Sequence[str]) -> NDArray[intp]:
+def link_questions(*labels: Sequence[str]) -> NDArray[intp]:
     """Compute (N,) codes, by first appearance, of questions that share a label, directly or through others.
 
     `labels`: columns (N,), as the set, the pair and the image of each question; "" is no label, and each line of a
@@ -270,10 +260,10 @@ def linked(*labels: Sequence[str]) -> NDArray[intp]:
         for i, text in enumerate(column):
             for label in filter(None, text.split("\n")):
                 root[find(i)] = find(first.setdefault(label, i))
-    return compact(np.array([find(i) for i in range(len(root))], dtype=np.intp))
+    return number_clusters(np.array([find(i) for i in range(len(root))], dtype=np.intp))
 
 
-def compact(code: NDArray[intp]) -> NDArray[intp]:
+def number_clusters(code: NDArray[intp]) -> NDArray[intp]:
     """Number the clusters 0 .. K-1 in order of first appearance, so that equal questions give equal draws."""
     _, first, inverse = np.unique(code, return_index=True, return_inverse=True)
     place = np.empty(len(first), dtype=np.intp)
@@ -281,14 +271,21 @@ def compact(code: NDArray[intp]) -> NDArray[intp]:
     return place[inverse.ravel()]
 
 
-def draw_blocks(clusters: int, draws: int = DRAWS) -> Iterator[NDArray[uint8]]:
+def draw_blocks(clusters: int, draws: int = DRAWS, *, cells: int = 1) -> Iterator[NDArray[uint8]]:
     """Count how often each cluster is in each draw with replacement (Efron, Ann Stat 7 (1979) 1-26).
+
+    Args:
+        cells: numbers that the caller makes of each draw.
 
     Yields (a block of the draws, clusters).
     """
-    counts = _draw_counts(clusters, max(draws, DRAWS))[:draws]  # the first draws are the same, however many follow
-    step = max(1, CELLS // max(1, clusters))
-    yield from (counts[start : start + step] for start in range(0, draws, step))
+    yield from _cut(_draw_counts(clusters, max(draws, DRAWS))[:draws], cells)  # however many follow, the same draws
+
+
+def _cut(drawn: NDArray[uint8], cells: int) -> Iterator[NDArray[uint8]]:
+    """Cut (draws, width) into blocks of draws for which CELLS holds, for `cells` numbers per draw too."""
+    step = max(1, CELLS // max(1, drawn.shape[1], cells))
+    yield from (drawn[start : start + step] for start in range(0, len(drawn), step))
 
 
 @lru_cache(maxsize=2)
@@ -311,28 +308,26 @@ def cluster_sums(values: NDArray[Any], cluster: NDArray[intp]) -> NDArray[float6
     return np.reshape(added, (*np.shape(values)[:-1], size)).astype(np.float64)
 
 
-def paired(new: NDArray[bool_], old: NDArray[bool_], cluster: NDArray[intp], *, draws: int = DRAWS) -> Paired:
+def paired(new: NDArray[bool_], old: NDArray[bool_], cluster: NDArray[intp]) -> Paired:
     """Compare `new` with `old`, (N,) each, on the questions that both answered."""
-    return paired_each(new[None], old, cluster, draws=draws)[0]
+    return paired_each(new[None], old, cluster)[0]
 
 
-def paired_each(
-    new: NDArray[bool_], old: NDArray[bool_], cluster: NDArray[intp], *, draws: int = DRAWS
-) -> list[Paired]:
+def paired_each(new: NDArray[bool_], old: NDArray[bool_], cluster: NDArray[intp]) -> list[Paired]:
     """Compare each of C cells (C, N) with `old` (N,) on the same questions, with the same draws.
 
     The interval is the percentile bootstrap of clusters drawn whole (Efron, Tibshirani, An Introduction to the
     Bootstrap (1993), chapters 8 and 13).
     """
-    n, cluster = len(old), compact(cluster)
+    n, cluster = len(old), number_clusters(cluster)
     size = np.bincount(cluster)
     test = MCNEMAR if len(size) == n else FLIPS
-    found = []
+    pairs = []
     for block in (new[start : start + BLOCK] for start in range(0, len(new), BLOCK)):
         gain = cluster_sums(block.astype(np.int8) - old.astype(np.int8), cluster)  # (block, K)
         low = high = np.full(len(block), math.nan)
         if len(size) >= FEW:
-            sums = [_weigh(counts, gain, size) for counts in draw_blocks(len(size), draws)]
+            sums = [_weigh(counts, gain, size) for counts in draw_blocks(len(size))]
             drawn = np.concatenate([100 * gained / whole[:, None] for gained, whole in sums])
             low, high = np.percentile(drawn, [2.5, 97.5], axis=0)
         for i, right in enumerate(block):
@@ -341,8 +336,8 @@ def paired_each(
             p = mcnemar(fixed, broken) if test == MCNEMAR else sign_flips(gain[i].astype(int))
             worth = n / _design_effect(gain[i], size, fixed + broken) if len(size) >= FEW else 0
             least = smallest_difference((fixed + broken) / n, worth) if n else math.nan
-            found.append(Paired(Estimate(value, float(low[i]), float(high[i]), n), fixed, broken, p, test, least))
-    return found
+            pairs.append(Paired(Estimate(value, float(low[i]), float(high[i]), n), fixed, broken, p, test, least))
+    return pairs
 
 
 def _design_effect(gain: NDArray[float64], size: NDArray[intp], discordant: int) -> float:
@@ -379,22 +374,30 @@ def bootstrap_interval(
     return float(low), float(high)
 
 
-def mean_over_seeds(right: NDArray[bool_], answered: NDArray[bool_], cluster: NDArray[intp]) -> Estimate:
+def mean_over_seeds(
+    right: NDArray[bool_],
+    answered: NDArray[bool_],
+    cluster: NDArray[intp],
+    base: NDArray[bool_] | None = None,
+) -> Estimate:
     """Compute the mean accuracy of S runs on the same questions, (S, N) each, that differ in what was drawn.
 
-    The interval is a percentile interval over draws of runs and, independently, of clusters, both with replacement:
-    it covers other seeds and other questions (the two-way bootstrap of Owen, Ann Appl Stat 1 (2007) 386-411).
-    No interval below FEW clusters.
+    With `base` (S, N) its mean difference from those answers, in points. The interval is a percentile interval over
+    draws of runs and, independently, of clusters, both with replacement: it covers other seeds and other questions
+    (the two-way bootstrap of Owen, Ann Appl Stat 1 (2007) 386-411). No interval below FEW clusters.
     """
-    hits, sizes = cluster_sums(right & answered, cluster), cluster_sums(answered, cluster)  # (S, K)
-    value, n = float(100 * safe_ratio(hits.sum(), sizes.sum())), int(answered.any(axis=0).sum())
-    if hits.shape[1] < FEW:
+    gained = (right.astype(np.int8) - (0 if base is None else base.astype(np.int8))) * answered
+    hits, sizes = cluster_sums(gained, cluster), cluster_sums(answered, cluster)  # (S, K)
+    whole, n = sizes.sum(), int(answered.any(axis=0).sum())
+    value = float(100 * hits.sum() / whole) if whole else math.nan
+    if not whole or hits.shape[1] < FEW:
         return Estimate(value, math.nan, math.nan, n)
     runs = np.random.default_rng([SEED, 1]).multinomial(len(hits), [1 / len(hits)] * len(hits), size=DRAWS)
     drawn = [
         np.concatenate(part) for part in zip(*(_weigh(b, hits, sizes) for b in draw_blocks(hits.shape[1])), strict=True)
     ]
-    low, high = np.nanpercentile(100 * safe_ratio(*((part * runs).sum(axis=1) for part in drawn)), [2.5, 97.5])
+    gains, counts = ((part * runs).sum(axis=1) for part in drawn)
+    low, high = np.percentile(100 * gains[counts > 0] / counts[counts > 0], [2.5, 97.5])
     return Estimate(value, float(low), float(high), n)
 
 
@@ -438,31 +441,26 @@ def _left_out(
     """Compute the accuracy, at most `most`, of the best on drawn clusters on those left out; None where none are."""
     hits, sizes = cluster_sums(right, cluster), cluster_sums(answered, cluster)  # (C, K) each
     shares = []
-    for inside in draw_blocks(hits.shape[1], draws):
+    for inside in draw_blocks(hits.shape[1], draws, cells=len(hits)):
         choice = drawn_accuracies(inside, hits, sizes).argmax(axis=1)
         share = np.empty(len(choice))
         for cell in np.unique(choice):
             drawn = choice == cell
             share[drawn] = safe_ratio(*_weigh(inside[drawn] == 0, hits[cell], sizes[cell]))
         shares.append(share)
-    found = np.concatenate(shares)
-    found = 100 * found[found >= 0]
-    if not len(found):
+    accuracies = np.concatenate(shares)
+    accuracies = 100 * accuracies[accuracies >= 0]
+    if not len(accuracies):
         return None
-    value = min(float(found.mean()), most)
+    value = min(float(accuracies.mean()), most)
     if hits.shape[1] < FEW:
         return Estimate(value, math.nan, math.nan, len(cluster))
-    low, high = np.percentile(found, [2.5, 97.5])
+    low, high = np.percentile(accuracies, [2.5, 97.5])
     return Estimate(value, min(float(low), value), max(float(high), value), len(cluster))
 
 
 def _best_p(
-    right: NDArray[bool_],
-    both: NDArray[bool_],
-    base: NDArray[bool_],
-    cluster: NDArray[intp],
-    cell: int,
-    draws: int,
+    right: NDArray[bool_], both: NDArray[bool_], base: NDArray[bool_], cluster: NDArray[intp], cell: int, draws: int
 ) -> float:
     """Compute p of one of C distinct cells against base, adjusted for all; its own test's where no other differs.
 
@@ -491,7 +489,7 @@ def drawn_accuracies(drawn: NDArray[uint8], hits: NDArray[float64], sizes: NDArr
     """Compute (draws, C) accuracies in [0, 1] of C cells in draws (draws, K) of K clusters; -1 if none answered."""
     if (sizes == sizes[0]).all():
         right, whole = _weigh(drawn, hits, sizes[0])
-        return safe_ratio(right, np.repeat(whole[:, None], len(hits), axis=1))
+        return safe_ratio(right, whole[:, None])
     return safe_ratio(*_weigh(drawn, hits, sizes))
 
 
@@ -501,7 +499,8 @@ def _max_t(gain: NDArray[float64], cell: int, draws: int) -> float:
     spread = np.where(spread > 0, spread, 1)
     most = [
         np.abs((2 * _weigh(np.unpackbits(signs, axis=1, count=gain.shape[1]), gain)[0] - total) / spread).max(axis=1)
-        for signs in _draw_signs(gain.shape[1], draws)
+        for block in _draw_signs(gain.shape[1], draws)
+        for signs in _cut(block, len(gain))
     ]
     return float((1 + (np.concatenate(most) >= abs(total[cell] / spread[cell]) - 1e-9).sum()) / (1 + draws))
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from spatial_eval.analysis.intervals import Paired, distinct_patterns, holm, linked, paired_each, wilson
-from spatial_eval.benchmarks.scoring import RULES, grade_answer, says_yes
+from spatial_eval.analysis.intervals import Paired, distinct_patterns, holm, link_questions, paired_each, proportion
+from spatial_eval.benchmarks.scoring import RULES, YES_NO, grade_answer, says_yes
 from spatial_eval.config.descriptions import build_sweep_method
 from spatial_eval.core.arms import Arm
 from spatial_eval.core.columns import (
@@ -95,7 +95,7 @@ class Columns:
     def cluster(self) -> NDArray[intp]:
         """Return (N,) codes of clusters: questions that share a set, pair or image are drawn and tested together."""
         images = ["\n".join(map(str, sample.images)) for sample in self.samples]
-        return linked([s.set for s in self.samples], [s.pair for s in self.samples], images)
+        return link_questions([s.set for s in self.samples], [s.pair for s in self.samples], images)
 
     @property
     def scoring(self) -> str:
@@ -127,8 +127,8 @@ class Grader:
         """
         size = max(1, len(self._texts))
         pairs, which = np.unique(self._kind[samples] * size + texts, return_inverse=True)
-        found = [rule(self._first[int(pair) // size], self._texts[int(pair) % size]) for pair in pairs]
-        return found, which.ravel()
+        grades = [rule(self._first[int(pair) // size], self._texts[int(pair) % size]) for pair in pairs]
+        return grades, which.ravel()
 
 
 def grade_columns(
@@ -138,27 +138,27 @@ def grade_columns(
 
     `whole`: the dataset that `samples` are a part of (default: they are all of it); it gives the size of each group.
     """
-    groups = _group(samples, samples if whole is None else whole)
+    groups = _group_samples(samples, samples if whole is None else whole)
     grader, places = Grader(samples, answers), answers.find_places(sample.id for sample in samples)
-    graded = {arm: _grade(grader, answers, answers.records(arm, places)) for arm in arms}
+    graded = {arm: _grade_records(grader, answers, answers.records(arm, places)) for arm in arms}
     return Columns(samples, graded, groups)
 
 
-def _group(samples: Sequence[Sample], whole: Sequence[Sample]) -> dict[str, Groups]:
+def _group_samples(samples: Sequence[Sample], whole: Sequence[Sample]) -> dict[str, Groups]:
     """Return the groups of each kind that `samples`, a part of `whole`, are in."""
 
     def list_names(sample: Sample) -> Iterator[tuple[str, str]]:
         yield from (("relation", sample.relation), ("pair", sample.pair), ("set", sample.set))
         yield from sample.groups
 
-    found: dict[str, list[tuple[str, int]]] = {kind: [] for kind in ("relation", *PARTNERS)}
+    kinds: dict[str, list[tuple[str, int]]] = {kind: [] for kind in ("relation", *PARTNERS)}
     for i, sample in enumerate(samples):
         for kind, name in list_names(sample):
             if name:
-                found.setdefault(kind, []).append((name, i))
-    sizes = Counter(one for sample in whole for one in list_names(sample))
+                kinds.setdefault(kind, []).append((name, i))
+    sizes = Counter(group for sample in whole for group in list_names(sample))
     groups = {}
-    for kind, memberships in found.items():
+    for kind, memberships in kinds.items():
         names = sorted({name for name, _ in memberships})
         code = {name: i for i, name in enumerate(names)}
         pairs = np.array([(i, code[name]) for name, i in memberships], dtype=np.intp).reshape(-1, 2)
@@ -167,10 +167,9 @@ def _group(samples: Sequence[Sample], whole: Sequence[Sample]) -> dict[str, Grou
     return groups
 
 
-def _grade(grader: Grader, answers: Answers, records: NDArray[intp]) -> Graded:
+def _grade_records(grader: Grader, answers: Answers, records: NDArray[intp]) -> Graded:
     there = np.flatnonzero(records >= 0)
     texts = answers.text_codes(records[there])
-
     marks = np.zeros((4, len(records)), dtype=bool)  # as the fields of Graded
     values, which = grader.mark(_mark_answer, there, texts)
     marks[:, there] = np.array(values, dtype=bool).reshape(-1, 4)[which].T
@@ -178,8 +177,8 @@ def _grade(grader: Grader, answers: Answers, records: NDArray[intp]) -> Graded:
 
 
 def _mark_answer(sample: Sample, text: str) -> tuple[bool, bool, bool, bool]:
-    said, right, strict = grade_answer(sample, text)
-    return right, strict, says_yes(sample.scoring, said, text), not said
+    option, right, strict = grade_answer(sample, text)
+    return right, strict, says_yes(sample.scoring, option, text), not option
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +195,6 @@ class CellOutcome:
     def select(self, rows: NDArray[intp]) -> CellOutcome:
         """Return the outcome of questions (M,), each as often as it is named."""
         return CellOutcome(*(column[rows] for column in field_values(self).values()))
-
-
-def cell_outcome(cell: Cell, data: Columns) -> CellOutcome:
-    """Apply the cell's method to the stored arms."""
-    return follow_method(cell.method, data.arms)
 
 
 def follow_method(method: Method, arms: Mapping[Arm, Graded]) -> CellOutcome:
@@ -222,37 +216,34 @@ def follow_method(method: Method, arms: Mapping[Arm, Graded]) -> CellOutcome:
     )
 
 
-def result_row(cell: Cell, data: Columns, found: CellOutcome | None = None) -> dict[str, Any]:
+def result_row(cell: Cell, data: Columns, outcome: CellOutcome | None = None) -> dict[str, Any]:
     """Compute a cell's row of results.csv, in percent; None where a figure does not apply.
 
-    `found`: its outcome, where it is known. Its gain on base depends on the other cells: see `against_base`.
+    `outcome`: where it is known. Its gain on base depends on the other cells: see `against_base`.
     """
-    found = cell_outcome(cell, data) if found is None else found
-    n, right = int(found.answered.sum()), int(found.right.sum())
-    values = cell_identity(cell) | accuracy_figures(found)
+    outcome = outcome or follow_method(cell.method, data.arms)
+    n, right = int(outcome.answered.sum()), int(outcome.right.sum())
+    values = cell_identity(cell) | accuracy_figures(outcome)
     as_paper = cell.experiment.dataset.name.partition("+")[0] in PAPER_GROUPS  # in other words too (dataset.template)
     for kind in {*PARTNERS, *WHOLE} & data.groups.keys():
-        right_groups, complete = _count_groups(found, data.groups[kind])
+        right_groups, complete = _count_groups(outcome, data.groups[kind])
         share = percent(right_groups, complete)
         values[f"{kind}_accuracy_complete"] = values[f"{kind}_accuracy"] = share
         if as_paper and kind in PARTNERS and data.groups[kind].names:
             values[f"{kind}_accuracy"] = percent(right_groups * PARTNERS[kind], n)
     if "macro" in data.groups:
-        values["macro_accuracy"] = macro_accuracy(found, data.groups["macro"])
-    values |= yes_no_figures(found, [sample.answers[0] for sample in data.samples])
-    values["unreadable"] = percent(int(found.unreadable.sum()), n)
-    values |= chance_figures(found, data.samples)
-    values["position_bias"] = position_bias(found, data.samples)
+        values["macro_accuracy"] = macro_accuracy(outcome, data.groups["macro"])
+    values |= yes_no_figures(outcome, [sample.answers[0] for sample in data.samples])
+    values["unreadable"] = percent(int(outcome.unreadable.sum()), n)
+    values |= chance_figures(outcome, data.samples)
+    values["position_bias"] = position_bias(outcome, data.samples)
     if len(cell.method.branches()) == 2 and cell.method.routing is not None:
-        values["share_weight1"] = percent(int((found.answered & (found.branch == 0)).sum()), n)
+        values["share_weight1"] = percent(int((outcome.answered & (outcome.branch == 0)).sum()), n)
     values["scoring"] = data.scoring
-    paper_value = published_accuracy(
-        cell.experiment.model.paper_model, cell.experiment.dataset.name, cell.method, cell.part
-    )
-    if data.scoring not in ("", "paper"):  # graded otherwise, it is another figure
-        paper_value = None
-    values["paper"] = paper_value
-    values["difference"] = None if paper_value is None or n == 0 else 100 * right / n - paper_value
+    if data.scoring in ("", "paper"):  # graded otherwise, it is another figure
+        paper_model, dataset = cell.experiment.model.paper_model, cell.experiment.dataset.name
+        paper = published_accuracy(paper_model, dataset, cell.method, cell.part)
+        values |= {"paper": paper, "difference": None if paper is None or n == 0 else 100 * right / n - paper}
     return {name: values.get(name) for name in ROW}
 
 
@@ -273,36 +264,33 @@ def against_base(
     groups: dict[bytes, list[int]] = {}  # cells of one set of questions share their draws
     for i, mask in enumerate(both):
         groups.setdefault(mask.tobytes(), []).append(i)
-    found: dict[int, Paired] = {}
+    pairs: dict[int, Paired] = {}
     for members in groups.values():
         mask = both[members[0]]
         if mask.any():
-            pairs = paired_each(right[first[members]][:, mask], base.right[mask], cluster[mask])
-            found |= zip(members, pairs, strict=True)
-    adjusted = dict(zip(found, holm([one.p for one in found.values()]), strict=True))
-    rows = {i: dict(zip(AGAINST, _gain(one, adjusted[i]), strict=True)) for i, one in found.items()}
+            each = paired_each(right[first[members]][:, mask], base.right[mask], cluster[mask])
+            pairs |= zip(members, each, strict=True)
+    rows = {}
+    for (i, pair), p_holm in zip(pairs.items(), holm([pair.p for pair in pairs.values()]), strict=True):
+        gain = pair.gain.columns("vs_base").values()
+        rows[i] = dict(zip(AGAINST, (*gain, pair.fixed, pair.broken, pair.p, p_holm), strict=True))
     return [rows.get(int(i), nothing) for i in pattern]
 
 
-def _gain(found: Paired, p_holm: float) -> tuple[float | int | None, ...]:
-    low, high = (None if math.isnan(end) else end for end in (found.gain.low, found.gain.high))
-    return found.gain.value, low, high, found.fixed, found.broken, found.p, p_holm
-
-
-def relation_rows(cell: Cell, data: Columns, found: CellOutcome | None = None) -> list[dict[str, Any]]:
+def relation_rows(cell: Cell, data: Columns, outcome: CellOutcome | None = None) -> list[dict[str, Any]]:
     """Compute the cell's accuracy on each relation, in alphabetical order; none where the dataset has no relations.
 
     For a dataset without relations, on each group of `macro`; a question counts as often as it is in the group.
     """
-    found = cell_outcome(cell, data) if found is None else found
+    outcome = outcome or follow_method(cell.method, data.arms)
     groups = data.groups["relation"]
     if not groups.names:
         groups = data.groups.get("macro", groups)
-    rows = []
+    rows, identity = [], cell_identity(cell)
     for code, name in enumerate(groups.names):
-        values = cell_identity(cell) | {"relation": name}
+        values = identity | {"relation": name}
         among = groups.rows[groups.codes == code]
-        part = found.select(among)
+        part = outcome.select(among)
         values |= accuracy_figures(part) | yes_no_figures(part, [data.samples[i].answers[0] for i in among])
         rows.append({key: values.get(key) for key in BY_RELATION})
     return rows
@@ -310,10 +298,10 @@ def relation_rows(cell: Cell, data: Columns, found: CellOutcome | None = None) -
 
 def cell_identity(cell: Cell) -> dict[str, Any]:
     """Return the columns that identify a cell."""
-    trunk = cell.experiment
-    names = {"dataset": trunk.dataset.name, "model": trunk.model.name, "method": cell.method.kind}
-    part = {"split": cell.part.split, "limit": cell.part.limit, "max_new_tokens": trunk.max_new_tokens}
-    others = {"settings": format_settings(cell.method), "framing": trunk.dataset.framing or None}
+    experiment = cell.experiment
+    names = {"dataset": experiment.dataset.name, "model": experiment.model.name, "method": cell.method.kind}
+    part = {"split": cell.part.split, "limit": cell.part.limit, "max_new_tokens": experiment.max_new_tokens}
+    others = {"settings": format_settings(cell.method), "framing": experiment.dataset.framing or None}
     return names | field_values(cell.method) | part | others
 
 
@@ -374,51 +362,45 @@ def methods_by_row(about: Mapping[str, Any]) -> dict[tuple[Any, ...], Method]:
 
     Raises ConfigError where there is no such method here, or one with other fields.
     """
-    found: dict[tuple[Any, ...], Method] = {}
+    methods: dict[tuple[Any, ...], Method] = {}
     for cell in about["cells"]:
         method = build_sweep_method(cell["method"])
         trunk = about["trunks"][cell["trunk"]]
         row = {"dataset": trunk["dataset"]["name"], "model": trunk["model"]["name"], "method": method.kind}
         row |= named_columns(method)
         row |= {**cell["part"], "max_new_tokens": trunk["max_new_tokens"]}
-        found[tuple(None if row[name] == "" else row[name] for name in IDENTITY)] = method
-    return found
+        methods[tuple(None if row[name] == "" else row[name] for name in IDENTITY)] = method
+    return methods
 
 
-def percent(part: int, whole: int) -> float | None:
+def percent(part: float, whole: float) -> float | None:
     """Compute part of whole in percent; None for 0 of 0."""
     return 100 * part / whole if whole else None
 
 
-def accuracy_figures(found: CellOutcome) -> dict[str, Any]:
+def accuracy_figures(outcome: CellOutcome) -> dict[str, Any]:
     """Compute n, missing, accuracy with its interval, and strict accuracy."""
-    n, right = int(found.answered.sum()), int(found.right.sum())
-    low, high = wilson(right, n) if n else (None, None)
-    return {
-        "n": n,
-        "missing": len(found.answered) - n,
-        "accuracy": percent(right, n),
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "accuracy_strict": percent(int(found.strict.sum()), n),
-    }
+    n, right = int(outcome.answered.sum()), int(outcome.right.sum())
+    accuracy = proportion(right, n).columns("accuracy")
+    strict = percent(int(outcome.strict.sum()), n)
+    return {"n": n, "missing": len(outcome.answered) - n, **accuracy, "accuracy_strict": strict}
 
 
-def _count_groups(found: CellOutcome, groups: Groups) -> tuple[int, int]:
+def _count_groups(outcome: CellOutcome, groups: Groups) -> tuple[int, int]:
     """Count (groups with every member right, groups with every member answered)."""
-    right, answered = groups.count(found.right), groups.count(found.answered)
+    right, answered = groups.count(outcome.right), groups.count(outcome.answered)
     return int((right == groups.members).sum()), int((answered == groups.members).sum())
 
 
-def macro_accuracy(found: CellOutcome, groups: Groups) -> float | None:
+def macro_accuracy(outcome: CellOutcome, groups: Groups) -> float | None:
     """Compute the mean of the groups' accuracies; None where one has no answer, or there are none.
 
     A `/` in a group's name begins a level: `2D/ADE20K` and `2D/COCO` are averaged to 2D before 2D and 3D are.
     """
-    answered = groups.count(found.answered)
+    answered = groups.count(outcome.answered)
     if not len(answered) or not answered.all():
         return None
-    shares = 100 * groups.count(found.right) / answered
+    shares = 100 * groups.count(outcome.right) / answered
     level = {tuple(name.split("/")): float(share) for name, share in zip(groups.names, shares, strict=True)}
     for depth in range(max(map(len, level)) - 1, -1, -1):
         above: dict[tuple[str, ...], list[float]] = {}
@@ -428,7 +410,7 @@ def macro_accuracy(found: CellOutcome, groups: Groups) -> float | None:
     return level[()]
 
 
-def position_bias(found: CellOutcome, samples: Sequence[Sample]) -> float | None:
+def position_bias(outcome: CellOutcome, samples: Sequence[Sample]) -> float | None:
     """Compute the standard deviation of the accuracies by the gold answer's letter, in points: 0 = none.
 
     The standard deviation of recalls of arXiv 2309.03882. None where a question is not answered with a letter, or the
@@ -437,12 +419,12 @@ def position_bias(found: CellOutcome, samples: Sequence[Sample]) -> float | None
     if not all(RULES[sample.scoring].needs == "letters" for sample in samples):
         return None
     position = np.array([ord(sample.answers[0][0]) - ord("a") for sample in samples], dtype=np.intp)
-    answered, right = (np.bincount(position[mask], minlength=26) for mask in (found.answered, found.right))
+    answered, right = (np.bincount(position[mask], minlength=26) for mask in (outcome.answered, outcome.right))
     some = answered > 0
     return float(np.std(100 * right[some] / answered[some])) if some.sum() > 1 else None
 
 
-def yes_no_figures(found: CellOutcome, golds: Sequence[str]) -> dict[str, float | None]:
+def yes_no_figures(outcome: CellOutcome, golds: Sequence[str]) -> dict[str, float | None]:
     """Compute precision, recall and F1 of `yes`; the paper's F1: harmonic mean of the accuracies on yes and on no.
 
     And yes_rate: the percentage of the answered questions that the model answers with yes. An answer that is neither
@@ -451,71 +433,70 @@ def yes_no_figures(found: CellOutcome, golds: Sequence[str]) -> dict[str, float 
     if not golds or any(gold not in ("yes", "no") for gold in golds):
         return {}
     yes = np.array([gold == "yes" for gold in golds])
-    hits, rejects = int((found.right & yes).sum()), int((found.right & ~yes).sum())
-    on_yes, on_no = (
-        percent(hits, int((found.answered & yes).sum())),
-        percent(rejects, int((found.answered & ~yes).sum())),
-    )
-    precision = percent(hits, hits + int((found.answered & ~found.right & ~yes & found.says_yes).sum()))
-    f1 = {"f1": _mean(precision, on_yes), "f1_paper": _mean(on_yes, on_no)}
-    rate = percent(int((found.answered & found.says_yes).sum()), int(found.answered.sum()))
+    answered, right = outcome.answered, outcome.right
+    hits = int((right & yes).sum())
+    on_yes = percent(hits, int((answered & yes).sum()))
+    on_no = percent(int((right & ~yes).sum()), int((answered & ~yes).sum()))
+    precision = percent(hits, hits + int((answered & ~right & ~yes & outcome.says_yes).sum()))
+    f1 = {"f1": _harmonic_mean(precision, on_yes), "f1_paper": _harmonic_mean(on_yes, on_no)}
+    rate = percent(int((answered & outcome.says_yes).sum()), int(answered.sum()))
     return {"precision": precision, "recall": on_yes, **f1, "yes_rate": rate}
 
 
-def chance_figures(found: CellOutcome, samples: Sequence[Sample]) -> dict[str, float | None]:
+def chance_figures(outcome: CellOutcome, samples: Sequence[Sample]) -> dict[str, float | None]:
     """Return chance, and accuracy above chance, (sum of right - sum of chances) / (n - sum of chances), in percent.
 
-    The chance of a question is one of its options; {} where a question's options are not known.
+    The chance of a question is the share of right ones among its options (of unknown ones of yes and no: 1/2); {} where
+    a question's options are not known, or are one; no accuracy above chance where every option is right.
     """
-    sizes = [len(sample.options) or 2 * (sample.answers[0] in ("yes", "no")) for sample in samples]
-    n = int(found.answered.sum())
-    if not n or min(sizes) < 2:
+    options = [sample.options or (YES_NO if sample.answers[0] in YES_NO else ()) for sample in samples]
+    n = int(outcome.answered.sum())
+    if not n or min(map(len, options)) < 2:
         return {}
-    expected = float((found.answered / np.array(sizes)).sum())
-    return {
-        "chance": 100 * expected / n,
-        "accuracy_adjusted": 100 * (int(found.right.sum()) - expected) / (n - expected),
-    }
+    chances = [sum(o in one.answers for o in some) / len(some) for one, some in zip(samples, options, strict=True)]
+    expected = float(np.array(chances)[outcome.answered].sum())
+    gained = percent(int(outcome.right.sum()) - expected, n - expected)
+    return {"chance": 100 * expected / n, "accuracy_adjusted": gained}
 
 
-def apart(row: Mapping[str, Any]) -> float:
+def strict_gap(row: Mapping[str, Any]) -> float:
     """Compute the points between a row's accuracy and accuracy_strict; 0 where one is not known."""
     both = [row.get(name) for name in ("accuracy", "accuracy_strict")]
     known = [float(value) for value in both if value is not None and value != ""]
-    found = abs(known[0] - known[1]) if len(known) == 2 else 0.0
-    return 0.0 if math.isnan(found) else found
+    gap = abs(known[0] - known[1]) if len(known) == 2 else 0.0
+    return 0.0 if math.isnan(gap) else gap
 
 
-def parting(rows: Iterable[Mapping[str, Any]]) -> str:
+def describe_strict_gap(rows: Iterable[Mapping[str, Any]]) -> str:
     """Describe in a line the rows whose accuracy and accuracy_strict are more than PARTED points apart; "" for none."""
     every = list(rows)
-    far = [row for row in every if apart(row) > PARTED]
+    far = [row for row in every if strict_gap(row) > PARTED]
     if not far:
         return ""
-    most = max(far, key=apart)
+    most = max(far, key=strict_gap)
     rule = f" by the rule {most['scoring']}" if most.get("scoring") else ""
     return (
-        f"accuracy and accuracy_strict part by more than {PARTED:g} points in {len(far):,} of {len(every):,} cells, "
+        f"accuracy and accuracy_strict differ by more than {PARTED:g} points in {len(far):,} of {len(every):,} cells, "
         f"most in {most['dataset']} {most['method']}: {float(most['accuracy']):.2f}{rule}, "
         f"{float(most['accuracy_strict']):.2f} strict"
     )
 
 
-def _mean(a: float | None, b: float | None) -> float | None:
+def _harmonic_mean(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else 2 * a * b / (a + b) if a + b else 0.0
 
 
-def several(values: Iterable[Any]) -> str:
+def join_distinct(values: Iterable[Any]) -> str:
     """Join distinct values in alphabetical order as one column's text; empty ones are unknown and left out."""
     return SEVERAL.join(sorted({str(value) for value in values} - {""}))
 
 
-def mixtures(passes: Iterable[Mapping[Any, Any]]) -> dict[tuple[Any, ...], str]:
+def describe_mixtures(passes: Iterable[Mapping[Any, Any]]) -> dict[tuple[Any, ...], str]:
     """Describe, by EXPERIMENT_COLUMNS, each row of passes.csv whose answers mix devices or versions of a library."""
     lines = {}
     for row in passes:
-        found = {name: str(row.get(name) or "").split(SEVERAL) for name in ("device", *VERSIONS)}
-        parts = [f"{name} {' and '.join(values)}" for name, values in found.items() if len(values) > 1]
+        used = {name: str(row.get(name) or "").split(SEVERAL) for name in ("device", *VERSIONS)}
+        parts = [f"{name} {' and '.join(values)}" for name, values in used.items() if len(values) > 1]
         if parts:
             lines[tuple(row[name] for name in EXPERIMENT_COLUMNS)] = (
                 f"{row['dataset']} x {row['model']}: its answers were computed with {', '.join(parts)}, and may differ "

@@ -51,29 +51,28 @@ def rule_rows(files: SweepData, rules: Sequence[str]) -> list[dict[str, Any]]:
         )
     if not len(files.samples) or not files.keys:
         raise DataError(f"--rule: no cell of {files.folder.name} has a stored answer; run its launch.py command again")
+    kept = (*IDENTITY, "missing")
     rows: list[dict[str, Any]] = []
     for rule in rules:
         check_rule(rule, where="--rule")
         with translate_damage(files.folder):
-            names = [name for name, frame in files.samples.groupby("dataset") if _reads(rule, frame)]
+            names = [name for name, frame in files.samples.groupby("dataset") if _can_read(rule, frame)]
         if not names:
             raise DataError(
                 f"--rule {rule} reads {NEEDED[RULES[rule].needs]}; no dataset of {files.folder.name} has them"
             )
-        some = files.samples[files.samples["dataset"].isin(names)]
+        samples = files.samples[files.samples["dataset"].isin(names)]
         with translate_damage(files.folder):
-            grades = [_grade_row(row, rule) for row in some.to_dict("records")]
-        said, right, strict = (list(column) for column in zip(*grades, strict=True))
-        some = some.assign(prediction=said, correct=right, correct_strict=strict, scoring=rule)
-        again = replace(files, content=some.to_parquet(index=False))
-        for cell, (key, method) in enumerate(zip(files.keys, files.methods, strict=True)):
-            if key in again.parts:
-                part = again.parts[key]
-                found = part.follow(method)
-                figures = accuracy_figures(found)
-                figures |= yes_no_figures(found, list(part.questions["gold"]))
-                figures |= {"unreadable": percent(int(found.unreadable.sum()), figures["n"]), "scoring": rule}
-                kept = (*IDENTITY, "missing")
+            grades = [_grade_row(row, rule) for row in samples.to_dict("records")]
+        options, right, strict = (list(column) for column in zip(*grades, strict=True))
+        samples = samples.assign(prediction=options, correct=right, correct_strict=strict, scoring=rule)
+        regraded = replace(files, content=samples.to_parquet(index=False))
+        for cell, key in enumerate(files.keys):
+            if key in regraded.parts:
+                outcome = regraded.outcome(cell)
+                figures = accuracy_figures(outcome)
+                figures |= yes_no_figures(outcome, list(regraded.parts[key].questions["gold"]))
+                figures |= {"unreadable": percent(int(outcome.unreadable.sum()), figures["n"]), "scoring": rule}
                 values = {name: value for name, value in files.row(cell).items() if name in kept}
                 plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in values.items()}
                 known = {name: none_if_empty(value) for name, value in plain.items()}
@@ -81,7 +80,7 @@ def rule_rows(files: SweepData, rules: Sequence[str]) -> list[dict[str, Any]]:
     return rows
 
 
-def _reads(rule: str, frame: pd.DataFrame) -> bool:
+def _can_read(rule: str, frame: pd.DataFrame) -> bool:
     """Return whether a rule can read the answers of a dataset."""
     needs = RULES[rule].needs
     if needs == "yes_no":

@@ -12,6 +12,9 @@ Of cells with equal accuracies the simplest is taken, in this order:
 3. the middle one of the remaining thresholds (the lower of two);
 4. the first in results.csv.
 
+Cells that differ in nothing but the seed of `sample` are one setting: their mean is what is compared, chosen and
+reported, so that nothing is ever chosen for a lucky seed.
+
 The reported split cannot leak into a choice: select_best gets the answers of the other split only.
 """
 
@@ -25,20 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spatial_eval.analysis.intervals import (
-    BestOf,
-    Estimate,
-    Paired,
-    best_of,
-    cluster_sums,
-    distinct_patterns,
-    draw_blocks,
-    drawn_accuracies,
-    holm,
-    paired,
-    proportion,
-    safe_ratio,
-)
+from spatial_eval.analysis import intervals
+from spatial_eval.analysis.intervals import BestOf, Estimate, Paired, proportion
 from spatial_eval.analysis.metrics import CellOutcome, format_settings, named_columns
 from spatial_eval.analysis.sweep_data import SweepData, none_if_empty
 from spatial_eval.core.arms import Arm
@@ -64,7 +55,7 @@ RULE = "of equal accuracies: the simplest method, then the weights nearest to 1,
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """Hold the whole input of a choice: C methods' answers to the N questions of one split."""
+    """Hold the whole input of a choice: C methods' answers to the N questions of one split, with seeds N per seed."""
 
     methods: Sequence[Method]
     right: NDArray[bool_]  # (C, N), False where unanswered
@@ -93,7 +84,8 @@ class Against:
 
     `base`, `gain` and the exact `p` of `test` are None where the baseline's answers are not stored; `gain` and
     `p` also where the cell is base itself. `detectable`: the smallest difference that so many questions would have
-    shown (intervals.Paired); nan where that is not known.
+    shown (intervals.Paired); nan where that is not known. Of several seeds all are means over them but `fixed` and
+    `broken`, which count in every seed.
     """
 
     now: Estimate
@@ -104,6 +96,11 @@ class Against:
     p: float | None = None
     test: str = ""
     detectable: float = math.nan
+
+    @property
+    def idle(self) -> bool:
+        """Whether it is right and wrong where base is."""
+        return self.gain is not None and not (self.fixed or self.broken)
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +117,7 @@ class Selected:
             the reported questions (best.p), and by Holm: overall choices for the number of datasets and models, those
             of the methods for the number of datasets, models and methods.
         paper: the paper's accuracy where the cell is exactly a published setting.
+        seeds: the rows of results.csv whose mean `choice` and `test` are: its own, and those with other seeds.
     """
 
     dataset: str
@@ -135,6 +133,7 @@ class Selected:
     test: Against
     paper: float | None
     best: BestOf | None
+    seeds: tuple[int, ...]
     p_holm: float | None = None
 
     @property
@@ -145,12 +144,17 @@ class Selected:
     @property
     def mark(self) -> str:
         """Describe how it was chosen, to be shown beside its accuracy; "" where there was nothing to choose."""
-        if self.candidates == 1:
-            return ""
-        if self.on != self.split:
-            return f"chosen on {self.on} from {self.candidates:,} cells"
+        mean, several = self.mean, self.candidates > 1
         equal = ", all equal" if self.best is not None and self.best.distinct == 1 else ""
-        return f"best of {self.candidates:,} on these questions{equal}"
+        choice = f"best of {self.candidates:,} on these questions{equal}"
+        if self.on != self.split:
+            choice = f"chosen on {self.on} from {self.candidates:,} cells"
+        return ", ".join(filter(None, [mean, choice * several]))
+
+    @property
+    def mean(self) -> str:
+        """Say over how many seeds its figures are means; "" for one."""
+        return f"mean of {len(self.seeds)} seeds" if len(self.seeds) > 1 else ""
 
 
 def select_settings(
@@ -167,58 +171,60 @@ def select_settings(
             f"the sweep has cells on split {have}, not on both {on} and {report}: "
             f"launch it with split={on},{report}, or sweep=val_then_test"
         )
-    found = []
-    for group in _groups(files):
+    chosen = []
+    for group in _group_cells(files):
         families = _families(files, _partners(files, group, on, report))
-        found += [_elect(files, family, pairs, metric) for family, pairs in families.items()]
-    if not found:
+        chosen += [_select(files, family, pairs, metric) for family, pairs in families.items()]
+    if not chosen:
         raise ConfigError(f"no dataset of the sweep has the same cells, with answers, on {on} and on {report}")
-    return adjust(found)
+    return adjust_p_values(chosen)
 
 
 def picks(files: SweepData) -> list[Selected]:
     """Select in any sweep: on val where a method has cells with answers on val, else on the reported split."""
-    found = []
-    for group in _groups(files):
+    chosen = []
+    for group in _group_cells(files):
         report = next(split for split in ("test", "all", "val") if split in group)
         val = _families(files, _partners(files, group, "val", report)) if report == "test" else {}
         here = _families(files, _partners(files, group, report, report))
-        found += [_elect(files, family, val.get(family, pairs), "accuracy") for family, pairs in here.items()]
-    return adjust(found)
+        chosen += [_select(files, family, val.get(family, pairs), "accuracy") for family, pairs in here.items()]
+    return adjust_p_values(chosen)
 
 
-def by_settings(files: SweepData, chosen: Sequence[Selected]) -> list[Selected]:
+def select_by_settings(files: SweepData, chosen: Sequence[Selected]) -> list[Selected]:
     """Select per method, or per its other settings (kinds of scaling, layers, variants) where it has several."""
-    found = []
-    for group in _groups(files):
+    selected = []
+    for group in _group_cells(files):
         for s in (s for s in chosen if s.family and any(s.cell in cells for cells in group.values())):
             pairs = _families(files, _partners(files, group, s.on, s.split))[s.family]
             kinds: dict[str, dict[int, int]] = {}
             for cell, there in pairs.items():
-                kinds.setdefault(format_settings(files.methods[cell]), {})[cell] = there
-            found += [s] if len(kinds) == 1 else [_elect(files, s.family, some, "accuracy") for some in kinds.values()]
-    return found
+                setting = format_settings(drop_seed(files.methods[cell]))
+                kinds.setdefault(setting, {})[cell] = there
+            several = [_select(files, s.family, own, "accuracy") for own in kinds.values()] if len(kinds) > 1 else [s]
+            selected += several
+    return selected
 
 
-def adjust(found: Sequence[Selected]) -> list[Selected]:
+def adjust_p_values(chosen: Sequence[Selected]) -> list[Selected]:
     """Fill in `p_holm`: overall choices are adjusted for each other, and the methods' choices for each other."""
     adjusted: dict[int, float] = {}
     for overall in (True, False):
-        looked = {i: s.test.p if s.best is None else s.best.p for i, s in enumerate(found) if (not s.family) == overall}
-        tested = {i: p for i, p in looked.items() if p is not None and found[i].test.p is not None}
-        adjusted |= zip(tested, holm(list(tested.values())), strict=True)
-    return [replace(s, p_holm=adjusted.get(i)) for i, s in enumerate(found)]
+        own = {i: s for i, s in enumerate(chosen) if (not s.family) == overall and s.test.p is not None}
+        tested = {i: p for i, s in own.items() if (p := s.test.p if s.best is None else s.best.p) is not None}
+        adjusted |= zip(tested, intervals.holm(list(tested.values())), strict=True)
+    return [replace(s, p_holm=adjusted.get(i)) for i, s in enumerate(chosen)]
 
 
 Group = dict[str, list[int]]  # split -> rows of results.csv of one dataset, model, max_new_tokens and limit
 
 
-def _groups(files: SweepData) -> list[Group]:
-    found: dict[tuple[Any, ...], Group] = {}
+def _group_cells(files: SweepData) -> list[Group]:
+    groups: dict[tuple[Any, ...], Group] = {}
     for cell, key in enumerate(files.keys):
         if key in files.parts:
-            found.setdefault((*key[:3], key[4]), {}).setdefault(key[3], []).append(cell)
-    return list(found.values())
+            groups.setdefault((*key[:3], key[4]), {}).setdefault(key[3], []).append(cell)
+    return list(groups.values())
 
 
 def _partners(files: SweepData, group: Group, on: str, report: str) -> dict[int, int]:
@@ -230,22 +236,26 @@ def _partners(files: SweepData, group: Group, on: str, report: str) -> dict[int,
 
 
 def _families(files: SweepData, pairs: Mapping[int, int]) -> dict[str, dict[int, int]]:
-    """ "" -> all of them, then each method's own, in the order of METHODS; empty where there are none."""
-    found: dict[str, dict[int, int]] = {"": dict(pairs)} if pairs else {}
+    """Return all pairs under "", then each method's own, in the order of METHODS; empty where there are none."""
+    families: dict[str, dict[int, int]] = {"": dict(pairs)} if pairs else {}
     for kind in METHODS:
-        own = {cell: there for cell, there in pairs.items() if files.methods[cell].kind == kind}
-        found |= {kind: own} if own else {}
-    return found
+        if own := {cell: there for cell, there in pairs.items() if files.methods[cell].kind == kind}:
+            families[kind] = own
+    return families
 
 
-def _elect(files: SweepData, family: str, pairs: Mapping[int, int], metric: str) -> Selected:
+def _select(files: SweepData, family: str, pairs: Mapping[int, int], metric: str) -> Selected:
     """Select the best of the cells in `pairs`, reported at its partner."""
-    cells = list(pairs)
-    standing = candidates(files, cells, metric)
+    settings = group_seeds(files, pairs)
+    cells = [runs[0] for runs in settings]
+    standing = build_candidates(files, settings, metric)
     choice = select_best(standing)
-    method, cell = files.methods[cells[choice.index]], pairs[cells[choice.index]]
+    method, runs = files.methods[cells[choice.index]], settings[choice.index]
+    if len(runs) > 1:
+        choice = replace(choice, accuracy=mean_accuracy(files, runs, metric))
+    cell, seeds = pairs[runs[0]], tuple(pairs[run] for run in runs)
     on, report = files.keys[cells[0]][3], files.keys[cell][3]
-    best = _worth(files, cells[0], standing, choice.index, metric) if on == report and len(cells) > 1 else None
+    best = _correct_choice(files, cells[0], standing, choice.index, metric) if on == report and len(cells) > 1 else None
     runner_ups = [(files.methods[cells[i]], times) for i, times in choice.runner_ups]
     paper = none_if_empty(files.cells["paper"].iloc[cell])
     dataset, model = files.keys[cell][:2]
@@ -260,40 +270,58 @@ def _elect(files: SweepData, family: str, pairs: Mapping[int, int], metric: str)
         len(cells),
         choice,
         runner_ups,
-        compare_with_base(files, cell, metric),
+        compare_with_base(files, seeds, metric),
         None if paper is None else float(paper),
         best,
+        seeds,
     )
 
 
-def candidates(files: SweepData, cells: Sequence[int], metric: str) -> Candidates:
-    """Build the candidates from cells that share one part; reads that part only."""
-    outcomes = [files.outcome(cell) for cell in cells]
-    right = np.stack([METRICS[metric](o) for o in outcomes])
-    part = files.parts[files.keys[cells[0]]]
-    return Candidates(
-        [files.methods[cell] for cell in cells], right, np.stack([o.answered for o in outcomes]), part.cluster
-    )
+def drop_seed(method: Method) -> Method:
+    """Return the method that stands for all of its seeds."""
+    return replace(method, seed=0) if method.kind == "sample" else method  # type: ignore[type-var, unused-ignore]
 
 
-def select_best(given: Candidates, *, draws: int = DRAWS) -> Choice:
+def group_seeds(files: SweepData, cells: Iterable[int]) -> list[list[int]]:
+    """Group the cells that differ in nothing but their seed."""
+    groups: dict[Method, list[int]] = {}
+    for cell in cells:
+        groups.setdefault(drop_seed(files.methods[cell]), []).append(cell)
+    return list(groups.values())
+
+
+def build_candidates(files: SweepData, settings: Sequence[Sequence[int]], metric: str) -> Candidates:
+    """Build the candidates from cells that share one part, each with those of its other seeds; reads that part only."""
+    part, most = files.parts[files.keys[settings[0][0]]], max(map(len, settings))
+    outcomes = [[files.outcome(cell) for cell in cells] for cells in settings]
+    size = len(part.questions)
+    right, answered = np.zeros((2, len(settings), most, size), dtype=bool)  # absent seeds have no answer
+    for i, runs in enumerate(outcomes):
+        right[i, : len(runs)] = [METRICS[metric](o) for o in runs]
+        answered[i, : len(runs)] = [o.answered for o in runs]
+    flat = (len(settings), most * size)
+    methods = [files.methods[cells[0]] for cells in settings]
+    return Candidates(methods, right.reshape(flat), answered.reshape(flat), np.tile(part.cluster, most))
+
+
+def select_best(given: Candidates) -> Choice:
     """Select the best candidate, ties by this module's rule; there must be at least one."""
     order = _Order(given.methods)
-    hits, sizes = cluster_sums(given.right, given.cluster), cluster_sums(given.answered, given.cluster)
-    accuracy = safe_ratio(hits.sum(axis=1), sizes.sum(axis=1))
+    accuracy = intervals.safe_ratio(given.right.sum(axis=1), given.answered.sum(axis=1))
     index = order.first(accuracy)
-    first, pattern = distinct_patterns(given.right, given.answered)
+    first, pattern = intervals.distinct_patterns(given.right, given.answered)
+    hits, sizes = (intervals.cluster_sums(marks[first], given.cluster) for marks in (given.right, given.answered))
     chosen = Counter[int]()
-    for block in draw_blocks(hits.shape[1], draws):
-        drawn = drawn_accuracies(block, hits[first], sizes[first])[:, pattern]  # (draws of the block, C)
+    for block in intervals.draw_blocks(hits.shape[1], DRAWS, cells=len(pattern)):
+        drawn = intervals.drawn_accuracies(block, hits, sizes)[:, pattern]  # (draws of the block, C)
         chosen.update(order.first(row) for row in drawn)
-    found = proportion(int(given.right[index].sum()), int(given.answered[index].sum()))
+    estimate = proportion(int(given.right[index].sum()), int(given.answered[index].sum()))
     tied = int((accuracy >= accuracy[index] - 1e-9).sum())
-    runner_ups = [(i, times / draws) for i, times in chosen.most_common(5)]
-    return Choice(index, found, tied, chosen[index] / draws, runner_ups)
+    runner_ups = [(i, times / DRAWS) for i, times in chosen.most_common(5)]
+    return Choice(index, estimate, tied, chosen[index] / DRAWS, runner_ups)
 
 
-def _force(arm: Arm) -> float:
+def _measure_intervention(arm: Arm) -> float:
     return arm.attention.distance + (arm.contrast.alpha if arm.contrast else 0.0)
 
 
@@ -302,10 +330,10 @@ class _Order:
 
     def __init__(self, methods: Sequence[Method]) -> None:
         kinds = list(METHODS)
-        force = [sum(map(_force, m.branches().values())) for m in methods]
-        simple = [(kinds.index(m.kind), round(f, 9)) for m, f in zip(methods, force, strict=True)]
-        rank = {key: i for i, key in enumerate(sorted(set(simple)))}
-        self.rank = np.array([rank[key] for key in simple])
+        sums = [sum(map(_measure_intervention, m.branches().values())) for m in methods]
+        keys = [(kinds.index(m.kind), round(amount, 9)) for m, amount in zip(methods, sums, strict=True)]
+        rank = {key: i for i, key in enumerate(sorted(set(keys)))}
+        self.rank = np.array([rank[key] for key in keys])
         self.threshold = np.array([field_values(m).get("threshold", 0.0) for m in methods])
 
     def first(self, accuracy: NDArray[float64]) -> int:
@@ -315,45 +343,68 @@ class _Order:
         return int(tied[self.threshold[tied] == left[(len(left) - 1) // 2]][0])
 
 
-def _worth(files: SweepData, cell: int, given: Candidates, chosen: int, metric: str) -> BestOf:
+def _correct_choice(files: SweepData, cell: int, given: Candidates, chosen: int, metric: str) -> BestOf:
     """Correct the accuracy of a choice among `given` on its own questions, against base too where that is stored."""
     base = files.parts[files.keys[cell]].follow(Base())
+    answers = given.right, given.answered, given.cluster
     if not base.answered.any():
-        return best_of(given.right, given.answered, given.cluster, chosen=chosen)
-    right = METRICS[metric](base)
-    return best_of(given.right, given.answered, given.cluster, right, base_answered=base.answered, chosen=chosen)
+        return intervals.best_of(*answers, chosen=chosen)
+    times = given.right.shape[1] // len(base.answered)
+    right, answered = (np.tile(column, times) for column in (METRICS[metric](base), base.answered))
+    return intervals.best_of(*answers, right, base_answered=answered, chosen=chosen)
 
 
-def compare_with_base(files: SweepData, cell: int, metric: str = "accuracy") -> Against:
-    part = files.parts[files.keys[cell]]
-    new = files.outcome(cell)
-    now = _share(new, metric)
-    if files.methods[cell].kind == "base":
+def compare_with_base(files: SweepData, seeds: Sequence[int], metric: str = "accuracy") -> Against:
+    """Compare a setting with base; `seeds`: its rows of results.csv, one per seed."""
+    now = mean_accuracy(files, seeds, metric)
+    if files.methods[seeds[0]].kind == "base":
         return Against(now, now)
+    part = files.parts[files.keys[seeds[0]]]
     old = part.follow(Base())
-    found = _compare_outcomes(new, old, part.cluster, metric)
-    if found is None:
+    pair = _compare_outcomes([files.outcome(cell) for cell in seeds], [old], part.cluster, metric)
+    if pair is None:
         return Against(now)
-    base = _share(old, metric)
-    return Against(now, base, found.gain, found.fixed, found.broken, found.p, found.test, found.detectable)
+    base = _measure_accuracy(old, metric)
+    return Against(now, base, pair.gain, pair.fixed, pair.broken, pair.p, pair.test, pair.detectable)
 
 
-def compare_cells(files: SweepData, cell: int, other: int, metric: str = "accuracy") -> Paired | None:
-    """Compare two cells of one part on the questions that both answered; None where there are none."""
-    cluster = files.parts[files.keys[cell]].cluster
-    return _compare_outcomes(files.outcome(cell), files.outcome(other), cluster, metric)
+def compare_settings(files: SweepData, seeds: Sequence[int], others: Sequence[int]) -> Paired | None:
+    """Compare two settings of one part on the questions that both answered; None where there are none.
+
+    Args:
+        seeds, others: their rows of results.csv, one per seed.
+    """
+    new, old = ([files.outcome(cell) for cell in cells] for cells in (seeds, others))
+    return _compare_outcomes(new, old, files.parts[files.keys[seeds[0]]].cluster, "accuracy")
 
 
-def _compare_outcomes(new: CellOutcome, old: CellOutcome, cluster: NDArray[intp], metric: str) -> Paired | None:
-    both = new.answered & old.answered
-    right = METRICS[metric]
-    return paired(right(new)[both], right(old)[both], cluster[both]) if both.any() else None
+def _compare_outcomes(
+    new: Sequence[CellOutcome], old: Sequence[CellOutcome], cluster: NDArray[intp], metric: str
+) -> Paired | None:
+    """Compare the mean over the seeds of one with that of the other: seed by seed, or all with one."""
+    runs = max(len(new), len(old))
+    pairs = [(new[i % len(new)], old[i % len(old)]) for i in range(runs)]
+    both = np.stack([ours.answered & theirs.answered for ours, theirs in pairs])  # (S, N)
+    if not both.any():
+        return None
+    ours, theirs = (np.stack([METRICS[metric](o) for o in side]) for side in zip(*pairs, strict=True))
+    pair = intervals.paired(ours[both], theirs[both], np.broadcast_to(cluster, both.shape)[both])
+    return pair if runs == 1 else replace(pair, gain=intervals.mean_over_seeds(ours, both, cluster, theirs))
 
 
-def best_controls(found: Iterable[Selected]) -> dict[tuple[str, str], Selected]:
-    """Return, per dataset and model, the control (methods.controls) with the largest gain on base."""
+def mean_accuracy(files: SweepData, seeds: Sequence[int], metric: str = "accuracy") -> Estimate:
+    """Return a setting's accuracy, of several seeds their mean."""
+    outcomes = [files.outcome(cell) for cell in seeds]
+    if len(outcomes) == 1:
+        return _measure_accuracy(outcomes[0], metric)
+    right, answered = np.stack([METRICS[metric](o) for o in outcomes]), np.stack([o.answered for o in outcomes])
+    return intervals.mean_over_seeds(right, answered, files.parts[files.keys[seeds[0]]].cluster)
+
+
+def best_controls(chosen: Iterable[Selected]) -> dict[tuple[str, str], Selected]:
+    """Return, per dataset and model, the control (methods.controls) with the largest gain on base, its seeds' mean."""
     best: dict[tuple[str, str], Selected] = {}
-    for s in found:
+    for s in chosen:
         place = s.dataset, s.model
         if s.family in CONTROLS and s.test.gain is not None:
             now = best.get(place)
@@ -362,47 +413,33 @@ def best_controls(found: Iterable[Selected]) -> dict[tuple[str, str], Selected]:
     return best
 
 
-def _share(found: CellOutcome, metric: str) -> Estimate:
-    return proportion(int((METRICS[metric](found) & found.answered).sum()), int(found.answered.sum()))
+def _measure_accuracy(outcome: CellOutcome, metric: str) -> Estimate:
+    return proportion(int((METRICS[metric](outcome) & outcome.answered).sum()), int(outcome.answered.sum()))
 
 
 FIELDS = (
     *("dataset", "model", "family", "method", *NAMED, "chosen_on", "candidates", "tied", "chosen_again"),
     *("chosen_n", "chosen_accuracy", "chosen_low", "chosen_high", "split", "n", "accuracy", "accuracy_low"),
     *("accuracy_high", "base", "difference", "difference_low", "difference_high", "fixed", "broken", "p", "p_holm"),
-    *("paper", "corrected", "corrected_low", "corrected_high", "settings", "mark", "test", "detectable"),
+    *("paper", "corrected", "corrected_low", "corrected_high", "settings", "mark", "test", "detectable", "seeds"),
 )
 
 
-def selection_rows(found: Iterable[Selected]) -> list[dict[str, Any]]:
+def selection_rows(chosen: Iterable[Selected]) -> list[dict[str, Any]]:
     """Build one flat row per selection, with FIELDS as columns; None where a figure does not apply."""
-    return [{name: _row(s).get(name) for name in FIELDS} for s in found]
+    return [{name: _build_row(s).get(name) for name in FIELDS} for s in chosen]
 
 
-def _row(s: Selected) -> dict[str, Any]:
-    names = {
-        "dataset": s.dataset,
-        "model": s.model,
-        "family": s.family or "all",
-        "method": s.method.kind,
-        **named_columns(s.method),
-    }
-    names |= {"chosen_on": s.on, "split": s.split, "paper": s.paper, "p": s.test.p, "p_holm": s.p_holm, "mark": s.mark}
-    choice = {"candidates": s.candidates, "tied": s.choice.tied, "chosen_again": 100 * s.choice.again}
-    chosen = _flat(s.choice.accuracy, "chosen_accuracy", "chosen") | {"chosen_n": s.choice.accuracy.n}
-    now = _flat(s.test.now, "accuracy", "accuracy") | {"n": s.test.now.n}
-    now |= {"base": s.test.base.value if s.test.base else None}
+def _build_row(s: Selected) -> dict[str, Any]:
+    row: dict[str, Any] = {"dataset": s.dataset, "model": s.model, "family": s.family or "all", "method": s.method.kind}
+    row |= named_columns(s.method)
+    row |= {"chosen_on": s.on, "split": s.split, "paper": s.paper, "p": s.test.p, "p_holm": s.p_holm, "mark": s.mark}
+    row |= {"seeds": len(s.seeds), "candidates": s.candidates, "tied": s.choice.tied}
+    row |= {"chosen_again": 100 * s.choice.again}
+    row |= s.choice.accuracy.columns("chosen_accuracy", "chosen") | {"chosen_n": s.choice.accuracy.n}
+    row |= s.test.now.columns("accuracy") | {"n": s.test.now.n, "base": s.test.base.value if s.test.base else None}
     if s.test.gain:
-        now |= _flat(s.test.gain, "difference", "difference")
-        now |= {"fixed": s.test.fixed, "broken": s.test.broken, "test": s.test.test}
-        now |= {"detectable": none_if_empty(s.test.detectable)}
-    return names | choice | chosen | now | (_flat(s.corrected, "corrected", "corrected") if s.corrected else {})
-
-
-def _flat(found: Estimate, name: str, bounds: str) -> dict[str, Any]:
-    """Replace nan, as of an absent interval, by None."""
-    return {
-        name: none_if_empty(found.value),
-        f"{bounds}_low": none_if_empty(found.low),
-        f"{bounds}_high": none_if_empty(found.high),
-    }
+        row |= s.test.gain.columns("difference")
+        row |= {"fixed": s.test.fixed, "broken": s.test.broken, "test": s.test.test}
+        row |= {"detectable": none_if_empty(s.test.detectable)}
+    return row | (s.corrected.columns("corrected") if s.corrected else {})

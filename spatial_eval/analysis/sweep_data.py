@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from spatial_eval.analysis.intervals import linked
+from spatial_eval.analysis.intervals import link_questions
 from spatial_eval.analysis.metrics import (
     CellOutcome,
     Graded,
@@ -60,6 +60,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LARGEST_TABLE = 2**32  # bytes; the answers of 2 million questions and arms have a fiftieth of it
+# What reading a damaged file raises.
+DAMAGE = (ConfigError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, csv.Error)
 TABLES = ("by_relation.csv", "passes.csv", "failures.csv", "samples.parquet", "results.csv")
 
 
@@ -99,16 +101,7 @@ def translate_damage(folder: Path) -> Iterator[None]:
     """Raise DataError, one line, for any error in reading files that others may have changed."""
     try:
         yield
-    except (
-        ConfigError,
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        ArithmeticError,
-        csv.Error,
-    ) as error:
+    except DAMAGE as error:
         reason = f"{type(error).__name__}: {error}" if isinstance(error, LookupError) else error
         raise DataError(f"{folder} is not a whole sweep ({reason}): run its launch.py command again") from None
 
@@ -127,6 +120,8 @@ def check_about(about: Mapping[str, Any]) -> None:
     shlex.join(about.get("command", []))
     texts = [*(config.get(name, "") for name in ("data_dir", "output_dir")), git["commit"] if git else ""]
     texts += [about.get(name, "") for name in ("id", "name", "version")]
+    for *names, row in about.get("ends", ()):
+        hash((*names, row + 0))
     for trunk in about["trunks"]:
         dataset, model = trunk["dataset"], trunk["model"]
         texts += [dataset["name"], dataset.get("orientation", ""), model["name"], model.get("paper_model", "")]
@@ -171,23 +166,23 @@ def find_sweep(output: Path, name: str | None, mark: str = "results.csv") -> Pat
         raise ConfigError(f"no sweep under {output}: run launch.py first, or name its output_dir with --output-dir")
     if name is None or name in ("", LATEST):
         return folders[-1]
-    *others, found = match_sweep(folders, name)
+    *others, newest = match_sweep(folders, name)
     if others:
         before = ", ".join(folder.name for folder in others)
-        log.warning("%s is the name of several sweeps: the newest is %s; before it %s", name, found.name, before)
-    return found
+        log.warning("%s is the name of several sweeps: the newest is %s; before it %s", name, newest.name, before)
+    return newest
 
 
 def _is_there(mark: Path) -> bool:
-    """Whether a file, or a folder where the name is one's, is there; nothing else is opened later."""
+    """Return whether a file, or a folder where the name has no suffix, is there; nothing else is opened later."""
     return is_regular_file(mark) if mark.suffix else mark.is_dir()
 
 
 def list_sweeps(output: Path, mark: str = "results.csv") -> list[Path]:
     """List the folders of the sweeps under an output folder that hold `mark`, the oldest first."""
-    found = [path for path in OutputPaths(output).sweeps.glob(f"*/{mark}") if _is_there(path)]
-    made = sorted(found, key=lambda path: path.stat().st_mtime_ns)
-    return [output.absolute() / path.relative_to(output).parents[mark.count("/")] for path in made]
+    marks = [path for path in OutputPaths(output).sweeps.glob(f"*/{mark}") if _is_there(path)]
+    marks.sort(key=lambda path: path.stat().st_mtime_ns)
+    return [output.absolute() / path.relative_to(output).parents[mark.count("/")] for path in marks]
 
 
 ANSWER = ("text", "confidence", "entropy", "margin", "logit", "correct", "correct_strict", "prediction", "scoring")
@@ -226,12 +221,11 @@ class SplitAnswers:
         """Select the questions where `mask` (N,) is True."""
         if mask.all():
             return self
-        arms = {arm: graded.within(mask) for arm, graded in self.arms.items()}
-        texts, predictions = (
-            {arm: column[mask] for arm, column in columns.items()} for columns in (self.texts, self.predictions)
-        )
         questions = self.questions[mask].reset_index(drop=True)
-        return SplitAnswers(questions, arms, texts, _cluster(questions), predictions)
+        arms = {arm: graded.within(mask) for arm, graded in self.arms.items()}
+        texts = {arm: column[mask] for arm, column in self.texts.items()}
+        predictions = {arm: column[mask] for arm, column in self.predictions.items()}
+        return SplitAnswers(questions, arms, texts, _link_questions(questions), predictions)
 
     @property
     def clusters(self) -> int:
@@ -273,7 +267,7 @@ class SweepData:
             table = _Columns(self.content)
         first, which = table.distinct(EXPERIMENT_COLUMNS)
         keys = zip(*(table.values(name, first).tolist() for name in EXPERIMENT_COLUMNS), strict=True)
-        return {key: _part(table, np.flatnonzero(which == i)) for i, key in enumerate(keys)}
+        return {key: _collect_answers(table, np.flatnonzero(which == i)) for i, key in enumerate(keys)}
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
@@ -285,18 +279,24 @@ class SweepData:
 
     @cached_property
     def parts(self) -> Mapping[tuple[Any, ...], SplitAnswers]:
-        """Return the answers by (dataset, model, max_new_tokens, split, limit); limit 0 = none; order of `cells`."""
-        found: dict[tuple[Any, ...], SplitAnswers] = {}
+        """Return the answers by (dataset, model, max_new_tokens, split, limit); limit 0 = none; order of `cells`.
+
+        Where an older folder does not say where a part with a limit ends, it has so many stored questions.
+        """
+        parts: dict[tuple[Any, ...], SplitAnswers] = {}
+        ends = {key: row for *names, row in self.about.get("ends", ()) for key in [tuple(names)]}
         for key in dict.fromkeys(self.keys):
-            whole = self.experiments.get(key[:3])
-            if whole is not None:
+            *experiment, split, limit = key
+            if (whole := self.experiments.get(tuple(experiment))) is not None:
                 mask = np.ones(len(whole.questions), dtype=bool)
-                if key[3] != "all":
-                    mask = (whole.questions["split"] == key[3]).to_numpy(dtype=bool)
-                if key[4]:
-                    mask = mask & (np.cumsum(mask) <= key[4])
-                found[key] = whole.within(mask)
-        return found
+                if split != "all":
+                    mask = (whole.questions["split"] == split).to_numpy(dtype=bool)
+                if key in ends:
+                    mask = mask & (whole.questions["row"] <= ends[key]).to_numpy(dtype=bool)
+                elif limit:
+                    mask = mask & (np.cumsum(mask) <= limit)
+                parts[key] = whole.within(mask)
+        return parts
 
     @cached_property
     def keys(self) -> Sequence[tuple[Any, ...]]:
@@ -309,8 +309,8 @@ class SweepData:
         """Return the fields that share the column `settings`, one column per field: numbers, else the text typed."""
         each = [field_values(method) for method in self.methods]
         names = dict.fromkeys(name for values in each for name in values if name not in NAMED)
-        found = {name: [_shown(values.get(name)) for values in each] for name in names}
-        return pd.DataFrame(found, index=self.cells.index)
+        columns = {name: [_shown(values.get(name)) for values in each] for name in names}
+        return pd.DataFrame(columns, index=self.cells.index)
 
     def row(self, cell: int) -> dict[str, Any]:
         """Return a row of `cells` by column."""
@@ -323,25 +323,27 @@ class SweepData:
 
 def read_sweep_data(folder: Path) -> SweepData:
     """Read the files of a sweep's folder. Raises DataError."""
-    found = read_files(folder)
-    about, tables = found.about, found.tables
+    files = read_files(folder)
+    about, tables = files.about, files.tables
     with translate_damage(folder):
-        cells = _csv("results.csv", tables, ROW)
+        cells = _parse_table("results.csv", tables, ROW)
         names = read_footer(tables["samples.parquet"]).schema.names
-        passes, failures = (_csv(name, tables, ()) for name in ("passes.csv", "failures.csv"))
-        relations = _csv("by_relation.csv", tables, BY_RELATION)
+        passes, failures = (_parse_table(name, tables, ()) for name in ("passes.csv", "failures.csv"))
+        relations = _parse_table("by_relation.csv", tables, BY_RELATION)
         check_about(about)
-        methods = _methods(about, cells)
+        known = methods_by_row(about)
+        rows = cells[list(IDENTITY)].itertuples(index=False, name=None)
+        methods = [known[tuple(map(none_if_empty, row))] for row in rows]
     lacking = [name for name in ("row", "set", "question") if name not in names]
     if lacking:
         raise DataError(f"{folder}/samples.parquet is of an older version (no {lacking[0]}): run its command again")
-    files = SweepData(folder, about, cells, relations, tables["samples.parquet"], passes, failures, methods)
-    return files if set(AGAINST) <= set(cells) else replace(files, cells=cells.assign(**_against(files)))
+    data = SweepData(folder, about, cells, relations, tables["samples.parquet"], passes, failures, methods)
+    return data if set(AGAINST) <= set(cells) else replace(data, cells=cells.assign(**_compute_gains(data)))
 
 
-def _against(files: SweepData) -> dict[str, Any]:
+def _compute_gains(files: SweepData) -> dict[str, Any]:
     """Compute AGAINST of every cell, for tables of a version that did not write it."""
-    found = pd.DataFrame(math.nan, files.cells.index, list(AGAINST))
+    gains = pd.DataFrame(math.nan, files.cells.index, list(AGAINST))
     for key in dict.fromkeys(files.keys):
         cells = [i for i, m in enumerate(files.methods) if files.keys[i] == key and m.kind != "base"]
         part = files.parts.get(key)
@@ -350,11 +352,11 @@ def _against(files: SweepData) -> dict[str, Any]:
             right, answered = np.stack([o.right for o in outcomes]), np.stack([o.answered for o in outcomes])
             base = part.follow(Base()) if BASE in part.arms else None
             for cell, gain in zip(cells, against_base(right, answered, base, part.cluster), strict=True):
-                found.loc[cell] = [math.nan if value is None else value for value in gain.values()]
-    return {name: found[name] for name in AGAINST}
+                gains.loc[cell] = [math.nan if value is None else value for value in gain.values()]
+    return {name: gains[name] for name in AGAINST}
 
 
-def _csv(name: str, tables: Mapping[str, bytes], columns: Sequence[str]) -> pd.DataFrame:
+def _parse_table(name: str, tables: Mapping[str, bytes], columns: Sequence[str]) -> pd.DataFrame:
     """Parse a table; numbers to the last digit as written, text stays text, `NA` and `None` too."""
     names, *rows = csv.reader(io.StringIO(tables[name].decode(), newline=""))
     absent = [key for key in columns if key not in names]
@@ -363,35 +365,23 @@ def _csv(name: str, tables: Mapping[str, bytes], columns: Sequence[str]) -> pd.D
     if lacking:
         raise ValueError(f"{name} has no column {lacking[0]}")
     values = zip(*rows, strict=True) if rows else ([] for _ in names)
-    frame = pd.DataFrame({key: _typed(key, column) for key, column in zip(names, values, strict=True)})
+    frame = pd.DataFrame({key: _parse_column(key, column) for key, column in zip(names, values, strict=True)})
     kinds: dict[str, Any] = {key: "str" if LATER[key] == "" else "float64" for key in absent if key in LATER}
     return frame.assign(**{key: pd.Series(LATER[key], frame.index, dtype=kind) for key, kind in kinds.items()})
 
 
-def _typed(name: str, column: Sequence[str]) -> pd.Series[Any]:
-    if name in _TEXT:
-        return pd.Series(column, dtype="str")
-    try:
-        return pd.Series([int(value) for value in column], dtype="int64")
-    except ValueError:
-        pass
-    try:
-        return pd.Series([float(value) if value else math.nan for value in column], dtype="float64")
-    except ValueError:
-        return pd.Series(column, dtype="str")
-
-
-def _methods(about: Mapping[str, Any], cells: pd.DataFrame) -> list[Method]:
-    known = methods_by_row(about)
-    return [known[tuple(map(none_if_empty, row))] for row in cells[list(IDENTITY)].itertuples(index=False, name=None)]
+def _parse_column(name: str, column: Sequence[str]) -> pd.Series[Any]:
+    if name not in _TEXT:
+        with contextlib.suppress(ValueError):
+            return pd.Series([int(value) for value in column], dtype="int64")
+        with contextlib.suppress(ValueError):
+            return pd.Series([float(value) if value else math.nan for value in column], dtype="float64")
+    return pd.Series(column, dtype="str")
 
 
 def _shown(value: Any) -> Any:
-    return (
-        value
-        if value is None or (isinstance(value, int | float) and not isinstance(value, bool))
-        else format_field(value)
-    )
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if value is None or is_number else format_field(value)
 
 
 def none_if_empty(value: Any) -> Any:
@@ -429,11 +419,9 @@ class _Columns:
     def values(self, name: str, rows: NDArray[intp]) -> NDArray[Any]:
         """Return the values of some rows; an absent text is None, an absent number nan."""
         if name in self._numbers:
-            found: NDArray[Any] = self._numbers[name][rows]
-            return found
+            return np.asarray(self._numbers[name][rows])
         codes, values = self._codes[name]
-        chosen: NDArray[Any] = values[codes[rows]]
-        return chosen
+        return np.asarray(values[codes[rows]])
 
     def distinct(self, names: Sequence[str], rows: NDArray[intp] | None = None) -> tuple[NDArray[intp], NDArray[intp]]:
         """Find (U,) the first of some rows (default: all) per combination of values, (M,) that of each row."""
@@ -441,9 +429,8 @@ class _Columns:
         code: NDArray[Any] | None = None
         for name in names:
             column = self._codes[name][0][here] if name in self._codes else self._numbers[name][here]
-            values, one = np.unique(column, return_inverse=True)
-            both = one if code is None else code * len(values) + one
-            code = np.unique(both, return_inverse=True)[1]
+            values, which = np.unique(column, return_inverse=True)
+            code = which if code is None else np.unique(code * len(values) + which, return_inverse=True)[1]
         assert code is not None  # there is a name
         _, first, which = np.unique(code, return_index=True, return_inverse=True)
         order = np.argsort(first)  # by first appearance
@@ -459,7 +446,7 @@ def _compress(column: NDArray[Any]) -> NDArray[Any]:
     return np.broadcast_to(column[:1].copy(), column.shape) if same else column
 
 
-def _part(table: _Columns, rows: NDArray[intp]) -> SplitAnswers:
+def _collect_answers(table: _Columns, rows: NDArray[intp]) -> SplitAnswers:
     """Collect all answers of one experiment from its rows."""
     numbers = table.values("row", rows)
     _, first, place = np.unique(numbers, return_index=True, return_inverse=True)
@@ -475,13 +462,13 @@ def _part(table: _Columns, rows: NDArray[intp]) -> SplitAnswers:
         arm = Arm.from_flat({name: table.values(name, each[i : i + 1]).tolist()[0] for name in stated})
         here = np.flatnonzero(which == i)
         at = place.ravel()[here]
-        arms[arm] = _graded(table, rows[here], at, len(questions))
+        arms[arm] = _collect_grades(table, rows[here], at, len(questions))
         for name, answers in (("text", texts), ("prediction", predictions)):
             given = table.values(name, rows[here])
             answers[arm] = np.full(len(questions), "", dtype=object)
             answers[arm][at] = np.where(pd.isna(given), "", given)
     ordered = {arm: arms[arm] for arm in sorted(arms)}
-    return SplitAnswers(questions, ordered, texts, _cluster(questions), predictions)
+    return SplitAnswers(questions, ordered, texts, _link_questions(questions), predictions)
 
 
 def _unanswered(n: int) -> Graded:
@@ -489,11 +476,11 @@ def _unanswered(n: int) -> Graded:
     return Graded(Signals(unknown, unknown, unknown, unknown, never), never, never, never, never)
 
 
-def _cluster(questions: pd.DataFrame) -> NDArray[intp]:
-    return linked(*(list(questions[name]) for name in ("set", "pair", "image")))
+def _link_questions(questions: pd.DataFrame) -> NDArray[intp]:
+    return link_questions(*(list(questions[name]) for name in ("set", "pair", "image")))
 
 
-def _graded(table: _Columns, rows: NDArray[intp], at: NDArray[intp], n: int) -> Graded:
+def _collect_grades(table: _Columns, rows: NDArray[intp], at: NDArray[intp], n: int) -> Graded:
     """Build columns over N questions from an arm's rows; `at`: the question of each row."""
 
     def spread(values: NDArray[Any], empty: NDArray[Any]) -> NDArray[Any]:
@@ -506,19 +493,13 @@ def _graded(table: _Columns, rows: NDArray[intp], at: NDArray[intp], n: int) -> 
     def marks(values: NDArray[Any]) -> NDArray[bool_]:
         return spread(values.astype(bool), np.zeros(n, dtype=bool))
 
-    signals = Signals(
-        max_prob=numbers("confidence"),
-        entropy=numbers("entropy"),
-        margin=numbers("margin"),
-        logit=numbers("logit"),
-        answered=marks(np.ones(len(rows))),
-    )
-    first, which = table.distinct(
-        ["scoring", "prediction", "text"] if "scoring" in table else ["prediction", "text"], rows
-    )
-    rules = table.values("scoring", first) if "scoring" in table else np.full(len(first), None)
-    said = zip(rules, table.values("prediction", first), table.values("text", first), strict=True)
-    yes = np.array([says_yes(*one) for one in said], dtype=bool)[which]
+    confidence, entropy, margin, logit = map(numbers, ("confidence", "entropy", "margin", "logit"))
+    signals = Signals(confidence, entropy, margin, logit, answered=marks(np.ones(len(rows))))
+    rule = ["scoring"] if "scoring" in table else []  # later versions wrote it
+    first, which = table.distinct([*rule, "prediction", "text"], rows)
+    rules = table.values("scoring", first) if rule else np.full(len(first), None)
+    yes = list(map(says_yes, rules, table.values("prediction", first), table.values("text", first)))
     right, strict = (marks(table.values(name, rows)) for name in ("correct", "correct_strict"))
-    read = table.values("prediction", rows)
-    return Graded(signals, right, strict, marks(yes), marks((read == "") | pd.isna(read)))
+    options = table.values("prediction", rows)
+    unreadable = marks((options == "") | pd.isna(options))
+    return Graded(signals, right, strict, marks(np.array(yes, dtype=bool)[which]), unreadable)

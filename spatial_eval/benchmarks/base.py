@@ -29,6 +29,10 @@ class BenchmarkDefaults:
     rows = 0
 
     @property
+    def questions(self: Benchmark) -> int:
+        return self.rows
+
+    @property
     def fetched_by(self) -> str:
         return ""
 

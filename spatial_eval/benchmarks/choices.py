@@ -16,21 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from spatial_eval.benchmarks import prompts
-from spatial_eval.benchmarks.scoring import BY_GOLD, RULES, YES_NO, read_number
+from spatial_eval.benchmarks.scoring import BY_GOLD, RULES, YES_NO, compose_text, read_number
 from spatial_eval.core.errors import DataError
 from spatial_eval.core.terminal import warn_once
 from spatial_eval.core.types import Sample
 from spatial_eval.core.validate import show_value
 
 FORMS = 'a list of texts, a mapping as {"A": "left", "B": "right"}, or a text as "(a) left (b) right"'
-# dataset.options_style: how an option is written, and what stands between two of them.
+# dataset.options_style: what stands before the options, how an option is written, and what stands between two of them.
 STYLES = {
-    "lines": ("{letter}. {text}", "\n"),
-    "brackets": ("({letter}) {text}", "\n"),
-    "half_brackets": ("{letter}) {text}", "\n"),
-    "colons": ("{letter}: {text}", "\n"),
-    "inline": ("{letter}. {text}", " "),
-    "none": ("", ""),
+    "lines": ("\n", "{letter}. {text}", "\n"),
+    "brackets": ("\n", "({letter}) {text}", "\n"),
+    "half_brackets": ("\n", "{letter}) {text}", "\n"),
+    "colons": ("\n", "{letter}: {text}", "\n"),
+    "inline": ("\n", "{letter}. {text}", " "),
+    "joined": ("", "{letter}. {text}", "\n"),
+    "options": ("\nOptions:\n", "{letter}. {text}", "\n"),
+    "options_colons": ("\nOptions:\n", "{letter}: {text}", "\n"),
+    "choices": ("\nChoices: ", "{letter}. {text}", "\n"),
+    "none": ("", "", ""),
 }
 NEEDS = "needs a text `question` and an `answer` (a text, a list of texts, or the index of an option)"
 _ALPHABET = string.ascii_lowercase
@@ -66,8 +70,8 @@ class Choices:
         return self.letters or tuple(_ALPHABET[: len(self.texts)])
 
     def words(self) -> tuple[str, ...]:
-        """Return the texts, or the letters where only these are known, in lower case."""
-        return tuple(text.lower() for text in self.texts or self.letters)
+        """Return the texts, or the letters where only these are known, in lower case and one form of Unicode."""
+        return tuple(compose_text(text).lower() for text in self.texts or self.letters)
 
     def __str__(self) -> str:
         if self.letters and self.texts:
@@ -205,7 +209,20 @@ def resolve_rule(rows: Sequence[Row], scoring: str | None) -> tuple[str, Sequenc
     """
     if scoring is None or RULES[scoring].needs == "letters":
         rows = _add_letters(rows)
+    _check_indices(rows)
     return scoring or infer_rule(rows), rows
+
+
+def _check_indices(rows: Sequence[Row]) -> None:
+    """Log a warning where every gold index, written as a text, is an option too, and another one in some row."""
+    indices = [row for row in rows if _is_index(row.answer, row.choices)]
+    if all(str(row.answer) in row.choices.words() for row in indices):
+        other = [row for row in indices if row.choices.words()[int(row.answer)] != str(row.answer)]
+        for row in other[:1]:
+            warn_once(
+                f"{row.where}: the gold answer {row.answer} counts as an index from 0, which is the option "
+                f"{row.choices.words()[int(row.answer)]!r}; where the option {str(row.answer)!r} is meant, write a text"
+            )
 
 
 def resolve_rules(rows: Sequence[Row], scoring: str | None) -> tuple[list[str], Sequence[Row]]:
@@ -313,6 +330,8 @@ def pose_question(row: Row, rule: str, style: str | None = None) -> Asked:
         numbers = tuple(read_number(str(gold)) for gold in _as_list(row.answer))
         if "" in numbers or not numbers:
             raise DataError(f"{row.where}: the gold answer is {row.answer!r}, and dataset.scoring={rule} reads numbers")
+        if row.choices.texts and not {*numbers} & {*map(read_number, row.choices.texts)}:
+            raise DataError(_explain_gold(row, rule))
         return Asked(row.question, numbers, (), (), rule, numbers[0])
     options = row.choices.words()
     golds = tuple(_gold_words(row))
@@ -366,7 +385,9 @@ def _explain_gold(row: Row, rule: str) -> str:
     if not (is_number or _gold_texts(row.answer)):
         return f"{row.where}: {NEEDS}"
     step = "correct the row"
-    if RULES[rule].needs != "letters" and _is_letter(row.answer, row.choices):
+    if is_number and str(row.answer) in row.choices.words():
+        step = "a number is an index from 0: where the option is meant, write a text"
+    elif RULES[rule].needs != "letters" and _is_letter(row.answer, row.choices):
         step = "dataset.scoring=letter reads it as a letter"
     elif not row.choices.letters:
         step = "correct the row, or take its options away"
@@ -383,7 +404,8 @@ def _as_list(answer: Any) -> list[Any]:
 def _gold_texts(answer: Any) -> list[str]:
     """Return the gold answers as lower-case texts; [] where one is no text."""
     golds = _as_list(answer)
-    return [gold.strip().lower() for gold in golds] if all(isinstance(g, str) and g.strip() for g in golds) else []
+    texts = [compose_text(gold).strip().lower() for gold in golds if isinstance(gold, str)]
+    return texts if len(texts) == len(golds) and all(texts) else []
 
 
 def _gold_words(row: Row) -> list[str]:

@@ -176,3 +176,109 @@ def read_viewspatial(sample: Sample, text: str) -> str:
     """
     found = re.search(r"\b([A-D])\b", text.rpartition("\n")[2], re.IGNORECASE)
     return _known(sample, found and found[1])
+
+
+_MMVP = (
+    r"^\(?([AB])\)?\.?$",
+    r"^\(?([AB])\)?[.\s]",
+    r"answer\s+is\s+\(?([AB])",
+    r"option\s+\(?([AB])",
+    r"([AB])\)?(?:\s|$)",
+    r"^([AB])",
+)
+
+
+def read_mmvp(sample: Sample, text: str) -> str:
+    """Read as lmms-eval on MMVP: the first of six patterns that occurs, A and B in any case.
+
+    A word counts by its letter: `answer is above` is A, and so is every word that ends in a. Source:
+    lmms_eval/tasks/mmvp/utils.py.
+    """
+    found = (re.search(pattern, text.strip(), re.IGNORECASE) for pattern in _MMVP)
+    return _known(sample, next((match[1] for match in found if match), None))
+
+
+_TAGGED = re.compile(r"<\s*answer\b[^>]*>\s*([A-J]).*?<\s*/\s*answer\s*>", re.IGNORECASE | re.DOTALL)
+_CLOSED = re.compile(r"(?<![A-Z])[(\[{]?\s*([A-F])\s*[)\]}]?\s*</\s*answer\s*>", re.IGNORECASE)
+_OPTION_LINE = re.compile(r"[*_>\-\s]*option\s+[A-J]\s*:", re.IGNORECASE)
+# Of a line, in this order: a letter alone, in any case; one that begins it; the only capital that ends there.
+_LINE_ALONE = re.compile(r"[*_`>()\[\]]*\s*([A-F])\s*[*_`()\[\]]*", re.IGNORECASE)
+_LINE_BEGUN = re.compile(r"([A-F])\s*[.:)\]-]\s+", re.IGNORECASE)
+_LINE_WITHIN = re.compile(r"(?<![A-Za-z])[*_`\[{(]*\s*([A-F])\s*[*_`\]})]*(?=$|[\s.,:;!?)\]])")
+_PHRASED = re.compile(r"answer(?:\s*is)?\s*[:>=]?\s*[(\[{]?\s*([A-F])\s*[)\]}]?(?:\b|[.)])", re.IGNORECASE)
+_CAPITAL = re.compile(r"(?<![A-Za-z])([A-F])(?![A-Za-z])")
+_TAIL = 800  # characters
+
+
+def read_easi(sample: Sample, text: str) -> str:
+    """Read as VLMEvalKit on the sets of EASI's leaderboard: the last line that gives a letter A to F.
+
+    Source: vlmeval/dataset/utils/spatial_bench/matching_func.py, can_match_option, without its Chinese words and marks.
+    Before the lines: the letter that begins an `<answer>`, or stands before `</answer>`. Of the last six lines, from
+    the last upwards, those that begin `option A:` are passed over. Else the letter behind the first `answer`, in any
+    case, else the only capital of the text. The article `A` is A.
+    """
+    text = text.strip()
+    tagged = _TAGGED.search(text) or _CLOSED.search(text[-_TAIL:])
+    if tagged:
+        return _known(sample, tagged[1])
+    for part in (text, text[-_TAIL:]):
+        for line in map(str.strip, reversed(part.splitlines()[-6:])):
+            if _OPTION_LINE.match(line):
+                continue
+            found = _LINE_ALONE.fullmatch(line) or _LINE_BEGUN.match(line)
+            within = set(_LINE_WITHIN.findall(line))
+            if found or len(within) == 1:
+                return _known(sample, found[1] if found else within.pop())
+    if phrased := _PHRASED.search(text):
+        return _known(sample, phrased[1])
+    rest = "\n".join(line for line in text.splitlines() if not _OPTION_LINE.match(line))
+    capitals = set(_CAPITAL.findall(rest))
+    return _known(sample, capitals.pop()) if len(capitals) == 1 else ""
+
+
+# In English; the letter behind one may stand anywhere after it.
+_PHRASES = (
+    *(f"{the}{kind}answer is" for the in ("", "the ") for kind in ("", "correct ", "best ")),
+    *(f"{the}{kind} option is" for the in ("", "the ") for kind in ("correct", "best")),
+    *(f"{the}{kind}choice is" for the in ("", "the ") for kind in ("", "correct ")),
+    *("i choose", "i select", "i pick", "my answer is", "my choice is"),
+)
+
+
+def read_cascade(sample: Sample, text: str) -> str:
+    """Read as lmms-eval on RealWorldQA: of the capitals A to D the one in the surest form, of its places the last.
+
+    Forms in this order: it begins the text, it ends it, behind a phrase as `answer is`, (A), A. A: A) and A with a
+    blank, anywhere. A phrase is followed anywhere: `The answer is B, not A` is A. Source:
+    lmms_eval/tasks/_task_utils/mcq_extract.py, without its phrases in other languages.
+    """
+    text = text.strip()
+    for mark in ",.!?;:'\"":
+        text = text.strip(mark)
+    text, letters = f" {text} ", "ABCD"
+    bare, low = text.strip(), text.lower()
+    if bare[:1] in tuple(letters) and not bare[1:2].isalpha():
+        return _known(sample, bare[0])
+    if bare[-1:] in tuple(letters) and not bare[-2:-1].isalpha():
+        return _known(sample, bare[-1])
+    begun = [low.find(phrase) + len(phrase) for phrase in _PHRASES if phrase in low]
+    places = [(text.find(letter, start), letter) for start in begun for letter in letters]
+    for form in ("({})", "{}.", "{}:", "{})", "{} ", "{}"):
+        if max(places, default=(-1, ""))[0] >= 0:
+            break
+        places = [(text.rfind(form.format(letter)), letter) for letter in letters]
+    place, letter = max(places)
+    return _known(sample, letter) if place >= 0 else ""
+
+
+# --- words
+
+
+def read_whole(sample: Sample, text: str) -> str:
+    """Read as lmms-eval on RealWorldQA's words and numbers: the whole text, blanks, case and last full stops aside.
+
+    "two" is not 2. Source: lmms_eval/tasks/realworldqa/utils.py.
+    """
+    said = text.lower().strip().rstrip(".")
+    return said if said in (*sample.options, *sample.answers) else ""

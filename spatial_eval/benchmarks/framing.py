@@ -86,8 +86,8 @@ class Framed(Rewritten):
         return {**self.benchmark.describe(), "framing": self.framing}
 
     @property
-    def rows(self) -> int:
-        return self.benchmark.rows if FRAMINGS[self.framing].asks_once else 0
+    def questions(self) -> int:
+        return self.benchmark.questions if FRAMINGS[self.framing].asks_once else 0
 
     def read(self, places: Places) -> list[Sample]:
         source = self.benchmark
@@ -95,7 +95,8 @@ class Framed(Rewritten):
             # without what it would put around the question
             source = replace(source, instruction="", preface="", options_style="none")
         samples = source.read(places)
-        uncut = not any(sample.cut for sample in samples)
+        form = FRAMINGS[self.framing]
+        recut = not form.asks_once and not any(sample.cut for sample in samples)
         framed: list[Sample] = []
         for sample in samples:
             try:
@@ -106,9 +107,9 @@ class Framed(Rewritten):
                 ) from None
             for one in asked:
                 # As many cuts as rows, in their order: the same questions are val as in the source.
-                cut = f"{sample.row:08d}" if uncut and len(asked) > 1 else one.cut
-                framed.append(replace(one, row=len(framed), cut=cut))
-        turned = [one for one in framed if FRAMINGS[self.framing].mirrored and one.id.endswith(MARK)]
+                cut = f"{sample.row:08d}" if recut else one.cut
+                framed.append(replace(one, row=len(framed), cut=cut, source=sample.id * (len(asked) > 1)))
+        turned = [one for one in framed if form.mirrored and one.id.endswith(MARK)]
         for one in mirror_pictures(turned, self.orientation, places) if turned else ():
             framed[one.row] = one
         return framed

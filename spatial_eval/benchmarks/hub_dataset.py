@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 
 from spatial_eval.benchmarks.base import FileBenchmark
 from spatial_eval.benchmarks.rows import COLUMNS, Line, RowBenchmark
-from spatial_eval.core.errors import DataError
+from spatial_eval.core.errors import DataError, MissingData
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.jsonl import read_json_lines
 from spatial_eval.core.types import Places
@@ -62,7 +62,7 @@ class Hub(RowBenchmark):
     def _rows(self, places: Places) -> Iterator[Line]:
         folder = prepared_folder(self, places.data)
         if not (folder / "prepared.json").is_file():
-            raise DataError(
+            raise MissingData(
                 f"dataset {self.name} is not prepared in data_dir={places.data}; run `python -m spatial_eval prepare "
                 f"{self.fetched_by}`"
             )

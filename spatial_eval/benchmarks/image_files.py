@@ -116,6 +116,11 @@ def _scale_to_8_bit(file: Any, path: Path) -> Image:
         raise ValueError(
             f"{path.name} holds {kind} from {low:g} to {high:g}, beyond {top:g}: save it with 8 or 16 bits per channel"
         )
+    if kind == "integers" and high <= 255:
+        _warn_once(
+            f"{path} has no value above {high:g} of {top:g}: pictures of so few 16-bit values are nearly black; save "
+            "8-bit values with 8 bits per channel"
+        )
     return Image.fromarray(np.rint(values * (255.0 / top)).astype(np.uint8)).convert("RGB")
 
 

@@ -35,6 +35,10 @@ _WRAPPED = re.compile(
 )
 
 
+class WrongMode(ValueError):
+    """Raised where `dataset.prompt` suits no question of a kind: a run is refused before it begins."""
+
+
 def strip_wrapper(question: str) -> str:
     """Return the question without `<image>`, `USER:` and `ASSISTANT:`."""
     return _ASSISTANT.sub("", _USER.sub("", question.replace(IMAGE, "", 1))).strip()
@@ -105,7 +109,8 @@ def write_prompt(
         images: number of the question's images; several stand at their `<image>`, or all before the text.
 
     Raises:
-        ValueError: the question is empty, or the mode cannot be applied to it.
+        ValueError: the question is empty, or its `<image>` are not as many as its images.
+        WrongMode: the mode can be applied to no question of its kind.
     """
     raw = mode == "raw" or (mode == "auto" and llava15 and IMAGE in question)
     if images > 1 and not raw and IMAGE not in question:
@@ -116,13 +121,13 @@ def write_prompt(
     if raw:
         prompt = question if image_token in question else question.replace(IMAGE, image_token)
         if image_token not in prompt:
-            raise ValueError(f"dataset.prompt=raw needs {IMAGE} in the question")
+            raise WrongMode(f"dataset.prompt=raw needs {IMAGE} in the question, where each of its images stands")
         if images > 1 and prompt.count(image_token) != images:
             raise ValueError(f"the question holds {prompt.count(image_token)} {IMAGE} for {images} images")
     elif chat is not None:
         return chat(bare)
     elif mode == "chat":
-        raise ValueError("the processor has no chat template: use dataset.prompt=raw")
+        raise WrongMode("the processor has no chat template: use dataset.prompt=raw")
     elif images > 1:
         bare = bare.replace(IMAGE, image_token)
         prompt = f"USER: {bare}\nASSISTANT:" if llava15 else bare
@@ -179,18 +184,18 @@ def fill_template(template: str, question: str, options: Sequence[str], texts: S
     return head + template.format(question=bare, options=listed) + behind + tail
 
 
-def append_options(question: str, letters: Sequence[str], texts: Sequence[str], style: tuple[str, str]) -> str:
+def append_options(question: str, letters: Sequence[str], texts: Sequence[str], style: tuple[str, str, str]) -> str:
     """Return the question with its lettered options behind its bare text, its wrapper unchanged.
 
     Args:
-        style: form of an option, with {letter} and {text}, and the text between two options.
+        style: text before the first option, form of an option, with {letter} and {text}, and text between two options.
 
     Raises:
         ValueError: the question is empty or has `<image>` within it.
     """
-    form, between = style
+    before, form, between = style
     listed = between.join(form.format(letter=a.upper(), text=text) for a, text in zip(letters, texts, strict=True))
-    return fill_template("{question}\n" + listed.replace("{", "{{").replace("}", "}}"), question, ())
+    return fill_template("{question}" + (before + listed).replace("{", "{{").replace("}", "}}"), question, ())
 
 
 class Rewritten:
@@ -233,6 +238,10 @@ class Rewritten:
     @property
     def rows(self) -> int:
         return self.benchmark.rows
+
+    @property
+    def questions(self) -> int:
+        return self.benchmark.questions
 
     @property
     def fetched_by(self) -> str:

@@ -26,6 +26,15 @@ ALL = "all"  # a value of split_name: every split; what stands in several is ask
 # dataset.corrections that are files below data_dir: the benchmark, and the file of each of its splits. Rows that it
 # lacks are left out. RePOPE (arXiv 2504.15707): without the ambiguous ones.
 LABEL_FILES = {"repope": ("pope_coco", "pope/coco_repope_{split_name}.json")}
+POPE_ROWS = 3000  # of each of its three splits
+# Numbers of questions that are not the rows of a split, by benchmark, split and corrections; counted in the files.
+ASKED = {
+    **{(name, ALL, ""): n for name, n in (("pope_coco", 5127), ("pope_aokvqa", 5145), ("pope_gqa", 5171))},
+    **{
+        ("pope_coco", split, "repope"): n
+        for split, n in (("random", 2774), ("popular", 2727), ("adversarial", 2684), (ALL, 4779))
+    },
+}
 FILE_FORMS = ("", "lmms")  # of a user's file: questions, samples of lmms-eval
 
 
@@ -126,6 +135,14 @@ class PublicFile(RowBenchmark):
         return " ".join([f"dataset={self.benchmark}", *(f"dataset.{key}={name}" for key, name in keys.items() if name)])
 
     @property
+    def questions(self) -> int:
+        """Return the number of its questions; 0 where it is not known."""
+        if self.split_name != ALL and not self.corrections:
+            return self.rows
+        published = self.rows == POPE_ROWS and len(self.splits) == 3 and not self.where
+        return ASKED.get((self.benchmark, self.split_name, self.corrections), 0) if published else 0
+
+    @property
     def parts(self) -> tuple[str, ...]:
         """Return the splits that are read."""
         return self.splits if self.split_name == ALL else (self.split_name,)
@@ -137,7 +154,13 @@ class PublicFile(RowBenchmark):
 
     def read(self, places: Places) -> list[Sample]:
         samples = RowBenchmark.read(self, places)
-        return _merge_splits(samples) if self.split_name == ALL else samples
+        samples = _merge_splits(samples) if self.split_name == ALL else samples
+        if self.questions not in (0, len(samples)):
+            raise DataError(
+                f"{self._source(places)}: {self.name} has {len(samples):,} questions; expected {self.questions:,}: the "
+                "files are of another version; fetch them again"
+            )
+        return samples
 
     def image_folder(self, data: Path) -> Path:
         """Return the folder of the images, also where it does not exist yet."""

@@ -20,7 +20,7 @@ from spatial_eval.benchmarks import choices
 from spatial_eval.benchmarks.base import FileBenchmark
 from spatial_eval.benchmarks.prompts import IMAGE, split_assistant, split_wrapper
 from spatial_eval.benchmarks.scoring import RULES
-from spatial_eval.core.columns import KINDS
+from spatial_eval.core.columns import KINDS, WHOLE
 from spatial_eval.core.errors import ConfigError, DataError, describe_unknown
 from spatial_eval.core.jsonl import read_sample_id
 from spatial_eval.core.types import Places, Sample
@@ -46,6 +46,7 @@ CORRECTIONS: Mapping[str, Mapping[str, str]] = {
 }
 CUTS = ("rows", "groups")
 ANSWERS = ("yes_no", "letters", "number", "words")  # keys of an instruction that is a mapping
+ASKED = "{question}"  # in an instruction or a preface: where the question stands
 LONGEST = 10_000  # characters of an id or a group
 LARGEST = 2**63  # no whole number beyond it fits into a table
 # How several rows share one group: a column, and what of its value counts.
@@ -79,7 +80,7 @@ class RowBenchmark(FileBenchmark):
         rows: number of questions that remain; another number is an error, 0 = any.
         golds: beginnings of gold answers with their numbers, as `A=400`; other numbers are an error, () = any.
         instruction: line behind every question; a mapping has one per kind of answer (ANSWERS). preface: line
-            before it; {letters} is `A, B` of its options.
+            before it; {letters} is `A, B` of its options. A text with {question} stands around it, not beside it.
         options_style: form of the options behind the question, a key of choices.STYLES; None = as lines `A. text`
             where the question does not show them.
         corrections: name of a table in CORRECTIONS, part of the label; "" = the gold answers of the source.
@@ -341,12 +342,16 @@ def check_places(row: choices.Row, images: int) -> None:
 
 def _put_around(question: str, preface: str, behind: str, letters: Sequence[str]) -> str:
     """Return the question with a line before its bare text and one behind it. Raises ValueError (split_wrapper)."""
-    if behind:
+    if behind and ASKED not in behind:
         bare, tail = split_assistant(question)
         question = f"{bare}\n{behind}{tail}"
-    if preface:
-        head, bare, tail = split_wrapper(question)
-        question = f"{head}{preface.replace('{letters}', ', '.join(letters).upper())}\n{bare}{tail}"
+    written = preface.replace("{letters}", ", ".join(letters).upper())
+    if written and ASKED not in written:
+        written = f"{written}\n{ASKED}"
+    for text in (behind, written):
+        if ASKED in text:
+            head, bare, tail = split_wrapper(question)
+            question = head + text.replace(ASKED, bare) + tail
     return question
 
 
@@ -425,10 +430,10 @@ def check_text(line: Line, column: str, text: str, longest: int = 0) -> None:
 
 
 def group_rows(samples: list[Sample]) -> list[Sample]:
-    """Name the group of each question: questions that share an image, a pair or a set, directly or through others.
+    """Name the group of each question: questions that share an image, a pair, a set or a group of columns.WHOLE.
 
-    val and test keep groups together. Where no two questions share anything, rows are divided singly, as in the
-    paper's benchmarks.
+    They share it directly or through others. val and test keep groups together. Where no two questions share
+    anything, rows are divided singly, as in the paper's benchmarks.
     """
     root: dict[str, str] = {}
 
@@ -448,10 +453,13 @@ def group_rows(samples: list[Sample]) -> list[Sample]:
     for sample in samples:
         images = [label_image(paths[image]) for image in sample.images]
         labels = [*images, *(f"{key} {name}" for key, name in (("pair", sample.pair), ("set", sample.set)) if name)]
+        labels = labels or [f"row {sample.row}"]
+        # behind every other label in any order: these join groups, and name none
+        labels += [f"\U0010ffff{kind} {name}" for kind, name in sample.groups if kind in WHOLE]
         for label in labels[1:]:
             a, b = sorted((find(labels[0]), find(label)))
             root[b] = a  # the smallest label stands for all: the same groups are called alike in every file
-        firsts.append(labels[0] if labels else f"row {sample.row}")
+        firsts.append(labels[0])
     cuts = [find(label) for label in firsts]
     if len(set(cuts)) == len(cuts):
         return samples

@@ -6,6 +6,7 @@ A sample names its rule (`Sample.scoring`). docs/results.md describes each rule 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,6 +21,7 @@ YES_NO = ("yes", "no")
 BY_GOLD: Mapping[str | None, tuple[str, str, str]] = {
     "by_gold": ("letter", "yes_no", "words"),
     "naturalbench": ("l_first", "yn_first", "words"),
+    "realworldqa": ("l_cascade", "w_whole", "w_whole"),
 }
 
 
@@ -50,7 +52,7 @@ class Grade(NamedTuple):
 
 def grade_answer(sample: Sample, text: str) -> Grade:
     """Grade a text by the sample's rule."""
-    rule, part = RULES[sample.scoring], answer_part(text)
+    rule, part = RULES[sample.scoring], compose_text(answer_part(text))
     prediction = rule.predict(sample, part)
     right = prediction in sample.answers if rule.right is None else rule.right(sample, part)
     return Grade(
@@ -71,6 +73,11 @@ def says_yes(rule: str | None, prediction: str, text: str) -> bool:
 def answer_part(text: str) -> str:
     """Return the text behind the last `</think>`, up to an unclosed `<think>`."""
     return text.rpartition("</think>")[2].partition("<think>")[0]
+
+
+def compose_text(text: str) -> str:
+    """Return a text in Unicode's form NFC: an accented letter is one sign, however a file or a model writes it."""
+    return unicodedata.normalize("NFC", text)
 
 
 def check_rule(name: str | None, where: str = "dataset.scoring") -> None:
@@ -100,9 +107,10 @@ def _find_only(options: tuple[str, ...], text: str) -> str:
 
 @lru_cache(maxsize=256)
 def _pattern(options: tuple[str, ...]) -> re.Pattern[str]:
-    # Longest first, so that "on top" is not read as "on"; \w guards instead of \b, which needs word characters.
+    # Longest first, so that "on top" is not read as "on"; \w guards instead of \b, which needs word characters. No part
+    # of a number is an option: 2 is not in 2.5 or 1,200.
     words = "|".join(re.escape(option) for option in sorted(options, key=len, reverse=True))
-    return re.compile(rf"(?<!\w)(?:{words})(?!\w)", re.IGNORECASE)
+    return re.compile(rf"(?<!\w)(?<!\d[.,])(?:{words})(?!\w|[.,]\d)", re.IGNORECASE)
 
 
 # --- the rule of arXiv 2503.01773
@@ -186,7 +194,7 @@ def _letter(sample: Sample, text: str) -> str:
 def _letter_of_text(sample: Sample, text: str) -> str:
     if not sample.option_texts:
         return ""
-    options = [option.lower().rstrip(".") for option in sample.option_texts]
+    options = [compose_text(option).lower().rstrip(".") for option in sample.option_texts]
     named = _find_only(tuple(dict.fromkeys(options)), text)
     return sample.options[options.index(named)] if named and options.count(named) == 1 else ""
 
@@ -227,4 +235,8 @@ RULES: Mapping[str, Rule] = {
     "l_3dsr": Rule(community_rules.read_3dsrbench, needs="letters"),
     "l_first": Rule(community_rules.read_first_letter, needs="letters"),
     "l_viewspatial": Rule(community_rules.read_viewspatial, needs="letters"),
+    "l_easi": Rule(community_rules.read_easi, needs="letters"),
+    "l_mmvp": Rule(community_rules.read_mmvp, needs="letters"),
+    "l_cascade": Rule(community_rules.read_cascade, needs="letters"),
+    "w_whole": Rule(community_rules.read_whole),
 }

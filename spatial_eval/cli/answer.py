@@ -15,13 +15,12 @@ from typing import IO, Any
 
 from spatial_eval.cli.arguments import CONFIG_DIR, Commands
 from spatial_eval.core.columns import HYPERPARAMETERS
-from spatial_eval.core.errors import ConfigError, DataError
+from spatial_eval.core.errors import COMPLETE, INCOMPLETE, ConfigError, DataError
 from spatial_eval.core.jsonl import LONGEST
 from spatial_eval.core.terminal import GuardedStream, print_output, start_logging
 from spatial_eval.core.types import BASE, Arm, Experiment, Failure, Generation, Method, Places, Sample, Vlm
 from spatial_eval.core.validate import field_values, show_value
 
-COMPLETE, INCOMPLETE = 0, 3
 NUMBERS = ("confidence", "entropy", "margin", "logit")  # of the arm's first token
 ABOUT = """Answer questions that another program asks: a JSON line each on stdin, a JSON line each on stdout, in order
 and at once. A line holds question, and image_path or image_base64; optional are id (given back; else the line's
@@ -32,17 +31,17 @@ is read; the exit code is 3 then. The question is asked as dataset= asks its own
 
 def add_answer(commands: Commands) -> None:
     """Add the command to the command line's parser."""
-    made = commands.add_parser("answer", parents=[CONFIG_DIR], description=" ".join(ABOUT.split()))
-    made.add_argument(
+    parser = commands["answer"](parents=[CONFIG_DIR], description=" ".join(ABOUT.split()))
+    parser.add_argument(
         "what",
         nargs="*",
         metavar="KEY=VALUE",
         help="model=NAME, method=NAME, other keys as for launch.py, one value each (default: model=tiny method=base)",
     )
-    made.add_argument(
+    parser.add_argument(
         "--arm", metavar="LABEL", help="in place of a method: base, 0.5, '0.5,scaling=mass', 'vcd,alpha=1'"
     )
-    made.set_defaults(run=run_answer)
+    parser.set_defaults(run=run_answer)
 
 
 def run_answer(parsed: argparse.Namespace) -> int:
@@ -103,13 +102,13 @@ class Session:
 
         tokens = asked.get("max_new_tokens", self.experiment.max_new_tokens)
         if type(tokens) is not int or tokens < 1:
-            raise DataError(f"max_new_tokens is {tokens!r}; expected a whole number >= 1")
+            raise DataError(f"max_new_tokens is {show_value(tokens)}; expected a whole number >= 1")
         sample = self._build_sample(asked, number, folder)
-        records = [one for batch in self._load(tokens).answer([[(sample, self.arms)]]) for one in batch]
-        failures = [one for one in records if isinstance(one, Failure)]
+        records = [record for batch in self._load(tokens).answer([[(sample, self.arms)]]) for record in batch]
+        failures = [record for record in records if isinstance(record, Failure)]
         if failures:
             return {"error": failures[0].error}
-        answers = Answers((), (one for one in records if isinstance(one, Generation)))
+        answers = Answers((), (record for record in records if isinstance(record, Generation)))
         arm = self.arms[0]
         if self.method is not None:
             places = answers.find_places([sample.id])

@@ -1,14 +1,20 @@
-"""Define arguments that several commands share, one parent parser per argument (`parents=`), and their defaults."""
+"""Share between commands: arguments, one parent parser each (`parents=`), their defaults, and how an error ends."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from spatial_eval.config.defaults import default_folder, find_folder
+from spatial_eval.core import terminal
+from spatial_eval.core.errors import INCOMPLETE, USER_ERROR, SpatialEvalError
+from spatial_eval.core.files import translate_os_errors
+
+# Adds a command to the command line, by its name; its keywords are those of argparse's add_parser.
+Commands = Mapping[str, Callable[..., argparse.ArgumentParser]]
 
 
 def read_folder(text: str) -> Path:
@@ -16,20 +22,21 @@ def read_folder(text: str) -> Path:
     return Path(text).expanduser().absolute()
 
 
-def _make_parent(*names: str, **options: Any) -> argparse.ArgumentParser:
+def make_parent(*names: str, **options: Any) -> argparse.ArgumentParser:
+    """Return a parser with one argument, for `parents=`."""
     parent = argparse.ArgumentParser(add_help=False)
     parent.add_argument(*names, **options)
     return parent
 
 
-OUTPUT_DIR = _make_parent("--output-dir", type=Path, help="as launch.py's output_dir (default: outputs)")
-DATA_DIR = _make_parent(
+OUTPUT_DIR = make_parent("--output-dir", type=Path, help="as launch.py's output_dir (default: outputs)")
+DATA_DIR = make_parent(
     "--data-dir", type=read_folder, help="as launch.py's data_dir (default: $SPATIAL_EVAL_DATA, else data)"
 )
-SWEEP = _make_parent(
+SWEEP = make_parent(
     "sweep", nargs="?", help="name, beginning of an id, or folder of a sweep, or latest (default: latest)"
 )
-CONFIG_DIR = _make_parent(
+CONFIG_DIR = make_parent(
     "-cd",
     "--config-dir",
     type=read_folder,
@@ -55,23 +62,14 @@ def fill_defaults(parsed: argparse.Namespace) -> None:
         parsed.data_dir = read_folder(named)
 
 
-class Commands:
-    """Add commands to the command line's parser, each with its help text.
-
-    Args:
-        subparsers: of argparse. helps: help text by command.
-    """
-
-    def __init__(self, subparsers: Any, helps: Mapping[str, str]) -> None:
-        self._subparsers, self._helps = subparsers, helps
-
-    def add_parser(
-        self, name: str, *, parents: Sequence[argparse.ArgumentParser] = (), description: str = ""
-    ) -> argparse.ArgumentParser:
-        """Add a command; `description` replaces the help text at the top of its own help."""
-        text = self._helps[name]
-        about = description or f"{text[0].upper()}{text[1:]}."
-        added: argparse.ArgumentParser = self._subparsers.add_parser(
-            name, parents=list(parents), help=text, description=about
-        )
-        return added
+def run_reporting(command: Callable[[], int], interrupted: str) -> int:
+    """Run a command and return its exit code; what the user must fix, or an interruption, is one line on stderr."""
+    try:
+        with translate_os_errors():
+            return command()
+    except SpatialEvalError as error:
+        terminal.write_error(f"error: {error}")
+        return USER_ERROR
+    except KeyboardInterrupt:
+        terminal.write_error(interrupted)
+        return INCOMPLETE

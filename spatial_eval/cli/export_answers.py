@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
-import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,66 +13,27 @@ from typing import Any
 
 import numpy as np
 
-from spatial_eval.analysis.sweep_data import SplitAnswers, find_sweep, none_if_empty, read_sweep_data, translate_damage
+from spatial_eval.analysis import sweep_data
 from spatial_eval.cli.answer_forms import ARM_FIELDS, GENERATION_FIELDS, WRITTEN_FORMS, write_forms
 from spatial_eval.cli.arguments import OUTPUT_DIR, Commands
 from spatial_eval.core.arms import Arm
 from spatial_eval.core.columns import EXPERIMENT_COLUMNS, VERSIONS
 from spatial_eval.core.errors import ConfigError, StoreError
-from spatial_eval.core.files import is_regular_file, list_files, read_regular_file, write_atomic
+from spatial_eval.core.files import is_regular_file, read_regular_file, write_atomic
 from spatial_eval.core.paths import OutputPaths
 from spatial_eval.core.types import Generation
 from spatial_eval.core.validate import changed_values
 from spatial_eval.core.version import VERSION
-from spatial_eval.report import tables
+from spatial_eval.report import sheets, tables
 from spatial_eval.store.generations import ExperimentKey, Store, StoredRecord, read_lines
 
+CARD = Path(__file__).with_name("card.md")  # with fields in braces
 QUESTION_FIELDS = ("row", "sample_id", "question", "gold", "split")
 COLUMNS = (*EXPERIMENT_COLUMNS, *QUESTION_FIELDS, *ARM_FIELDS, *GENERATION_FIELDS)
 READERS = {  # by format; pandas' own guesses lose digits and turn ids into numbers
     "jsonl": "read_json('{file}', lines=True, precise_float=True, dtype={{'sample_id': str}})",
     "parquet": "read_parquet('{file}')",
 }
-CARD = """# Answers of vision-language models to spatial questions
-
-`{file}` holds {rows:,} generations, one row per question and arm (a way to decode: the weight on the attention towards
-the image, its scaling and layers, or a contrast). Written by spatial_eval {version}. Neither weights nor images are
-included.
-
-## Contents
-
-{counts}
-
-`failed`: answers that could not be computed. They have no row: missing, not wrong.
-{cells}
-## Models and decoding
-
-What each experiment's answers are stored under (trunks.json): the model's content, dtype, batch, decoding.
-
-{models}
-
-{versions}
-
-## Reading it
-
-`pandas.{reader}`. Columns: {labels}; {question} (row: index in the whole dataset; gold in lower case); the arm's
-fields ({arm}); the answer's ({said}). The numbers are those of the arm's first token: confidence (largest
-probability, in [0, 1], unrounded), entropy (nats), margin (largest minus second largest probability), logit (the
-largest). In JSON lines a field that is absent was not recorded, or is at its default; in parquet it is null, and
-option_probs is JSON.
-
-Back into spatial_eval, where the same commands make the same tables of it:
-
-    python -m spatial_eval import FOLDER --data-dir DATA
-
-Of questions of your own with `--dataset file dataset.path=FILE` behind it.
-
-## Licences
-
-Questions and gold answers belong to their benchmarks, whose licences govern them (What'sUp, arXiv 2310.19785; VSR,
-arXiv 2205.00363; and what else is listed above); so do the images, which are not here. A model's licence may say
-what its outputs can be used for.
-"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,8 +60,9 @@ def gather_rows(output: Path, name: str | None) -> Export:
         StoreError: the store no longer holds the answers of the sweep's tables.
     """
     store = Store(OutputPaths(output).generations)
-    folder = Path(name).name if name and is_regular_file(store.root / Path(name).name / "trunk.json") else None
-    users = {find_sweep(output, name): None} if folder is None else _find_users(output, folder)
+    folder = Path(name).name if name else ""
+    is_experiment = bool(folder) and is_regular_file(store.root / folder / "trunk.json")
+    users = _find_users(output, folder) if is_experiment else {sweep_data.find_sweep(output, name): None}
     keys = {key.hash: key for _, key in store.list_experiments()}
     rows: dict[tuple[Any, ...], dict[str, Any]] = {}
     experiments: dict[str, dict[str, Any]] = {}
@@ -110,10 +70,10 @@ def gather_rows(output: Path, name: str | None) -> Export:
     cells: list[dict[str, Any]] = []
     errors: set[tuple[str, ...]] = set()
     for sweep, places in users.items():
-        data = read_sweep_data(sweep)
-        listed = [] if folder else data.cells.to_dict("records")
-        cells += [{str(column): none_if_empty(value) for column, value in cell.items()} for cell in listed]
-        with translate_damage(sweep):
+        data = sweep_data.read_sweep_data(sweep)
+        listed = [] if is_experiment else data.cells.to_dict("records")
+        cells += [{str(column): sweep_data.none_if_empty(value) for column, value in cell.items()} for cell in listed]
+        with sweep_data.translate_damage(sweep):
             errors |= set(data.failures[["dataset", "model", "sample_id", "arm"]].itertuples(index=False, name=None))
         for row in data.passes.to_dict("records"):
             about = {str(column): value for column, value in row.items()}
@@ -124,29 +84,29 @@ def gather_rows(output: Path, name: str | None) -> Export:
             if key is None:
                 raise StoreError(f"no trunk.json of {place} can be read: run the sweep's command again, it writes it")
             experiments.setdefault(place, {**labels, "identity": key.description})
-            kept = {column: about[column] for column in ("dataset", "model", *VERSIONS, "device")}
-            versions += [kept] if kept not in versions else []
+            ran = {column: about[column] for column in ("dataset", "model", *VERSIONS, "device")}
+            versions += [ran] if ran not in versions else []
             answers, stored = data.experiments.get(tuple(labels.values())), _read_stored(store, key)
             for question, arm, generation in _list_answers(answers, stored, place) if answers else ():
                 rows.setdefault((place, question["row"], arm), {**labels, **question, **arm.values, **generation})
     for place, about in experiments.items():
-        mine = [(row["sample_id"], arm) for (at, _, arm), row in rows.items() if at == place]
-        about["questions"], about["answers"] = len({sample_id for sample_id, _ in mine}), len(mine)
+        answered = [(row["sample_id"], arm) for (folder, _, arm), row in rows.items() if folder == place]
+        about["questions"], about["answers"] = len({sample_id for sample_id, _ in answered}), len(answered)
         failed = {error[2:] for error in errors if error[:2] == (about["dataset"], about["model"])}
-        about["failed"] = len(failed - {(sample_id, arm.label) for sample_id, arm in mine})
-        about["arms"] = [arm.label for arm in sorted({arm for _, arm in mine})]
+        about["failed"] = len(failed - {(sample_id, arm.label) for sample_id, arm in answered})
+        about["arms"] = [arm.label for arm in sorted({arm for _, arm in answered})]
     return Export([rows[key] for key in sorted(rows)], experiments, versions, cells)
 
 
 def _list_answers(
-    answers: SplitAnswers, stored: Mapping[tuple[str, Arm], Sequence[Generation]], place: str
+    answers: sweep_data.SplitAnswers, stored: Mapping[tuple[str, Arm], Sequence[Generation]], place: str
 ) -> Iterator[tuple[dict[str, Any], Arm, dict[str, Any]]]:
     """Yield (question, arm, what is stored of the answer) for each answer that the sweep's table shows."""
     questions = answers.questions[list(QUESTION_FIELDS)].to_dict("records")
     for arm, graded in answers.arms.items():
         for i in np.flatnonzero(graded.signals.answered):
             question = {str(column): value for column, value in questions[i].items()}
-            text, confidence = answers.texts[arm][i], none_if_empty(float(graded.signals.max_prob[i]))
+            text, confidence = answers.texts[arm][i], sweep_data.none_if_empty(float(graded.signals.max_prob[i]))
             known = stored.get((question["sample_id"], arm), ())
             yield question, arm, pick_generation(known, text, confidence, place, question["sample_id"])
 
@@ -162,11 +122,11 @@ def _find_users(output: Path, folder: str) -> dict[Path, set[str]]:
     That is its own name; else those that another model.name of the same weights gave it, under the same key.
     """
     used: dict[Path, set[str]] = {}
-    found = OutputPaths(output).sweeps.glob("*/results.csv")
-    for path in sorted(found, key=lambda path: -path.stat().st_mtime_ns):
+    finished = OutputPaths(output).sweeps.glob("*/results.csv")
+    for path in sorted(finished, key=lambda path: -path.stat().st_mtime_ns):
         with contextlib.suppress(OSError, ValueError, KeyError):
-            passes = read_regular_file(path.parent / "passes.csv").decode()
-            used[path.parent] = {row["generations"] for row in csv.DictReader(io.StringIO(passes, newline=""))}
+            passes = sweep_data.parse_table_rows(read_regular_file(path.parent / "passes.csv"))
+            used[path.parent] = {row["generations"] for row in passes}
     names = {name for listed in used.values() for name in listed if _cut_hash(name) == _cut_hash(folder)}
     names = names & {folder} or names
     if not names:
@@ -177,7 +137,7 @@ def _find_users(output: Path, folder: str) -> dict[Path, set[str]]:
 def _read_stored(store: Store, key: ExperimentKey) -> dict[tuple[str, Arm], list[Generation]]:
     """Read every answer of an experiment, those to earlier versions of a question too."""
     stored: dict[tuple[str, Arm], list[Generation]] = {}
-    for path in (path for folder in store.folders(key) for path in list_files(folder, "*.jsonl")):
+    for path in store.list_writers(key):
         for _, line in read_lines(path):
             if isinstance(line, StoredRecord) and isinstance(line.record, Generation):
                 stored.setdefault((line.record.sample_id, line.record.arm), []).append(line.record)
@@ -216,7 +176,7 @@ def write_card(file: str, export: Export) -> str:
             "(`dataset.scoring`, docs/results.md of spatial_eval): "
             f"{', '.join(f'{dataset}: `{rule}`' for dataset, rule in rules)}.\n"
         )
-    return CARD.format(
+    return CARD.read_text("utf8").format(
         file=file,
         rows=len(export.rows),
         version=VERSION,
@@ -228,14 +188,14 @@ def write_card(file: str, export: Export) -> str:
         labels=", ".join(EXPERIMENT_COLUMNS),
         question=", ".join(QUESTION_FIELDS),
         arm=", ".join(ARM_FIELDS),
-        said=", ".join(GENERATION_FIELDS),
+        generation=", ".join(GENERATION_FIELDS),
     )
 
 
 def _format_table(rows: Sequence[Mapping[str, Any]]) -> str:
     header = list(rows[0]) if rows else []
-    return tables.format_markdown(
-        tables.Sheet("", header, [[str(v) for v in row.values()] for row in rows], len(header))
+    return sheets.format_markdown(
+        sheets.Sheet("", header, [[str(v) for v in row.values()] for row in rows], len(header))
     )
 
 
@@ -259,21 +219,18 @@ def write_export(folder: Path, export: Export, file_format: str) -> list[Path]:
 
 def _write_parquet(rows: Sequence[Mapping[str, Any]]) -> bytes:
     import pyarrow as pa
-    import pyarrow.parquet as pq
 
-    from spatial_eval.passes.tables import sample_schema
+    from spatial_eval.passes.tables import format_parquet, make_sample_schema
 
-    types = {field.name: field.type for field in sample_schema()} | {"batch": pa.int64()}
+    types = {field.name: field.type for field in make_sample_schema()} | {"batch": pa.int64()}
     schema = pa.schema([(name, types.get(name, pa.string())) for name in COLUMNS])
     plain = [{**row, "option_probs": json.dumps(row["option_probs"])} if "option_probs" in row else row for row in rows]
-    content = pa.BufferOutputStream()
-    pq.write_table(pa.Table.from_pylist(plain, schema=schema), content)
-    return bytes(content.getvalue())
+    return format_parquet([pa.Table.from_pylist(plain, schema=schema)], schema)
 
 
 def add_export(commands: Commands) -> None:
     """Add `export` to the subparsers of the command line."""
-    parser = commands.add_parser("export", parents=[OUTPUT_DIR])
+    parser = commands["export"](parents=[OUTPUT_DIR])
     parser.add_argument(
         "what",
         nargs="?",
@@ -289,11 +246,10 @@ def add_export(commands: Commands) -> None:
     parser.set_defaults(run=run_export)
 
 
-def run_export(parsed: argparse.Namespace) -> int:
-    """Write the export and print the paths of its answer files; return the exit code."""
+def run_export(parsed: argparse.Namespace) -> None:
+    """Write the export and print the paths of its answer files."""
     export = gather_rows(parsed.output_dir, parsed.what)
     paths = write_export(parsed.out, export, parsed.form or parsed.format)
     failed = sum(about["failed"] for about in export.experiments.values())
     sys.stdout.write(f"{len(export.rows):,} answers, {failed:,} failed; experiments: {len(export.experiments)}\n")
     sys.stdout.write("".join(f"{path}\n" for path in paths))
-    return 0

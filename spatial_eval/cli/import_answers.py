@@ -10,20 +10,18 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from spatial_eval.benchmarks.prompts import reworded_by
 from spatial_eval.cli.answer_forms import GENERATION_FIELDS, METHODS, Answer, Block, Hints, read_answers
 from spatial_eval.cli.arguments import CONFIG_DIR, DATA_DIR, OUTPUT_DIR, Commands
-from spatial_eval.core.arms import BASE, BASELINE, Arm
+from spatial_eval.config.compose import Composer
+from spatial_eval.core.arms import BASE, SCALINGS, Arm
 from spatial_eval.core.errors import ConfigError, DataError
 from spatial_eval.core.plan import SPLITS, split_indices
 from spatial_eval.core.types import Benchmark, Experiment, Generation, Part, Places, Sample
 from spatial_eval.models.recorded import Imported
 from spatial_eval.store.generations import ExperimentKey, Store, describe_dataset, experiment_key, sample_digests
-
-if TYPE_CHECKING:
-    from spatial_eval.config.compose import Composer
 
 NAME = re.compile(r"[\w.+-]+")
 COMPARED = GENERATION_FIELDS.keys() - {"prompt", "batch", "device"}  # fields that two answers must share to be one
@@ -69,17 +67,20 @@ def gather_answers(
         rows = split_indices(incoming.samples, Part(block.split or "all"))
         by_id = {sample.id: sample for sample in incoming.samples}
         for answer in block.answers:
-            if isinstance(answer.row, str) and answer.row not in by_id:
-                raise DataError(
-                    f"{answer.where}: {benchmark.name} has no question with the id {answer.row!r} (it has "
-                    f"{', '.join(list(by_id)[:3])}, ...): not its answers, or its ids are in another column"
-                )
-            if isinstance(answer.row, int) and answer.row >= len(rows):
+            if isinstance(answer.row, str):
+                sample = by_id.get(answer.row)
+                if sample is None:
+                    raise DataError(
+                        f"{answer.where}: {benchmark.name} has no question with the id {answer.row!r} (it has "
+                        f"{', '.join(list(by_id)[:3])}, ...): not its answers, or its ids are in another column"
+                    )
+            elif answer.row < len(rows):
+                sample = incoming.samples[rows[answer.row]]
+            else:
                 split = f"{block.split} split of " if block.split else ""
                 raise DataError(
                     f"{answer.where}: the {split}{benchmark.name} has {len(rows)} rows only: not its answers"
                 )
-            sample = by_id[answer.row] if isinstance(answer.row, str) else incoming.samples[rows[answer.row]]
             _take_answer(incoming, answer, sample)
     return list(gathered.values())
 
@@ -136,7 +137,7 @@ def _strip_marks(gold: str) -> str:
 
 
 def _ask_the_same(prompt: str, question: str) -> bool:
-    """Whether one text holds the other, or they begin with the same line; images and white space do not count."""
+    """Return whether one text holds the other, or they begin with the same line; images and white space are ignored."""
     texts = [re.sub(r"<image>|<\|image_pad\|>", " ", text) for text in (prompt, question)]
     flat = [" ".join(text.split()).lower() for text in texts]
     lines = [" ".join(text.strip().split("\n")[0].split()).lower() for text in texts]
@@ -179,22 +180,24 @@ def _list_overrides(arm: Arm) -> list[str]:
     """List the overrides that mean an arm which is more than a weight; a contrast is called as its method."""
     if arm.contrast and arm.without_contrast != BASE:  # the whole of PAI, or one like it
         return ["method=route", f"method.low='{arm.label}'", f"method.high='{arm.label}'", "threshold=0"]
-    values = arm.values
-    names = [name for name in (asdict(arm.contrast) if arm.contrast else ("scaling",)) if name != "layers"]
-    names += [name for name in ("scope", "heads", "steps") if values[name] != BASELINE[name]]
-    overrides = [f"method={arm.contrast.kind}"] if arm.contrast else ["method=scaling_vis", f"weight={arm.weight!r}"]
-    overrides += [
-        f"method.{name}=[{values[name]}]" if name == "heads" else f"method.{name}={values[name]}" for name in names
+    if arm.contrast or arm.attention.scaling not in SCALINGS:
+        kind, named = arm.contrast.kind if arm.contrast else arm.attention.scaling, (arm.contrast or arm.attention).told
+        overrides = [f"method={kind}"]
+    else:
+        overrides, named = ["method=scaling_vis", f"weight={arm.weight!r}"], {"scaling": "multiply", **arm.to_flat()}
+        named = {"image" if name == "image_index" else name: value for name, value in named.items() if name != "weight"}
+    given = {name: value for name, value in named.items() if name != "contrast" and value != ""}
+    return overrides + [
+        f"method.{name}=[{value}]"
+        if name in ("layers", "heads", "sinks") and str(value)[0].isdigit()
+        else f"method.{name}={value}"
+        for name, value in given.items()
     ]
-    overrides += [f"method.image={values['image_index']}"] if values["image_index"] else []
-    layers = f"[{values['layers']}]" if values["layers"][:1].isdigit() else values["layers"]
-    return [*overrides, *([f"method.layers={layers}"] if layers else [])]
 
 
 def add_import(commands: Commands) -> None:
     """Add `import` to the subparsers of the command line."""
-    parser = commands.add_parser(
-        "import",
+    parser = commands["import"](
         parents=[DATA_DIR, OUTPUT_DIR, CONFIG_DIR],
         description="Import answers into the store: recordings, exports, result files of the reference code, of LLaVA, "
         "lmms-eval, VLMEvalKit and Inspect. Stored answers never change.",
@@ -221,37 +224,37 @@ def add_import(commands: Commands) -> None:
     parser.set_defaults(run=run_import)
 
 
-def run_import(parsed: argparse.Namespace) -> int:
+def run_import(parsed: argparse.Namespace) -> None:
     """Print the numbers of new and known answers by dataset and arm, and the commands that make tables of them."""
-    from spatial_eval.config.compose import Composer  # Hydra costs start-up time
-
     places = Places(parsed.data_dir, parsed.output_dir.expanduser().absolute())
     if parsed.max_new_tokens is not None and parsed.max_new_tokens < 1:
         raise ConfigError(f"--max-new-tokens {parsed.max_new_tokens} is not valid; expected a whole number >= 1")
     dataset, *overrides = parsed.dataset
-    odd = [item for item in overrides if not re.match(r"dataset\.\w+=", item)]
+    odd = [item for item in overrides if not re.match(r"dataset(\.\w+)+=", item)]
     if odd:
         raise ConfigError(f"--dataset {dataset} {odd[0]} is not valid; expected a NAME and any dataset.KEY=VALUE")
     composer = Composer(parsed.config_dir)
     values = composer.parse_values(overrides)
     blocks = read_answers(parsed.source, Hints(dataset, parsed.weight, parsed.split, parsed.method))
-    placed = [
-        (block, *found, _choose_name(block, blocks, parsed.name))
+    matched = [
+        (block, *benchmark, _choose_name(block, blocks, parsed.name))
         for block in blocks
-        if (found := _find_benchmark(block, dataset, values, composer))
+        if (benchmark := _find_benchmark(block, dataset, values, composer))
     ]
-    if not placed:
+    if not matched:
         held = ", ".join(sorted({block.dataset for block in blocks})) or "nothing"
         raise DataError(f"{parsed.source} holds no answers to --dataset {dataset}; it holds {held}")
-    gathered = gather_answers(placed, places, parsed.max_new_tokens)
+    gathered = gather_answers(matched, places, parsed.max_new_tokens)
     write_import(gathered, places)
     lines = [line for incoming in gathered for line in _describe_counts(incoming)]
-    lines += filter(None, dict.fromkeys(block.note for block, *_ in placed))
-    new, known = (sum(map(len, sets)) for sets in zip(*((one.new, one.known) for one in gathered), strict=True))
+    lines += filter(None, dict.fromkeys(block.note for block, *_ in matched))
+    taken = {id(block) for block, *_ in matched}
+    others = sorted({block.dataset for block in blocks if id(block) not in taken})
+    lines += [f"left out: answers to {', '.join(others)}, which are other questions"] if others else []
+    new, known = sum(len(incoming.new) for incoming in gathered), sum(len(incoming.known) for incoming in gathered)
     lines.append(f"{new:,} new, {known:,} known; tables of it:")
     lines += [f"  {line}" for incoming in gathered for line in list_commands(incoming, overrides, places)]
     sys.stdout.write("".join(f"{line}\n" for line in lines))
-    return 0
 
 
 def _describe_counts(incoming: Incoming) -> list[str]:
@@ -262,7 +265,7 @@ def _describe_counts(incoming: Incoming) -> list[str]:
 
 def _choose_name(block: Block, blocks: Sequence[Block], given: str) -> str:
     """Return what the block's model is to be called. Raises ConfigError."""
-    models = sorted({one.model for one in blocks})
+    models = sorted({other.model for other in blocks})
     if given and len(models) > 1:
         raise ConfigError(f"the source holds the models {', '.join(models)}: leave --name away, each keeps its own")
     name = given or block.model
@@ -292,7 +295,7 @@ def _find_benchmark(
         if then == now:
             continue
         stated = f"without dataset.{key}" if then is None else f"with dataset.{key}={then}"
-        found = "" if now is None else f", here it is {now}"
+        current = "" if now is None else f", here it is {now}"
         advice = "add it to" if now is None else "take it away from" if then is None else "say it in"
-        raise ConfigError(f"{block.dataset} was exported {stated}{found}: {advice} --dataset")
+        raise ConfigError(f"{block.dataset} was exported {stated}{current}: {advice} --dataset")
     return benchmark, option

@@ -11,7 +11,7 @@ from dataclasses import replace
 from spatial_eval.cli.arguments import OUTPUT_DIR, SWEEP, Commands
 from spatial_eval.config.launchers import Slurm
 from spatial_eval.core import terminal
-from spatial_eval.core.errors import StoreError
+from spatial_eval.core.errors import COMPLETE, INCOMPLETE, StoreError
 from spatial_eval.launch import records, slurm, status
 
 WATCH_S = 2.0
@@ -19,14 +19,14 @@ CANCEL_S = 20.0  # a job looks for the marker every two seconds
 
 
 def add_jobs(commands: Commands) -> None:
-    """Add the three commands to the command line's parser."""
-    for name, run in (("status", show_status), ("retry", retry_sweep), ("cancel", cancel_sweep)):
-        command = commands.add_parser(name, parents=[SWEEP, OUTPUT_DIR])
-        command.set_defaults(run=run)
-        if name == "status":
-            command.add_argument("--watch", action="store_true", help="again every two seconds until nothing runs")
-        if name == "retry":
-            command.add_argument("--no-wait", action="store_true", help="leave the jobs to Slurm's queue")
+    """Add `status`, `retry` and `cancel` to the subparsers of the command line."""
+    status_command = commands["status"](parents=[SWEEP, OUTPUT_DIR])
+    status_command.add_argument("--watch", action="store_true", help="again every two seconds until nothing runs")
+    status_command.set_defaults(run=show_status)
+    retry = commands["retry"](parents=[SWEEP, OUTPUT_DIR])
+    retry.add_argument("--no-wait", action="store_true", help="leave the jobs to Slurm's queue")
+    retry.set_defaults(run=retry_sweep)
+    commands["cancel"](parents=[SWEEP, OUTPUT_DIR]).set_defaults(run=cancel_sweep)
 
 
 def _read_request(parsed: argparse.Namespace) -> records.SweepRequest:
@@ -43,11 +43,11 @@ def show_status(parsed: argparse.Namespace) -> int:
             terminal.clear_screen()
         terminal.print_output(status.format_status(now).rstrip("\n"))
         if not parsed.watch or not now.is_open:
-            return 0 if now.is_complete else 3
+            return COMPLETE if now.is_complete else INCOMPLETE
         try:
             time.sleep(WATCH_S)
         except KeyboardInterrupt:
-            return 3
+            return INCOMPLETE
 
 
 def retry_sweep(parsed: argparse.Namespace) -> int:
@@ -69,7 +69,7 @@ def retry_sweep(parsed: argparse.Namespace) -> int:
         return run.run_request(replace(request, passes=passes, launcher=launcher, retry=True), states)
     except KeyboardInterrupt:
         sys.stderr.write("interrupted: what was computed is stored; the same command goes on from there\n")
-        return run.INCOMPLETE
+        return INCOMPLETE
 
 
 def cancel_sweep(parsed: argparse.Namespace) -> int:
@@ -86,26 +86,27 @@ def cancel_sweep(parsed: argparse.Namespace) -> int:
             terminal.write_error(f"error: {error}")
 
     def open_jobs() -> list[status.JobState]:
-        return [one for launch in readable for one in status.job_states(launch) if one.is_open]
+        return [job for launch in readable for job in status.read_job_states(launch) if job.is_open]
 
-    before = left = open_jobs()
-    answers = True
+    before = still_open = open_jobs()
+    has_slurm_answered = True
     for launch in launches:
         launch.mark("cancelled")
-        with contextlib.suppress(StoreError):  # named above
-            answers = slurm.cancel_launch(launch) and answers
+        with contextlib.suppress(StoreError):  # reported above
+            has_slurm_answered = slurm.cancel_launch(launch) and has_slurm_answered
     end = time.monotonic() + CANCEL_S
-    while left and time.monotonic() < end:
+    while still_open and time.monotonic() < end:
         time.sleep(0.2)
-        left = open_jobs()
+        still_open = open_jobs()
     for launch in readable:
-        if not any(one.is_open for one in status.job_states(launch)):
+        if not any(job.is_open for job in status.read_job_states(launch)):
             launch.mark("closed")
-    sys.stdout.write(f"{len(before) - len(left)} jobs of {folder.name} stopped\n")
-    if not answers:
-        sys.stderr.write(
-            "error: Slurm's controller does not answer: its jobs stop themselves when they start or look\n"
+    sys.stdout.write(f"{len(before) - len(still_open)} jobs of {folder.name} stopped\n")
+    if not has_slurm_answered:
+        terminal.write_error(
+            "error: Slurm's controller does not answer: its jobs stop themselves when they start or look"
         )
-    for one in left:
-        sys.stderr.write(f"still running: {one.job.label} {one.slurm}\n")
-    return 3 if left or len(readable) < len(launches) or not answers else 0
+    for job in still_open:
+        sys.stderr.write(f"still running: {job.job.label} {job.slurm}\n")
+    is_stopped = not still_open and len(readable) == len(launches) and has_slurm_answered
+    return COMPLETE if is_stopped else INCOMPLETE

@@ -6,12 +6,13 @@ import argparse
 import pkgutil
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import NoReturn
 
-from spatial_eval.cli.arguments import Commands, fill_defaults
+from spatial_eval.cli.arguments import fill_defaults, run_reporting
 from spatial_eval.cli.run import launch
 from spatial_eval.core import terminal
-from spatial_eval.core.errors import SpatialEvalError
+from spatial_eval.core.errors import COMPLETE, USAGE, describe_unknown
 from spatial_eval.core.version import VERSION
 
 # The function that adds some commands -> their help texts. Its module is imported where one of them is used, so that
@@ -27,8 +28,6 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
         "select": "choose cells on val and report them on test",
         "report": "write a sweep's report.html again",
         "publish": "show a sweep in Weights & Biases",
-    },
-    "spatial_eval.cli.samples:add_samples": {
         "samples": "list samples with the answers of arms or of a cell",
     },
     "spatial_eval.cli.prepare:add_prepare": {
@@ -40,8 +39,6 @@ COMMANDS: Mapping[str, Mapping[str, str]] = {
     },
     "spatial_eval.cli.attention:add_attention": {
         "attention": "draw a sweep's captured attention (runs with capture=map or heads)",
-    },
-    "spatial_eval.cli.heads:add_heads": {
         "heads": "rank attention heads on val and write the best as a set for method.heads (runs with capture=heads)",
     },
     "spatial_eval.cli.doctor:add_doctor": {
@@ -84,18 +81,19 @@ def main(arguments: Sequence[str]) -> int:
         return launch(arguments[1:])
     with terminal.guarded_streams(), terminal.interruptible():
         if not arguments:
-            parser().print_help(sys.stderr)
-            return 2
-        parsed = parser(arguments[0] if arguments else "").parse_args(arguments)
-        try:
-            fill_defaults(parsed)
-            return int(parsed.run(parsed))
-        except SpatialEvalError as error:
-            terminal.write_error(f"error: {error}")
-            return 1
-        except KeyboardInterrupt:
-            terminal.write_error("interrupted")
-            return 3
+            build_parser().print_help(sys.stderr)
+            return USAGE
+        names = ["run", *(name for helps in COMMANDS.values() for name in helps)]
+        if not arguments[0].startswith("-") and arguments[0] not in names:
+            terminal.write_error(f"error: {describe_unknown('command', arguments[0], names)}")
+            return USAGE
+        parsed = build_parser(arguments[0]).parse_args(arguments)
+        return run_reporting(lambda: _run_parsed(parsed), "interrupted")
+
+
+def _run_parsed(parsed: argparse.Namespace) -> int:
+    fill_defaults(parsed)
+    return parsed.run(parsed) or COMPLETE
 
 
 class Parser(argparse.ArgumentParser):
@@ -105,7 +103,7 @@ class Parser(argparse.ArgumentParser):
         super().error(terminal.clean_text(message))
 
 
-def parser(command: str | None = None) -> argparse.ArgumentParser:
+def build_parser(command: str | None = None) -> argparse.ArgumentParser:
     """Build the parser of the command line.
 
     Args:
@@ -122,7 +120,9 @@ def parser(command: str | None = None) -> argparse.ArgumentParser:
     commands.add_parser("run", add_help=False, help="run one cell, or a grid with -m: the arguments of launch.py")
     for target, helps in COMMANDS.items():
         if command is None or command in helps:
-            pkgutil.resolve_name(target)(Commands(commands, helps))
+            about = {name: f"{text[0].upper()}{text[1:]}." for name, text in helps.items()}
+            adders = {n: partial(commands.add_parser, n, help=helps[n], description=about[n]) for n in helps}
+            pkgutil.resolve_name(target)(adders)
         else:
             for name, text in helps.items():
                 commands.add_parser(name, help=text)

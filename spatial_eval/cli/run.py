@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from spatial_eval.cli.arguments import CONFIG_DIR
+from spatial_eval.cli.arguments import CONFIG_DIR, run_reporting
 from spatial_eval.config.defaults import find_folder
 from spatial_eval.core import terminal
-from spatial_eval.core.errors import ConfigError, SpatialEvalError
+from spatial_eval.core.errors import COMPLETE, USAGE, ConfigError
 from spatial_eval.core.paths import conf_folder
 from spatial_eval.core.version import VERSION
 
@@ -38,15 +38,9 @@ def launch(arguments: Sequence[str]) -> int:
             parsed = _parse(arguments)
         except ConfigError as error:
             terminal.write_error(f"error: {error}")
-            return 2
-        try:
-            return _run(parsed)
-        except SpatialEvalError as error:
-            terminal.write_error(f"error: {error}")
-            return 1
-        except KeyboardInterrupt:
-            terminal.write_error("interrupted: what was computed is stored; the same command goes on from there")
-            return 3
+            return USAGE
+        interrupted = "interrupted: what was computed is stored; the same command goes on from there"
+        return run_reporting(lambda: _run(parsed), interrupted)
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
@@ -76,7 +70,7 @@ def _run(parsed: argparse.Namespace) -> int:
     own = find_folder(parsed.config_dir)
     if parsed.version:
         sys.stdout.write(f"spatial-eval {VERSION}\n")
-        return 0
+        return COMPLETE
     if parsed.help or parsed.shell_completion:
         return _ask_hydra(["--help"] if parsed.help else ["-sc", *parsed.overrides], own)
     if parsed.cfg:
@@ -85,7 +79,7 @@ def _run(parsed: argparse.Namespace) -> int:
 
         config = format_config(Composer(own), parsed.overrides, package=parsed.package, resolve=parsed.resolve)
         sys.stdout.write(config)
-        return 0
+        return COMPLETE
     from spatial_eval.sweep import run as sweep_run
 
     terminal.start_logging()
@@ -93,7 +87,7 @@ def _run(parsed: argparse.Namespace) -> int:
 
 
 def _ask_hydra(arguments: Sequence[str], own: Path | None) -> int:
-    """Let Hydra answer --help and complete words; the names of sweeps are ours to complete."""
+    """Let Hydra answer --help and complete words; names of sweeps, which Hydra does not know, are completed here."""
     word = (os.environ.get("COMP_LINE", " ").split(" ") or [""])[-1]
     query = next((text.removeprefix("query=") for text in arguments if text.startswith("query=")), "")
     if query and len(word) > 1 and (word.startswith("sweep=") or "sweep=".startswith(word)):
@@ -103,9 +97,9 @@ def _ask_hydra(arguments: Sequence[str], own: Path | None) -> int:
         sys.stdout.write(
             ("\n" if query == "fish" else " ").join(name for name in names if name.startswith(word)) + "\n"
         )
-        return 0
+        return COMPLETE
     import hydra  # 0.2 s, and nothing else here needs it
 
     sys.argv[1:] = [*arguments, *(["--config-dir", str(own)] if own else [])]
     hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(lambda _: None)()
-    return 0
+    return COMPLETE

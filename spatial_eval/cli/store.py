@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from spatial_eval.cli.arguments import OUTPUT_DIR, Commands
-from spatial_eval.core.errors import ConfigError, StoreError, describe_unknown
+from spatial_eval.core.errors import COMPLETE, INCOMPLETE, ConfigError, StoreError, describe_unknown
 from spatial_eval.core.files import is_regular_file, list_files, read_json_object, translate_os_errors
 from spatial_eval.core.paths import OutputPaths
 from spatial_eval.core.terminal import print_output
@@ -26,7 +26,7 @@ from spatial_eval.store.generations import Damaged, ExperimentKey, StoredRecord,
 
 
 @dataclass(frozen=True, slots=True)
-class Count:
+class ExperimentCount:
     """Hold the numbers of records in the folder of one experiment.
 
     Attributes:
@@ -51,7 +51,7 @@ class Count:
         return f"{self.name}  {self.size / 2**20:.1f} MiB in {', '.join(shown)}"
 
 
-def count(folder: Path) -> Count:
+def count_records(folder: Path) -> ExperimentCount:
     """Read and count every line of an experiment's folder; a damaged line is a problem, with file and line number."""
     problems = list(_check_manifest(folder))
     answers, failed = array("q"), array("q")  # hashes: of a million answers two are equal by chance once in 10 million
@@ -71,19 +71,21 @@ def count(folder: Path) -> Count:
     except OSError as error:
         problems.append(f"{folder} cannot be read ({error.strerror}): make it readable")
     lacking = int((~np.isin(errors, distinct)).sum())
-    return Count(folder.name, len(files), size, len(distinct), len(answers) - len(distinct), lacking, tuple(problems))
+    return ExperimentCount(
+        folder.name, len(files), size, len(distinct), len(answers) - len(distinct), lacking, tuple(problems)
+    )
 
 
 def _check_manifest(folder: Path) -> Iterable[str]:
     path = folder / "trunk.json"
     try:
-        found = read_json_object(path)
+        described = read_json_object(path)
     except OSError as error:
         yield f"{path} cannot be read ({error.strerror}): the next run that uses the folder writes it"
     except ValueError:
         yield f"{path} is truncated: the next run that uses the folder writes it again"
     else:
-        if ExperimentKey("", found).hash != folder.name.rpartition("--")[2]:
+        if ExperimentKey("", described).hash != folder.name.rpartition("--")[2]:
             yield f"{path} describes another experiment than the folder's name: move the folder away"
 
 
@@ -98,19 +100,19 @@ def list_experiments(root: Path, names: Iterable[str] = ()) -> list[Path]:
     return [folders[name] for name in dict.fromkeys(chosen)] if chosen else list(folders.values())
 
 
-def put_aside(folders: Iterable[Path], output: Path) -> list[Path]:
+def move_to_trash(folders: Iterable[Path], output: Path) -> list[Path]:
     """Rename each folder into <output>/trash/<time>/ and return the new paths.
 
     Raises:
         StoreError: a running job writes into one of them; none is moved.
     """
     chosen = list(folders)
-    running = status.running_jobs(output)
-    claimed = {shard.target.key.hash: launch for launch, found in running for shard in found.job.shards}
+    running = status.find_running_jobs(output)
+    sweeps = {shard.target.key.hash: launch.sweep for launch, state in running for shard in state.job.shards}
     for folder in chosen:
-        launch = claimed.get(folder.name.rpartition("--")[2])
-        if launch is not None:
-            raise StoreError(f"{folder.name} is being written by sweep {launch.sweep}: wait, or cancel it first")
+        sweep = sweeps.get(folder.name.rpartition("--")[2])
+        if sweep is not None:
+            raise StoreError(f"{folder.name} is being written by sweep {sweep}: wait, or cancel it first")
     trash = OutputPaths(output).trash / time.strftime("%Y%m%dT%H%M%S", time.gmtime())
     moved = []
     for folder in chosen:
@@ -122,7 +124,7 @@ def put_aside(folders: Iterable[Path], output: Path) -> list[Path]:
 
 def add_store(commands: Commands) -> None:
     """Add the command `store` to the command line's parser."""
-    command = commands.add_parser("store", parents=[OUTPUT_DIR])
+    command = commands["store"](parents=[OUTPUT_DIR])
     command.add_argument(
         "way",
         choices=["verify", "size", "rm"],
@@ -139,29 +141,30 @@ def run_store(parsed: argparse.Namespace) -> int:
     if parsed.way == "rm" and not parsed.experiments:
         raise ConfigError("store rm needs the names of experiments: `store size` lists them")
     folders = list_experiments(root, parsed.experiments)
-    counts = [count(folder) for folder in folders]
+    counts = [count_records(folder) for folder in folders]
     for folder_count in counts:
-        problems = folder_count.problems if parsed.way == "verify" else ()
-        print_output("\n".join([folder_count.text, *(f"  {problem}" for problem in problems)]))
-    total = sum(folder_count.size for folder_count in counts) / 2**20
-    number = sum(len(folder_count.problems) for folder_count in counts)
+        print_output(folder_count.text)
+        for problem in folder_count.problems if parsed.way == "verify" else ():
+            print_output(f"  {problem}")
+    problems = sum(len(folder_count.problems) for folder_count in counts)
     if parsed.way != "rm":
-        verified = f", {_plural(number, 'problem')}" if parsed.way == "verify" else ""
+        total = sum(folder_count.size for folder_count in counts) / 2**20
+        verified = f", {_plural(problems, 'problem')}" if parsed.way == "verify" else ""
         print_output(f"{_plural(len(counts), 'experiment')}, {total:.1f} MiB{verified}")
-        return 3 if parsed.way == "verify" and number else 0
-    if not parsed.yes and not _agreed(len(counts)):
+        return INCOMPLETE if parsed.way == "verify" and problems else COMPLETE
+    if not parsed.yes and not _ask_to_move(len(counts)):
         sys.stdout.write("nothing was moved; --yes moves without asking\n")
-        return 3
-    for folder in put_aside(folders, parsed.output_dir):
+        return INCOMPLETE
+    for folder in move_to_trash(folders, parsed.output_dir):
         sys.stdout.write(f"moved to {folder}: move it back to undo, delete it there to free the space\n")
-    return 0
+    return COMPLETE
 
 
 def _plural(number: int, noun: str) -> str:
     return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
-def _agreed(number: int) -> bool:
+def _ask_to_move(number: int) -> bool:
     if not sys.stdin.isatty():
         return False
     sys.stdout.write(f"move {_plural(number, 'experiment')} into the trash? [y/N] ")

@@ -169,18 +169,22 @@ class Composer:
         if protocol is None:
             return tree
         if node.get("framing") is not None:
-            raise ConfigError("dataset.protocol and dataset.framing both say how to ask: take one of them away")
+            raise ConfigError(
+                f"dataset.protocol={protocol} and dataset.framing={node.framing} both set wording and rule: take one "
+                "away; beside a framing dataset.system and model.image_mode set what else is a protocol's"
+            )
         benchmark = str(node.get("benchmark", node.get("name", node.kind))).partition("~")[0]
         model = " ".join(str(OmegaConf.select(tree.model, key, throw_on_missing=False)) for key in ("path", "name"))
         own = {
-            key if "." in key else f"dataset.{key}": value
+            key if key.startswith("model.") else f"dataset.{key}": value
             for key, value in find_protocol(benchmark, str(protocol), model).items()
         }
         if "image_mode" not in tree.model:  # a model that looks at no picture
             own.pop("model.image_mode", None)
-        if any(key in explicit and explicit[key] != value for key, value in own.items()):
-            own["dataset.protocol"] = f"{protocol}{CHANGED}"
-        return set_values(tree, {key: value for key, value in own.items() if key not in explicit or key == PROTOCOL})
+        given = {key: value for key, value in explicit.items() if any(_overlap(key, one) for one in own)}
+        asked = set_values(set_values(tree, own), given)
+        changed = any(OmegaConf.select(asked, key) != value for key, value in own.items())
+        return set_values(asked, {PROTOCOL: f"{protocol}{CHANGED}"}) if changed else asked
 
     def build_dataset(self, node: DictConfig) -> Benchmark:
         """Build the benchmark of a composed node, with its framing, its template and its system message.
@@ -238,6 +242,11 @@ def set_values(tree: DictConfig, values: Mapping[str, Any]) -> DictConfig:
     return tree
 
 
+def _overlap(a: str, b: str) -> bool:
+    """Return whether one of two dotted keys is the other, or within it."""
+    return f"{a}.".startswith(f"{b}.") or f"{b}.".startswith(f"{a}.")
+
+
 def _check_own_folder(own: Path) -> None:
     """Reject a user's folder without options, or with an option of the name of ours. Raises ConfigError.
 
@@ -257,5 +266,5 @@ def _check_own_folder(own: Path) -> None:
 
 def _quote(text: str) -> str:
     """Quote a text for Hydra's grammar, where a backslash is special before a quote only."""
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    escaped = re.sub(r"(\\*)('|$)", lambda match: match[1] * 2 + ("\\'" if match[2] else ""), text)
     return f"'{escaped}'"

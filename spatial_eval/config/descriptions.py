@@ -72,8 +72,8 @@ def describe_value(table: Mapping[str, type[T]], value: T) -> dict[str, Any]:
     """
     kind = _kind_of(table, value)
     given = {f.name for f in fields(value) if f.init}  # type: ignore[arg-type]
-    values = {name: found for name, found in asdict(value).items() if name in given}  # type: ignore[call-overload]
-    return {"kind": kind, **{name: _to_plain(found, f"{kind}.{name}") for name, found in values.items()}}
+    values = {name: v for name, v in asdict(value).items() if name in given}  # type: ignore[call-overload]
+    return {"kind": kind, **{name: _to_plain(v, f"{kind}.{name}") for name, v in values.items()}}
 
 
 def describe_benchmark(benchmark: Benchmark) -> dict[str, Any]:

@@ -25,11 +25,11 @@ from spatial_eval.config.defaults import OWNED, find_defaults, read_defaults, re
 from spatial_eval.config.habits import reject_habits
 from spatial_eval.config.launchers import Resources
 from spatial_eval.config.schema import GROUPS, ONCE, PARTS, Settings
-from spatial_eval.core.columns import HYPERPARAMETERS
+from spatial_eval.core.columns import HYPERPARAMETERS, SHORT_NAMES
 from spatial_eval.core.errors import ConfigError, describe_unknown
 from spatial_eval.core.sweep_names import derive_name
 from spatial_eval.core.types import Benchmark, Cell, Experiment, Model, Part
-from spatial_eval.core.validate import format_value
+from spatial_eval.core.validate import describe_invalid, format_value
 
 SCALARS = (*HYPERPARAMETERS, *PARTS, *ONCE)
 
@@ -43,22 +43,18 @@ def select_axes(grids: Sequence[Axes], given: Axes, name: object) -> list[dict[s
     a value is dropped. Any other given key replaces the axis. Raises ConfigError where a given value is in no grid.
     """
     kept = [dict(axes) for axes in grids]
-    fixed = {
-        key: values
-        for key in given
-        if len(values := list({_same(key, axes[key]): axes[key] for axes in grids if key in axes}.values())) > 1
-    }
+    fixed = [key for key in given if len({_canonical_values(key, axes[key]) for axes in grids if key in axes}) > 1]
     for key in fixed:
-        wanted = {_one(key, value) for value in given[key]}
+        wanted = _canonical_values(key, given[key])
         for axes in kept:
             if key in axes:
-                axes[key] = [value for value in axes[key] if _one(key, value) in wanted]
+                axes[key] = [value for value in axes[key] if _canonical_values(key, [value])[0] in wanted]
         kept = [axes for axes in kept if key not in axes or axes[key]]
-    for key, settings in fixed.items():
-        there = {_one(key, value) for axes in kept for value in axes.get(key, ())}
-        for value in given[key]:
-            if _one(key, value) not in there:
-                have = ", ".join(dict.fromkeys(format_value(v) for values in settings for v in values))
+    for key in fixed:
+        left = [canonical for axes in kept for canonical in _canonical_values(key, axes.get(key, ()))]
+        for value, canonical in zip(given[key], _canonical_values(key, given[key]), strict=True):
+            if canonical not in left:
+                have = ", ".join(dict.fromkeys(format_value(v) for axes in grids for v in axes.get(key, ())))
                 beside = " ".join(f"{k}={','.join(map(format_value, given[k]))}" for k in fixed if k != key)
                 raise ConfigError(
                     f"{key}={format_value(value)} is in no grid of sweep {name}{f' with {beside}' if beside else ''}: "
@@ -67,20 +63,16 @@ def select_axes(grids: Sequence[Axes], given: Axes, name: object) -> list[dict[s
     return [{**axes, **{key: values for key, values in given.items() if key not in fixed}} for axes in kept]
 
 
-def _one(key: str, value: Any) -> Any:
-    """A value as it is compared: 0.50 and 0.5 are one."""
-    return schema.check_root_value(key, value) if key in SCALARS else format_value(value)
-
-
-def _same(key: str, values: Sequence[Any]) -> tuple[Any, ...]:
-    return tuple(_one(key, value) for value in values)
+def _canonical_values(key: str, values: Sequence[Any]) -> tuple[Any, ...]:
+    """Return values as they are compared: 0.50 and 0.5 are one."""
+    return tuple(schema.check_root_value(key, v) if key in SCALARS else format_value(v) for v in values)
 
 
 Parse = Callable[[str], tuple[str, list[Any]]]
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML whose numbers are those of the command line: YAML 1.1 takes 1e-1 and 1.5e3 for text."""
+    """Read YAML with the numbers of the command line: YAML 1.1 takes 1e-1 and 1.5e3 for text."""
 
 
 _Loader.add_implicit_resolver(
@@ -105,15 +97,13 @@ def read_sweep_file(files: Mapping[str, Path], name: Any, parse: Parse) -> list[
         raise ConfigError(
             f"{path}: expected keys with values or lists of values, and optionally `grids:` with a list of such"
         )
-    made = [
-        _count_seeds(dict(_axis(path, key, value, parse) for key, value in {**tree, **axes}.items())) for axes in grids
-    ]
-    if not any(made):
+    parsed = [dict(_read_axis(path, key, value, parse) for key, value in {**tree, **axes}.items()) for axes in grids]
+    if not any(parsed):
         raise ConfigError(f"{path} gives no value: expected at least one axis, such as `weight: [0.5, 0.8]`")
-    return made
+    return [_count_seeds(axes) for axes in parsed]
 
 
-def _axis(path: Path, key: Any, value: Any, parse: Parse) -> tuple[str, list[Any]]:
+def _read_axis(path: Path, key: Any, value: Any, parse: Parse) -> tuple[str, list[Any]]:
     if value == []:
         raise ConfigError(f"{path}: {key}: an empty list gives no value; leave the key away, or give a value")
     values = value if isinstance(value, list) else [value]
@@ -122,11 +112,9 @@ def _axis(path: Path, key: Any, value: Any, parse: Parse) -> tuple[str, list[Any
     try:
         if isinstance(value, str):
             return parse_axis(f"{key}={value}", parse)
-        if (
-            key in HYPERPARAMETERS
-        ):  # "0.5" in quotes is a number here as it is alone; another key may want a text of digits
-            read = [parse_axis(f"{key}={v}", parse)[1] if isinstance(v, str) else [v] for v in values]
-            values = [v for some in read for v in some]
+        if key in HYPERPARAMETERS:  # "0.5" in quotes is a number in a list too; another key may want a text of digits
+            lists = [parse_axis(f"{key}={v}", parse)[1] if isinstance(v, str) else [v] for v in values]
+            values = [v for listed in lists for v in listed]
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return str(key), values
@@ -146,22 +134,14 @@ def _count_seeds(axes: dict[str, list[Any]]) -> dict[str, list[Any]]:
         return axes
     values = axes.pop("method.seeds")
     if len(values) != 1 or not isinstance(values[0], int) or not 1 <= values[0] <= MOST_SEEDS or "method.seed" in axes:
-        raise ConfigError(
-            f"method.seeds={format_value(values)} is not valid; expected one whole number, 1 to {MOST_SEEDS}, and no "
-            "method.seed beside it"
-        )
+        expected = f"one whole number, 1 to {MOST_SEEDS}, and no method.seed beside it"
+        raise ConfigError(describe_invalid("method.seeds", values, expected))
     return axes | {"method.seed": list(range(values[0]))}
 
 
 MOST_SEEDS = 100
-KEY_ALIASES = {
-    "w": "weight",
-    "w1": "weight1",
-    "w2": "weight2",
-    "thr": "threshold",
-    "datasets": "dataset",
-    "methods": "method",
-}
+KEY_ALIASES = {short: name for name, short in SHORT_NAMES.items()}
+KEY_ALIASES |= {"thr": "threshold", "datasets": "dataset", "methods": "method"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +168,7 @@ def build_grid(composer: Composer, arguments: Sequence[str], sweeps: Mapping[str
     Raises:
         ConfigError: the first error in the command line or a file.
     """
-    grids, names, said = _read_axes(composer, arguments, sweeps)
+    grids, names, notes = _read_axes(composer, arguments, sweeps)
     builder = _Builder(composer, alone=len(grids) == 1)
     cells = [cell for axes in grids for cell in builder.cells(axes)]
     builder.reject_unknown_keys()
@@ -196,7 +176,7 @@ def build_grid(composer: Composer, arguments: Sequence[str], sweeps: Mapping[str
     return Grid(
         distinct,
         len(cells),
-        (*said, *builder.notes(len(cells), len(distinct))),
+        (*notes, *builder.describe_unused(len(cells), len(distinct))),
         builder.settings(grids),
         builder.resources,
         derive_name("-".join(Path(str(name)).stem for name in names)),
@@ -218,8 +198,8 @@ def _read_axes(
     used = [_add_defaults(composer, axes, path) for axes in grids] if path else []
     for axes in grids:
         _check_keys(axes, composer)
-    said = " ".join(f"{key}={format_value(value)}" for key, value in used[0].items()) if used else ""
-    return grids, names, [f"defaults of {path}: {said}"] if said else []
+    defaults = " ".join(f"{key}={format_value(value)}" for key, value in used[0].items()) if used else ""
+    return grids, names, [f"defaults of {path}: {defaults}"] if defaults else []
 
 
 def _add_defaults(composer: Composer, axes: dict[str, Sequence[Any]], path: Path) -> Mapping[str, Any]:
@@ -277,20 +257,19 @@ def _check_keys(axes: Axes, composer: Composer) -> None:
                 composer.check_option(key, value)
         elif key not in SCALARS and (group not in GROUPS or group == key):
             raise ConfigError(describe_unknown("key", key, (*GROUPS, "sweep", *SCALARS), aliases=KEY_ALIASES))
-        once = key in ONCE or group in ("launcher", "tracking")
-        if once and len(values) > 1:
+        if (key in ONCE or group in OWNED) and len(values) > 1:
             raise ConfigError(f"{key} takes one value in a sweep, got {', '.join(map(format_value, values))}")
 
 
 class _Builder:
-    """Builds cells; remembers what it composed, checked and built, and which given keys a choice ignored."""
+    """Build cells; remember what was composed, checked and built, and which given keys a choice ignored."""
 
     def __init__(self, composer: Composer, *, alone: bool) -> None:
         self.composer, self.alone = composer, alone
         self.unknown: dict[str, DictConfig] = {}  # keys that no choice of one of several grids has
         self.ignored: dict[str, dict[str, None]] = {}  # choice -> given keys that it does not use, in order
         self.used: set[str] = set()
-        self.presets: dict[str, None] = {}  # what presets set, a line each
+        self.presets: dict[str, None] = {}  # what presets set, one line per preset
         self.resources: dict[Model, Resources] = {}
         self._interned: dict[Any, Any] = {}
 
@@ -314,9 +293,8 @@ class _Builder:
                 ready = self._preset(set_values(tree, override), {**override, **fields})
                 ready = self.composer.apply_protocol(ready, override)
                 experiment = self._experiment(ready)
-                for values in _product(
-                    fields
-                ):  # innermost: a method is cheap to build, a benchmark and a model are not
+                # Innermost: a method is cheap to build, a benchmark and a model are not.
+                for values in _product(fields):
                     method = set_values(ready, values).method
                     yield from self._cells(experiment, method, choice, {**defaults}, root_axes)
 
@@ -330,9 +308,8 @@ class _Builder:
                 raise ConfigError(describe_unknown("key", key, valid, hint=hint))
 
     def _experiment(self, tree: DictConfig) -> Experiment:
-        """What all cells of a composed tree share, but for `max_new_tokens`."""
-        asked = self.composer.build_dataset(tree.dataset)
-        benchmark: Benchmark = self._intern(asked)
+        """Build what all cells of a composed tree share, but for `max_new_tokens`."""
+        benchmark: Benchmark = self._intern(self.composer.build_dataset(tree.dataset))
         model: Model = self._intern(schema.read_model(tree.model))
         self.resources[model] = schema.read_resources(tree.model)
         return Experiment(benchmark, model)
@@ -354,7 +331,7 @@ class _Builder:
         return self._interned.setdefault((type(value), value), value)
 
     def _preset(self, tree: DictConfig, explicit: Mapping[str, Any]) -> DictConfig:
-        """The tree with what conf/preset/NAME.yaml says, below the keys that the user set. Raises ConfigError."""
+        """Return the tree with what conf/preset/NAME.yaml sets, but for the user's keys. Raises ConfigError."""
         name = tree.model.get("preset")
         if not name:
             return tree
@@ -367,41 +344,37 @@ class _Builder:
             for key, value in preset[group].items()
             if key in tree[group].keys() and f"{group}.{key}" not in explicit  # noqa: SIM118  `in` is False for ???
         }
-        self.presets[
-            f"model.preset={name} sets {', '.join(f'{key}={format_value(v)}' for key, v in values.items())}"
-        ] = None
+        listed = ", ".join(f"{key}={format_value(v)}" for key, v in values.items())
+        self.presets[f"model.preset={name} sets {listed}"] = None
         return set_values(tree, values)
 
     def settings(self, grids: Sequence[Axes]) -> Settings:
-        once = {key: values for key, values in grids[0].items() if key in (*ONCE, "launcher", "tracking") or "." in key}
-        for axes in grids[1:]:
-            for key in (*ONCE, "launcher", "tracking"):
-                if axes.get(key) != grids[0].get(key):
-                    raise ConfigError(
-                        f"{key} takes one value in a sweep; give it beside `grids:` or on the command line"
-                    )
-        tree = self.composer.compose({key: once[key][0] for key in ("launcher", "tracking") if key in once})
-        tree = set_values(
-            tree, {k: v[0] for k, v in once.items() if k.split(".")[0] in ("launcher", "tracking") and "." in k}
-        )
-        root = {key: schema.check_root_value(key, once[key][0] if key in once else tree[key]) for key in ONCE}
+        for key in (*ONCE, *OWNED):
+            if any(axes.get(key) != grids[0].get(key) for axes in grids):
+                raise ConfigError(f"{key} takes one value in a sweep; give it beside `grids:` or on the command line")
+        given = {key: values[0] for key, values in grids[0].items()}
+        tree = self.composer.compose({key: given[key] for key in OWNED if key in given})
+        own = {key: value for key, value in given.items() if key not in OWNED and key.split(".")[0] in OWNED}
+        tree = set_values(tree, own)
+        root = {key: schema.check_root_value(key, given[key] if key in given else tree[key]) for key in ONCE}
         return schema.read_settings(root, tree.launcher, tree.tracking)
 
-    def notes(self, total: int, distinct: int) -> tuple[str, ...]:
+    def describe_unused(self, total: int, distinct: int) -> tuple[str, ...]:
+        """Describe, a line each, what presets set, given keys that nothing uses, and equal cells."""
         if total == distinct:  # a key that another method of the grid uses is not reported
             ignored = {name: [key for key in keys if key not in self.used] for name, keys in self.ignored.items()}
-            return (*self.presets, *_unused(ignored))
-        why = "; ".join(_unused(self.ignored)) or "equal cells were given more than once"
+            return (*self.presets, *_list_unused(ignored))
+        why = "; ".join(_list_unused(self.ignored)) or "equal cells were given more than once"
         return (*self.presets, f"{total:,} cells, {distinct:,} distinct: {why}")
 
 
 def _has(tree: DictConfig, key: str) -> bool:
-    """Whether a `group.key` means something for a choice of groups. Every dataset takes a template and a framing."""
+    """Return whether a choice of groups has a `group.key`; every dataset takes a template and a framing."""
     group, _, name = key.partition(".")
     return name.split(".")[0] in tree[group].keys() or (group == "dataset" and name in schema.REWORDED)  # noqa: SIM118  `in` is False for ???
 
 
-def _unused(ignored: Mapping[str, Iterable[str]]) -> list[str]:
+def _list_unused(ignored: Mapping[str, Iterable[str]]) -> list[str]:
     return [f"{name} does not use {', '.join(keys)}" for name, keys in ignored.items() if keys]
 
 

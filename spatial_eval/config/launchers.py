@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from spatial_eval.core.errors import ConfigError
+from spatial_eval.core.validate import describe_invalid, field_values
 
 # What spatial_eval sets itself on every Slurm job; elsewhere it would be lost or break resuming.
 OURS = ("array", "chdir", "error", "export", "job-name", "output", "requeue", "no-requeue", "signal", "open-mode")
@@ -29,8 +30,7 @@ class Resources:
     time: int | None = None
 
     def __post_init__(self) -> None:
-        _at_least(0, "model.resources.gpus", self.gpus)
-        _at_least(1, "model.resources.time", self.time)
+        _check_counts(self, "model.resources", gpus=0, time=1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,12 +61,8 @@ class Local:
             raise ConfigError(
                 "launcher.slots and launcher.gpus exclude each other: slots are CPU jobs, gpus are devices"
             )
-        if isinstance(self.gpus, int):
-            _at_least(1, "launcher.gpus", self.gpus)
-        _at_least(1, "launcher.slots", self.slots)
-        _at_least(1, "launcher.threads", self.threads)
-        _at_least(0, "launcher.retries", self.retries)
-        _shards(self.shards)
+        _check_counts(self, "launcher", gpus=1, slots=1, threads=1, retries=0)
+        _check_shards(self.shards)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,15 +101,11 @@ class Slurm:
     lost: float = 30.0
 
     def __post_init__(self) -> None:
-        counts = {"time": self.time, "cpus": self.cpus, "max_array": self.max_array}
-        for name, count in {**counts, "array_parallelism": self.array_parallelism}.items():
-            _at_least(1, f"launcher.{name}", count)
-        for name, count in {"gpus": self.gpus, "retries": self.retries, "signal": self.signal}.items():
-            _at_least(0, f"launcher.{name}", count)
+        _check_counts(self, "launcher", time=1, cpus=1, max_array=1, array_parallelism=1, gpus=0, retries=0, signal=0)
         for name, seconds in {"poll": self.poll, "lost": self.lost}.items():
             if not 0.1 <= seconds <= 3600:
-                raise ConfigError(f"launcher.{name}={seconds:g} is not valid; expected 0.1 to 3600 seconds")
-        _shards(self.shards)
+                raise ConfigError(describe_invalid(f"launcher.{name}", f"{seconds:g}", "0.1 to 3600 seconds"))
+        _check_shards(self.shards)
         _reject_control_characters(asdict(self), "launcher")
         for key in self.extra:
             if str(key).replace("_", "-") in OURS:
@@ -124,14 +116,17 @@ Launcher = Inline | Local | Slurm
 LAUNCHERS: dict[str, type[Inline] | type[Local] | type[Slurm]] = {"inline": Inline, "local": Local, "slurm": Slurm}
 
 
-def _shards(value: int | str) -> None:
+def _check_shards(value: int | str) -> None:
     if value != "auto" and (isinstance(value, str) or value < 1):
-        raise ConfigError(f"launcher.shards={value} is not valid; expected a whole number >= 1 or auto")
+        raise ConfigError(describe_invalid("launcher.shards", value, "a whole number >= 1 or auto"))
 
 
-def _at_least(least: int, key: str, value: int | None) -> None:
-    if value is not None and value < least:
-        raise ConfigError(f"{key}={value} is not valid; expected a whole number >= {least}")
+def _check_counts(settings: Resources | Local | Slurm, prefix: str, **least: int) -> None:
+    """Raise ConfigError on a field that is a number below the least of its name."""
+    values = field_values(settings)
+    for name, limit in least.items():
+        if isinstance(values[name], int) and values[name] < limit:
+            raise ConfigError(describe_invalid(f"{prefix}.{name}", values[name], f"a whole number >= {limit}"))
 
 
 def _reject_control_characters(value: Any, key: str) -> None:

@@ -6,7 +6,7 @@ import json
 import math
 import re
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,7 +22,7 @@ from spatial_eval.core.layers import canonical_heads
 from spatial_eval.core.plan import SPLITS
 from spatial_eval.core.sweep_names import EXPECTED, is_name
 from spatial_eval.core.types import CAPTURES, Benchmark, Method, Model, Places
-from spatial_eval.core.validate import build_dataclass, format_value
+from spatial_eval.core.validate import build_dataclass, describe_invalid, format_value
 from spatial_eval.methods.registry import BENCHMARKS, METHODS
 from spatial_eval.models.devices import DEVICES
 from spatial_eval.models.registry import MODELS
@@ -31,16 +31,11 @@ T = TypeVar("T")
 
 GROUPS = ("dataset", "model", "method", "launcher", "tracking")
 PARTS = ("split", "limit", "max_new_tokens")
-ONCE = (
-    "name",
-    "data_dir",
-    "output_dir",
-    "action",
-    "retry",
-    "capture",
-    "estimate.device",
-)  # one value for a whole sweep
+# One value for a whole sweep.
+ONCE = ("name", "data_dir", "output_dir", "action", "retry", "capture", "estimate.device")
 ACTIONS = ("run", "plan")
+CHOICES = {"split": SPLITS, "action": ACTIONS, "capture": CAPTURES, "estimate.device": DEVICES}
+OPTIONAL = ("limit", "name", "estimate.device")  # root keys that may be null
 RESERVED = {*ROW, *BY_RELATION, "kind", "sweep"} - {*NAMED}  # no field of a method may be called so
 
 
@@ -64,72 +59,78 @@ class Settings:
 
 def check_root_value(key: str, value: Any) -> Any:
     """Return the canonical value of a root key. Raises ConfigError where it is not valid."""
-    if key in HYPERPARAMETERS:
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        limits = "a number in [0, 1]" if key == "threshold" else "a finite number >= 0"
-        if not number or not math.isfinite(value) or value < 0 or (key == "threshold" and value > 1):
-            raise ConfigError(f"{key}={format_value(value)} is not valid; expected {limits}")
-        return float(f"{value:.12g}") + 0.0  # 0.6000000000000001 of range(0,1,0.2) is 0.6; -0.0 is 0
-    if key in ("limit", "max_new_tokens"):
-        whole = isinstance(value, int) and not isinstance(value, bool) and value >= 1
-        if not whole and not (key == "limit" and value is None):
-            raise ConfigError(
-                f"{key}={format_value(value)} is not valid; expected a whole number >= 1{' or null' * (key == 'limit')}"
-            )
-        return value
-    choices = {"split": SPLITS, "action": ACTIONS, "capture": CAPTURES, "estimate.device": DEVICES}.get(key)
+    if value is None and key in OPTIONAL:
+        return None
     if key == "estimate.device" and isinstance(value, str):
         value = value.lower()  # H100
-    if choices is not None:
-        if value not in choices and not (key == "estimate.device" and value is None):
-            raise ConfigError(describe_unknown(key, format_value(value), choices))
+    if key in CHOICES:
+        if value not in CHOICES[key]:
+            raise ConfigError(describe_unknown(key, format_value(value), CHOICES[key]))
         return value
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    number = whole or (isinstance(value, float) and math.isfinite(value))
+    if key == "threshold":
+        valid, expected = number and 0 <= value <= 1, "a number in [0, 1]"
+    elif key in HYPERPARAMETERS:
+        valid, expected = number and value >= 0, "a finite number >= 0"
+    elif key in ("limit", "max_new_tokens"):
+        valid = whole and value >= 1
+        expected = "a whole number >= 1 or null" if key in OPTIONAL else "a whole number >= 1"
+    elif key == "name":
+        valid, expected = is_name(str(value)), EXPECTED
+    elif key == "retry":
+        valid, expected = isinstance(value, bool), "true or false"
+    else:
+        valid, expected = isinstance(value, str) and value != "", "a folder"
+    if not valid:
+        raise ConfigError(describe_invalid(key, value, expected))
     if key == "name":
-        if value is not None and not is_name(str(value)):
-            raise ConfigError(f"name={format_value(value)} is not valid; expected {EXPECTED}")
-        return None if value is None else str(value)
-    if key == "retry":
-        if not isinstance(value, bool):
-            raise ConfigError(f"retry={format_value(value)} is not valid; expected true or false")
-        return value
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"{key}={format_value(value)} is not valid; expected a folder")
-    return value
+        return str(value)
+    return _round_number(value) if key in HYPERPARAMETERS else value
+
+
+def _round_number(value: float) -> float:
+    """Return 0.6 for 0.6000000000000001, as of range(0,1,0.2), and 0 for -0.0."""
+    return float(f"{value:.12g}") + 0.0
 
 
 def read_settings(root: Mapping[str, Any], launcher: DictConfig, tracking: DictConfig) -> Settings:
     """Build the settings from checked root values and the composed groups launcher and tracking."""
     places = Places(Path(root["data_dir"]).expanduser().absolute(), Path(root["output_dir"]).expanduser().absolute())
-    tracker = build_by_kind(TRACKERS, to_plain_values(tracking, "tracking"), "tracking")
-    how = (root["action"], root["retry"], root["capture"])
-    return Settings(places, *how, _launcher(launcher), tracker, root["name"], root["estimate.device"])
+    return Settings(
+        places,
+        action=root["action"],
+        retry=root["retry"],
+        capture=root["capture"],
+        launcher=_read_group(LAUNCHERS, launcher, "launcher"),
+        tracking=_read_group(TRACKERS, tracking, "tracking"),
+        name=root["name"],
+        device=root["estimate.device"],
+    )
 
 
 REWORDED = ("template", "framing", "system", "protocol")  # keys that every dataset takes: its questions asked otherwise
 
 
 def read_dataset(node: DictConfig) -> Benchmark:
-    return build_by_kind(
-        BENCHMARKS, {k: v for k, v in to_plain_values(node, "dataset").items() if k not in REWORDED}, "dataset"
-    )
+    return _read_group(BENCHMARKS, node, "dataset", without=REWORDED)
 
 
 def read_model(node: DictConfig) -> Model:
-    return build_by_kind(MODELS, {k: v for k, v in to_plain_values(node, "model").items() if k != "resources"}, "model")
+    return _read_group(MODELS, node, "model", without=("resources",))
+
+
+def _read_group(table: Mapping[str, type[T]], node: DictConfig, group: str, *, without: Sequence[str] = ()) -> T:
+    values = to_plain_values(node, group).items()
+    return build_by_kind(table, {key: value for key, value in values if key not in without}, group)
 
 
 def read_resources(node: DictConfig) -> Resources:
     """Read the needs of a model's jobs (`resources:` in its YAML), which are no part of its identity."""
     values = to_plain_values(node, "model").get("resources") or {}
     if not isinstance(values, dict):
-        raise ConfigError(
-            f"model.resources={format_value(values)} is not valid; expected a mapping with gpus, memory, time"
-        )
+        raise ConfigError(describe_invalid("model.resources", values, "a mapping with gpus, memory, time"))
     return build_dataclass(Resources, values, "model.resources")
-
-
-def _launcher(node: DictConfig) -> Launcher:
-    return build_by_kind(LAUNCHERS, to_plain_values(node, "launcher"), "launcher")
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,9 +142,8 @@ class MethodRecipe:
     values: Mapping[str, Any]
 
     def build(self, root: Mapping[str, Any]) -> Method:
-        made = build_by_kind(
-            METHODS, {**self.values, **{field: root[key] for field, key in self.root_keys.items()}}, "method"
-        )
+        given = {field: root[key] for field, key in self.root_keys.items()}
+        made = build_by_kind(METHODS, {**self.values, **given}, "method")
         if made.kind != self.values["kind"]:
             raise ConfigError(f"method={self.name}: its class calls itself {made.kind!r}, not {self.values['kind']!r}")
         return made
@@ -151,7 +151,7 @@ class MethodRecipe:
 
 def read_method(node: DictConfig, name: str) -> MethodRecipe:
     """Read a method's YAML once for all cells. A field is a value, or exactly `${weight}`, `${threshold}`, ..."""
-    raw = _container(node, "method", resolve=False)
+    raw = to_plain_values(node, "method", resolve=False)
     kind = str(raw.get("kind"))
     if kind in METHODS:
         taken = [f.name for f in fields(METHODS[kind]) if f.name in RESERVED]  # type: ignore[arg-type]
@@ -159,20 +159,20 @@ def read_method(node: DictConfig, name: str) -> MethodRecipe:
             raise ConfigError(f"method={name}: its field {taken[0]} has the name of a column of the tables: rename it")
     root_keys, values = {}, {}
     for field, value in raw.items():
-        found = re.fullmatch(r"\$\{(\w+)\}", value) if isinstance(value, str) else None
-        if found and found[1] in HYPERPARAMETERS:
-            root_keys[field] = found[1]
+        reference = re.fullmatch(r"\$\{(\w+)\}", value) if isinstance(value, str) else None
+        if reference and reference[1] in HYPERPARAMETERS:
+            root_keys[field] = reference[1]
         elif isinstance(value, str) and "${" in value:
             raise ConfigError(
                 f"method={name}: {field}: {value} is not valid; expected a value or one of "
                 f"${{{'}, ${'.join(HYPERPARAMETERS)}}}"
             )
-        elif field == "heads" and isinstance(value, str) and value.endswith(".json"):
+        elif field == "heads" and isinstance(value, str) and (value.endswith(".json") or "/" in value):
             values[field] = read_heads(Path(value).expanduser())
+        elif field in HYPERPARAMETERS:
+            values[field] = check_root_value(field, value)
         else:
-            values[field] = (
-                check_root_value(field, value) if field in HYPERPARAMETERS else _canonical(value, f"method.{field}")
-            )
+            values[field] = _check_finite(value, f"method.{field}")
     return MethodRecipe(name, root_keys, values)
 
 
@@ -186,21 +186,17 @@ def read_heads(path: Path) -> str:
     return canonical_heads(heads, f"heads in {path}") or "all"
 
 
-def _canonical(value: Any, where: str) -> Any:
-    """Round as the root keys: 0.6000000000000001 is 0.6. Raises ConfigError on nan and on what is no JSON."""
+def _check_finite(value: Any, key: str) -> Any:
+    """Return a value, a number rounded as those of the root keys. Raises ConfigError on nan and infinity."""
     if not isinstance(value, float):
         return value
     if not math.isfinite(value):
-        raise ConfigError(f"{where}={format_value(value)} is not valid; expected a finite number")
-    return float(f"{value:.12g}") + 0.0
+        raise ConfigError(describe_invalid(key, value, "a finite number"))
+    return _round_number(value)
 
 
-def to_plain_values(node: Any, where: str) -> dict[str, Any]:
-    """Return a node's resolved values. Raises ConfigError with the name of a key that must be given."""
-    return _container(node, where, resolve=True)
-
-
-def _container(node: Any, where: str, *, resolve: bool) -> dict[str, Any]:
+def to_plain_values(node: Any, where: str, *, resolve: bool = True) -> dict[str, Any]:
+    """Return a node's values. Raises ConfigError with the name of a key that must be given."""
     try:
         missing = sorted(OmegaConf.missing_keys(node))
         if missing:
@@ -213,8 +209,7 @@ def _container(node: Any, where: str, *, resolve: bool) -> dict[str, Any]:
 
 def build_by_kind(table: Mapping[str, type[T]], values: Mapping[str, Any], where: str) -> T:
     """Build the class that `kind` names in `table` from the other values."""
-    rest = dict(values)
-    kind = rest.pop("kind", None)
+    kind: Any = values.get("kind")
     if kind not in table:
         raise ConfigError(describe_unknown(f"{where}.kind", format_value(kind), table))
-    return build_dataclass(table[kind], rest, where)
+    return build_dataclass(table[kind], {key: value for key, value in values.items() if key != "kind"}, where)

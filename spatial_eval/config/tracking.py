@@ -12,6 +12,7 @@ from typing import Any, Protocol, cast
 
 from spatial_eval.core.errors import ConfigError, describe_unknown
 from spatial_eval.core.types import Cell
+from spatial_eval.core.validate import describe_invalid
 from spatial_eval.methods.registry import Interface, PluginTable
 
 MODES = ("offline", "auto", "online", "disabled")
@@ -27,7 +28,6 @@ class Tracker(Protocol):
         Called after every run of the sweep, also without new answers, in its own process with a time limit; an
         exception is recorded in publish.json and changes no exit code.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +62,16 @@ class Wandb:
             bad = key != "group" and set(FORBIDDEN) & set(value or "")
             if value is not None and (not value.strip() or len(value) > 128 or bad):
                 raise ConfigError(
-                    f"tracking.{key}={value} is not valid; expected 1 to 128 characters, none of {FORBIDDEN}"
+                    describe_invalid(f"tracking.{key}", value, f"1 to 128 characters, none of {FORBIDDEN}")
                 )
         for tag in self.tags:
             if not 1 <= len(tag) <= 64:
-                raise ConfigError(f"tracking.tags={tag} is not valid; expected tags of 1 to 64 characters")
+                raise ConfigError(describe_invalid("tracking.tags", tag, "tags of 1 to 64 characters"))
         if self.max_cell_runs < 0:
-            raise ConfigError(f"tracking.max_cell_runs={self.max_cell_runs} is not valid; expected a whole number >= 0")
+            raise ConfigError(describe_invalid("tracking.max_cell_runs", self.max_cell_runs, "a whole number >= 0"))
         if not 0 < self.timeout < 86_400:
-            raise ConfigError(f"tracking.timeout={self.timeout:g} is not valid; expected seconds, above 0, below a day")
+            seconds = f"{self.timeout:g}"
+            raise ConfigError(describe_invalid("tracking.timeout", seconds, "seconds, above 0, below a day"))
 
     @property
     def writes(self) -> bool:

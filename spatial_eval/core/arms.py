@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, ClassVar, TypeVar
 from urllib.parse import quote, unquote
@@ -82,14 +83,14 @@ SEED = _number("a whole number >= 0", lambda value: value >= 0)
 COUNT = _number("a whole number >= 1", lambda value: value >= 1)
 NOISE = _number("a step of diffusion, 0 to 999", lambda value: 0 <= value <= 999)
 DIMENSIONS = _selection(lambda value, where: _dimensions(str(value), where))
-EARLY = _selection(lambda value, where: canonical_layers(value, where, BUCKETS))
+EARLY = _selection(lambda value, where: canonical_layers(value, where, ("all", *BUCKETS)))
 
 
 def _dimensions(text: str, where: str) -> str:
-    found = text.replace(" ", "").split(",")
-    if not all(item.isdecimal() for item in found):
-        raise ConfigError(f"{where}={text} is not valid; expected dimensions of the hidden state as 1415,2533")
-    return ",".join(map(str, sorted({int(item) for item in found})))
+    items = text.replace(" ", "").split(",")
+    if not all(item.isdecimal() for item in items):
+        raise ConfigError(f"{where}={text} is not valid; expected dimensions of the hidden state as [1415,2533]")
+    return ",".join(map(str, sorted({int(item) for item in items})))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +101,12 @@ class _Part:
         values = field_values(self)
         for f in fields(self):
             object.__setattr__(self, f.name, f.metadata["rule"](values[f.name], f"method.{f.name}"))
+
+
+def _spell_all(part: _Part) -> dict[str, Any]:
+    """Return the fields of a part, "all" where it selects all and its default does not."""
+    default = field_values(type(part)())
+    return {n: "all" if value == "" != default[n] else value for n, value in field_values(part).items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,12 +132,12 @@ class AttentionChange(_Part):
 
     @property
     def distance(self) -> float:
-        """How far its strength is from the one that changes nothing."""
+        """Return how far its strength is from the one that changes nothing."""
         raise NotImplementedError
 
     @property
     def untouched(self) -> bool:
-        """Whether it changes nothing, whatever its kind and layers."""
+        """Return whether it changes nothing, whatever its kind and layers."""
         return self.distance == 0
 
     @property
@@ -153,9 +160,9 @@ class AttentionChange(_Part):
     @property
     def told(self) -> dict[str, Any]:
         """Return what its label says even where the baseline has the same: its numbers, and places off its defaults."""
-        default, own = asdict(type(self)()), asdict(self)
+        default, own = asdict(type(self)()), _spell_all(self)
         places = {f.name: own.pop(f.name) for f in fields(AttentionChange)}
-        return own | {name: value or "all" for name, value in places.items() if value != default[name]}
+        return own | {name: value for name, value in places.items() if value != default[name]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -283,13 +290,18 @@ class Contrast(_Part):
 
     @property
     def second(self) -> SecondPrompt | None:
-        """The prompt that it reads beside the question's own; None = none."""
+        """Return the prompt that it reads beside the question's own; None = none."""
         return None
 
     @property
     def values(self) -> dict[str, Any]:
         """Return it flat."""
         return {"contrast": self.kind, **asdict(self)}
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """Return what its label says even where the baseline has the same."""
+        return {"contrast": self.kind, **_spell_all(self)}
 
 
 # Where the text of a second prompt stands: before the image, between image and question, behind the question.
@@ -532,27 +544,27 @@ class Arm:
 
     @property
     def plain(self) -> bool:
-        """Whether a weight alone says what it is."""
+        """Return whether a weight alone describes it."""
         return self.to_flat().keys() <= {"weight"}
 
     @property
     def untouched(self) -> bool:
-        """Whether it decodes as BASE does, whatever its kind and layers."""
+        """Return whether it decodes as BASE does, whatever its kind and layers."""
         return self.contrast is None and self.attention.untouched
 
     @property
     def against(self) -> str:
-        """What its contrast compares with, as Contrast.against; "" without one."""
+        """Return what its contrast compares with, as Contrast.against; "" without one."""
         return self.contrast.against if self.contrast else ""
 
     @property
     def noise(self) -> int | None:
-        """The step of diffusion of the image that it compares with; None = it compares with no such image."""
+        """Return the noise step of the image that it compares with; None = it compares with no such image."""
         return self.contrast.noise if isinstance(self.contrast, Vcd) else None
 
     @property
     def without_contrast(self) -> Arm:
-        """What it does to attention, alone; BASE where that is nothing."""
+        """Return what it does to attention, alone; BASE where that is nothing."""
         return Arm(self.attention.effective)
 
     @property
@@ -589,8 +601,9 @@ class Arm:
         """Return its short label: `0.5`, `0.5,scaling=mass,layers=0-15` or `dola,layers=high,cutoff=0.1`.
 
         Numbers of a contrast, or of VAF and its like, stand there at 0 too, since their methods have other defaults.
+        `parse_arm_label` reads it.
         """
-        told = self.attention.told | (self.contrast.values if self.contrast else {})
+        told = self.attention.told | (self.contrast.told if self.contrast else {})
         head = "contrast" if self.contrast else "weight" if self.attention.scaling in SCALINGS else "scaling"
         shown = {n: told.get(n, value) for n, value in self.values.items() if n in told or value != BASELINE[n]}
         texts = [f"{name}={_text(value)}" for name, value in shown.items() if name != head and value != ""]
@@ -598,6 +611,18 @@ class Arm:
 
 
 BASE = Arm()
+
+
+def find_arm(text: str, arms: Iterable[Arm]) -> Arm:
+    """Return the one of `arms` that a text names: base, its label, or a shorter text of it. Raises ConfigError."""
+    known = {arm.label: arm for arm in arms}
+    label = BASE.label if text == "base" else text
+    if label not in known:
+        with suppress(ConfigError):
+            label = parse_arm_label(text, "arm").label
+    if label not in known:
+        raise ConfigError(describe_unknown("arm", text, known))
+    return known[label]
 
 
 def parse_arm_label(text: str, where: str) -> Arm:
@@ -641,4 +666,5 @@ def _text(value: str | float) -> str:
     """Return a value as a label holds it: texts quoted as in URLs where they hold more than selections do."""
     if isinstance(value, str):
         return value if re.fullmatch(r"[\w:,.-]*", value) else quote(value, safe="")
-    return f"{value:g}"
+    short = f"{value:g}"  # six digits
+    return short if float(short) == value else repr(value)

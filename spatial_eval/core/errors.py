@@ -12,7 +12,10 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable, Mapping
+
+COMPLETE, USER_ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3  # exit codes of every command
 
 
 class SpatialEvalError(Exception):
@@ -46,6 +49,11 @@ class StoreError(SpatialEvalError):
 def first_line(error: BaseException) -> str:
     """Return the first line of a message that says something; the class's name where none does."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+
+
+def drop_names(error: str) -> str:
+    """Return the text of an error without quoted texts and paths: what many files cause alike is one cause."""
+    return re.sub(r"'[^']*'|\S*[/\\]\S*", "", error)
 
 
 def describe_unknown(

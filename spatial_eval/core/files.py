@@ -7,10 +7,12 @@ one path at once leave one of the two files; no lock is held. Scope: local disks
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
 import socket
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from spatial_eval.core.errors import StoreError
 from spatial_eval.core.terminal import warn_once
 
 LARGEST_JSON = 2**28  # bytes; sweep.json of 100,000 cells has a tenth of it
+TRIES = 3  # of reading a file that another machine replaces meanwhile: NFS then reports a stale handle
 
 
 def make_writer_name() -> str:
@@ -99,10 +102,26 @@ def read_regular_file(path: Path, most: int | None = None) -> bytes:
         OSError: it is absent, unreadable, or no regular file (a FIFO would wait for ever).
         ValueError: it is too large.
     """
-    if not is_regular_file(path):
-        raise FileNotFoundError(2, "not a regular file" if os.path.lexists(path) else "no such file", str(path))
-    if most is not None and path.stat().st_size > most:
-        raise ValueError(f"{path.stat().st_size:,} bytes; at most {most:,} are read")
+    for _ in range(TRIES - 1):
+        try:
+            return _read_once(path, most)
+        except OSError as error:
+            if error.errno != errno.ESTALE:
+                raise
+    return _read_once(path, most)
+
+
+def _read_once(path: Path, most: int | None) -> bytes:
+    try:
+        status = path.stat()
+    except OSError as error:
+        if error.errno != errno.ELOOP:
+            raise
+        status = path.lstat()  # a link, which is no regular file
+    if not stat.S_ISREG(status.st_mode):
+        raise FileNotFoundError(errno.ENOENT, "not a regular file", str(path))
+    if most is not None and status.st_size > most:
+        raise ValueError(f"{status.st_size:,} bytes; at most {most:,} are read")
     return path.read_bytes()
 
 
@@ -133,11 +152,16 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def translate_os_errors(path: Path) -> Iterator[None]:
-    """Raise StoreError, one line, for an error of the file system (disk full, no permission)."""
+def translate_os_errors(path: Path | None = None) -> Iterator[None]:
+    """Raise StoreError, one line, for an error of the file system (disk full, no permission).
+
+    Args:
+        path: what the block is about; None = the path that the error names.
+    """
     try:
         yield
     except OSError as error:
+        where = f"{path or error.filename}: " if path or error.filename else ""
         raise StoreError(
-            f"{path}: {error.strerror or error}; what was stored before stays: fix it and run the same command again"
+            f"{where}{error.strerror or error}; what was stored before stays: fix it and run the same command again"
         ) from error

@@ -11,9 +11,12 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from stat import S_ISREG
+from typing import TypeVar
 
 from spatial_eval.core.jsonl import read_valid_lines
 from spatial_eval.core.types import Places
+
+T = TypeVar("T")
 
 
 def hash_text(text: str | bytes, size: int = 16) -> str:
@@ -35,24 +38,13 @@ def digest_files(paths: Sequence[Path], places: Places) -> list[str]:
     Returns:
         32 hex digits per file; "missing" where it does not exist.
     """
-    notes = places.cache / "digests.jsonl"
-    known = _read_notes(notes)
-    digests: list[str] = []
-    fresh: dict[str, str] = {}
-    for path in paths:
-        key = _key(path)
-        if not key:
-            digests.append("missing")
-            continue
-        if key not in known:
-            known[key] = fresh[key] = digest_file(path)
-        digests.append(known[key])
-    if fresh and places.remember and places.output.is_dir():
-        _append_notes(notes, fresh)
-    return digests
+    keys = [_identify_content(path) for path in paths]
+    present = {key: path for key, path in zip(keys, paths, strict=True) if key}
+    digests = compute_cached(present, digest_file, places)
+    return [digests.get(key, "missing") for key in keys]
 
 
-def compute_cached(arguments: Mapping[str, str], compute: Callable[[str], str], places: Places) -> dict[str, str]:
+def compute_cached(arguments: Mapping[str, T], compute: Callable[[T], str], places: Places) -> dict[str, str]:
     """Compute 32 hex digits by `compute` and its argument, or read them from the cache of digests, by key."""
     notes = places.cache / "digests.jsonl"
     known = _read_notes(notes)
@@ -69,16 +61,15 @@ def digest_folder(folder: Path, patterns: Iterable[str], places: Places) -> str:
     return combine_digests(dict(zip(names, digest_files(paths, places), strict=True)))
 
 
-def _key(path: Path) -> str:
-    """What changes with a file's content; "" where there is none, a pipe and a device included."""
+def _identify_content(path: Path) -> str:
+    """Return a text that changes with a file's content; "" where there is no file, a pipe and a device included."""
     try:
         facts = path.stat()
     except (OSError, ValueError):
         return ""
     if not S_ISREG(facts.st_mode):
         return ""
-    known = (facts.st_size, facts.st_mtime_ns, facts.st_ino, facts.st_ctime_ns)
-    return "|".join([str(path.resolve()), *map(str, known)])
+    return f"{path.resolve()}|{facts.st_size}|{facts.st_mtime_ns}|{facts.st_ino}|{facts.st_ctime_ns}"
 
 
 def digest_file(path: Path) -> str:
@@ -89,11 +80,10 @@ def digest_file(path: Path) -> str:
 
 def _read_notes(notes: Path) -> dict[str, str]:
     try:
-        pairs = [
-            pair for pair in read_valid_lines(notes) if isinstance(pair, list) and [*map(type, pair)] == [str, str]
-        ]
+        lines = list(read_valid_lines(notes))
     except OSError:
         return {}
+    pairs = [line for line in lines if isinstance(line, list) and [*map(type, line)] == [str, str]]
     return {key: digest for key, digest in pairs if len(digest) == 32}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -34,22 +35,24 @@ _PRETTY = (
 
 def read_file_bytes(path: Path) -> bytes:
     """Read a file of questions or answers. Raises DataError for a folder, a pipe or a device."""
-    try:
-        _check_regular(path)
+    with _check_readable(path):
         content = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; check the path") from None
-    except ValueError:  # NUL
-        raise DataError(f"{str(path)!r} is no path") from None
     _check_magic(path, content)
     return content
 
 
-def _check_regular(path: Path) -> None:
-    """Raise DataError where something other than a file is there."""
-    if path.exists() and not is_regular_file(path):
-        what = "a folder" if path.is_dir() else "a pipe or a device"
-        raise DataError(f"{path} is {what}; expected a file")
+@contextlib.contextmanager
+def _check_readable(path: Path) -> Iterator[None]:
+    """Raise DataError where the block cannot read the path, or something other than a file is there."""
+    try:
+        if path.exists() and not is_regular_file(path):
+            what = "a folder" if path.is_dir() else "a pipe or a device"
+            raise DataError(f"{path} is {what}; expected a file")
+        yield
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}; check the path") from None
+    except ValueError:  # NUL
+        raise DataError(f"{str(path)!r} is no path") from None
 
 
 def _check_magic(path: Path, content: bytes) -> None:
@@ -67,8 +70,7 @@ def read_json_lines(path: Path) -> Iterator[dict[str, Any]]:
 
 def read_numbered_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (line number from 1, object) as read_json_lines does. Holds one line at a time."""
-    try:
-        _check_regular(path)
+    with _check_readable(path):
         for number, line in enumerate(_read_lines(path), 1):
             if number == 1:
                 _check_magic(path, line)
@@ -77,23 +79,19 @@ def read_numbered_lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             try:
                 row = json.loads(line)
             except (ValueError, RecursionError) as error:
-                raise DataError(f"{path}{_explain_line(path, path.read_bytes(), number, error)}") from None
+                raise DataError(f"{path}{_explain_line(path, number, error)}") from None
             if not isinstance(row, dict):
-                raise DataError(f"{path}{_explain_line(path, path.read_bytes(), number, None)}")
+                raise DataError(f"{path}{_explain_line(path, number, None)}")
             yield number, row
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; check the path") from None
-    except ValueError:  # NUL
-        raise DataError(f"{str(path)!r} is no path") from None
 
 
-def _explain_line(path: Path, content: bytes, number: int, error: Exception | None) -> str:
-    """Say what a line is that is no JSON object: a part of a file in another form, or damaged."""
-    text = content.removeprefix(b"\xef\xbb\xbf").lstrip()
+def _explain_line(path: Path, number: int, error: Exception | None) -> str:
+    """Explain what a line is that is no JSON object: a part of a file in another form, or damaged."""
+    text = path.read_bytes().removeprefix(b"\xef\xbb\xbf").lstrip()
     if text.startswith(b"["):
-        return " " + _name_form(path, "is a JSON array, not JSON lines", _ARRAY)
+        return f" {_name_form(path, 'is a JSON array, not JSON lines', _ARRAY)}"
     if re.match(rb"\{\s*\n", text):
-        return " " + _name_form(path, "is JSON over several lines (pretty-printed), not JSON lines", _PRETTY)
+        return f" {_name_form(path, 'is JSON over several lines (pretty-printed), not JSON lines', _PRETTY)}"
     if isinstance(error, UnicodeDecodeError):
         command = _name_form(path, "", "iconv -f LATIN1 -t UTF-8 {0} > {1}").lstrip(":; ")
         return f", line {number} is not UTF-8 (byte 0x{error.object[error.start]:02x}); if it is Latin-1, {command}"

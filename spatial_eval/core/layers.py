@@ -28,10 +28,10 @@ def canonical_layers(value: Selection, where: str, words: Sequence[str] = ("all"
     if text in words:
         return "" if text == "all" else text
     runs, slash, depth = text.partition("/")
-    found = _parse(runs, where, words)
-    if slash and not (depth.isdecimal() and max(found) < int(depth)):
+    layers = _parse_runs(runs, where, words)
+    if slash and not (depth.isdecimal() and max(layers) < int(depth)):
         raise ConfigError(f"{where}={text} is not valid; expected layers of a depth as 9-14/32")
-    return _text(found) + (f"/{int(depth)}" if slash else "")
+    return _format_runs(layers) + (f"/{int(depth)}" if slash else "")
 
 
 def layer_indices(text: str, depth: int) -> list[int]:
@@ -39,15 +39,17 @@ def layer_indices(text: str, depth: int) -> list[int]:
     if not text:
         return list(range(depth))
     runs, _, whole = text.partition("/")
-    found = sorted(_parse(runs, "layers", ()))
+    layers = sorted(_parse_runs(runs, "layers", ()))
     if whole:  # every layer that overlaps one of these, as shares of the depth
-        parts = ((one * depth // int(whole), -(-(one + 1) * depth // int(whole))) for one in found)
+        parts = ((layer * depth // int(whole), -(-(layer + 1) * depth // int(whole))) for layer in layers)
         return sorted({layer for first, end in parts for layer in range(first, end)})
-    if found[-1] == _OPEN and found[0] < depth:
-        return [layer for layer in found if layer < depth]
-    if found[-1] >= depth:
-        raise ModelError(f"layers={text}: the model has {depth} decoder layers, 0 to {depth - 1}")
-    return found
+    if layers[-1] == _OPEN and layers[0] < depth:
+        return [layer for layer in layers if layer < depth]
+    if layers[-1] >= depth:
+        raise ModelError(
+            f"layers={text}: the model has {depth} decoder layers, 0 to {depth - 1}; a part of any depth: 9-14/32"
+        )
+    return layers
 
 
 def canonical_heads(value: Heads, where: str) -> str:
@@ -61,10 +63,12 @@ def canonical_heads(value: Heads, where: str) -> str:
         raise ConfigError(
             f"{where}={number} is a number, in which head 3 and head 30 are one: write {text} or '{number}'"
         )
-    items = (item.replace(".", ":") for one in given for item in str(one).replace(" ", "").split(","))
+    items = (item.replace(".", ":") for selection in given for item in str(selection).replace(" ", "").split(","))
     everywhere, alone = _split_heads([item for item in items if item != "all"], where)
-    single = [f"{layer}:{run}" for layer in sorted(alone) for run in _text(alone[layer] - everywhere).split(",") if run]
-    return ",".join([*([_text(everywhere)] if everywhere else []), *single])
+    single = [
+        f"{layer}:{run}" for layer in sorted(alone) for run in _format_runs(alone[layer] - everywhere).split(",") if run
+    ]
+    return ",".join(filter(None, [_format_runs(everywhere), *single]))
 
 
 def head_indices(text: str, layers: Sequence[int], heads: int) -> dict[int, tuple[int, ...]]:
@@ -75,40 +79,40 @@ def head_indices(text: str, layers: Sequence[int], heads: int) -> dict[int, tupl
     if max(everywhere.union(*alone.values())) >= heads:
         raise ModelError(f"heads={text}: the model has {heads} attention heads, 0 to {heads - 1}")
     if not alone.keys() <= set(layers):
-        raise ModelError(f"heads={text} names layers that are not scaled: {_text(alone.keys() - set(layers))}")
-    found = {layer: tuple(sorted(everywhere | alone.get(layer, set()))) for layer in layers}
-    return {layer: chosen for layer, chosen in found.items() if chosen}
+        raise ModelError(f"heads={text} names layers that are not scaled: {_format_runs(alone.keys() - set(layers))}")
+    chosen = {layer: tuple(sorted(everywhere | alone.get(layer, set()))) for layer in layers}
+    return {layer: named for layer, named in chosen.items() if named}
 
 
 def _split_heads(items: Iterable[str], where: str) -> tuple[set[int], dict[int, set[int]]]:
-    """Heads of every layer, and by layer those of one alone."""
+    """Return the heads of every layer, and by layer those of one alone."""
     everywhere: set[int] = set()
     alone: dict[int, set[int]] = {}
     for item in items:
         layer, colon, run = item.rpartition(":")
-        found = _parse(run, where, ("all", "layer:head as 14:3"))
+        named = _parse_runs(run, where, ("all", "layer:head as 14:3"))
         if colon:
-            alone.setdefault(min(_parse(layer, where, ("layer:head as 14:3",))), set()).update(found)
+            alone.setdefault(min(_parse_runs(layer, where, ("layer:head as 14:3",))), set()).update(named)
         else:
-            everywhere |= found
+            everywhere |= named
     return everywhere, alone
 
 
-def _parse(text: str, where: str, words: Sequence[str]) -> set[int]:
-    found: set[int] = set()
+def _parse_runs(text: str, where: str, words: Sequence[str]) -> set[int]:
+    indices: set[int] = set()
     for run in text.split(","):
         match = _RUN.fullmatch(run)
         first, last = (int(match[1]), int(match[3] or (_OPEN if match[2] else match[1]))) if match else (1, 0)
         if first > last or last > _OPEN:
             valid = ", ".join([*words, "an index", "a range 0-15", "a list [0-3, 20]"])
             raise ConfigError(f"{where}={text} is not valid; expected one of: {valid}")
-        found.update(range(first, last + 1))
-    return found
+        indices.update(range(first, last + 1))
+    return indices
 
 
-def _text(found: Iterable[int]) -> str:
+def _format_runs(indices: Iterable[int]) -> str:
     runs: list[list[int]] = []
-    for index in sorted(found):
+    for index in sorted(indices):
         if runs and index == runs[-1][1] + 1:
             runs[-1][1] = index
         else:

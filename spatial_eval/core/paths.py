@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 PACKAGE = Path(__file__).resolve().parents[1]
+
+
+def python_path(folder: Path = PACKAGE.parent) -> str:
+    """Return PYTHONPATH of a child process: the folder of a package first, then our own, absolute for any start."""
+    own = [str(Path(entry).absolute()) for entry in os.environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
+    return os.pathsep.join([str(folder), *own])
 
 
 class OutputPaths:

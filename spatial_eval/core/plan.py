@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
@@ -15,7 +16,8 @@ def split_indices(samples: int | Sequence[Sample], part: Part) -> range | list[i
     """Return the row indices of a part, in order.
 
     `val` is the reference's fixed random fifth (seed 1), `test` the rest; the published tables are `test`. Where
-    samples name their group (`cut`), `val` is a fifth of the groups, with all rows of each.
+    samples name their group (`cut`), `val` is a fifth of the groups, with all rows of each. A limit counts the
+    benchmark's questions: a framing that asks each several times covers the same ones as another.
 
     Args:
         samples: those of the whole dataset; their number where they are not known.
@@ -32,7 +34,11 @@ def split_indices(samples: int | Sequence[Sample], part: Part) -> range | list[i
         else:
             val = sorted(random.Random(1).sample(range(n), int(0.2 * n)))
         rows = val if part.split == "val" else sorted(set(range(n)).difference(val))
-    return rows[: part.limit]
+    if isinstance(samples, int) or part.limit is None or not any(sample.source for sample in samples):
+        return rows[: part.limit]
+    sources = dict.fromkeys(samples[i].source or samples[i].id for i in rows)
+    kept = set(itertools.islice(sources, part.limit))
+    return [i for i in rows if (samples[i].source or samples[i].id) in kept]
 
 
 def select_samples(samples: Sequence[Sample], part: Part) -> list[Sample]:
@@ -91,8 +97,8 @@ def cut_blocks(samples: Sequence[Sample], batching: Batching) -> list[list[int]]
 def remaining_blocks(blocks: Sequence[Sequence[int]], todo: Sequence[Work]) -> list[list[Work]]:
     """Return the missing samples and arms of each block, in order, without complete blocks."""
     left = {item[0].row: item for item in todo}
-    found = ([left[row] for row in block if row in left] for block in blocks)
-    return [block for block in found if block]
+    missing = ([left[row] for row in block if row in left] for block in blocks)
+    return [block for block in missing if block]
 
 
 def remaining_work(

@@ -23,7 +23,7 @@ def read_packages() -> list[Requirement]:
     """List the packages that are always needed, from the source of read_python."""
     if _FILE.is_file():
         return list(map(Requirement, tomllib.loads(_FILE.read_text("utf8"))["project"]["dependencies"]))
-    return [Requirement(one) for one in metadata.requires("spatial-eval") or [] if "extra ==" not in one]
+    return [Requirement(line) for line in metadata.requires("spatial-eval") or [] if "extra ==" not in line]
 
 
 def find_version(name: str) -> str:
@@ -36,8 +36,8 @@ def find_version(name: str) -> str:
 
 def is_newer(package: Requirement, version: str) -> bool:
     """Return whether `version` is above the upper bound, the newest tested one, and meets the other bounds."""
-    rest = SpecifierSet(",".join(str(one) for one in package.specifier if one.operator != "<"))
-    return rest.contains(version, prereleases=True) and not package.specifier.contains(version, prereleases=True)
+    others = SpecifierSet(",".join(str(bound) for bound in package.specifier if bound.operator != "<"))
+    return others.contains(version, prereleases=True) and not package.specifier.contains(version, prereleases=True)
 
 
 def list_newer() -> list[str]:

@@ -33,7 +33,7 @@ _BREAK = re.compile("\\s*[\t\n\x0b\x0c\r\x1c-\x1e\x85\u2028\u2029]\\s*")
 
 def clean_text(text: str) -> str:
     """Write control characters as escapes (`\\x1b`); tabs and line breaks stay."""
-    return _CONTROL.sub(lambda found: found[0].encode("unicode_escape").decode(), text)
+    return _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def clean_line(text: str) -> str:
@@ -119,7 +119,7 @@ class GuardedStream(io.TextIOBase):
 
 @contextlib.contextmanager
 def guarded_streams() -> Iterator[None]:
-    """Make stdout and stderr GuardedStreams, and report on stderr where stdout rejected text; nested, do nothing."""
+    """Wrap stdout and stderr in GuardedStream; report on stderr where stdout rejected text; nested, do nothing."""
     if isinstance(sys.stdout, GuardedStream):
         yield
         return
@@ -195,10 +195,10 @@ class CleanFormatter(logging.Formatter):
         return clean_text(super().format(record))
 
 
-def start_logging(layout: str = "%(message)s") -> None:
+def start_logging() -> None:
     """Log to stderr, one line per record, as logging.basicConfig does: a root logger with handlers keeps them."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(CleanFormatter(layout))
+    handler.setFormatter(CleanFormatter())
     logging.basicConfig(level=logging.INFO, handlers=[handler])
 
 

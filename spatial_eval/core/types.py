@@ -48,6 +48,7 @@ class Sample:
             the options are texts themselves.
         cut: questions with the same value are in the same part, val or test; "" = rows are divided singly, as in the
             paper.
+        source: id of the benchmark's question that a framing asks several times, and a limit counts once; else "".
     """
 
     id: str
@@ -65,6 +66,7 @@ class Sample:
     option_texts: tuple[str, ...] = ()
     cut: str = ""
     further_images: tuple[Path, ...] = ()
+    source: str = ""
 
     @property
     def images(self) -> tuple[Path, ...]:
@@ -75,7 +77,7 @@ class Sample:
     def gold_texts(self) -> tuple[str, ...]:
         """Return the gold answers in all forms that a file may have, lower case; for letters also their texts."""
         meant = dict(zip(self.options, self.option_texts, strict=True)) if self.option_texts else {}
-        return self.answers + tuple(meant[one].strip().lower() for one in self.answers if one in meant)
+        return self.answers + tuple(meant[answer].strip().lower() for answer in self.answers if answer in meant)
 
 
 Work = tuple[Sample, tuple[Arm, ...]]  # a question and the arms that it is asked under
@@ -91,7 +93,7 @@ class Generation:
             (rounding belongs to the method that needs it); None where not recorded.
         entropy: of that distribution, in nats. margin: largest minus second largest probability.
         logit: largest raw logit. option_probs: softmax over the options' first tokens, each with and
-            without a blank before it; the two add up.
+            without a blank before it; the two add up. None where a contrast's cutoff leaves no option a probability.
         prompt: the model's prompt, before the image expands; "" where unknown.
         batch: number of questions in the forward pass. device: the device that computed it.
     """
@@ -181,24 +183,19 @@ class Method(Protocol):
     @property
     def kind(self) -> str:
         """Return its name in METHODS and in the results' `method` column."""
-        ...
 
     def branches(self) -> Mapping[str, Arm]:
         """Return the arms whose answers it may give, by branch name, in a fixed order."""
-        ...
 
     def arms(self) -> frozenset[Arm]:
         """Return every arm that it reads; a superset of the branches."""
-        ...
 
     def route(self, signals: Mapping[Arm, Signals]) -> NDArray[intp]:
         """Return (N,) indices into `branches()`, -1 where what it reads is nan; `signals` covers `arms()`."""
-        ...
 
     @property
     def routing(self) -> Routing | None:
         """Return its routing; None where it has no criterion. A class of another package may lack this member."""
-        ...
 
 
 class Benchmark(Protocol):
@@ -207,69 +204,60 @@ class Benchmark(Protocol):
     @property
     def name(self) -> str:
         """Return its label in tables and folder names."""
-        ...
 
     def describe(self) -> dict[str, Any]:
         """Describe what its prompts depend on beyond each sample's own digest; JSON, no paths.
 
         `prompt` and `distort` are part of the identity in any case.
         """
-        ...
 
     def read(self, places: Places) -> list[Sample]:
         """Read every sample in row order. Opens no image. Raises DataError on a missing or malformed file."""
-        ...
 
     def ready(self, samples: Sequence[Sample], places: Places) -> None:
         """Write the image file of each of `samples` where possible (render it into the cache, for example)."""
-        ...
 
     # Members with a default (benchmarks.base.BenchmarkDefaults); a class of another package may lack them.
 
     @property
     def upstream(self) -> str:
         """Return its name in the upstream files and in recordings; "" = `name`."""
-        ...
 
     @property
     def prompt(self) -> str:
         """Return how a question becomes a prompt: auto (default), raw or chat."""
-        ...
 
     @property
     def distort(self) -> bool:
         """Return whether images are stretched to the reference's size for VSR; default false."""
-        ...
 
     @property
     def orientation(self) -> str:
         """Return upright or stored: upright (default) applies an image's EXIF orientation, stored does not."""
-        ...
 
     @property
     def template(self) -> str:
         """Return the template of its questions; default ""."""
-        ...
 
     @property
     def framing(self) -> str:
         """Return the form of its questions (benchmarks.framing); default "" = the benchmark's own."""
-        ...
 
     @property
     def system(self) -> str:
         """Return the system message put before each prompt; default "" = none."""
-        ...
 
     @property
     def rows(self) -> int:
-        """Return the number of questions if known without reading them; default 0 = not known."""
-        ...
+        """Return the number of rows that its file has, or of one of its files; default 0 = not known."""
+
+    @property
+    def questions(self) -> int:
+        """Return the number of questions if known without reading them, 0 = not known; default `rows`."""
 
     @property
     def fetched_by(self) -> str:
         """Return the arguments of `python -m spatial_eval prepare` that fetch it; default "" = it is not fetched."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,33 +279,26 @@ class Model(Protocol):
     @property
     def name(self) -> str:
         """Return its label in tables and folder names."""
-        ...
 
     @property
     def paper_model(self) -> str:
         """Return its row in the paper's table, or ""."""
-        ...
 
     @property
     def batching(self) -> Batching:
         """Return the division of a dataset into its batches."""
-        ...
 
     def describe(self, places: Places) -> dict[str, Any]:
         """Describe its identity: everything that could change a generation, no paths. Raises ModelError."""
-        ...
 
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
         """Raise a SpatialEvalError where a pass could not compute these arms; called before anything runs."""
-        ...
 
     def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:
         """Return the digest of each sample's image or recording."""
-        ...
 
     def signals(self) -> frozenset[str]:
         """Return the names of the Signals columns that its generations have."""
-        ...
 
     def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm: ...
 
@@ -328,7 +309,6 @@ class Vlm(Protocol):
     @property
     def device(self) -> str:
         """Return the device, as in its generations; "" where it computes nothing."""
-        ...
 
     def answer(self, blocks: Sequence[Sequence[Work]]) -> Iterator[list[Record]]:
         """Yield batches of records as they are done; every (sample, arm) of `blocks` appears exactly once.
@@ -336,7 +316,6 @@ class Vlm(Protocol):
         `blocks` holds the missing parts of the dataset's fixed blocks (`plan.cut_blocks`), so that shards, limits and
         resumed runs have equal batches. A question that fails becomes a Failure and affects no other.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)

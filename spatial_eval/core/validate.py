@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 import types
 import typing
@@ -21,6 +22,11 @@ def format_value(value: Any) -> str:
     return "null" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
 
 
+def describe_invalid(key: str, value: Any, expected: str) -> str:
+    """Return one line that rejects the value of a key."""
+    return f"{key}={format_value(value)} is not valid; expected {expected}"
+
+
 def changed_values(value: Any) -> dict[str, Any]:
     """Return a dataclass's fields that are not at their default."""
     given = field_values(value)
@@ -28,8 +34,9 @@ def changed_values(value: Any) -> dict[str, Any]:
 
 
 def show_value(value: Any) -> str:
-    """Format what a file or a line holds, for a message: never more than fits on a line."""
-    text = "absent" if value is None else repr(value)
+    """Format what a file or a line holds as JSON, for a message: never more than fits on a line."""
+    text = "absent" if value is None else json.dumps(value, ensure_ascii=False, default=str)
+    text = text.encode("utf-8", "backslashreplace").decode()  # half a character cannot be printed
     return text if len(text) <= 80 else f"{text[:60]}... ({len(text):,} characters)"
 
 
@@ -85,4 +92,4 @@ def check_type(hint: Any, value: Any, where: str) -> Any:
     if isinstance(hint, type) and isinstance(value, hint) and not (isinstance(value, bool) and hint is not bool):
         return value
     expected = getattr(hint, "__name__", str(hint)).replace("str", "text")  # hints of plug-ins need not have a name
-    raise ConfigError(f"{where}={format_value(value)} is not valid; expected {expected}")
+    raise ConfigError(describe_invalid(where, value, expected))

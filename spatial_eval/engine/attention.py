@@ -1,13 +1,14 @@
 """Compute the language model's attention: image prefixes by the stock kernel, prompts' own rows that read them.
 
-A row behind the image attends to two places: the prefix of its image, whose keys are stored once per image, and the
-own rows of its prompt. Each part is a softmax of its own; their log-sum-exp merges the two exactly. Arms change logits
-towards image keys, which all lie in the prefix, so a scaling touches one part only.
+A row behind the image attends to the prefix of its image, whose keys are stored once per image, and to own columns of
+its prompt. For rows that no arm changes, each part is a softmax of its own, and their log-sum-exp merges the two
+exactly. Arm rows take one softmax over both, with logits towards image keys scaled before it (all of them lie in the
+prefix), and probabilities changed after it by what earlier tokens did (reweighting.py).
 
 Registered with AttentionInterface AND AttentionMaskInterface under one name: without the second a model gets no mask.
 
-I images, P prefix columns, N prompts (n of the busiest image), R rows per prompt, C own columns, A arms, H query heads,
-G key heads, D head size.
+I images, P prefix columns, N prompts (n of the image with most), R rows per prompt, C own columns, A arms, H query
+heads, G key heads, D head size.
 """
 
 from __future__ import annotations
@@ -15,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any
 from weakref import ref
 
@@ -28,6 +28,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, sdpa_mask
 
 from spatial_eval.core.arms import SCALINGS, Arm, AttentionChange, Vaf
 from spatial_eval.core.errors import ModelError
+from spatial_eval.engine.kernels import attend_plainly, find_kernel, mix_values, multiply_keys
 from spatial_eval.engine.request import Attended, Intervention
 from spatial_eval.engine.reweighting import Memory
 
@@ -36,37 +37,44 @@ PER_ARM = "; model.decoding=per_arm may still do"
 # Kinds of scaling, on logits. Add one: a formula, a line in FORMULAS and in `arms.SCALINGS`, and its definition on
 # probabilities in reference.py.
 
-# Logits (I, H, n, R, P) float32, -inf where there is no key; weights; image keys, bool; the log of the row's
-# unnormalised mass on its own columns (..., 1). All broadcast.
+# Logits (N, H, R, P) float32, -inf where there is no key; weights; image keys, bool; the log of the row's unnormalised
+# mass on its own columns (..., 1). All broadcast.
 Formula = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 def multiply(z: Tensor, weight: Tensor, image: Tensor, _own: Tensor) -> Tensor:
+    """Multiply logits towards the image: w z (arXiv 2503.01773, section 4)."""
     return torch.where(image, z * weight, z)
 
 
 def temperature(z: Tensor, weight: Tensor, image: Tensor, _own: Tensor) -> Tensor:
+    """Multiply logits towards the image, and shift them so that its mass stays: w z - c."""
     return torch.where(image, z * weight - _gain(z, weight, image), z)
 
 
 def mass(z: Tensor, weight: Tensor, image: Tensor, _own: Tensor) -> Tensor:
+    """Shift logits towards the image to the mass that multiplying gives it: z + c."""
     return torch.where(image, z + _gain(z, weight, image), z)
 
 
 def pai(z: Tensor, weight: Tensor, image: Tensor, _own: Tensor) -> Tensor:
+    """Raise logits towards the image by a part of their size: z + w |z| (arXiv 2407.21771)."""
     return torch.where(image, z + weight * z.abs(), z)
 
 
 def share(z: Tensor, weight: Tensor, image: Tensor, own: Tensor) -> Tensor:
-    odds = _log_mass(z, image) - torch.logaddexp(_log_mass(z, ~image), own)  # their log
-    return torch.where(image & ~weight.isnan(), z + torch.logit(weight) - odds, z)
+    """Shift logits towards the image so that it has the share w of the row's attention."""
+    log_odds = _log_mass(z, image) - torch.logaddexp(_log_mass(z, ~image), own)
+    return torch.where(image & ~weight.isnan(), z + torch.logit(weight) - log_odds, z)
 
 
 def head_guided(z: Tensor, weight: Tensor, image: Tensor, _own: Tensor) -> Tensor:
+    """Raise logits towards the image by a part of their mean size over all heads (arXiv 2411.16724)."""
     return torch.where(image, z + weight * z.abs().mean(dim=1, keepdim=True), z)
 
 
 def before(z: Tensor, weight: Tensor, image: Tensor, _own: Tensor) -> Tensor:
+    """Multiply logits towards the text before the image: w z (VAF, arXiv 2503.13107)."""
     return torch.where(image.cumsum(dim=-1) == 0, z * weight, z)
 
 
@@ -93,47 +101,48 @@ def _gain(z: Tensor, weight: Tensor, image: Tensor) -> Tensor:
     return _log_mass(z * weight, image) - _log_mass(z, image)
 
 
-def _log_mass(z: Tensor, image: Tensor) -> Tensor:
-    return z.masked_fill(~image, float("-inf")).logsumexp(dim=-1, keepdim=True)
+def _log_mass(z: Tensor, columns: Tensor) -> Tensor:
+    """Compute the log of the unnormalised mass of some columns, (..., 1)."""
+    return z.masked_fill(~columns, float("-inf")).logsumexp(dim=-1, keepdim=True)
 
 
 # A formula, (A, H or 1) its weight per arm and head, neutral where nothing is scaled, and which of several images.
 Weighted = tuple[Formula, Tensor, str]
 
 
-def layer_scalings(intervention: Intervention, *, depth: int, heads: int, device: torch.device) -> list[list[Weighted]]:
-    """List what is scaled in each of `depth` layers of `heads` heads. Raises ModelError on absent layers or heads."""
+def layer_scalings(intervention: Intervention, shape: tuple[int, int], device: torch.device) -> list[list[Weighted]]:
+    """List what is scaled in each layer; `shape`: layers and heads. Raises ModelError on absent layers or heads."""
     arms = intervention.arms
     plain = (arm.untouched or arm.attention.remembers for arm in arms)
     chosen = [
-        {} if left else intervention.scaled_heads(arm, depth, heads) for arm, left in zip(arms, plain, strict=True)
+        {} if skipped else intervention.scaled_heads(arm, *shape) for arm, skipped in zip(arms, plain, strict=True)
     ]
     made: dict[tuple[tuple[int, ...] | None, ...], list[Weighted]] = {}  # most layers scale the same
-    found = []
-    for layer in range(depth):
-        key = tuple(where.get(layer) for where in chosen)
+    scalings = []
+    for layer in range(shape[0]):
+        key = tuple(by_layer.get(layer) for by_layer in chosen)
         if key not in made:
-            made[key] = _scalings(arms, key, heads, device)
-        found.append(made[key])
-    return found
+            made[key] = _scale_layer(arms, key, shape[1], device)
+        scalings.append(made[key])
+    return scalings
 
 
-def _scalings(
+def _scale_layer(
     arms: Sequence[Arm], chosen: Sequence[tuple[int, ...] | None], heads: int, device: torch.device
 ) -> list[Weighted]:
     """Collect the scalings of one layer; `chosen` holds each arm's heads, None where it scales nothing there."""
     made = []
-    used = [
-        {}
-        if where is None
-        else {(kind, arm.attention.image_index): w for kind, w in list_formulas(arm.attention).items()}
-        for arm, where in zip(arms, chosen, strict=True)
+    weights = [
+        {(kind, arm.attention.image_index): weight for kind, weight in list_formulas(arm.attention).items()}
+        if selected is not None
+        else {}
+        for arm, selected in zip(arms, chosen, strict=True)
     ]
-    for kind, index in dict.fromkeys(way for own in used for way in own):
+    for kind, index in dict.fromkeys(key for own in weights for key in own):
         weight = torch.full((len(arms), heads), NEUTRAL[kind])
-        for row, own, where in zip(weight, used, chosen, strict=True):
-            if where is not None and (kind, index) in own:
-                row[list(where)] = own[kind, index]
+        for row, own, selected in zip(weight, weights, chosen, strict=True):
+            if selected is not None and (kind, index) in own:
+                row[list(selected)] = own[kind, index]
         alike = bool((weight == weight[:, :1]).all())
         made.append((FORMULAS.get(kind, before), (weight[:, :1] if alike else weight).to(device), index))
     return made
@@ -199,7 +208,7 @@ class Packing:
 
     Attributes:
         images: I. most: n, places per image.
-        slot: (N,) a prompt's place among the I * n; None where that is its number.
+        slot: (N,) a prompt's place among the I * n; None where each prompt's place is its index.
     """
 
     images: int
@@ -210,11 +219,11 @@ class Packing:
     def arrange(cls, image: Sequence[int], images: int, device: torch.device) -> Packing:
         """Lay out prompts by the image that each reads, an index below `images`."""
         counts, ranks = [0] * images, []
-        for one in image:
-            ranks.append(counts[one])
-            counts[one] += 1
+        for number in image:
+            ranks.append(counts[number])
+            counts[number] += 1
         most = max(counts)
-        slots = [one * most + rank for one, rank in zip(image, ranks, strict=True)]
+        slots = [number * most + rank for number, rank in zip(image, ranks, strict=True)]
         in_order = slots == list(range(images * most))
         return cls(images, most, None if in_order else torch.tensor(slots, device=device))
 
@@ -286,7 +295,7 @@ class Pruning:
     """Hide all but the `rank` least attended image keys from a layer on (SID, arXiv 2408.02032), chosen per row.
 
     Attributes:
-        image: (I, P) bool. seen: (I, n, R, P) bool, the keys that are not hidden.
+        image: (N, P) bool, each prompt's image tokens. seen: (N, R, P) bool, the keys that are not hidden.
     """
 
     rank: int
@@ -294,10 +303,10 @@ class Pruning:
     seen: Tensor | None = None
 
     def apply(self, layer: int, logits: Tensor, own_mass: Tensor) -> Tensor:
-        """Return logits (I, H, n, R, P), -inf where a key is hidden; `own_mass` as in Formula."""
+        """Return logits (N, H, R, P), -inf where a key is hidden; `own_mass` as in Formula."""
         if layer == PRUNED_FROM - 1:
             total = torch.logaddexp(logits.logsumexp(dim=-1, keepdim=True), own_mass)
-            probs, image = (logits - total).exp().mean(dim=1), self.image.to(logits.device)[:, None, None]
+            probs, image = (logits - total).exp().mean(dim=1), self.image.to(logits.device)[:, None]
             least = probs.where(image, float("inf")).topk(min(self.rank, image.shape[-1]), largest=False).indices
             self.seen = torch.zeros_like(probs, dtype=torch.bool).scatter(-1, least, value=True) | ~image
         if layer < PRUNED_FROM or self.seen is None:
@@ -319,13 +328,13 @@ class PrunedRows:
         if length != self.pruning.image.shape[-1]:
             raise ModelError(f"layer {layer} keeps {length} keys of a whole prompt (a sliding window?){PER_ARM}")
         if layer == PRUNED_FROM - 1:
-            logits = _logits(query[:, :, -1:].float(), key.float()) * scaling  # (1, H, 1, L)
+            logits = multiply_keys(query[:, :, -1:].float(), key.float()) * scaling  # (1, H, 1, L)
             if mask is not None:
                 logits = logits.masked_fill(~mask[:, :, -1:], float("-inf"))
-            self.pruning.apply(layer, logits[:, :, None], torch.full_like(logits[:, :, None, :, :1], float("-inf")))
+            self.pruning.apply(layer, logits, torch.full_like(logits[..., :1], float("-inf")))
         if layer >= PRUNED_FROM and self.pruning.seen is not None:
             causal = torch.ones(length, length, dtype=torch.bool, device=key.device).tril() if mask is None else mask
-            mask = causal & self.pruning.seen.to(key.device)[:, 0]
+            mask = causal & self.pruning.seen.to(key.device)
         return sdpa_attention_forward(module, query, key, value, mask, scaling=scaling)[0]
 
 
@@ -335,12 +344,11 @@ class OwnRows:
 
     Attributes:
         prefix, packing: what the rows read beside their own columns, and how they are laid out for it.
-        scalings: per layer what is scaled, its weights laid out as (1 or I, H or 1, 1 or n, 1 or R', 1) for the last
-            `arms` rows of each prompt.
+        scalings: per layer what is scaled, its weights (1 or N, H or 1, R', 1) for the last `arms` rows of each prompt.
         arms: R', how many of the last rows are scaled or captured. kept: how many are read in the last layer.
         layers: those that must scale, be it with a neutral weight. fired: those that did, in order.
         capture: keeps what the last `kept` rows attend to.
-        memory: changes probabilities instead of logits. pruning: of image keys for the last `arms` rows.
+        memories: change probabilities of the last `arms` rows. pruning: of their image keys.
     """
 
     prefix: ImagePrefix
@@ -351,7 +359,7 @@ class OwnRows:
     layers: Sequence[int] = ()
     fired: list[int] = field(default_factory=list)
     capture: AttentionCapture | None = None
-    memory: Memory | None = None
+    memories: Sequence[Memory] = ()
     pruning: Pruning | None = None
 
     def attend(
@@ -363,39 +371,16 @@ class OwnRows:
             raise ModelError(f"layer {layer} does not use the mask that it was given{PER_ARM}")
         if layer in self.layers:
             self.fired.append(layer)
-        read = self.kept if layer == len(self.scalings) - 1 else rows
-        query, mask, arms = query[:, :, rows - read :], mask[..., rows - read :, :], min(self.arms, read)
-        if self.memory is not None:
-            out = self._reweighted(self.memory, layer, query, (key, value), ~mask, scaling=scaling)
-            return pad(out, (0, 0, 0, 0, rows - read, 0)) if read < rows else out
-        own, own_lse = _plain(query, key, value, scaling, ~mask)  # every row sees a column
-        own_lse = own_lse[..., None]
+        first = rows - self.kept if layer == len(self.scalings) - 1 else 0
+        arms = max(rows - self.arms, first)  # where their rows begin
         parts = []
-        if read > arms:
-            parts.append(self._prefix_part(layer, query[:, :, : read - arms], scaling))
-        if arms:
-            parts.append(self._arm_part(layer, query[:, :, read - arms :], own_lse[:, :, read - arms :], scaling))
-        shared, shared_lse = (
-            torch.cat(part, dim=2) if len(parts) > 1 else part[0] for part in zip(*parts, strict=True)
-        )
-        out = torch.lerp(own, shared, torch.sigmoid(shared_lse - own_lse)).to(query.dtype).transpose(1, 2)
-        return pad(out, (0, 0, 0, 0, rows - read, 0)) if read < rows else out
-
-    def _reweighted(
-        self, memory: Memory, layer: int, query: Tensor, own: tuple[Tensor, Tensor], unseen: Tensor, *, scaling: float
-    ) -> Tensor:
-        """Attend to prefix and own columns in one softmax, whose probabilities the memory changes: (N, R, H, D)."""
-        key, value = self.prefix.layers[layer]
-        rows, columns, groups = query.shape[2], key.shape[2], key.shape[1]
-        logits = _logits(self._pack(query, groups).float(), key.float())
-        hidden = memory.hidden.to(key.device)[memory.prompt.to(key.device)][:, None, None]
-        shared = self._unpack(logits, rows).masked_fill(hidden, float("-inf"))
-        mine = _logits(query.float(), own[0].float()).masked_fill(unseen, float("-inf"))
-        probs = memory.weigh(layer, torch.softmax(torch.cat([shared, mine], dim=-1) * scaling, dim=-1))
-        if self.capture is not None:
-            self.capture.take(layer, probs[:, :, -self.kept :, :columns])
-        seen = self._unpack(_mix(self._pack(probs[..., :columns], groups), value.float()), rows)
-        return (seen + _mix(probs[..., columns:], own[1].float())).to(query.dtype).transpose(1, 2)
+        if first < arms:
+            plain = slice(first, arms)
+            parts.append(self._attend_plain(layer, query[:, :, plain], key, value, ~mask[..., plain, :], scaling))
+        if arms < rows:
+            parts.append(self._attend_arms(layer, query[:, :, arms:], key, value, ~mask[..., arms:, :], scaling))
+        out = (torch.cat(parts, dim=2) if len(parts) > 1 else parts[0]).to(query.dtype).transpose(1, 2)
+        return pad(out, (0, 0, 0, 0, first, 0)) if first else out
 
     def check_fired(self) -> None:
         """Check the count. Raises ModelError unless every selected layer was scaled exactly once."""
@@ -405,48 +390,58 @@ class OwnRows:
                 f"{list(self.layers)}: its attention bypasses transformers' interface{PER_ARM}"
             )
 
-    def _pack(self, query: Tensor, groups: int) -> Tensor:
+    def _attend_plain(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, unseen: Tensor, scaling: float
+    ) -> Tensor:
+        """Attend as the model does: (N, H, R, D) float32; `unseen` (N, 1, R, C) bool, of the own columns."""
+        keys, values = self.prefix.layers[layer]
+        hidden = None if self.prefix.hidden is None else self.prefix.hidden.to(keys.device)[:, None, None]
+        kernel = find_kernel(keys.device.type, keys.dtype, keys.shape[-1], masked=hidden is not None)
+        packed = kernel(self._pack(query, keys.shape[1]), keys, values, scaling, hidden)
+        shared, shared_lse = (self._unpack(part, query.shape[2]).float() for part in (packed[0], packed[1][..., None]))
+        own, own_lse = attend_plainly(query, key, value, scaling, unseen)  # every row sees a column
+        return torch.lerp(own, shared, torch.sigmoid(shared_lse - own_lse[..., None]))
+
+    def _attend_arms(
+        self, layer: int, query: Tensor, key: Tensor, value: Tensor, unseen: Tensor, scaling: float
+    ) -> Tensor:
+        """Attend as the arms change it, in float32 whatever the model's dtype: (N, H, R', D); `unseen` as above."""
+        keys, values = self.prefix.layers[layer]
+        rows, columns, groups = query.shape[2], keys.shape[2], keys.shape[1]
+        logits = multiply_keys(self._pack(query, groups).float(), keys.float()) * scaling
+        shared = self._unpack(logits, rows)  # (N, H, R', P)
+        if self.prefix.hidden is not None:
+            shared = shared.masked_fill(self._by_prompt(self.prefix.hidden, keys.device), float("-inf"))
+        own = (multiply_keys(query.float(), key.float()) * scaling).masked_fill(unseen, float("-inf"))
+        if self.scalings[layer] or self.pruning is not None:
+            own_mass = own.logsumexp(dim=-1, keepdim=True)  # (N, H, R', 1)
+        if self.pruning is not None:
+            shared = self.pruning.apply(layer, shared, own_mass)
+        for formula, weight, index in self.scalings[layer]:
+            scaled = self._by_prompt(self.prefix.scaled[index], keys.device)
+            shared = formula(shared, weight.to(keys.device), scaled, own_mass)
+        probs = torch.softmax(torch.cat([shared, own], dim=-1), dim=-1)
+        for memory in self.memories:
+            probs = memory.weigh(layer, probs)
+        if self.capture is not None:
+            self.capture.take(layer, probs[:, :, -self.kept :, :columns])
+        seen = self._unpack(mix_values(self._pack(probs[..., :columns], groups), values.float()), rows)
+        return seen + mix_values(probs[..., columns:], value.float())
+
+    def _pack(self, rows: Tensor, groups: int) -> Tensor:
         """Rearrange (N, H, R, D) to (I, G, H/G * n * R, D)."""
-        rows, size = query.shape[2:]
-        placed = self.packing.spread(query).reshape(-1, self.packing.most, groups, query.shape[1] // groups, rows, size)
+        (heads, count, size), most = rows.shape[1:], self.packing.most
+        placed = self.packing.spread(rows).reshape(-1, most, groups, heads // groups, count, size)
         return placed.permute(0, 2, 3, 1, 4, 5).flatten(2, 4)
 
     def _unpack(self, packed: Tensor, rows: int) -> Tensor:
         """Rearrange (I, G, H/G * n * R, D) to (N, H, R, D)."""
-        placed = packed.reshape(
-            *packed.shape[:2], -1, self.packing.most, rows, packed.shape[-1]
-        )  # (I, G, H/G, n, R, D)
+        placed = packed.reshape(*packed.shape[:2], -1, self.packing.most, rows, packed.shape[-1])
         return self.packing.gather(placed.permute(0, 3, 1, 2, 4, 5).flatten(2, 3))
 
-    def _prefix_part(self, layer: int, query: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-        """Attend to the prefix, untouched: (N, H, R, D) and (N, H, R, 1), both float32."""
-        key, value = self.prefix.layers[layer]
-        hidden = None if self.prefix.hidden is None else self.prefix.hidden.to(key.device)[:, None, None]
-        kernel = find_kernel(key.device.type, key.dtype, key.shape[-1], masked=hidden is not None)
-        out, lse = kernel(self._pack(query, key.shape[1]), key, value, scaling, hidden)
-        return self._unpack(out, query.shape[2]).float(), self._unpack(lse[..., None], query.shape[2]).float()
-
-    def _arm_part(self, layer: int, query: Tensor, own_lse: Tensor, scaling: float) -> tuple[Tensor, Tensor]:
-        """Attend to the prefix as the arms change it, in float32 whatever the model's dtype."""
-        key, value = self.prefix.layers[layer]
-        rows, device = query.shape[2], key.device
-        logits = _logits(self._pack(query, key.shape[1]).float(), key.float()) * scaling  # (I, G, H/G * n * R, P)
-        by_row = logits.view(logits.shape[0], -1, self.packing.most, rows, logits.shape[-1])  # (I, H, n, R, P)
-        if self.prefix.hidden is not None:
-            by_row = by_row.masked_fill(self.prefix.hidden.to(device)[:, None, None, None], float("-inf"))
-        if self.scalings[layer] or self.pruning:
-            own_mass = self.packing.spread(own_lse).transpose(1, 2)  # (I, H, n, R, 1)
-        if self.pruning is not None:
-            by_row = self.pruning.apply(layer, by_row, own_mass)
-        for formula, weight, index in self.scalings[layer]:
-            scaled = self.prefix.scaled[index].to(device)[:, None, None, None]
-            by_row = formula(by_row, weight.to(device), scaled, own_mass)
-        logits = by_row.reshape(logits.shape)
-        out, lse = (self._unpack(part, rows) for part in _softmax_part(logits, value.float()))
-        if self.capture is not None:
-            total = torch.logaddexp(lse, own_lse)
-            self.capture.take(layer, (self._unpack(logits, rows) - total).exp()[:, :, -self.kept :])
-        return out, lse
+    def _by_prompt(self, columns: Tensor, device: torch.device) -> Tensor:
+        """Repeat what is known of each image's columns, (I, P), for its prompts: (N, 1, 1, P)."""
+        return self.packing.gather(columns.to(device)[:, None].expand(-1, self.packing.most, -1))[:, None, None]
 
 
 NAME = "spatial_eval_shared"
@@ -478,124 +473,11 @@ def _layer(module: nn.Module) -> int:
     return int(module.layer_idx)  # type: ignore[arg-type]
 
 
-def _softmax_part(logits: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
-    """Compute a softmax over some of a row's columns: the mean of values, and the log-sum-exp to merge it by."""
-    peak = logits.amax(dim=-1, keepdim=True)
-    raised = (logits - peak).exp_()
-    total = raised.sum(dim=-1, keepdim=True)
-    return _mix(raised, value).div_(total), total.log_().add_(peak)
-
-
-def _logits(query: Tensor, key: Tensor) -> Tensor:
-    """Multiply (B, H, n, D), (B, G, K, D) to (B, H, n, K). `flatten`: a view of the cache, where `matmul` copies."""
-    flat = query.reshape(key.shape[0] * key.shape[1], -1, query.shape[-1])  # (B * G, H/G * n, D)
-    return torch.bmm(flat, key.flatten(0, 1).transpose(1, 2)).view(*query.shape[:3], -1)
-
-
-def _mix(probs: Tensor, value: Tensor) -> Tensor:
-    """Multiply (B, H, n, K) and (B, G, K, D) to (B, H, n, D)."""
-    flat = probs.reshape(value.shape[0] * value.shape[1], -1, probs.shape[-1])  # (B * G, H/G * n, K)
-    return torch.bmm(flat, value.flatten(0, 1)).view(*probs.shape[:3], -1)
-
-
-# Kernels that give the log-sum-exp beside the output. All but one of the operators are private to torch: each is tried
-# first, and where one is absent or wrong the next or the plain way stands in.
-
-Part = tuple[Tensor, Tensor]  # means of values over some of a row's columns, and the log-sum-exp to merge them by
-Kernel = Callable[[Tensor, Tensor, Tensor, float, "Tensor | None"], Part]
-
-
-def _plain(query: Tensor, key: Tensor, value: Tensor, scaling: float, hidden: Tensor | None) -> Part:
-    """Attend in float32: (B, H, Q, D), (B, G, K, D), hidden (B, 1, 1 or Q, K) bool -> (B, H, Q, D) and (B, H, Q)."""
-    logits = _logits(query.float(), key.float()) * scaling
-    if hidden is not None:
-        logits.masked_fill_(hidden, float("-inf"))
-    out, lse = _softmax_part(logits, value.float())
-    return out, lse[..., 0]
-
-
-def _bias(query: Tensor, hidden: Tensor | None) -> Tensor | None:
-    return None if hidden is None else query.new_zeros(hidden.shape).masked_fill_(hidden, float("-inf"))
-
-
-def _flash_cpu(query: Tensor, key: Tensor, value: Tensor, scaling: float, hidden: Tensor | None) -> Part:
-    operator = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
-    out, lse = operator(query, key, value, attn_mask=_bias(query, hidden), scale=scaling)
-    return out, lse
-
-
-def _flash_cuda(query: Tensor, key: Tensor, value: Tensor, scaling: float, hidden: Tensor | None) -> Part:
-    if hidden is not None:
-        raise NotImplementedError
-    out, lse = torch.ops.aten._scaled_dot_product_flash_attention(query, key, value, scale=scaling)[:2]
-    return out, lse
-
-
-def _varlen_cuda(query: Tensor, key: Tensor, value: Tensor, scaling: float, hidden: Tensor | None) -> Part:
-    """Read prefixes of their own lengths: every head of an image is a sequence of one head, so nothing is copied."""
-    from torch.nn.attention.varlen import AuxRequest, varlen_attn  # since torch 2.10
-
-    (rows, columns), sequences = (query.shape[2], key.shape[2]), query.shape[0] * query.shape[1]
-    number = torch.arange(sequences + 1, dtype=torch.int32, device=query.device)
-    used: dict[str, Any] = {}
-    if hidden is not None:  # since torch 2.12
-        lengths = (~hidden).flatten(1).sum(dim=-1, dtype=torch.int32)
-        used["seqused_k"] = lengths.repeat_interleave(query.shape[1])
-    flat = [one.flatten(0, 2)[:, None] for one in (query, key, value)]  # (B * G * columns, 1, D)
-    given: tuple[Any, ...] = (*flat, number * rows, number * columns, rows, columns)
-    out, lse = varlen_attn(*given, return_aux=AuxRequest(lse=True), scale=scaling, **used)
-    return out.view(query.shape), lse.view(query.shape[:3])
-
-
-def _efficient_cuda(query: Tensor, key: Tensor, value: Tensor, scaling: float, hidden: Tensor | None) -> Part:
-    bias = _bias(query, hidden)
-    if bias is not None:  # the kernel wants rows of it that start at multiples of 16 bytes
-        bias = pad(bias, (0, -bias.shape[-1] % 8))[..., : bias.shape[-1]].expand(-1, query.shape[1], query.shape[2], -1)
-    out, lse = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, bias, True, scale=scaling)[:2]
-    return out, lse[..., : query.shape[2]]
-
-
-KERNELS: dict[str, tuple[Kernel, ...]] = {"cpu": (_flash_cpu,), "cuda": (_flash_cuda, _varlen_cuda, _efficient_cuda)}
-TRIED = ((5, 19), (130, 701))  # rows and columns: few and many of both
-
-
-@cache
-def find_kernel(device: str, dtype: torch.dtype, size: int, *, masked: bool) -> Kernel:
-    """Choose the first kernel of a kind of device that gives the plain way's numbers for heads of `size`."""
-    return next(iter_kernels(device, dtype, size, masked=masked))
-
-
-def iter_kernels(device: str, dtype: torch.dtype, size: int, *, masked: bool) -> Iterator[Kernel]:
-    """Yield the kernels of a kind of device that give the plain way's numbers, the preferred first; then that way."""
-    for kernel in KERNELS.get(device, ()):
-        try:
-            right = all(_is_right(kernel, device, dtype, size, *lengths, masked=masked) for lengths in TRIED)
-        except (AttributeError, ImportError, RuntimeError, TypeError):
-            continue
-        if right:
-            yield kernel
-    yield _plain
-
-
-def _is_right(
-    kernel: Kernel, device: str, dtype: torch.dtype, size: int, rows: int, columns: int, *, masked: bool
-) -> bool:
-    generator = torch.Generator().manual_seed(0)
-    query, key, value = (
-        torch.randn(2, 3, length, size, generator=generator).to(device, dtype) for length in (rows, columns, columns)
-    )
-    lengths = torch.tensor([[columns], [columns * 3 // 5]], device=device)
-    hidden = (torch.arange(columns, device=device) >= lengths)[:, None, None] if masked else None
-    given, limit = (query, key, value, size**-0.5, hidden), 1e-3 if dtype == torch.float32 else 3e-2
-    pairs = zip(kernel(*given), _plain(*given), strict=True)
-    return all(torch.allclose(ours.float(), plain, atol=limit, rtol=limit) for ours, plain in pairs)
-
-
 @contextmanager
 def last_layer_trimmed(model: Any, width: int) -> Iterator[None]:
     """Restrict the last layer to the last `width` rows; of the others the cache needs only keys and values.
 
-    Saves four fifths of a layer in a prefill; modules of other names keep their own way. With `width` 0 logits are
+    Saves four fifths of a layer in a prefill; modules of other names read all rows. With `width` 0 logits are
     left out too.
     """
     layers = getattr(model.get_decoder(), "layers", None)  # decoders may name them otherwise
@@ -620,7 +502,26 @@ def last_layer_trimmed(model: Any, width: int) -> Iterator[None]:
             handle.remove()
 
 
+@contextmanager
+def watch_layers(model: Any, layers: Sequence[int], keep: Callable[[Tensor], Tensor]) -> Iterator[dict[int, Tensor]]:
+    """Fill the mapping with what `keep` makes of the input (B, R, hidden size) of each of the decoder layers."""
+    kept: dict[int, Tensor] = {}
+    handles = []
+    for index in layers:
+
+        def look(_module: Any, args: tuple[Any, ...], kwargs: dict[str, Any], index: int = index) -> None:
+            kept[index] = keep(args[0] if args else kwargs["hidden_states"])
+
+        handles.append(model.get_decoder().layers[index].register_forward_pre_hook(look, with_kwargs=True))
+    try:
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
 def register() -> None:
+    """Register `shared_attention` and its mask function with transformers."""
     AttentionInterface.register(NAME, shared_attention)
     AttentionMaskInterface.register(NAME, sdpa_mask)
 

@@ -12,6 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
+from spatial_eval.core.arms import Contrast
+from spatial_eval.core.errors import ModelError
 from spatial_eval.core.layers import layer_indices
 
 
@@ -131,6 +133,22 @@ def early_layers(text: str, depth: int, *, tied: bool) -> list[int]:
         first = min(2, depth - 1) if tied else 0
         return list(range(first, depth // 2 if depth <= 40 else 20, 2)) or [first]
     return layer_indices(text, depth)
+
+
+def contrast_layers(model: Any, contrast: Contrast) -> list[int]:
+    """List the early layers that a contrast is against."""
+    tied = model.get_output_embeddings().weight is model.get_input_embeddings().weight
+    return early_layers(contrast.values["layers"], model.config.get_text_config().num_hidden_layers, tied=tied)
+
+
+def find_last_norm(model: Any) -> Any:
+    """Return the norm before the output head. Raises ModelError where it has another name than in known families."""
+    parts = dict(model.get_decoder().named_children())
+    if "norm" not in parts:
+        raise ModelError(
+            f"the language model of {model.config.model_type} names no norm: deco cannot read early layers"
+        )
+    return parts["norm"]
 
 
 def add_noise(pixels: Tensor, step: int, sample_id: str) -> Tensor:

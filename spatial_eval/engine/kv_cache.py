@@ -8,6 +8,8 @@ A arms, V vocabulary.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -28,12 +30,16 @@ class GrowingKVLayer(DynamicLayer):  # type: ignore[no-untyped-call]
     Appending writes in place, so no step copies the prompt. With `columns` set (a (R,) tensor of indices) it writes
     there and hands out every allocated column, so that shapes stay fixed and a CUDA graph can replay the step; the mask
     must hide what is not written.
+
+    With `copies` set the given keys (copies * B, G, C, D) are of B prompts, one whole set after the other: it appends
+    all copies of a prompt to its row, and hands out what it was given.
     """
 
     def __init__(self, room: int) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.room = room
         self.columns: Tensor | None = None
+        self.copies = 0
         self.length = 0
         self.store: tuple[Tensor, Tensor] | None = None  # two of (B, G, C, D)
 
@@ -43,12 +49,15 @@ class GrowingKVLayer(DynamicLayer):  # type: ignore[no-untyped-call]
             for whole, part in zip(self.store, new, strict=True):
                 whole.index_copy_(2, self.columns, part)
             return self.store
-        end = self.length + key_states.shape[2]
+        if self.copies:
+            new = (_by_prompt(key_states, self.copies), _by_prompt(value_states, self.copies))
+        end = self.length + new[0].shape[2]
         self._reserve(new, end)
         for whole, part in zip(self.store or (), new, strict=True):
             whole[:, :, self.length : end] = part
         self.length = end
-        return self._show()
+        shown = self._show()
+        return (key_states, value_states) if self.copies else shown
 
     def _reserve(self, new: tuple[Tensor, Tensor], end: int) -> None:
         if self.store is not None and self.store[0].shape[2] >= end:
@@ -84,6 +93,11 @@ class GrowingKVLayer(DynamicLayer):  # type: ignore[no-untyped-call]
         return self.length
 
 
+def _by_prompt(states: Tensor, copies: int) -> Tensor:
+    """Rearrange (copies * B, G, C, D) to (B, G, copies * C, D)."""
+    return states.reshape(copies, -1, *states.shape[1:]).permute(1, 2, 0, 3, 4).flatten(2, 3)
+
+
 class GrowingKVCache(Cache):
     """Hold one GrowingKVLayer per decoder layer."""
 
@@ -99,6 +113,15 @@ class GrowingKVCache(Cache):
         """Empty the cache and keep its allocated columns."""
         for layer in self.growing:
             layer.length, layer.columns = 0, None
+
+    @contextmanager
+    def taking_copies(self, copies: int) -> Iterator[None]:
+        """Append what comes as `copies` of each prompt, 0 = as it is."""
+        for layer in self.growing:
+            layer.copies = copies
+        yield
+        for layer in self.growing:
+            layer.copies = 0
 
     def write_at(self, columns: Tensor) -> None:
         """Write new keys to `columns` (R,) from now on, whose content may change between calls."""

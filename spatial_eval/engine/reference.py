@@ -43,21 +43,32 @@ from spatial_eval.core.arms import (
 from spatial_eval.core.errors import ModelError
 from spatial_eval.core.layers import layer_indices
 from spatial_eval.engine.request import (
-    LOOP,
     PREFIX_LM,
     Attended,
     Decoded,
     Intervention,
     Tokens,
     check_text_before,
+    decoder_shape,
     draw_number,
     end_tokens,
     image_token_id,
+    prepare_inputs,
     select_image,
     sink_dimensions,
 )
 
-Prepared = tuple[Tensor, Any, dict[str, Any]]  # ids (B, L), logits processors, and what the model is called with
+
+class ImageTokenWrittenError(ValueError):
+    """Report that an answer holds the image's token, which no model can read again without a cache.
+
+    Attributes:
+        steps: number of tokens that can be decoded.
+    """
+
+    def __init__(self, steps: int) -> None:
+        super().__init__(f"new token {steps} of an answer is the image's own, and a text with it cannot be read again")
+        self.steps = steps
 
 
 def decode_contrast_uncached(
@@ -75,69 +86,64 @@ def decode_contrast_uncached(
         other: what it compares with, the same prompts with the noised image, without image or in other words; None =
             nothing.
 
-    Raises ModelError where a text that is read again would not be the text that was written.
+    Raises ModelError where a text that is read again would not be the text that was written, and
+    ImageTokenWrittenError of a question.
     """
     contrast = job.contrast
     assert contrast is not None
     if model.config.model_type in PREFIX_LM:
         raise ModelError(f"{contrast.kind} is not available on {model.config.model_type}: its prompt sees its own end")
-    ids, processors, given = _prepare(model, inputs)
-    compared = None if other is None else _prepare(model, other)
-    pruned = (
-        _Scaled(Scaling(), None, job.image, job.image, {}, rank=contrast.rank) if isinstance(contrast, Sid) else None
-    )
+    prepared, compared = prepare_inputs(model, inputs), None if other is None else prepare_inputs(model, other)
+    ids, pruned = prepared.ids, None
+    length, image_token = ids.shape[1], image_token_id(model.config)
+    if isinstance(contrast, Sid):
+        tokens = _image_positions(ids, image_token, span=False)  # whatever model.span scales
+        pruned = _Scaled(Scaling(), None, tokens, tokens, {}, rank=contrast.rank)
     first: Tensor | None = None
     scored: list[Tensor] = []
-    length = ids.shape[1]
+    ends = torch.tensor(end_tokens(model.generation_config), device=ids.device)
     for step in range(max_new_tokens):
         with _running(job, model):
-            logits, hidden = _read(model, ids, given)
+            logits, hidden = _read(model, ids, prepared.given)
         against = logits
         if compared is not None:
             with _running(pruned, model) if pruned is not None else nullcontext():
-                against = _read(model, torch.cat([compared[0], ids[:, length:]], dim=1), compared[2])[0]
+                against = _read(model, torch.cat([compared.ids, ids[:, length:]], dim=1), compared.given)[0]
         scores = CONTRAST_DEFINITIONS[contrast.kind](contrast, _Readings(model, logits, against, hidden, step))
-        raw, said, adjust = logits, ids, processors
+        raw, text, adjust = logits, ids, prepared.processors
         if contrast.instead and compared is not None:
-            raw, said, adjust = against, torch.cat([compared[0], ids[:, length:]], dim=1), compared[1]
+            raw, text, adjust = against, torch.cat([compared.ids, ids[:, length:]], dim=1), compared.processors
         first = raw if first is None else first
         scored.append(scores)
-        adjusted = adjust(said, scores.clone()) if adjust else scores
+        adjusted = adjust(text, scores.clone()) if adjust else scores
         chosen = adjusted.argmax(dim=-1)
         if isinstance(contrast, Sampling):
             drawn = [_draw(*one, contrast.seed, step) for one in zip(adjusted, job.names, strict=True)]
             chosen = torch.tensor(drawn, device=ids.device)
+        written = chosen == image_token
+        if written.any() and step + 1 < max_new_tokens:
+            if (written & ~torch.isin(ids[:, length:], ends).any(dim=1)).any():
+                raise ImageTokenWrittenError(step + 1)
+            chosen = torch.where(written, ends[0], chosen)  # behind an answer's end any token will do
         ids = torch.cat([ids, chosen[:, None]], dim=1)
     assert first is not None  # max_new_tokens is at least 1
     return ids[:, length:], first, scored
 
 
-def _prepare(model: Any, inputs: Mapping[str, Tensor]) -> Prepared:
-    """Prepare a processor's output as `generate` does: positions, processors, the encoded image."""
-
-    def hand_over(_model: Any, input_ids: Tensor, logits_processor: Any = None, **kwargs: Any) -> Prepared:
-        return input_ids, logits_processor, {name: value for name, value in kwargs.items() if name not in LOOP}
-
-    prepared: Prepared = model.generate(
-        **inputs, custom_generate=hand_over, max_new_tokens=1, do_sample=False, num_beams=1
-    )
-    return prepared
-
-
 def _read(model: Any, ids: Tensor, given: dict[str, Any]) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Return logits (B, V) float32 after the text, and each layer's input at its last token: depth tensors (B, D)."""
-    more = dict(given)
+    inputs = dict(given)
     mask, position = given.get("attention_mask"), given.get("position_ids")
     new = ids.shape[1] - (position if position is not None else ids).shape[-1]
     if mask is not None:
-        more["attention_mask"] = torch.cat([mask, mask.new_ones(len(ids), new)], dim=-1)
+        inputs["attention_mask"] = torch.cat([mask, mask.new_ones(len(ids), new)], dim=-1)
     if position is not None:
         steps = torch.arange(1, new + 1, device=ids.device)
-        more["position_ids"] = torch.cat([position, position[..., -1:] + steps], dim=-1)
+        inputs["position_ids"] = torch.cat([position, position[..., -1:] + steps], dim=-1)
     for name in ("token_type_ids", "mm_token_type_ids"):
         if given.get(name) is not None:
-            more[name] = torch.cat([given[name], given[name].new_zeros(len(ids), new)], dim=-1)
-    out = model(input_ids=ids, **more, use_cache=False, output_hidden_states=True, logits_to_keep=1)
+            inputs[name] = torch.cat([given[name], given[name].new_zeros(len(ids), new)], dim=-1)
+    out = model(input_ids=ids, **inputs, use_cache=False, output_hidden_states=True, logits_to_keep=1)
     return out.logits[:, -1].float(), tuple(part[:, -1] for part in out.hidden_states)
 
 
@@ -531,9 +537,9 @@ def _image_positions(input_ids: Tensor, token: int, *, span: bool) -> Tensor:
     if not span:
         return image
     for row in image:
-        where = row.nonzero()
-        if len(where):
-            row[int(where[0]) : int(where[-1]) + 1] = True
+        columns = row.nonzero()
+        if len(columns):
+            row[int(columns[0]) : int(columns[-1]) + 1] = True
     return image
 
 
@@ -546,19 +552,19 @@ def decode_reference(
     every token. Raises ModelError where the scaling did not fire once in every selected layer.
     """
     ids = inputs["input_ids"]
-    image = _image_positions(ids, image_token_id(model.config), span=intervention.span)
-    tokens_of_image = _image_positions(ids, image_token_id(model.config), span=False).cpu()
-    depth = model.config.get_text_config().num_hidden_layers
+    image, tokens_of_image = (
+        _image_positions(ids, image_token_id(model.config), span=span) for span in (intervention.span, False)
+    )
+    shape = decoder_shape(model)
     ends = end_tokens(model.generation_config)
     parts = []
     with _language_model_on_oracle(model), torch.no_grad():
         for arm in intervention.arms:
             alone = arm.without_contrast
-            heads = intervention.scaled_heads(alone, depth, model.config.get_text_config().num_attention_heads)
+            heads = intervention.scaled_heads(alone, *shape)
             keys, index = image, alone.attention.image_index
             if index:
-                tokens_alone = _image_positions(ids, image_token_id(model.config), span=False)
-                keys = select_image(tokens_alone, intervention.parts, index, span=intervention.span)
+                keys = select_image(tokens_of_image, intervention.parts, index, span=intervention.span)
             job = _Scaled(alone.attention, arm.contrast, image, keys, heads, names=intervention.names)
             job.rows = [] if intervention.capture != "none" else None
             if isinstance(alone.attention, Var):
@@ -577,7 +583,7 @@ def decode_reference(
                     other = inputs
                 elif arm.contrast.second is not None:
                     other = intervention.seconds[arm.contrast.second]
-                said, logits, scores = decode_contrast_uncached(
+                answers, logits, scores = decode_contrast_uncached(
                     model, inputs, job, other=other, max_new_tokens=max_new_tokens
                 )
             else:
@@ -593,9 +599,9 @@ def decode_reference(
                 if job.fired != list(heads):
                     raise ModelError(f"the intervention fired in layers {job.fired} instead of {list(heads)}")
                 scores = [step.float() for step in out.logits]
-                said, logits = out.sequences[:, ids.shape[1] :], scores[0]
-            tokens = [[_until_end(row, ends)] for row in said.tolist()]
-            attended = None if job.rows is None else _attended(job.rows, tokens_of_image, intervention.capture)
+                answers, logits = out.sequences[:, ids.shape[1] :], scores[0]
+            tokens = [[_until_end(row, ends)] for row in answers.tolist()]
+            attended = None if job.rows is None else _attended(job.rows, tokens_of_image.cpu(), intervention.capture)
             after = tuple(score[:, None] for score in scores[1:]) if trace else ()
             parts.append(Decoded(tokens, logits[:, None], scores[0][:, None], attended, after))
     return Decoded.join(parts, arms=True)

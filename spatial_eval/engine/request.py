@@ -40,11 +40,60 @@ LOOP = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """Hold what `generate` makes of a processor's output before it decodes.
+
+    Attributes:
+        ids: (B, L). given: what the model is called with beside them.
+        processors, stopping: the checkpoint's logits processors and stopping criteria.
+        steps: T, tokens to decode at most. ends: ids that end an answer.
+    """
+
+    ids: Tensor
+    given: dict[str, Any]
+    processors: Any
+    stopping: Any
+    steps: int
+    ends: list[int]
+
+    @property
+    def positions(self) -> Tensor:
+        """Compute position ids (..., B, L); a leading axis where the model has one (M-RoPE)."""
+        position, mask = self.given.get("position_ids"), self.given.get("attention_mask")
+        if position is None:
+            valid = torch.ones_like(self.ids) if mask is None else mask
+            position = (valid.long().cumsum(dim=-1) - 1).clamp(min=0)
+        expanded: Tensor = position.expand(*position.shape[:-2], *self.ids.shape)
+        return expanded
+
+
+def prepare_inputs(model: Any, inputs: Mapping[str, Tensor], max_new_tokens: int = 1) -> Prepared:
+    """Prepare a processor's output as greedy `generate` does: positions, logits processors, the encoded image."""
+
+    def hand_over(
+        _model: Any,
+        input_ids: Tensor,
+        logits_processor: Any = None,
+        stopping_criteria: Any = None,
+        generation_config: Any = None,
+        **kwargs: Any,
+    ) -> Prepared:
+        given = {name: value for name, value in kwargs.items() if name not in LOOP}
+        steps = generation_config.max_length - input_ids.shape[1]
+        return Prepared(input_ids, given, logits_processor, stopping_criteria, steps, end_tokens(generation_config))
+
+    prepared: Prepared = model.generate(
+        **inputs, custom_generate=hand_over, max_new_tokens=max_new_tokens, do_sample=False, num_beams=1
+    )
+    return prepared
+
+
+@dataclass(frozen=True, slots=True)
 class Intervention:
     """Describe how attention logits towards the image are changed (arXiv 2503.01773), per arm.
 
     Attributes:
-        arms: (A,) the ways. layers: only decoder layers with a smaller index are scaled, whatever the arm says.
+        arms: (A,). layers: only decoder layers with a smaller index are scaled, whatever the arm says.
         span: scale every key from the first to the last image token (the paper's code) instead of the
             image tokens alone; they differ where separators stand between tiles.
         noised: for arms with contrast vcd, the batch's image tensor with noise, by noise step.
@@ -105,14 +154,21 @@ class Attended:
 
     def spread(self, index: Sequence[int]) -> Attended:
         """Repeat or reorder arms: arm i of the new ones is arm index[i] of these."""
-        where = list(index)
-        return Attended(self.mass[:, where], self.maps and [one[where] for one in self.maps])
+        order = list(index)
+        return Attended(self.mass[:, order], self.maps and [one[order] for one in self.maps])
 
     def split(self, arms: int) -> Attended:
         """Put side by side the arms of prompts that stand there once per arm, one whole set after the other."""
         count = len(self.mass) // arms
         maps = self.maps and [torch.cat(self.maps[prompt::count]) for prompt in range(count)]
         return Attended(torch.cat(self.mass.chunk(arms), dim=1), maps)
+
+    @classmethod
+    def join(cls, parts: Sequence[Attended], *, arms: bool = False) -> Attended:
+        """Put together what other prompts attend to, or with `arms` the same prompts under other arms."""
+        maps = [part.maps for part in parts if part.maps is not None]
+        joined = [torch.cat(one) for one in zip(*maps, strict=True)] if arms else [one for part in maps for one in part]
+        return cls(torch.cat([part.mass for part in parts], int(arms)), joined or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,13 +191,13 @@ class Decoded:
 
     def spread(self, index: Sequence[int]) -> Decoded:
         """Repeat or reorder arms: arm i of the new ones is arm index[i] of these."""
-        where = list(index)
-        if where == list(range(self.logits.shape[1])):
+        order = list(index)
+        if order == list(range(self.logits.shape[1])):
             return self
-        tokens = [[prompt[i] for i in where] for prompt in self.tokens]
-        attended = self.attended and self.attended.spread(where)
-        later = tuple(scores[:, where] for scores in self.later)
-        return Decoded(tokens, self.logits[:, where], self.scores[:, where], attended, later)
+        tokens = [[prompt[i] for i in order] for prompt in self.tokens]
+        attended = self.attended and self.attended.spread(order)
+        later = tuple(scores[:, order] for scores in self.later)
+        return Decoded(tokens, self.logits[:, order], self.scores[:, order], attended, later)
 
     @classmethod
     def join(cls, parts: Sequence[Decoded], *, arms: bool = False) -> Decoded:
@@ -155,12 +211,7 @@ class Decoded:
         )
         later = _join_later(parts, dim=int(arms))
         seen = [part.attended for part in parts if part.attended is not None]
-        if not seen:
-            return cls(tokens, logits, scores, None, later)
-        maps = [one.maps for one in seen if one.maps is not None]
-        joined = [torch.cat(one) for one in zip(*maps, strict=True)] if arms else [one for part in maps for one in part]
-        attended = Attended(torch.cat([one.mass for one in seen], int(arms)), joined or None)
-        return cls(tokens, logits, scores, attended, later)
+        return cls(tokens, logits, scores, Attended.join(seen, arms=arms) if seen else None, later)
 
 
 def _join_later(parts: Sequence[Decoded], *, dim: int) -> tuple[Tensor, ...]:
@@ -187,8 +238,8 @@ class FirstToken:
 def read_first_tokens(decoded: Decoded, options: Sequence[Mapping[str, Sequence[int]]]) -> list[list[FirstToken]]:
     """Read each arm's first token in numbers, [prompt][arm]; they are computed on the device and moved at once.
 
-    `options` maps each option of a prompt to the ids with which it may begin, whose probabilities add up. Raises
-    ValueError on logits that are not finite.
+    `options` maps each option of a prompt to the ids with which it may begin, whose probabilities add up; None where a
+    contrast's cutoff leaves none of them. Raises ValueError on logits that are not finite.
     """
     scores = decoded.scores
     listed = [[token for tokens in named.values() for token in tokens] for named in options]
@@ -207,7 +258,7 @@ def read_first_tokens(decoded: Decoded, options: Sequence[Mapping[str, Sequence[
         raise ValueError("the model gave logits that are not finite")
     return [
         [
-            FirstToken(top, entropy, top - second, logit, _sum_by_option(named, chosen) if named else None)
+            FirstToken(top, entropy, top - second, logit, _sum_by_option(named, chosen) if any(chosen) else None)
             for top, second, entropy, logit, _, *chosen in prompt
         ]
         for prompt, named in zip(numbers, options, strict=True)
@@ -267,10 +318,16 @@ class ConfigFields:
         return cls(**{f.name: getattr(config, f.name, None) for f in fields(cls)})
 
 
+def decoder_shape(model: Any) -> tuple[int, int]:
+    """Return the numbers of decoder layers and of attention heads."""
+    text = model.config.get_text_config()
+    return text.num_hidden_layers, text.num_attention_heads
+
+
 def image_token_id(config: Any) -> int:
     """Find the id that every image position carries in `input_ids` after the processor expanded it."""
-    found = ConfigFields.read(config)
-    for value in (found.image_token_id, found.image_token_index):
+    named = ConfigFields.read(config)
+    for value in (named.image_token_id, named.image_token_index):
         if value is not None:
             return int(value)
     raise ModelError(f"config.json of model type {config.model_type!r} names no image token: it is not a supported VLM")
@@ -296,9 +353,11 @@ def sink_dimensions(model: Any, change: Var, first: Collection[int]) -> tuple[in
     if (known := SINKS.get((text.model_type, text.hidden_size, text.intermediate_size))) is not None:
         return known
     if model.config.model_type in PREFIX_LM:
-        raise ModelError("sinks are not known where the first token sees the whole prompt: give method.sinks=1415,2533")
+        raise ModelError(
+            "sinks are not known where the first token sees the whole prompt: give method.sinks=[1415,2533]"
+        )
     if len(set(first)) > 1:
-        raise ModelError("prompts begin with different tokens, by which sinks are known: give method.sinks=1415,2533")
+        raise ModelError("prompts begin with different tokens, by which sinks are known: give method.sinks=[1415,2533]")
     ids = torch.tensor([[*set(first)]], device=model.get_input_embeddings().weight.device)
     with torch.no_grad():
         states = model.get_decoder()(input_ids=ids, use_cache=False, output_hidden_states=True).hidden_states

@@ -80,15 +80,14 @@ class ArrayTask:
         return False
 
     def _write_failure(self, job: str, error: str) -> None:
-        """Say why the job is given up, as records.Attempt does."""
+        """Write why the job is given up, in the form of records.Attempt."""
         import submitit
 
         now, environment = time.time(), submitit.JobEnvironment()
-        who = {"job": job, "host": socket.gethostname(), "pid": os.getpid(), "born": "", "started": now}
-        where = {"slurm": environment.job_id, "log": str(environment.paths.stderr)}
-        row = {**who, **where, "state": "failed", "errors": [error]}
-        path = Path(self.launch) / f"{job}.{socket.gethostname()}-{os.getpid()}-{int(now * 1000)}.json"
-        write_json(path, row)
+        host, pid = socket.gethostname(), os.getpid()
+        row = {"job": job, "host": host, "pid": pid, "born": "", "started": now, "state": "failed", "errors": [error]}
+        row |= {"slurm": environment.job_id, "log": str(environment.paths.stderr)}
+        write_json(Path(self.launch) / f"{job}.{host}-{pid}-{int(now * 1000)}.json", row)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"launch": self.launch, "usable": self.usable}
@@ -98,6 +97,6 @@ class ArrayTask:
 
 
 def _ignore_signals() -> None:
-    """Ignore what Slurm sends to every process of a job: only the small one may act on it."""
+    """Ignore the signals that Slurm sends to every process of a job: only the parent acts on them."""
     for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGCONT):
         signal.signal(number, signal.SIG_IGN)

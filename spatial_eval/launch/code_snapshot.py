@@ -6,7 +6,6 @@ whole environment, API keys too, to the controller's disk: jobs get named variab
 
 from __future__ import annotations
 
-import os
 import secrets
 import shutil
 from collections.abc import Iterable, Mapping
@@ -15,8 +14,7 @@ from pathlib import Path
 
 from spatial_eval.core.files import translate_os_errors
 from spatial_eval.core.hashing import hash_text
-
-PACKAGE = Path(__file__).resolve().parents[1]
+from spatial_eval.core.paths import PACKAGE
 
 # What a job may need of its submitter; a prefix ends in *. No token and no key: `hf auth login` leaves one under HOME.
 ENVIRONMENT = (
@@ -60,22 +58,16 @@ def snapshot_code(jobs: Path) -> Path:
     return folder
 
 
-def search_path(folder: Path, environ: Mapping[str, str]) -> str:
-    """Return PYTHONPATH of a job: the snapshot first, then the submitter's own, absolute (jobs start elsewhere)."""
-    own = [str(Path(entry).absolute()) for entry in environ.get("PYTHONPATH", "").split(os.pathsep) if entry]
-    return os.pathsep.join([str(folder), *own])
-
-
-def allowed_variables(environ: Mapping[str, str], more: Iterable[str] = ()) -> list[str]:
-    """Return the names of the variables that a Slurm job gets: the whitelist, and the user's own (`more`)."""
-    listed = (*ENVIRONMENT, *more)
+def allowed_variables(environ: Mapping[str, str], own: Iterable[str] = ()) -> list[str]:
+    """Return the names of the variables that a Slurm job gets: the whitelist, and the user's own."""
+    listed = (*ENVIRONMENT, *own)
     prefixes = tuple(name[:-1] for name in listed if name.endswith("*"))
     names = [name for name in environ if name in listed or (prefixes and name.startswith(prefixes))]
     return sorted(name for name in names if not _is_secret(name))
 
 
 def explain_dropped(environ: Mapping[str, str], named: Iterable[str]) -> list[str]:
-    """Say, a line per name that the user gave, why a Slurm job does not get it; nothing of those that it gets."""
+    """Explain, one line per variable that the user named, why a Slurm job does not get it; list no others."""
     lines = []
     for name in named:
         if _is_secret(name):
@@ -92,7 +84,7 @@ def _is_secret(name: str) -> bool:
 
 
 def _is_intact(folder: Path, digest: str) -> bool:
-    """Return whether a snapshot is what its name says. Its bytecode is removed first: no digest vouches for that."""
+    """Return whether a snapshot is what its name says. Its bytecode, which no digest covers, is removed first."""
     for cache in list(folder.rglob(CACHE)):
         shutil.rmtree(cache, ignore_errors=True)
     regular = all(path.is_dir() or path.is_file() for path in folder.rglob("*"))

@@ -21,7 +21,7 @@ from spatial_eval.core.terminal import interruptible
 from spatial_eval.core.types import Experiment, Model
 from spatial_eval.launch import code_snapshot, local, records, slurm
 from spatial_eval.launch.records import Job, JobFailure, KeyedPass, Launch, LaunchSpec, Reminder, Shard, SweepRequest
-from spatial_eval.launch.status import exclude_claimed, running_jobs
+from spatial_eval.launch.status import exclude_claimed, find_running_jobs
 from spatial_eval.launch.worker import AttemptWriter, compute_shards, publish_job
 from spatial_eval.passes.pass_state import PassState
 
@@ -67,11 +67,17 @@ def dispatch_jobs(
     for turn in range(ROUNDS):
         if not any(state.todo for state in states.values()):
             break
-        others = list(running_jobs(request.places.output, own))
+        others = [
+            (launch, entry)
+            for launch, entry in find_running_jobs(request.places.output, own)
+            # Of this process, a notebook say, an earlier run that could not note its end.
+            if not launch.is_own or isinstance(launch.read().request.launcher, Slurm)
+        ]
         unclaimed = exclude_claimed(list(states.values()), [entry.job for _, entry in others])
         claimed = sum(len(state.todo) for state in states.values()) - sum(len(state.todo) for state in unclaimed)
         if claimed:
-            log.info("%d questions are being computed by jobs that run already; they are not started again", claimed)
+            busy = f"{claimed:,} questions are being computed by jobs that run already"
+            log.info("%s; they are not started again", busy)
         with interruptible():
             if any(state.todo for state in unclaimed):
                 outcome = _launch(request, unclaimed, own)
@@ -111,11 +117,11 @@ def make_jobs(
     for state in states:
         if state.todo:
             models.setdefault(state.work.experiment.model, []).append(state)
-    total = sum(pass_cost(state) for passes in models.values() for state in passes)
+    total = sum(measure_cost(state) for passes in models.values() for state in passes)
     target = max(SHORTEST, total / parallel)
     made: list[tuple[int, tuple[Shard, ...], Resources]] = []
     for model, passes in models.items():
-        number = shards if isinstance(shards, int) else math.ceil(sum(map(pass_cost, passes)) / target)
+        number = shards if isinstance(shards, int) else math.ceil(sum(map(measure_cost, passes)) / target)
         for group in zip(*(cut_pass(state, number) for state in passes), strict=True):
             filled = tuple(shard for shard in group if shard.questions)
             if filled:
@@ -146,13 +152,13 @@ def cut_pass(state: PassState, number: int) -> list[Shard]:
     ]
 
 
-def pass_cost(state: PassState) -> int:
+def measure_cost(state: PassState) -> int:
     """Return the cost of a pass's missing answers, in units of one arm of one question."""
     return sum(PREFILL + len(arms) for _, arms in state.todo)
 
 
 @contextlib.contextmanager
-def closing(launch: Launch) -> Iterator[None]:
+def close_at_end(launch: Launch) -> Iterator[None]:
     """Mark the launch closed when the block ends: none of its jobs runs afterwards."""
     try:
         yield
@@ -168,7 +174,7 @@ def _make_jobs(request: SweepRequest, states: Sequence[PassState]) -> tuple[Job,
     if isinstance(launcher, Slurm):
         slurm.check_slurm(request.folder)
         return make_jobs(states, request.resources, shards=launcher.shards, parallel=launcher.array_parallelism)
-    devices = local.pinned_devices(launcher, os.environ)
+    devices = local.list_devices(launcher, os.environ)
     for model, need in request.resources.items():
         if devices[0] != local.CPU and (need.gpus or 0) > len(devices):
             raise ConfigError(
@@ -178,21 +184,21 @@ def _make_jobs(request: SweepRequest, states: Sequence[PassState]) -> tuple[Job,
 
 
 def _launch(request: SweepRequest, states: Sequence[PassState], own: list[str]) -> DispatchOutcome:
-    """Start one launch of what is to do and run it to its end; `own` gets its name."""
+    """Start one launch for the missing answers and run it to its end; append its name to `own`."""
     launcher = request.launcher
     jobs = _make_jobs(request, states)
     launch = records.create_launch(LaunchSpec(request, jobs))
     own.append(launch.name)
     if isinstance(launcher, Inline):
-        with closing(launch):
+        with close_at_end(launch):
             return DispatchOutcome(_run_inline(launch, LaunchSpec(request, jobs), states))
     log.info("%d jobs; their files are in %s", len(jobs), launch.folder)
     code = code_snapshot.snapshot_code(SweepPaths(request.folder).jobs)
     if isinstance(launcher, Slurm):
         return DispatchOutcome(*slurm.run_on_slurm(launch, jobs, launcher, code))
-    devices = local.pinned_devices(launcher, os.environ)
-    threads = local.threads_per_job(launcher, len(devices), os.environ)
-    with closing(launch):
+    devices = local.list_devices(launcher, os.environ)
+    threads = local.count_threads(launcher, len(devices), os.environ)
+    with close_at_end(launch):
         return DispatchOutcome(local.Pool(launch, devices, threads, launcher.retries, code).run(jobs))
 
 
@@ -205,7 +211,8 @@ def _run_inline(launch: Launch, spec: LaunchSpec, states: Sequence[PassState]) -
             compute_shards(job, writer, lambda shard: by_experiment[shard.target.work.experiment], spec.request.places)
             if len(states) > 1:  # of the only pass, the driver publishes all
                 publish_job(spec, job)
-        failures += [JobFailure(job.label, error, "", writer.needs_fix) for error in writer.errors]
+        attempt = writer.attempt
+        failures += [JobFailure(job.label, error, "", attempt.needs_fix) for error in attempt.errors]
     return failures
 
 
@@ -213,21 +220,25 @@ def await_jobs(output: Path, waiting: set[tuple[str, str]], own: Sequence[str]) 
     """Wait until none of these jobs (launch, name) of other launches runs or will run.
 
     Returns:
-        Running jobs that stored nothing for PATIENCE_S seconds.
+        Running jobs that stored nothing for PATIENCE_S seconds, and jobs that wait in a pool which did not: its driver
+        is stopped. Slurm's queue takes the time that it takes.
     """
     reminder, stuck = Reminder(), []
-    progress: dict[tuple[str, str], tuple[tuple[str, int], float]] = {}  # job -> how far it is, and since when
+    progress: dict[tuple[str, str], tuple[object, float]] = {}  # job -> how far it is, and since when
     while waiting:
         time.sleep(CLAIM_POLL_S)
-        jobs = {(launch.name, entry.job.name): (launch, entry) for launch, entry in running_jobs(output, own)}
+        jobs = {(launch.name, entry.job.name): (launch, entry) for launch, entry in find_running_jobs(output, own)}
         waiting &= jobs.keys()
         now = time.monotonic()
         for name in sorted(waiting):
             launch, entry = jobs[name]
-            reached = (entry.state, entry.attempt.done if entry.attempt else 0)
+            if entry.state == "pending" and (entry.slurm or isinstance(launch.read().request.launcher, Slurm)):
+                continue
+            same = [entry] if entry.state == "running" else [one for at, one in jobs.values() if at.name == launch.name]
+            reached = [(one.job.name, one.state, one.attempt and one.attempt.done) for one in same]
             if progress.get(name, ((), 0))[0] != reached:
                 progress[name] = (reached, now)
-            elif entry.state == "running" and now - progress[name][1] >= PATIENCE_S:
+            elif now - progress[name][1] >= PATIENCE_S:
                 waiting.remove(name)
                 cause = f"{entry.place(launch)}: it stored nothing for {PATIENCE_S / 60:.0f} minutes; cancel it"
                 stuck.append(JobFailure(entry.job.label, cause, ""))

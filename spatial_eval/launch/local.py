@@ -18,6 +18,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,8 +26,8 @@ from typing import IO
 
 from spatial_eval.config.launchers import Inline, Launcher, Local, Resources, Slurm
 from spatial_eval.core.errors import ConfigError
+from spatial_eval.core.paths import python_path
 from spatial_eval.core.progress import ProgressLine, show_jobs
-from spatial_eval.launch import code_snapshot
 from spatial_eval.launch.records import AttemptReader, Job, JobFailure, Launch
 
 log = logging.getLogger(__name__)
@@ -36,11 +37,11 @@ TICK_S = 0.5
 GRACE_S = 3.0  # between asking a job to end and killing it
 
 
-def pinned_devices(launcher: Local, environ: Mapping[str, str]) -> list[str]:
+def list_devices(launcher: Local, environ: Mapping[str, str]) -> list[str]:
     """Return the devices to pin jobs to, one name per slot. Raises ConfigError where a named GPU is absent."""
     if launcher.slots is not None:
         return [CPU] * launcher.slots
-    visible = visible_gpus(environ)
+    visible = list_visible_gpus(environ)
     if launcher.gpus is None:
         return visible or [CPU]
     if isinstance(launcher.gpus, int):
@@ -59,7 +60,7 @@ def pinned_devices(launcher: Local, environ: Mapping[str, str]) -> list[str]:
     return names
 
 
-def visible_gpus(environ: Mapping[str, str]) -> list[str]:
+def list_visible_gpus(environ: Mapping[str, str]) -> list[str]:
     """Return the names of this process's GPUs: CUDA_VISIBLE_DEVICES (indices, UUIDs, MIG names) where set, else all."""
     given = environ.get("CUDA_VISIBLE_DEVICES")
     if given is not None:
@@ -82,10 +83,10 @@ def have_gpus(launcher: Launcher, need: Resources, environ: Mapping[str, str]) -
         return None
     if isinstance(launcher, Slurm):
         return bool(launcher.gpus if need.gpus is None else need.gpus)
-    return need.gpus != 0 and pinned_devices(launcher, environ)[0] != CPU
+    return need.gpus != 0 and list_devices(launcher, environ)[0] != CPU
 
 
-def threads_per_job(launcher: Local, slots: int, environ: Mapping[str, str]) -> int | None:
+def count_threads(launcher: Local, slots: int, environ: Mapping[str, str]) -> int | None:
     """Return OMP_NUM_THREADS of a job; None = the environment's own value."""
     if launcher.threads is not None or "OMP_NUM_THREADS" in environ:
         return launcher.threads
@@ -166,7 +167,7 @@ class Pool:
     _queue: list[Job] = field(default_factory=list)
     _free: list[str] = field(default_factory=list)
     _running: list[JobProcess] = field(default_factory=list)
-    _deaths: dict[str, int] = field(default_factory=dict)
+    _deaths: Counter[str] = field(default_factory=Counter)
 
     def run(self, jobs: Sequence[Job]) -> list[JobFailure]:
         """Run every job to its end and return the final failures. No job runs when this returns or raises."""
@@ -207,7 +208,7 @@ class Pool:
         path = self.launch.folder / f"{job.name}.log"
         visible = [] if job.resources.gpus == 0 else [name for name in devices if name != CPU]
         environ = os.environ | {
-            "PYTHONPATH": code_snapshot.search_path(self.code, os.environ),
+            "PYTHONPATH": python_path(self.code),
             "CUDA_VISIBLE_DEVICES": ",".join(visible),  # read by torch at its import, in the child
             "SPATIAL_EVAL_LOG": str(path),
         }
@@ -235,8 +236,8 @@ class Pool:
             return False
         errors, again, needs_fix = child.outcome()
         causes = errors or [f"{label}: the job {'was cancelled' if cancelled else _describe_death(code)}"]
-        deaths = self._deaths[child.job.name] = self._deaths.get(child.job.name, 0) + 1
-        if again and deaths <= self.retries and not cancelled:
+        self._deaths[child.job.name] += 1
+        if again and self._deaths[child.job.name] <= self.retries and not cancelled:
             log.warning("%s; starting it again, from what is stored", causes[0])
             return True
         self.failures += [JobFailure(label, cause, str(child.log), needs_fix) for cause in causes]

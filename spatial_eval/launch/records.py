@@ -228,11 +228,16 @@ class Launch:
 
     @property
     def is_closed(self) -> bool:
-        return (self.folder / "closed").exists()
+        return self._is_marked("closed")
 
     @property
     def is_cancelled(self) -> bool:
-        return (self.folder / "cancelled").exists()
+        return self._is_marked("cancelled")
+
+    def _is_marked(self, name: str) -> bool:
+        with contextlib.suppress(OSError):  # a heartbeat must not end because a file server does not answer
+            return (self.folder / name).exists()
+        return False
 
     def read(self) -> LaunchSpec:
         """Read launch.json. Raises StoreError: it cannot be read, has another schema or an unknown kind."""
@@ -246,8 +251,7 @@ class Launch:
 
     def take_over(self) -> None:
         """Record that this process waits for the jobs from now on."""
-        me = {"host": socket.gethostname(), "pid": os.getpid(), "born": process_start(os.getpid())}
-        write_json(self.folder / "driver.json", me)
+        write_json(self.folder / "driver.json", _describe_process())
 
     def beat(self) -> None:
         """Update the heartbeat of the process that waits for the jobs."""
@@ -265,6 +269,17 @@ class Launch:
             return is_alive(driver["host"], driver["pid"], driver["born"], silent)
         return False
 
+    @property
+    def is_own(self) -> bool:
+        """Return whether the process that waits for the jobs, or did, is this one."""
+        with contextlib.suppress(OSError, ValueError):
+            return bool(read_json(self.folder / "driver.json") == _describe_process())
+        return False
+
+
+def _describe_process() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid(), "born": process_start(os.getpid())}
+
 
 class AttemptReader:
     """Read the attempts of a launch; files that did not change are not read again."""
@@ -276,30 +291,34 @@ class AttemptReader:
     def attempts(self) -> dict[str, list[Attempt]]:
         """Return the attempts by job, in the order in which they started."""
         found: dict[str, list[Attempt]] = {}
-        with contextlib.suppress(OSError):
-            for entry in os.scandir(self.launch.folder):
-                if entry.name.count(".") >= 2 and entry.name.endswith(".json") and entry.name[0] != ".":
-                    attempt = self._read_attempt(entry)
-                    if attempt is not None:
-                        found.setdefault(attempt.job, []).append(attempt)
+        for attempt in self._read_attempts():
+            found.setdefault(attempt.job, []).append(attempt)
         here = socket.gethostname()
         if any(a.state == "running" and a.host != here for attempts in found.values() for a in attempts):
             now = read_clock(self.launch.folder)
             found = {job: [replace(a, silent=now - a.beat) for a in attempts] for job, attempts in found.items()}
         return {job: sorted(attempts, key=lambda one: (one.started, one.pid)) for job, attempts in found.items()}
 
-    def _read_attempt(self, entry: os.DirEntry[str]) -> Attempt | None:
-        with contextlib.suppress(OSError, ValueError, TypeError, ConfigError):
-            status = entry.stat()
-            known = self._read.get(entry.name)
-            if known is None or known[0] != status.st_mtime_ns:
-                row = read_json(Path(entry.path))
-                # Keys of another version are passed over: no reader may take a running job for none.
-                values = {f.name: row[f.name] for f in fields(Attempt) if f.name in row}
-                attempt = build_dataclass(Attempt, {**values, "beat": status.st_mtime}, entry.name)
-                known = self._read[entry.name] = (status.st_mtime_ns, attempt)
-            return known[1]
-        return None
+    def _read_attempts(self) -> Iterator[Attempt]:
+        """Yield every attempt; as last read where the file or the folder cannot be read now: no running job is lost."""
+        try:
+            entries = list(os.scandir(self.launch.folder))
+        except OSError:
+            yield from (attempt for _, attempt in self._read.values())
+            return
+        for entry in entries:
+            if entry.name.count(".") >= 2 and entry.name.endswith(".json") and entry.name[0] != ".":
+                known = self._read.get(entry.name)
+                with contextlib.suppress(OSError, ValueError, TypeError, ConfigError):
+                    status = entry.stat()
+                    if known is None or known[0] != status.st_mtime_ns:
+                        row = read_json(Path(entry.path))
+                        # Keys of another version are passed over: no reader may take a running job for none.
+                        values = {f.name: row[f.name] for f in fields(Attempt) if f.name in row}
+                        attempt = build_dataclass(Attempt, {**values, "beat": status.st_mtime}, entry.name)
+                        known = self._read[entry.name] = (status.st_mtime_ns, attempt)
+                if known is not None:
+                    yield known[1]
 
 
 def write_attempt(launch: Launch, name: str, attempt: Attempt) -> None:

@@ -16,6 +16,7 @@ import shlex
 import shutil
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from typing import Any
 from spatial_eval.config.launchers import Resources, Slurm
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.files import read_json, write_json
+from spatial_eval.core.paths import python_path
 from spatial_eval.core.progress import ProgressLine, show_jobs
 from spatial_eval.launch import code_snapshot, records
 from spatial_eval.launch.array_task import EARLY_S, ArrayTask
@@ -69,12 +71,11 @@ def check_slurm(folder: Path) -> None:
         raise ConfigError(f"output_dir {folder} holds % or \\, which Slurm replaces in paths; choose another folder")
 
 
-def sbatch_parameters(launcher: Slurm, need: Resources, name: str, code: Path, at_once: int) -> dict[str, Any]:
+def make_sbatch_parameters(launcher: Slurm, need: Resources, name: str, code: Path, at_once: int) -> dict[str, Any]:
     """Return the parameters of the sbatch script. Pure except for the names of variables and PYTHONPATH."""
     minutes, delay = _time_limit(launcher, need)
     memory = need.memory or launcher.memory
     gpus = launcher.gpus if need.gpus is None else need.gpus
-    search = shlex.quote(code_snapshot.search_path(code, os.environ))
     additional = {
         "chdir": str(code),  # python -m looks there first: a job must not run the code where it was submitted
         "export": ",".join(code_snapshot.allowed_variables(os.environ, launcher.environment)),
@@ -82,7 +83,8 @@ def sbatch_parameters(launcher: Slurm, need: Resources, name: str, code: Path, a
         **({"mem": memory} if memory else {}),
         **launcher.extra,
     }
-    wanted = {
+    paths = shlex.quote(python_path(code))
+    parameters = {
         "job_name": name,
         "time": minutes,
         "signal_delay_s": delay,
@@ -93,12 +95,12 @@ def sbatch_parameters(launcher: Slurm, need: Resources, name: str, code: Path, a
         "qos": launcher.qos,
         "constraint": launcher.constraint,
         "array_parallelism": at_once,
-        "setup": [*_strict_setup(launcher.setup), f'export PYTHONPATH={search}"${{PYTHONPATH:+:$PYTHONPATH}}"'],
+        "setup": [*_strict_setup(launcher.setup), f'export PYTHONPATH={paths}"${{PYTHONPATH:+:$PYTHONPATH}}"'],
         # srun inherits neither the whitelist's values nor, from 22.05 on, the number of CPUs
         "srun_args": ["--export=ALL", f"--cpus-per-task={launcher.cpus}"],
         "additional_parameters": additional,
     }
-    return {key: value for key, value in wanted.items() if value is not None}
+    return {key: value for key, value in parameters.items() if value is not None}
 
 
 def _time_limit(launcher: Slurm, need: Resources) -> tuple[int, int]:
@@ -188,7 +190,7 @@ def list_elements(launch: Launch) -> Mapping[str, ArrayElement] | None:
     if not arrays:
         return {}
     names = ",".join(array.name for array in arrays)
-    lines = _ask("squeue", "-a", "-r", "-h", "-t", "all", "-o", "%i|%T|%N|%j|%r", f"--name={names}")
+    lines = _run_command("squeue", "-a", "-r", "-h", "-t", "all", "-o", "%i|%T|%N|%j|%r", f"--name={names}")
     if lines is None:
         return None
     by_name = {array.name: (number, array.jobs) for number, array in enumerate(arrays)}
@@ -206,25 +208,15 @@ def list_elements(launch: Launch) -> Mapping[str, ArrayElement] | None:
     return {job: element for job, (_, element) in ranked.items()}
 
 
-def accounting_state(job: str) -> str:
+def read_accounting_state(job: str) -> str:
     """Return the state in which a job ended, by sacct; "" without accounting."""
-    lines = _ask("sacct", "-X", "-n", "-P", "-o", "State", "-j", job) or []
+    lines = _run_command("sacct", "-X", "-n", "-P", "-o", "State", "-j", job) or []
     return next((line.split(" ")[0] for line in lines if line), "")
-
-
-def release_job(job: str) -> bool:
-    """Release a held job. Return False where the controller rejects that."""
-    return _ask("scontrol", "release", job) is not None
-
-
-def cancel_job(job: str) -> bool:
-    """Cancel one job. Return False where the controller rejects that."""
-    return _ask("scancel", job) is not None
 
 
 def cancel_launch(launch: Launch) -> bool:
     """Cancel every job of a launch. Return False where the controller does not answer."""
-    answers = [_ask("scancel", f"--name={array.name}") for array in list_arrays(launch)]
+    answers = [_run_command("scancel", f"--name={array.name}") for array in list_arrays(launch)]
     return all(answer is not None for answer in answers)
 
 
@@ -233,7 +225,8 @@ def log_path(launch: Launch, job: str) -> Path:
     return launch.folder / "slurm" / f"{job}_0_log.err"
 
 
-def _ask(*command: str) -> Sequence[str] | None:
+def _run_command(*command: str) -> Sequence[str] | None:
+    """Run a command of Slurm and return its lines; None where the controller rejects it or does not answer."""
     environ = {name: value for name, value in os.environ.items() if not name.startswith(("SQUEUE_", "SACCT_"))}
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=ASK_S, env=environ)
@@ -242,19 +235,20 @@ def _ask(*command: str) -> Sequence[str] | None:
     return done.stdout.splitlines() if done.returncode == 0 else None
 
 
-def site_array_size() -> int | None:
+def read_array_limit() -> int | None:
     """Return the site's MaxArraySize; None where the controller does not answer."""
-    found = re.search(r"^MaxArraySize\s*=\s*(\d+)", "\n".join(_ask("scontrol", "show", "config") or ()), re.MULTILINE)
-    return int(found[1]) if found else None
+    config = "\n".join(_run_command("scontrol", "show", "config") or ())
+    size = re.search(r"^MaxArraySize\s*=\s*(\d+)", config, re.MULTILINE)
+    return int(size[1]) if size else None
 
 
 def count_own_jobs() -> int | None:
     """Return the number of jobs of this user in the queue; None where the controller does not answer."""
-    lines = _ask("squeue", "-a", "-r", "-h", "-u", str(os.getuid()), "-o", "%i")
+    lines = _run_command("squeue", "-a", "-r", "-h", "-u", str(os.getuid()), "-o", "%i")
     return None if lines is None else len(lines)
 
 
-def first_log_line(path: Path) -> str:
+def read_log_cause(path: Path) -> str:
     """Return the line of a job's log that explains why it never started; "" where there is none."""
     try:
         text = path.read_bytes()[:LOG_BYTES].decode("utf8", "replace") if path.is_file() else ""
@@ -262,8 +256,8 @@ def first_log_line(path: Path) -> str:
         return ""
     printable = ("".join(c for c in line if c.isprintable()).strip() for line in text.splitlines())
     lines = [line for line in printable if line]
-    named = [line for line in lines if line.startswith(SETUP_FAILED)]
-    first = (named or lines or [""])[0]
+    setup = [line for line in lines if line.startswith(SETUP_FAILED)]
+    first = (setup or lines or [""])[0]
     return (lines[-1] if first.startswith("Traceback") else first)[:200]
 
 
@@ -318,7 +312,7 @@ class SlurmQueue:
     _arrays: int = 0
     _max_array: int = 0
     _absent: dict[str, float] = field(default_factory=dict)  # job -> when it was first found to be run by no process
-    _deaths: dict[str, int] = field(default_factory=dict)
+    _deaths: Counter[str] = field(default_factory=Counter)
     _reminder: Reminder = field(default_factory=Reminder)
 
     def submit(self, jobs: Sequence[Job], *, first: bool = True) -> None:
@@ -362,7 +356,7 @@ class SlurmQueue:
     def _array_size(self) -> int:
         """Return the largest array that the launcher and the site allow."""
         if not self._max_array:
-            own, site = self.launcher.max_array, site_array_size()
+            own, site = self.launcher.max_array, read_array_limit()
             self._max_array = own if site is None else max(1, min(own, site))
             if self._max_array < own:
                 log.info("arrays of at most %d jobs: the site's MaxArraySize", self._max_array)
@@ -380,7 +374,7 @@ class SlurmQueue:
             max_num_timeout=10**6,  # ArrayTask.checkpoint ends what gets nowhere
             python=self.launcher.python,
         )
-        executor.update_parameters(**sbatch_parameters(self.launcher, need, name, self.code, at_once))
+        executor.update_parameters(**make_sbatch_parameters(self.launcher, need, name, self.code, at_once))
         minutes, delay = _time_limit(self.launcher, need)
         task = ArrayTask(str(self.launch.folder), max(0, minutes * 60 - delay - EARLY_S))
         array.write(self.launch)
@@ -388,12 +382,11 @@ class SlurmQueue:
             try:
                 submitted = executor.map_array(task, array.jobs, [job.label for job in jobs])
             except (submitit.core.utils.FailedJobError, submitit.core.utils.FailedSubmissionError) as error:
-                why = " ".join(str(error).split())
-                why = f"sbatch refused the jobs: {why}"
-                if not NO_ROOM.search(why):
-                    raise ConfigError(why) from None
+                message = f"sbatch refused the jobs: {' '.join(str(error).split())}"
+                if not NO_ROOM.search(message):
+                    raise ConfigError(message) from None
                 array.path(self.launch).unlink(missing_ok=True)
-                raise NoRoom(why) from None
+                raise NoRoom(message) from None
         replace(array, id=submitted[0].job_id.partition("_")[0]).write(self.launch)
 
     def wait(self, jobs: Sequence[Job]) -> list[JobFailure]:
@@ -411,7 +404,7 @@ class SlurmQueue:
                     del open_jobs[name]
                 if time.monotonic() - asked >= self.launcher.poll:
                     asked = time.monotonic()
-                    self._look_after(open_jobs, attempts)
+                    self._watch_jobs(open_jobs, attempts)
                 last = [(job, attempts[name][-1]) for name, job in open_jobs.items() if name in attempts]
                 lines = [ProgressLine(job.label, a.done, a.total) for job, a in last if a.state == "running"]
                 show(lines, len(jobs) - len(open_jobs), sum(a[-1].done for a in attempts.values()))
@@ -421,7 +414,7 @@ class SlurmQueue:
         self.failures += [JobFailure(job.label, "cancelled", "") for job in open_jobs.values()]
         return self.failures
 
-    def _look_after(self, open_jobs: dict[str, Job], attempts: Mapping[str, Sequence[Attempt]]) -> None:
+    def _watch_jobs(self, open_jobs: dict[str, Job], attempts: Mapping[str, Sequence[Attempt]]) -> None:
         """Submit ended jobs again or give them up; remove from `open_jobs` those given up."""
         elements = list_elements(self.launch)
         if elements is None:
@@ -444,7 +437,7 @@ class SlurmQueue:
                 continue
             del self._absent[name]
             failure, may_run_again = explain_end(self.launch, job, own, element)
-            self._deaths[name] = self._deaths.get(name, 0) + 1
+            self._deaths[name] += 1
             if may_run_again and self._deaths[name] <= self.launcher.retries:
                 log.warning("%s; submitting it again, from what is stored", failure.cause)
                 again.append(job)
@@ -453,7 +446,7 @@ class SlurmQueue:
                 del open_jobs[name]
         self._fill_queue(again, open_jobs)
         if self._reminder.is_due():
-            self._say_what_is_awaited(open_jobs, elements)
+            self._log_open_jobs(open_jobs, elements)
 
     def _fill_queue(self, again: Sequence[Job], open_jobs: dict[str, Job]) -> None:
         """Submit jobs that died or wait for room, where there may be some; give up those that will never get any."""
@@ -471,18 +464,19 @@ class SlurmQueue:
         now = count_own_jobs()
         return (now is not None and now < before) or time.monotonic() - since >= ROOM_S
 
-    def _say_what_is_awaited(self, open_jobs: Mapping[str, Job], elements: Mapping[str, ArrayElement]) -> None:
+    def _log_open_jobs(self, open_jobs: Mapping[str, Job], elements: Mapping[str, ArrayElement]) -> None:
         known = [(job, elements.get(name)) for name, job in open_jobs.items()]
         places = [f"{job.label} ({f'{e.id} {e.state} {e.node or e.reason}' if e else 'no room'})" for job, e in known]
         log.info("waiting for %s; their files are in %s", "; ".join(shorten_list(places, MOST)), self.launch.folder)
 
     def _release(self, job: Job, element: ArrayElement, open_jobs: dict[str, Job]) -> None:
         """Release a job that Slurm holds because a node failed to launch it, or give it up."""
-        self._deaths[job.name] = self._deaths.get(job.name, 0) + 1
-        if self._deaths[job.name] <= self.launcher.retries + 1 and release_job(element.id):
+        self._deaths[job.name] += 1
+        may_try_again = self._deaths[job.name] <= self.launcher.retries + 1
+        if may_try_again and _run_command("scontrol", "release", element.id) is not None:
             log.warning("%s: Slurm held job %s (%s); released it", job.label, element.id, element.reason)
             return
-        cancel_job(element.id)
+        _run_command("scancel", element.id)
         cause = f"{job.label}: Slurm could not start job {element.id} ({element.reason})"
         self.failures.append(JobFailure(job.label, cause, str(log_path(self.launch, element.id))))
         del open_jobs[job.name]
@@ -496,7 +490,7 @@ def explain_end(
     path = str(log_path(launch, identity)) if identity else ""
     if own and own[-1].state == "failed":
         return JobFailure(job.label, "; ".join(own[-1].errors), path, own[-1].needs_fix), own[-1].again
-    state = element.state if element else accounting_state(identity) if identity else ""
+    state = element.state if element else read_accounting_state(identity) if identity else ""
     if not state:
         cause = f"{job.label}: Slurm does not know the job any more; cancelled or lost"
         return JobFailure(job.label, cause, path), False
@@ -506,6 +500,6 @@ def explain_end(
     if state == "TIMEOUT" and not any(attempt.computed for attempt in own):
         cause += " before the first answer: raise launcher.time (or model.resources.time)"
     elif not own:
-        line = first_log_line(Path(path))
+        line = read_log_cause(Path(path))
         cause += f" before it started: {line}" if line else " before it started, and its log is empty"
     return JobFailure(job.label, cause, path), True

@@ -25,6 +25,7 @@ from spatial_eval.launch.records import Attempt, AttemptReader, Job, Launch, Swe
 from spatial_eval.passes.pass_state import PassState, read_pass, reread_store
 
 OPEN = ("running", "pending")
+MOST = 12  # jobs of one kind that a status lists
 CELLS = ("done", "failed", *OPEN, "missing", "unknown")  # the last that holds for a part holds for the whole
 JOBS = (*OPEN, "not submitted", "done", "failed", "lost", "cancelled", "unknown")
 
@@ -54,7 +55,7 @@ class JobState:
         return f"{self.job.label}, not running yet{self.slurm and f' (Slurm job {self.slurm})'}, {files}"
 
 
-def job_states(launch: Launch) -> list[JobState]:
+def read_job_states(launch: Launch) -> list[JobState]:
     """Return the state of every job of a launch. Raises StoreError where launch.json cannot be read."""
     spec = launch.read()
     names = [job.name for job in spec.jobs]
@@ -64,13 +65,13 @@ def job_states(launch: Launch) -> list[JobState]:
     driven = not closed and launch.is_driven
     if isinstance(spec.request.launcher, Slurm):
         names = [name for array in slurm.list_arrays(launch) for name in array.jobs]
-    states = [_job_state(job, attempts.get(job.name, []), queued, names, driven=driven) for job in spec.jobs]
+    states = [_judge_job(job, attempts.get(job.name, []), queued, names, driven=driven) for job in spec.jobs]
     if launch.is_cancelled:
         return [entry if entry.state in ("done", "running") else replace(entry, state="cancelled") for entry in states]
     return states
 
 
-def _job_state(
+def _judge_job(
     job: Job,
     attempts: Sequence[Attempt],
     queued: Mapping[str, slurm.ArrayElement] | None,
@@ -91,12 +92,12 @@ def _job_state(
     return JobState(job, state, last, element.id if element else last.slurm if last else "")
 
 
-def running_jobs(output: Path, own: Sequence[str] = ()) -> Iterator[tuple[Launch, JobState]]:
+def find_running_jobs(output: Path, own: Sequence[str] = ()) -> Iterator[tuple[Launch, JobState]]:
     """Yield running and waiting jobs of launches under an output folder; `own`: names of launches to pass over."""
     for launch in records.open_launches(output):
         if launch.name not in own:
             try:
-                states = job_states(launch)
+                states = read_job_states(launch)
             except StoreError as error:
                 warn_once(f"jobs of {launch.folder} are passed over: {error}")
                 continue
@@ -229,8 +230,10 @@ class StatusReader:
                 failed = any((name, arm) in now.stored.failures for name in ids)
                 whole = all((name, arm) in now.done for name in ids)
                 states[experiment, part, arm] = "done" if whole else "failed" if failed else working or "missing"
-            passes.append(_count_answers(now, _worst({states[experiment, part, arm] for part, arm in pairs})))
-        cells = Counter(_worst({states[c.experiment, c.part, arm] for arm in c.method.arms()}) for c in request.cells)
+            passes.append(_count_answers(now, _find_worst({states[experiment, part, arm] for part, arm in pairs})))
+        cells = Counter(
+            _find_worst({states[c.experiment, c.part, arm] for arm in c.method.arms()}) for c in request.cells
+        )
         return SweepStatus(request.folder.name, request.folder, cells, passes, jobs, rate, driven, notes)
 
     def _read_pass(self, experiment: Experiment) -> PassState | str:
@@ -244,7 +247,7 @@ class StatusReader:
             return str(error)
 
 
-def _worst(states: set[str]) -> str:
+def _find_worst(states: set[str]) -> str:
     return next(state for state in CELLS[::-1] if state in states)
 
 
@@ -256,7 +259,7 @@ def _read_jobs(folder: Path) -> tuple[list[JobState], bool, float, list[str]]:
     for launch in launches:
         if launch is launches[-1] or not launch.is_closed:
             try:
-                states = job_states(launch)
+                states = read_job_states(launch)
             except StoreError as error:
                 notes.append(str(error))
                 continue
@@ -275,15 +278,15 @@ def _count_answers(state: PassState, word: str) -> PassStatus:
     return PassStatus(state.name, word, len(state.work.arms), len(state.need), questions, errors)
 
 
-def format_status(now: SweepStatus, *, most: int = 12) -> str:
+def format_status(now: SweepStatus) -> str:
     """Format a state for the terminal: one line per pass, the jobs by state, and every failure with its log's path."""
     counts = Counter(entry.state for entry in now.jobs)
     waits = "a driver waits for them" if now.driven else "no driver" if now.is_open else ""
     lines = [
         f"sweep {now.sweep}  {now.folder}",
-        f"cells {_list_counts(now.cells, CELLS)} of {sum(now.cells.values())}",
-        f"passes {_list_counts(Counter(one.state for one in now.passes), CELLS)} of {len(now.passes)}",
-        *(f"  {_format_pass(one)}" for one in now.passes),
+        f"cells {_list_counts(now.cells, CELLS)} of {sum(now.cells.values()):,}",
+        f"passes {_list_counts(Counter(state.state for state in now.passes), CELLS)} of {len(now.passes)}",
+        *(f"  {_format_pass(state)}" for state in now.passes),
         f"jobs {_list_counts(counts, JOBS)}" + (f" ({waits})" if waits else ""),
         *now.notes,
     ]
@@ -291,9 +294,9 @@ def format_status(now: SweepStatus, *, most: int = 12) -> str:
     for entry in now.jobs:
         if entry.state == "running" and entry.attempt:
             process, beat = entry.slurm or f"pid {entry.attempt.pid}", time.localtime(entry.attempt.beat)
-            done = f"{entry.attempt.done}/{entry.attempt.total}, {entry.attempt.host} {process}"
+            done = f"{entry.attempt.done:,}/{entry.attempt.total:,}, {entry.attempt.host} {process}"
             running.append(f"{entry.job.label}: {done}, at {time.strftime('%H:%M:%S', beat)}, {entry.attempt.log}")
-    lines += [f"  {line}" for line in records.shorten_list(running, most)]
+    lines += [f"  {line}" for line in records.shorten_list(running, MOST)]
     if now.rate:
         left = "" if now.left is None else f", {now.left / now.rate:.0f} s left"
         lines.append(f"{now.rate:.1f} questions/s{left}")
@@ -304,7 +307,7 @@ def format_status(now: SweepStatus, *, most: int = 12) -> str:
             ended.append(
                 f"{entry.state}: {'; '.join(causes) or entry.job.label}" + (f" ({log_path})" if log_path else "")
             )
-    lines += records.shorten_list(ended, most)
+    lines += records.shorten_list(ended, MOST)
     if not now.is_complete and not now.is_open:
         lines.append(f"incomplete and nothing runs: python -m spatial_eval retry {now.sweep}")
     return "\n".join(lines) + "\n"
@@ -312,10 +315,10 @@ def format_status(now: SweepStatus, *, most: int = 12) -> str:
 
 def _format_pass(one: PassStatus) -> str:
     if one.note:
-        return f"{one.label}: {one.state}, {one.total} questions in {one.arms} arms, not counted: {one.note}"
-    errors = f", {one.errors} recorded errors" if one.errors else ""
-    return f"{one.label}: {one.state}, {one.questions}/{one.total} questions in {one.arms} arms{errors}"
+        return f"{one.label}: {one.state}, {one.total:,} questions in {one.arms} arms, not counted: {one.note}"
+    errors = f", {one.errors:,} recorded errors" if one.errors else ""
+    return f"{one.label}: {one.state}, {one.questions:,}/{one.total:,} questions in {one.arms} arms{errors}"
 
 
 def _list_counts(counts: Mapping[str, int], names: Sequence[str]) -> str:
-    return ", ".join(f"{counts[name]} {name}" for name in names if counts.get(name)) or "none"
+    return ", ".join(f"{counts[name]:,} {name}" for name in names if counts.get(name)) or "none"

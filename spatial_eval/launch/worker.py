@@ -18,6 +18,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -41,8 +42,7 @@ class AttemptWriter:
     """Write the file of this attempt, from a thread. Use as a context manager.
 
     Attributes:
-        total: number of the job's missing questions at the launch. done: number of these that are stored now.
-        computed: number that this start stored. errors: one line each. again: whether another start may help.
+        attempt: the attempt as it is now.
     """
 
     def __init__(
@@ -54,81 +54,84 @@ class AttemptWriter:
         parent: int = 0,
         show_pass: progress.ShowPass = progress.show_progress,
     ) -> None:
-        self.launch, self.name, self.total, self.parent = launch, name, total, parent
+        self.launch, self.parent = launch, parent
         self._show_pass = show_pass
-        self.done = self.computed = 0
-        self.errors: list[str] = []
-        self.again = self.needs_fix = False
-        self.state = "running"
-        self._started = time.time()
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True, name="attempt")
-        self._file = f"{self.name}.{socket.gethostname()}-{os.getpid()}-{int(self._started * 1000)}.json"
+        environ, host, pid, started = os.environ, socket.gethostname(), os.getpid(), time.time()
+        array, element = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
+        self._file = f"{name}.{host}-{pid}-{int(started * 1000)}.json"
+        self.attempt = Attempt(
+            job=name,
+            state="running",
+            host=host,
+            pid=pid,
+            born=records.process_start(pid),
+            total=total,
+            slurm=f"{array}_{element}" if array else environ.get("SLURM_JOB_ID", ""),
+            restart=int(environ.get("SLURM_RESTART_COUNT", "0")),
+            devices=environ.get("CUDA_VISIBLE_DEVICES", ""),
+            code=str(Path(__file__).parents[1]),
+            log=environ.get("SPATIAL_EVAL_LOG", ""),
+            started=started,
+        )
 
     def __enter__(self) -> AttemptWriter:
-        self.write()
+        self.write(self.attempt)
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._over.set()
         self._thread.join()
-        self.write()
+        self.write(self.attempt)
 
     @contextlib.contextmanager
     def show_shard(self, shard: Shard, name: str, total: int, arms: int) -> Iterator[Callable[[int], None]]:
         """Show progress as progress.show_progress does, and count stored questions; `total`: number of missing ones."""
-        self.done += max(0, shard.questions - total)
+        self._count(max(0, shard.questions - total), 0)
         with self._show_pass(name, total, arms) as show:
 
             def advance(questions: int) -> None:
-                self.done += questions
-                self.computed += questions
+                self._count(questions, questions)
                 show(questions)
 
             yield advance
 
-    def write(self) -> None:
-        """Write the present state. A full disk is passed over: the store reports it."""
-        with contextlib.suppress(StoreError):
-            records.write_attempt(self.launch, self._file, self._attempt())
+    def _count(self, done: int, computed: int) -> None:
+        self.attempt = replace(self.attempt, done=self.attempt.done + done, computed=self.attempt.computed + computed)
 
-    def _attempt(self) -> Attempt:
-        environ = os.environ
-        array, element = environ.get("SLURM_ARRAY_JOB_ID"), environ.get("SLURM_ARRAY_TASK_ID")
-        return Attempt(
-            job=self.name,
-            state=self.state,
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            born=records.process_start(os.getpid()),
-            done=self.done,
-            total=self.total,
-            computed=self.computed,
-            errors=tuple(self.errors),
-            again=self.again,
-            needs_fix=self.needs_fix,
-            slurm=f"{array}_{element}" if array else environ.get("SLURM_JOB_ID", ""),
-            restart=int(environ.get("SLURM_RESTART_COUNT", "0")),
-            devices=environ.get("CUDA_VISIBLE_DEVICES", ""),
-            code=str(Path(__file__).parents[1]),
-            log=environ.get("SPATIAL_EVAL_LOG", ""),
-            started=self._started,
+    def add_error(self, error: str, *, again: bool = False, needs_fix: bool = False) -> None:
+        """Add an error; `again`: another start may help; `needs_fix`: a model must be fixed first."""
+        attempt = self.attempt
+        self.attempt = replace(
+            attempt,
+            errors=(*attempt.errors, error),
+            again=attempt.again or again,
+            needs_fix=attempt.needs_fix or needs_fix,
         )
 
+    def end(self) -> None:
+        """Set the final state."""
+        self.attempt = replace(self.attempt, state="failed" if self.attempt.errors else "done")
+
+    def write(self, attempt: Attempt) -> None:
+        """Write a state. A full disk is passed over: the store reports it."""
+        with contextlib.suppress(StoreError):
+            records.write_attempt(self.launch, self._file, attempt)
+
     def _beat(self) -> None:
-        written: tuple[int, str] | None = None
+        written: Attempt | None = None
         quiet = 0
         while not self._over.wait(BEAT_S):
             if self.launch.is_cancelled or (self.parent and os.getppid() != self.parent):
-                self.state, self.errors = "failed", ["cancelled" if self.launch.is_cancelled else "its driver died"]
-                self.write()
+                reason = "cancelled" if self.launch.is_cancelled else "its driver died"
+                self.write(replace(self.attempt, state="failed", errors=(reason,)))
                 os._exit(STOPPED)  # the main thread may sit in a kernel for minutes
-            now = (self.done, self.state)
             quiet += 1
-            if now != written or quiet >= QUIET_BEATS:
-                written, quiet = now, 0
-                self.write()
+            if self.attempt is not written or quiet >= QUIET_BEATS:
+                written, quiet = self.attempt, 0
+                self.write(written)
 
 
 def compute_shards(job: Job, writer: AttemptWriter, find: Callable[[Shard], PassState], places: Places) -> None:
@@ -141,12 +144,11 @@ def compute_shards(job: Job, writer: AttemptWriter, find: Callable[[Shard], Pass
         try:
             yield from compute_pass(find(shard), places, bar=partial(writer.show_shard, shard))
         except SpatialEvalError as error:
-            writer.errors.append(f"{shard.label}: {error}")
-            writer.needs_fix = writer.needs_fix or isinstance(error, ModelError)
+            writer.add_error(f"{shard.label}: {error}", needs_fix=isinstance(error, ModelError))
         except Exception as error:  # noqa: BLE001  it is listed at the end, with its traceback in the log
             log.error("%s", traceback.format_exc())
-            writer.errors.append(f"{shard.label}: {type(error).__name__}: {' '.join(str(error).split())}")
-            writer.again = True
+            message = " ".join(str(error).split())
+            writer.add_error(f"{shard.label}: {type(error).__name__}: {message}", again=True)
 
     groups: dict[tuple[Model, Benchmark], list[Iterator[None]]] = {}
     for shard in job.shards:
@@ -155,7 +157,7 @@ def compute_shards(job: Job, writer: AttemptWriter, find: Callable[[Shard], Pass
     for running in groups.values():
         while running:
             running[:] = [steps for steps in running if next(steps, False) is None]
-    writer.state = "failed" if writer.errors else "done"
+    writer.end()
 
 
 def publish_job(spec: LaunchSpec, job: Job) -> None:
@@ -165,7 +167,7 @@ def publish_job(spec: LaunchSpec, job: Job) -> None:
 
 
 def find_pass(spec: LaunchSpec, shard: Shard) -> PassState:
-    """Read the shard's pass. Raises ModelError where the model's identity differs here: no reader would look there."""
+    """Read the shard's pass. Raises ModelError where the model has another identity (store key) here."""
     request = spec.request
     state = inspect_pass(shard.target.work, request.places, retry=request.retry, rows=shard.rows)
     if state.key.hash != shard.target.key.hash:
@@ -188,18 +190,20 @@ def run_job(folder: str, name: str, parent: int = 0) -> int:
         spec = launch.read()
     except StoreError as error:
         writer = AttemptWriter(launch, name, 0)
-        writer.state, writer.errors = "failed", [str(error)]
-        writer.write()
+        writer.add_error(str(error))
+        writer.end()
+        writer.write(writer.attempt)
     else:
         job = spec.find_job(name)
         with AttemptWriter(launch, name, job.questions, parent=parent) as writer:
             compute_shards(job, writer, partial(find_pass, spec), spec.request.places)
             publish_job(spec, job)
-    for line in writer.errors:
+    attempt = writer.attempt
+    for line in attempt.errors:
         log.error("failed: %s", line)
-    outcome = {"errors": writer.errors, "again": writer.again, "needs_fix": writer.needs_fix}
+    outcome = {"errors": attempt.errors, "again": attempt.again, "needs_fix": attempt.needs_fix}
     os.write(out, (json.dumps(outcome) + "\n").encode())
-    return FAILED if writer.errors else DONE
+    return FAILED if attempt.errors else DONE
 
 
 def die_with(parent: int) -> None:

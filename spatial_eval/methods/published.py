@@ -47,7 +47,7 @@ ADAPT = {
 
 @dataclass(frozen=True, slots=True)
 class PublishedGain:
-    """Two accuracies in percent that a paper compares, and how its answers were made."""
+    """Hold two accuracies in percent that a paper compares, and how its answers were generated."""
 
     base: float
     value: float
@@ -66,21 +66,21 @@ POPE: dict[tuple[str, str], tuple[tuple[float, float], ...]] = {
 
 
 def published_gains(model: str, dataset: str, kind: str) -> list[PublishedGain]:
-    """Return what papers report of a kind of method on a dataset (its label), whatever its setting; [] if nothing."""
-    found = []
+    """List what papers report of a kind of method on a dataset (its label), in any setting."""
+    gains = []
     if kind in TABLE.get(model, {}) and kind != "base" and dataset in DATASETS:
         column = DATASETS.index(dataset)
         base, value = (TABLE[model][row][column] for row in ("base", kind))
-        found.append(PublishedGain(base, value, "greedy, test split; arXiv 2503.01773"))
+        gains.append(PublishedGain(base, value, "greedy, test split; arXiv 2503.01773"))
     split = dataset.removeprefix("pope_coco_")
     if model == POPE_MODEL and split in POPE_SPLITS:
-        place = POPE_SPLITS.index(split)
-        found += [PublishedGain(*rows[place], protocol) for (name, protocol), rows in POPE.items() if name == kind]
-    return found
+        column = POPE_SPLITS.index(split)
+        gains += [PublishedGain(*rows[column], protocol) for (name, protocol), rows in POPE.items() if name == kind]
+    return gains
 
 
 def published_accuracy(model: str, dataset: str, method: Method, part: Part) -> float | None:
-    """Return the paper's accuracy (percent) of exactly this setting on the whole test split; None where it has none."""
+    """Return the paper's accuracy in percent for this very setting on the whole test split; None where it has none."""
     if model not in TABLE or dataset not in DATASETS or part != Part("test"):
         return None
     column = DATASETS.index(dataset)

@@ -185,34 +185,59 @@ class _Contrastive(_SingleArm):
 
 
 def _make_method(contrast: type[Contrast]) -> type[Method]:
-    """Make the method that decodes every question by a contrast."""
+    """Make the method that decodes every question contrastively, from the class of its contrast."""
     members = {"__slots__": (), "__doc__": contrast.__doc__, "__module__": __name__, "contrast": contrast}
     return type(contrast.__name__, (_Contrastive, contrast), members)
 
 
+VARIANTS = ("paper", "released")  # where a paper and its released code differ
+# Kinds of attention of which one variant alone can be computed: its name, which is the default.
+_COMPUTED = {"vaf": "released", "var": "paper"}
+_LISTS = ("layers", "read_layer", "sinks")  # fields that take a number or a list of them
+
+
 class _Attending(_SingleArm):
-    """Provide the members of a method of one kind of attention, whose fields are that kind's."""
+    """Provide the members of a method of one kind of attention, whose fields are that kind's, and its variant."""
 
     __slots__ = ()
     attention: ClassVar[type[AttentionChange]]
 
     def __post_init__(self: Any) -> None:
         _write_places(self)
+        for name, value in asdict(self).items():
+            if name in _LISTS:
+                object.__setattr__(self, name, ",".join(map(str, value)) if isinstance(value, tuple) else str(value))
         self.branches()
+        if self.kind in _COMPUTED:
+            _check_variant(self.variant)
+        if self.kind == "vaf" and self.variant == "paper" and self.heads == "all":
+            raise ConfigError(
+                "method.variant=paper: VAF's paper changes visual perception heads alone, and no list is published: "
+                "name them as method.heads=FILE (`heads --by share --layers 9-14/32`, on val), or variant=released"
+            )
+        if self.kind == "var" and self.variant == "released":
+            raise ConfigError(
+                "method.variant=released: VAR's code keeps the sinks of the first question of a process, so an answer "
+                "depends on the questions before it; method.variant=paper finds each question's own"
+            )
 
     def branches(self: Any) -> Mapping[str, Arm]:
-        places = {"layers": _arm_layers(self.layers), "heads": _arm_layers(self.heads)}
-        return {self.kind: Arm(self.attention(**{**asdict(self), **places}).effective)}
+        own = {name: value for name, value in asdict(self).items() if name != "variant"}
+        own |= {"layers": _arm_layers(self.layers), "heads": _arm_layers(self.heads)}
+        return {self.kind: Arm(self.attention(**own).effective)}
 
 
 def _make_attending(kind: str, attention: type[AttentionChange]) -> type[Method]:
-    """Make the method that decodes every question by a kind of attention."""
-    types: Mapping[str, Any] = get_type_hints(attention) | {"layers": Selection, "heads": Heads}
+    """Make the method that decodes every question with changed attention, from the class of that change."""
+    types: Mapping[str, Any] = get_type_hints(attention) | {"heads": Heads, **dict.fromkeys(_LISTS, Selection)}
     defaults = asdict(attention())
     defaults |= {name: defaults[name] or "all" for name in ("layers", "heads")}
     members = [(f.name, types[f.name], defaults[f.name]) for f in fields(attention)]
-    more = {"kind": kind, "attention": attention, "__doc__": attention.__doc__, "__module__": __name__}
-    return make_dataclass(attention.__name__, members, bases=(_Attending,), namespace=more, frozen=True, slots=True)
+    members += [("variant", str, _COMPUTED[kind])] if kind in _COMPUTED else []
+    namespace = {"kind": kind, "attention": attention, "__doc__": attention.__doc__, "__module__": __name__}
+    return make_dataclass(
+        attention.__name__, members, bases=(_Attending,), namespace=namespace, frozen=True, slots=True
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,8 +258,7 @@ class PaiFull(_SingleArm):
     def __post_init__(self) -> None:
         object.__setattr__(self, "layers", canonical_layers(self.layers, "method.layers") or "all")
         _check_range("gamma", self.gamma, self.gamma >= 1, "a finite number >= 1")
-        if self.variant not in ("paper", "released"):
-            raise ConfigError(describe_unknown("method.variant", self.variant, ("paper", "released")))
+        _check_variant(self.variant)
         self.branches()
 
     def branches(self) -> Mapping[str, Arm]:
@@ -260,8 +284,7 @@ class SidVariants(_SingleArm):
     variant: str = "paper"
 
     def __post_init__(self) -> None:
-        if self.variant not in SID_VARIANTS:
-            raise ConfigError(describe_unknown("method.variant", self.variant, SID_VARIANTS))
+        _check_variant(self.variant)
         for name, value in asdict(self).items():
             object.__setattr__(self, name, SID_VARIANTS[self.variant][name] if value is None else value)
         self.branches()
@@ -288,6 +311,11 @@ METHODS: dict[str, type[Method]] = {
 def _check_criterion(criterion: str) -> None:
     if criterion not in CRITERIA:
         raise ConfigError(describe_unknown("method.criterion", criterion, CRITERIA))
+
+
+def _check_variant(variant: str) -> None:
+    if variant not in VARIANTS:
+        raise ConfigError(describe_unknown("method.variant", variant, VARIANTS))
 
 
 def _write_places(method: Any) -> None:

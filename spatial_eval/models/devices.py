@@ -50,22 +50,22 @@ class Shape:
     tokens: tuple[int, int]
 
 
-# By the beginning of a hub id, before its files are here; (unverified) but for LLaVA-1.5, Gemma 3 and PaliGemma.
-# LLaVA-1.6: up to 4 tiles and the whole; Qwen: 28 x 28 or 32 x 32 pixels each, of 640 x 480 to 1280 x 960; InternVL3:
-# 1 to 12 tiles and the whole; LLaVA-OneVision: 1 to 9 tiles and the whole; SmolVLM2: 1 to 16 tiles and the whole.
+# By the beginning of a hub id, before its files are here. Tokens: as the processors of transformers count them for
+# pictures of 640 x 480 to 1280 x 960 (tests/passes/test_estimate.py). Parameters are those of the models' cards,
+# (unverified) but for LLaVA-1.5, Gemma 3 and PaliGemma.
 SHAPES: Mapping[str, Shape] = {
     "llava-hf/llava-1.5-7b": Shape(7.1, (576, 576)),
     "llava-hf/llava-1.5-13b": Shape(13.4, (576, 576)),
-    "llava-hf/llava-v1.6-vicuna-13b": Shape(13.4, (1150, 2880)),
-    "llava-hf/llava-v1.6": Shape(7.6, (1150, 2880)),
-    "llava-hf/llava-onevision-qwen2-7b": Shape(8.0, (1458, 7290)),
+    "llava-hf/llava-v1.6-vicuna-13b": Shape(13.4, (1948, 2928)),
+    "llava-hf/llava-v1.6": Shape(7.6, (1948, 2928)),
+    "llava-hf/llava-onevision-qwen2-7b": Shape(8.0, (2929, 7309)),
     "Qwen/Qwen2-VL-7B": Shape(8.3, (391, 1564)),
     "Qwen/Qwen2.5-VL-7B": Shape(8.3, (391, 1564)),
     "Qwen/Qwen3-VL-8B": Shape(8.8, (300, 1200)),
-    "OpenGVLab/InternVL3-8B": Shape(7.9, (256, 3328)),
+    "OpenGVLab/InternVL3-8B": Shape(7.9, (1280, 3328)),
     "google/gemma-3-4b": Shape(4.3, (256, 256)),
     "google/paligemma-3b-mix-224": Shape(2.9, (256, 256)),
-    "HuggingFaceTB/SmolVLM2-2.2B": Shape(2.2, (81, 1377)),
+    "HuggingFaceTB/SmolVLM2-2.2B": Shape(2.2, (1053, 1377)),
 }
 
 
@@ -92,8 +92,8 @@ def find_device() -> tuple[str, str]:
     if not torch.cuda.is_available():
         return STAND_IN, "no GPU is seen here"
     name = str(torch.cuda.get_device_name(0))
-    found = match_device(name)
-    return (found, f"{name}, seen here") if found else (STAND_IN, f"{name}, seen here, is not in the table")
+    key = match_device(name)
+    return (key, f"{name}, seen here") if key else (STAND_IN, f"{name}, seen here, is not in the table")
 
 
 def match_device(name: str) -> str | None:
@@ -113,10 +113,11 @@ def time_question(
             step.
     """
     card, weights = DEVICES[device], shape.billions * 1e9
-    found = []
+    seconds = []
     for tokens, share, steps, launch in zip(shape.tokens, UTILISATION, STEPS, LAUNCH_S, strict=True):
         rows = readings * (tokens * images + text) + arms
         read = weights * (4 if dtype == "float32" else 2) / (card.memory * 1e12)
         step = read if device == "cpu" else max(read, launch)
-        found.append(2 * weights * rows / (card.peak(dtype) * 1e12 * share) + steps * step / batch)
-    return found[0], found[1]
+        seconds.append(2 * weights * rows / (card.peak(dtype) * 1e12 * share) + steps * step / batch)
+    best, worst = seconds
+    return best, worst

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import tempfile
 import threading
@@ -16,13 +17,12 @@ import torch
 from PIL import Image
 
 from spatial_eval.benchmarks.image_files import open_rgb, shown_size
-from spatial_eval.benchmarks.prompts import IMAGE, add_text, prompt_mode, write_prompt
+from spatial_eval.benchmarks.prompts import IMAGE, WrongMode, add_text, prompt_mode, write_prompt
 from spatial_eval.core.arms import SecondPrompt
-from spatial_eval.core.errors import ModelError, SpatialEvalError
+from spatial_eval.core.errors import ConfigError, ModelError, SpatialEvalError
 from spatial_eval.core.plan import picture_name
 from spatial_eval.core.types import Benchmark, Sample
 from spatial_eval.engine.request import SEQUENCES, image_token_id
-from spatial_eval.models import image_grid
 from spatial_eval.models.batches import Inputs, pad_prompt
 from spatial_eval.models.loading import load_config, load_processor
 from spatial_eval.store.attention import Extent, View
@@ -46,6 +46,9 @@ SEVERAL = (
     *("llava", "llava_next", "llava_onevision", "qwen2_vl", "qwen2_5_vl", "qwen3_vl"),
     *("internvl", "idefics3", "smolvlm", "gemma3"),
 )
+WHOLE = (0.0, 0.0, 1.0, 1.0)  # left, top, right and bottom of a picture
+# Model types that see one picture as one square of tokens, row by row. Others cut tiles, or their order is not known.
+SQUARE = frozenset({"llava", "paligemma", "gemma3"})
 DISTORTED = (2300, 4096)  # width and height to which the paper's code stretches VSR's pictures
 
 
@@ -56,16 +59,9 @@ class BadQuestion(Exception):
 class Encoder:
     """Encode with a checkpoint's processor and a dataset's prompt settings. Safe to call from several threads."""
 
-    def __init__(
-        self,
-        model: CheckpointSpec,
-        config: Any,
-        *,
-        prompt: str,
-        distort: bool,
-        orientation: str = "upright",
-        system: str = "",
-    ) -> None:
+    def __init__(self, model: CheckpointSpec, dataset: Benchmark) -> None:
+        """Load config and processor. Raises ModelError where the processor cannot prepare such prompts."""
+        config = load_config(model)
         self._processor = load_processor(model, config)
         self._images = self._processor.image_processor = _OncePerPicture(self._processor.image_processor)
         self._tokenizer = self._processor.tokenizer
@@ -73,9 +69,10 @@ class Encoder:
         # Gemma 3's prompts hold another than its inputs; some families' processors have none.
         token = getattr(self._processor, "image_token", None)
         self._placeholder = str(token or self._tokenizer.convert_ids_to_tokens(self.image_token))
-        self._prompt, self._distort, self._pad_to = prompt, distort, model.pad_to
-        self._parts: dict[str, tuple[int, ...]] = {}  # by what pictures are called
-        self._orientation, self._system, self._path = orientation, system, model.path
+        self._prompt, self._system = prompt_mode(dataset), dataset.system
+        self._distort, self._orientation = dataset.distort, dataset.orientation
+        self._path, self._pad_to = model.path, model.pad_to
+        self._image_tokens: dict[str, tuple[int, ...]] = {}  # numbers per image, by picture_name
         mean = self._images.image_mean if model.image_mode == "pad" else None
         self._padding = mean and tuple(int(255 * channel) for channel in mean)  # truncated, as LLaVA's own code does
         self._llava15 = config.model_type == "llava"
@@ -109,19 +106,25 @@ class Encoder:
                 except Exception as error:  # noqa: BLE001  it is this question's, and told as such
                     encoded.append(error)
                     continue
-                if sample.further_images and picture_name(sample) not in self._parts:
-                    self._parts[picture_name(sample)] = self._tell_apart(pictures)
+                if sample.further_images and picture_name(sample) not in self._image_tokens:
+                    self._image_tokens[picture_name(sample)] = self._count_each(pictures)
                 images = images or {name: value for name, value in made[0].items() if name not in SEQUENCES}
-                first, *others = (Encoded(text, {**one, **images}, {}) for text, one in zip(prompts, made, strict=True))
+                first, *others = (Encoded(text, {**new, **images}, {}) for text, new in zip(prompts, made, strict=True))
                 encoded.append(first._replace(seconds=dict(zip(seconds, others, strict=True))))
         return encoded
 
+    def marks(self, question: str) -> tuple[bool, bool]:
+        """Return whether a question marks its images by `<image>`, and by the model's own placeholder."""
+        return IMAGE in question, self._placeholder in question
+
     def check(self, sample: Sample, seconds: Sequence[SecondPrompt] = ()) -> None:
-        """Write a question's prompts. Raises ModelError where no prompt of its kind can be written for this model."""
+        """Write a question's prompts. Raises SpatialEvalError where no prompt of its kind can be written."""
         try:
             for second in (None, *seconds):
                 self._write(sample, second)
         except BadQuestion as error:
+            if isinstance(error.__cause__, WrongMode):
+                raise ConfigError(f"question {sample.id}: {error.__cause__}") from None
             if isinstance(error.__cause__, SpatialEvalError):
                 raise error.__cause__ from None
 
@@ -155,8 +158,8 @@ class Encoder:
             pictures = [open_rgb(path, self._orientation) for path in sample.images]
         except Exception as error:
             raise BadQuestion from error
-        pictures = [one.resize(DISTORTED) for one in pictures] if self._distort else pictures
-        return [pad_to_square(one, self._padding) for one in pictures] if self._padding else pictures
+        pictures = [picture.resize(DISTORTED) for picture in pictures] if self._distort else pictures
+        return [pad_to_square(picture, self._padding) for picture in pictures] if self._padding else pictures
 
     def _process(self, prompt: str, pictures: list[Image.Image]) -> Inputs:
         started = self._tokenizer.bos_token is not None and prompt.startswith(self._tokenizer.bos_token)
@@ -170,13 +173,13 @@ class Encoder:
         """Count the tokens of each image of an encoded question; () where the images cannot be told apart."""
         if not sample.further_images:
             return (int((inputs["input_ids"] == self.image_token).sum()),)
-        return self._parts[picture_name(sample)]
+        return self._image_tokens[picture_name(sample)]
 
-    def _tell_apart(self, pictures: list[Image.Image]) -> tuple[int, ...]:
+    def _count_each(self, pictures: list[Image.Image]) -> tuple[int, ...]:
         """Count the image tokens of each picture: in a text that has a mark between every two of them."""
         text = f" {MARK} ".join([self._placeholder] * len(pictures))
         ids = self._processor(images=pictures, text=[text], return_tensors="pt")["input_ids"][0].tolist()
-        marks = [i for i, one in enumerate(ids) if self._tokenizer.decode([one]).strip() == MARK]
+        marks = [i for i, token in enumerate(ids) if self._tokenizer.decode([token]).strip() == MARK]
         if len(marks) != len(pictures) - 1:
             return ()
         edges = zip([0, *marks], [*marks, len(ids)], strict=True)
@@ -189,7 +192,7 @@ class Encoder:
         size = DISTORTED if self._distort else shown_size(sample.image, self._orientation)
         if self._padding and size[0] != size[1]:  # some of the tokens lie beside the picture
             return None
-        return image_grid.image_view(self.config, self._processor.image_processor, size, inputs, self.image_token)
+        return locate_image_tokens(self.config, self._processor.image_processor, size, inputs, self.image_token)
 
     def option_tokens(self, options: Sequence[str]) -> dict[str, tuple[int, ...]]:
         """Map each option to the tokens with which it may begin; capitalised as the benchmarks' answers are.
@@ -197,13 +200,13 @@ class Encoder:
         A model may write a blank before it, which many tokenizers join with the word ("Left" and " Left" are two
         tokens); a token that is a blank alone says nothing.
         """
-        found: dict[str, tuple[int, ...]] = {}
+        firsts: dict[str, tuple[int, ...]] = {}
         for option in options:
             texts = (option.capitalize(), f" {option.capitalize()}")
             spelled = [self._tokenizer.encode(text, add_special_tokens=False)[:1] for text in texts]
-            own = dict.fromkeys(token for first in spelled for token in first if self.decode([token]))
-            found |= {option: tuple(own)} if own else {}
-        return found
+            if own := dict.fromkeys(token for first in spelled for token in first if self.decode([token])):
+                firsts[option] = tuple(own)
+        return firsts
 
     def decode(self, tokens: Sequence[int]) -> str:
         return str(self._tokenizer.decode(list(tokens), skip_special_tokens=True)).strip()
@@ -216,16 +219,16 @@ class Encoder:
             content += [{"type": "text", "text": text}] * bool(text.strip())
         if several and not self._keeps_order(content):  # a template that puts images first, as LLaVA's
             content = [{"type": "text", "text": question.replace(IMAGE, self._placeholder)}]
-        return self._speak(content, system)
+        return self._fill_turn(content, system)
 
     def _keeps_order(self, content: Sequence[Mapping[str, str]]) -> bool:
-        """Whether the chat template leaves images and texts of a turn in their order."""
+        """Return whether the chat template leaves images and texts of a turn in their order."""
         marked = [{**part, "text": f"@@{i}@@"} if "text" in part else part for i, part in enumerate(content)]
         prompt = self._fill_chat([{"role": "user", "content": marked}])
-        found = re.findall(rf"@@\d+@@|{re.escape(self._placeholder)}", prompt)
-        return found == [part.get("text", self._placeholder) for part in marked]
+        kept = re.findall(rf"@@\d+@@|{re.escape(self._placeholder)}", prompt)
+        return kept == [part.get("text", self._placeholder) for part in marked]
 
-    def _speak(self, content: Sequence[Mapping[str, str]], system: str) -> str:
+    def _fill_turn(self, content: Sequence[Mapping[str, str]], system: str) -> str:
         """Write a user's turn in the chat template, behind the system message. Raises ModelError where it has none."""
         messages = [{"role": "user", "content": content}]
         if not system:
@@ -233,10 +236,12 @@ class Encoder:
         spoken = [{"type": "text", "text": system}]
         prompt = self._try_chat([{"role": "system", "content": spoken}, *messages])
         if system not in prompt or prompt == self._try_chat([{"role": "user", "content": spoken}, *messages]):
-            key, away = ("dataset.system", "the key away, or dataset.prompt=raw")
-            if system != self._system:
-                key, away = ("method.place=system", "method.place=text, or dataset.prompt=raw")
-            raise ModelError(f"{key}: the chat template of {self._path} has no place for a system message: take {away}")
+            own = system == self._system
+            key, other = ("dataset.system", "the key away") if own else ("method.place=system", "method.place=text")
+            raise ModelError(
+                f"{key}: the chat template of {self._path} has no place for a system message: take {other}, or "
+                "dataset.prompt=raw"
+            )
         return prompt
 
     def _try_chat(self, messages: list[dict[str, Any]]) -> str:
@@ -284,24 +289,12 @@ class _OncePerPicture:
         return type(features)(dict(features))  # processors take out of it what the model does not want
 
 
-def build_encoder(model: CheckpointSpec, dataset: Benchmark) -> Encoder:
-    """Build the encoder of a dataset's prompts. Raises ModelError where the model's processor cannot build them."""
-    return Encoder(
-        model,
-        load_config(model),
-        prompt=prompt_mode(dataset),
-        distort=dataset.distort,
-        orientation=dataset.orientation,
-        system=dataset.system,
-    )
-
-
 def check_prompts(
     model: CheckpointSpec, dataset: Benchmark, samples: Sequence[Sample], seconds: Sequence[SecondPrompt] = ()
 ) -> None:
-    """Write one prompt of each kind that a dataset's questions have. Raises ModelError where the model has none."""
-    encoder = build_encoder(model, dataset)
-    for sample in {(IMAGE in one.question, len(one.images)): one for one in samples}.values():
+    """Write one prompt of each kind that a dataset's questions have. Raises SpatialEvalError where there is none."""
+    encoder = Encoder(model, dataset)
+    for sample in {(encoder.marks(one.question), len(one.images)): one for one in reversed(samples)}.values():
         encoder.check(sample, seconds)
 
 
@@ -313,7 +306,7 @@ def measure_extent(model: CheckpointSpec, sample: Sample, dataset: Benchmark) ->
     """
     if model.folder() is None:
         return None
-    encoder = build_encoder(model, dataset)
+    encoder = Encoder(model, dataset)
     with tempfile.TemporaryDirectory() as place:
         if sample.image is None or not all(path.is_file() for path in sample.images):
             path = Path(place) / "blank.png"
@@ -323,3 +316,45 @@ def measure_extent(model: CheckpointSpec, sample: Sample, dataset: Benchmark) ->
     text = encoder.config.get_text_config()
     tokens = int((inputs["input_ids"] == encoder.image_token).sum())
     return Extent(text.num_hidden_layers, text.num_attention_heads, tokens)
+
+
+def locate_image_tokens(
+    config: Any, images: Any, size: tuple[int, int], inputs: Mapping[str, torch.Tensor], token: int
+) -> View | None:
+    """Locate one question's image tokens. `images`: the image processor. `size`: width and height of its input."""
+    count = int((inputs["input_ids"] == token).sum())
+    patches = inputs.get("image_grid_thw")  # Qwen: frames, rows and columns of patches, before they are merged
+    if patches is not None and len(patches) == 1 and int(patches[0, 0]) == 1:
+        merged = config.vision_config.spatial_merge_size
+        rows, columns = (int(side) // merged for side in patches[0, 1:])
+        return View((rows, columns), WHOLE) if rows * columns == count else None
+    side = math.isqrt(count)
+    pixels = inputs.get("pixel_values")  # (tiles, 3, height, width)
+    single_tile = pixels is not None and pixels.ndim == 4 and len(pixels) == 1
+    if config.model_type not in SQUARE or not single_tile or side * side != count:
+        return None
+    box = find_visible_region(images, size)
+    return box and View((side, side), box)
+
+
+def find_visible_region(images: Any, size: tuple[int, int]) -> tuple[float, float, float, float] | None:
+    """Return the part of a picture that reaches the model: CLIP's centre crop, or all; None where it is padded."""
+    pads, crops = (getattr(images, step, None) for step in ("do_pad", "do_center_crop"))  # not every family has both
+    if pads:
+        return None
+    if not crops:
+        return WHOLE
+    crop, edge = _read_size(images.crop_size), images.size.get("shortest_edge")
+    if edge:
+        scale = [edge / min(size)] * 2
+    else:
+        scale = [new / old for new, old in zip(_read_size(images.size), size, strict=True)]
+    kept = [cut / (old * by) for cut, old, by in zip(crop, size, scale, strict=True)]  # shares of width and height
+    if max(kept) > 1.02:  # more than rounding: the crop adds a border
+        return None
+    left, top = (max(0.0, (1 - share) / 2) for share in kept)
+    return left, top, 1 - left, 1 - top
+
+
+def _read_size(size: Mapping[str, int]) -> tuple[int, int]:
+    return size["width"], size["height"]

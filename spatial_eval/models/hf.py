@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 
+from spatial_eval.benchmarks.prompts import IMAGE
 from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import MissingData, ModelError
 from spatial_eval.core.layers import BUCKETS, layer_indices
@@ -25,7 +26,7 @@ class HF(CheckpointSpec):
 
         Raises ModelError on an absent or damaged file or an absent layer, DataError on absent images.
         """
-        _check_images(dataset, [one for one in samples if not one.image_digest])
+        _check_images(dataset, [sample for sample in samples if not sample.image_digest])
         if self.device_map is not None and find_spec("accelerate") is None:
             raise ModelError(
                 f"model.device_map={self.device_map} needs accelerate: pip install 'spatial-eval[multi-gpu]'"
@@ -51,19 +52,20 @@ class HF(CheckpointSpec):
         self.check_prompts(dataset, samples, arms)
 
     def check_prompts(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm] = ()) -> None:
-        """Raises ModelError where the model cannot take what a dataset and its own keys put into the prompt.
+        """Raise SpatialEvalError where the model cannot take what a dataset and its own keys put into the prompt.
 
         A model that is not fetched yet passes; where these keys are at their defaults, nothing is read.
         """
+        if not samples:
+            return
         several = any(sample.further_images for sample in samples)
         seconds = [arm.contrast.second for arm in arms if arm.contrast and arm.contrast.second]
-        asked = several or (samples and (self.shows_otherwise or dataset.system or seconds))
+        chosen = dataset.prompt == "chat" or (dataset.prompt == "raw" and any(IMAGE not in s.question for s in samples))
+        asked = several or chosen or self.shows_otherwise or dataset.system or seconds
         if asked and self.folder() is not None:
-            from spatial_eval.models.encoder import (
-                check_prompts,  # transformers: only where there is something to check
-            )
+            from spatial_eval.models import encoder  # transformers: only where there is something to check
 
-            check_prompts(self, dataset, samples, seconds)
+            encoder.check_prompts(self, dataset, samples, seconds)
 
     def verify(self) -> None:
         """Raise ModelError where its files do not match config.json; takes no memory for weights.
@@ -88,8 +90,8 @@ class HF(CheckpointSpec):
 
 
 def _check_images(dataset: Benchmark, samples: Sequence[Sample]) -> None:
-    """Raises DataError where all images are absent; says how many are where some are."""
-    absent = [one for one in samples if not (one.images and all(path.is_file() for path in one.images))]
+    """Raise DataError where all images are absent; warn where some are."""
+    absent = [sample for sample in samples if not (sample.images and all(path.is_file() for path in sample.images))]
     if not absent:
         return
     command = dataset.fetched_by

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from spatial_eval.models.spec import CheckpointSpec
 
 log = logging.getLogger(__name__)
-
 
 _AUTO: Any = transformers.AutoModelForImageTextToText
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -68,12 +68,12 @@ def load_model(model: CheckpointSpec) -> Any:
     dtype = _DTYPES[model.run_dtype()]
     if device.type == "cuda" and dtype == torch.float32:
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = model.tf32
-    source = _source(model)
+    folder = _find_folder(model)
     verify_weights(model)
     try:
         with _quiet_loading():
             vlm, loaded = _AUTO.from_pretrained(
-                **source,
+                folder,
                 config=load_config(model),
                 dtype=dtype,
                 use_safetensors=True,
@@ -88,19 +88,17 @@ def load_model(model: CheckpointSpec) -> Any:
         if "automatic conversion" not in str(error):
             raise  # out of memory, a device that is lost
         raise ModelError(f"cannot load {model.path}: tensors of its files cannot be converted") from error
-    found = WeightsDifference.read(loaded["missing_keys"], loaded["mismatched_keys"], loaded["unexpected_keys"])
-    _reject(model, found)
-    if found.unexpected:
-        names = weights.shorten(found.unexpected)
-        log.info(
-            "%s: its files hold %s that the model has no place for: %s", model.name, _tensors(found.unexpected), names
-        )
+    difference = WeightsDifference.read(loaded["missing_keys"], loaded["mismatched_keys"], loaded["unexpected_keys"])
+    _reject_difference(model, difference)
+    if extra := difference.unexpected:
+        count, names = _count_tensors(extra), weights.shorten(extra)
+        log.info("%s: its files hold %s that the model has no place for: %s", model.name, count, names)
     for name in ("temperature", "top_p", "top_k"):
         setattr(vlm.generation_config, name, None)  # sampling settings: answers here are greedy
     if model.device_map is None:
         vlm = vlm.to(device)
     else:
-        log.info("%s: %s", model.name, _spread(vlm))
+        log.info("%s: %s", model.name, _describe_placement(vlm))
     _reject_not_finite(model, vlm)
     return vlm.eval()
 
@@ -111,7 +109,7 @@ def verify_weights(model: CheckpointSpec) -> None:
     transformers itself loads the headers into a model on the meta device, so that tensors are renamed, fused and tied
     as they are when their values are loaded. Raises ModelError.
     """
-    folder = _source(model)["pretrained_model_name_or_path"]
+    folder = _find_folder(model)
     weights.check_files(folder, model.path)
     config = load_config(model)
     further = getattr(type(config), "extra_files", ())  # configs of transformers 5.17 have none
@@ -123,15 +121,15 @@ def verify_weights(model: CheckpointSpec) -> None:
             empty = _AUTO.from_config(config, trust_remote_code=False)
     except UNREADABLE as error:
         raise ModelError(f"cannot load {model.path}: {first_line(error)}") from error
-    found = _load_headers(empty, headers)
-    if found is None:
+    difference = _load_headers(empty, headers)
+    if difference is None:
         _reject_fewer(model, empty, headers)
     else:
-        _reject(model, found)
+        _reject_difference(model, difference)
 
 
 def _load_headers(empty: Any, headers: Mapping[str, weights.Header]) -> WeightsDifference | None:
-    """None where this version of transformers loads in another way than those from 5.17 to 5.24."""
+    """Return None where this version of transformers loads in another way than those from 5.17 to 5.24."""
     try:
         from transformers.conversion_mapping import get_model_conversion_mapping
         from transformers.modeling_utils import LoadStateDictConfig
@@ -159,8 +157,8 @@ def _load_headers(empty: Any, headers: Mapping[str, weights.Header]) -> WeightsD
 
 
 def _reject_fewer(model: CheckpointSpec, empty: Any, headers: Mapping[str, weights.Header]) -> None:
-    """Raises ModelError where the files hold fewer numbers than the model has; tied ones count once."""
-    wanted, there = sum(one.numel() for one in empty.parameters()), weights.count_parameters(headers)
+    """Raise ModelError where the files hold fewer numbers than the model has; tied ones count once."""
+    wanted, there = sum(tensor.numel() for tensor in empty.parameters()), weights.count_parameters(headers)
     if there < wanted:
         raise ModelError(
             f"cannot load {model.path}: config.json describes {wanted:,} parameters, its files hold {there:,}: they do "
@@ -168,34 +166,33 @@ def _reject_fewer(model: CheckpointSpec, empty: Any, headers: Mapping[str, weigh
         )
 
 
-def _reject(model: CheckpointSpec, found: WeightsDifference) -> None:
-    """Raises ModelError, one line with the tensors, where a part of the model would be filled at random."""
+def _reject_difference(model: CheckpointSpec, difference: WeightsDifference) -> None:
+    """Raise ModelError, one line with the tensors, where a part of the model would be filled at random."""
+    missing, mismatched, extra = difference.missing, difference.mismatched, difference.unexpected
     parts = []
-    if found.missing:
-        names = weights.shorten(found.missing)
-        parts.append(f"its files lack {_tensors(found.missing)} of the model ({names})")
-    if found.mismatched:
-        first = min(found.mismatched)
-        there, wanted = found.mismatched[first]
-        names = f"{weights.shorten(found.mismatched)}; {first} is {list(there)}, the model's is {list(wanted)}"
-        parts.append(f"{_tensors(found.mismatched)} of another shape ({names})")
+    if missing:
+        parts.append(f"its files lack {_count_tensors(missing)} of the model ({weights.shorten(missing)})")
+    if mismatched:
+        first = min(mismatched)
+        there, wanted = mismatched[first]
+        names = f"{weights.shorten(mismatched)}; {first} is {list(there)}, the model's is {list(wanted)}"
+        parts.append(f"{_count_tensors(mismatched)} of another shape ({names})")
     if not parts:
         return
-    if found.unexpected:
-        names = weights.shorten(found.unexpected)
-        parts.append(f"they hold {_tensors(found.unexpected)} that the model has no place for ({names})")
+    if extra:
+        parts.append(f"they hold {_count_tensors(extra)} that the model has no place for ({weights.shorten(extra)})")
     raise ModelError(
         f"cannot load {model.path}: {', '.join(parts)}: config.json and the files do not belong together, or this "
         f"version of transformers ({transformers.__version__}) is not the checkpoint's"
     )
 
 
-def _tensors(names: Collection[str]) -> str:
+def _count_tensors(names: Collection[str]) -> str:
     return "1 tensor" if len(names) == 1 else f"{len(names):,} tensors"
 
 
 def _reject_not_finite(model: CheckpointSpec, vlm: Any) -> None:
-    """Raises ModelError where a weight is nan or infinite, with the file that holds it.
+    """Raise ModelError where a weight is nan or infinite, with the file that holds it.
 
     One pass over the weights where they lie, without a copy of them: nan is smallest and largest of what it stands in.
     Those that accelerate keeps on the meta device (offloaded) are not seen.
@@ -206,37 +203,35 @@ def _reject_not_finite(model: CheckpointSpec, vlm: Any) -> None:
             two = (tensor.amin(), tensor.amax()) if tensor.device.type == "mps" else torch.aminmax(tensor)
             ends.setdefault(tensor.device, {})[name] = torch.stack(tuple(two)).float()
     wrong = []
-    for found in ends.values():
-        finite = torch.stack(list(found.values())).isfinite().all(dim=-1).tolist()  # the one wait for the device
-        wrong += [name for name, good in zip(found, finite, strict=True) if not good]
+    for tensors in ends.values():
+        finite = torch.stack(list(tensors.values())).isfinite().all(dim=-1).tolist()  # the one wait for the device
+        wrong += [name for name, good in zip(tensors, finite, strict=True) if not good]
     if wrong:
-        raise ModelError(f"cannot load {model.path}: {_where_not_finite(model, wrong)}")
+        raise ModelError(f"cannot load {model.path}: {_explain_not_finite(model, wrong)}")
 
 
 def _may_overflow(tensor: torch.Tensor) -> bool:
-    """Whether nan and infinity can be looked for: integers hold none, torch has no kernels for 8-bit floats."""
+    """Return whether nan and infinity can be looked for: integers hold none, 8-bit floats have no kernels in torch."""
     return tensor.is_floating_point() and tensor.element_size() > 1 and tensor.numel() > 0
 
 
-def _where_not_finite(model: CheckpointSpec, wrong: Sequence[str]) -> str:
-    """Why weights are not finite: the file that says so, or the dtype that cannot hold them."""
-    folder = _source(model)["pretrained_model_name_or_path"]
-    found: dict[str, list[str]] = {}
-    for file in weights.find_files(folder, model.path):
+def _explain_not_finite(model: CheckpointSpec, wrong: Sequence[str]) -> str:
+    """Explain why weights are not finite: the file that holds such values, or the dtype that cannot hold them."""
+    for file in weights.find_files(_find_folder(model), model.path):
+        damaged = []
         with safe_open(file, framework="pt") as tensors:
             for name in tensors.keys():  # noqa: SIM118  it is no mapping
                 tensor = tensors.get_tensor(name)
                 if _may_overflow(tensor) and not bool(torch.stack(torch.aminmax(tensor)).isfinite().all()):
-                    found.setdefault(str(file), []).append(name)
-    if not found:
-        return (
-            f"values of {weights.shorten(wrong)} are finite in its files and not in {model.run_dtype()}: use "
-            "model.dtype=bfloat16 or float32"
-        )
-    path, names = next(iter(found.items()))
+                    damaged.append(name)
+        if damaged:
+            return (
+                f"{file} holds values that are not finite, in {weights.shorten(damaged)}: it is damaged, or its "
+                "training failed; copy or fetch another one"
+            )
     return (
-        f"{path} holds values that are not finite, in {weights.shorten(names)}: it is damaged, or its training failed; "
-        "copy or fetch another one"
+        f"values of {weights.shorten(wrong)} are finite in its files and not in {model.run_dtype()}: use "
+        "model.dtype=bfloat16 or float32"
     )
 
 
@@ -246,7 +241,7 @@ def load_config(model: CheckpointSpec) -> Any:
     Raises ModelError where transformers knows no such model, or where no position of the prompt is the image.
     """
     try:
-        config = transformers.AutoConfig.from_pretrained(**_source(model), trust_remote_code=False)
+        config = transformers.AutoConfig.from_pretrained(_find_folder(model), trust_remote_code=False)
     except UNREADABLE as error:
         raise ModelError(f"cannot load {model.path}: {first_line(error)}") from error
     _reject_cross_attention(model, config)
@@ -254,13 +249,13 @@ def load_config(model: CheckpointSpec) -> Any:
         edge = config.vision_config.image_size
         config.image_grid_pinpoints = _keep_grids(model, config.image_grid_pinpoints, edge)
     if model.rms_norm_eps is not None:
-        _set_rms_norm_eps(config.get_text_config(), model.rms_norm_eps)
+        set_rms_norm_eps(config.get_text_config(), model.rms_norm_eps)
     return config
 
 
 @contextmanager
 def _quiet_loading() -> Iterator[None]:
-    """Without transformers' bars, and without its table of tensors: what counts in it is said in one line."""
+    """Hide transformers' progress bars and its table of tensors, of which one line of ours holds what matters."""
     disable_progress_bar()  # type: ignore[no-untyped-call]
     logger = logging.getLogger("transformers.modeling_utils")
 
@@ -275,7 +270,7 @@ def _quiet_loading() -> Iterator[None]:
 
 
 def _reject_cross_attention(model: CheckpointSpec, config: Any) -> None:
-    """Mllama, Idefics 1, Florence-2: the image is no part of the sequence that is scaled, in either decoding."""
+    """Raise ModelError for Mllama, Idefics 1, Florence-2: their image is no part of the sequence that is scaled."""
     text = ConfigFields.read(config.get_text_config(decoder=True))
     crossed = text.cross_attention_layers or text.cross_layer_interval or text.add_cross_attention
     if ConfigFields.read(config).is_encoder_decoder or crossed:
@@ -304,22 +299,22 @@ def load_model_once(model: CheckpointSpec) -> Any:
 
 def load_processor(model: CheckpointSpec, config: Any) -> Any:
     """Load the checkpoint's own processor without its video part, which needs torchvision."""
-    source = _source(model)
+    folder = _find_folder(model)
     stock: Any = transformers.PROCESSOR_MAPPING.get(type(config), None)
     video = stock is not None and "video_processor" in stock.get_attributes()
     kind: Any = image_only(stock) if video else transformers.AutoProcessor
     try:
         offer_pil(type(config))  # type: ignore[arg-type]
-        processor = kind.from_pretrained(**source, backend="pil", trust_remote_code=False)
+        processor = kind.from_pretrained(folder, backend="pil", trust_remote_code=False)
     except UNREADABLE as error:
-        said = first_line(error)
+        reason = first_line(error)
         if isinstance(error, ImportError) and "torchvision" in str(error).lower():
-            said = (
-                f"{said.split()[0]} of transformers {transformers.__version__} wants torchvision: install the release "
-                f"that belongs to torch {torch.__version__} (it must not bring another torch)"
+            reason = (
+                f"{reason.split()[0]} of transformers {transformers.__version__} wants torchvision: install the "
+                f"release that belongs to torch {torch.__version__} (it must not bring another torch)"
             )
-        raise ModelError(f"cannot load the processor of {model.path}: {said}") from error
-    _complete(processor, config)
+        raise ModelError(f"cannot load the processor of {model.path}: {reason}") from error
+    _complete_processor(processor, config)
     if model.min_pixels or model.max_pixels:
         _limit_pixels(model, processor.image_processor)
     if model.max_tiles is not None:
@@ -335,10 +330,8 @@ def _limit_pixels(model: CheckpointSpec, images: Any) -> None:
             f"model.{key}: {type(images).__name__} of {model.path} does not scale pictures by their number of pixels, "
             "as Qwen-VL's does: take the key away"
         )
-    least, most = (
-        model.min_pixels or images.size["shortest_edge"],  # so called, and numbers of pixels
-        model.max_pixels or images.size["longest_edge"],
-    )
+    least = model.min_pixels or images.size["shortest_edge"]  # so called, and numbers of pixels
+    most = model.max_pixels or images.size["longest_edge"]
     if least > most:
         raise ModelError(f"{model.path}: min_pixels={least} is more than max_pixels={most}: set both of model.*_pixels")
     images.size = type(images.size)(shortest_edge=least, longest_edge=most)
@@ -372,9 +365,8 @@ def _keep_grids(model: CheckpointSpec, grids: Sequence[Sequence[int]], edge: int
     tiles = [(height // edge) * (width // edge) for height, width in grids]
     kept = [list(grid) for grid, count in zip(grids, tiles, strict=True) if count <= (model.max_tiles or 0)]
     if not kept:
-        raise ModelError(
-            f"model.max_tiles={model.max_tiles}: {model.path} cuts pictures into {min(tiles)} tiles at least"
-        )
+        least = f"{model.path} cuts pictures into {min(tiles)} tiles at least"
+        raise ModelError(f"model.max_tiles={model.max_tiles}: {least}")
     return kept
 
 
@@ -400,8 +392,8 @@ def offer_pil(config: type) -> Any:
     return kind
 
 
-def _complete(processor: Any, config: Any) -> None:
-    """Early LLaVA checkpoints, the published runs' revision among them, have the patch size in config.json alone."""
+def _complete_processor(processor: Any, config: Any) -> None:
+    """Add what early LLaVA checkpoints, the published runs' revision among them, have in config.json alone."""
     held = vars(processor)
     if held.get("patch_size", 0) is None:
         processor.patch_size = config.vision_config.patch_size
@@ -414,8 +406,8 @@ def _complete(processor: Any, config: Any) -> None:
 def image_only(stock: Any) -> Any:
     """Derive a processor class for images and text alone."""
 
-    def build(cls: Any, args: Any, settings: dict[str, Any], /, **more: Any) -> Any:
-        return stock.from_args_and_dict.__func__(cls, args, {**settings, "video_processor": None}, **more)
+    def build(cls: Any, args: Any, settings: dict[str, Any], /, **options: Any) -> Any:
+        return stock.from_args_and_dict.__func__(cls, args, {**settings, "video_processor": None}, **options)
 
     body = {
         "get_attributes": classmethod(lambda _cls: ["image_processor", "tokenizer"]),
@@ -425,18 +417,18 @@ def image_only(stock: Any) -> Any:
     return type(stock.__name__, (stock,), body)
 
 
-def _source(model: CheckpointSpec) -> dict[str, Any]:
-    return {"pretrained_model_name_or_path": model.folder() or model.fetch()}
+def _find_folder(model: CheckpointSpec) -> Path:
+    return model.folder() or model.fetch()
 
 
-def _set_rms_norm_eps(config: Any, value: float) -> None:
+def set_rms_norm_eps(config: Any, value: float) -> None:
     if ConfigFields.read(config).rms_norm_eps is None:
         raise ModelError(f"model.rms_norm_eps: {config.model_type} has no RMS norm")
     config.rms_norm_eps = value
 
 
-def _spread(vlm: Any) -> str:
-    """How many modules accelerate put where; a CPU or disk among GPUs is slow."""
+def _describe_placement(vlm: Any) -> str:
+    """Count the modules that accelerate put on each device; a CPU or disk among GPUs is slow."""
     chosen = vars(vlm).get("hf_device_map") or {"": vlm.device}  # none is noted where all fit on one device
     places = Counter(str(place) for place in chosen.values())
     return ", ".join(f"{count} modules on {place}" for place, count in sorted(places.items()))

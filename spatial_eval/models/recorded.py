@@ -66,12 +66,12 @@ class Recorded:
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:  # noqa: ARG002  the protocol's signature
         if asked := reworded_by(dataset):
             raise ConfigError(f"{dataset.name}: recordings answer the benchmark's own question: take {asked} away")
-        found = self._find(dataset, samples)
-        if not any(row is not None for row in found):
+        rows = self.find_records(dataset, samples)
+        if not any(rows):
             held = Counter((row.get("dataset"), row.get("split")) for row in _load(self.path))
             listed = ", ".join(f"{name} {split}" for name, split in sorted(held, key=str)) or "nothing"
             raise DataError(f"{self.path} holds no recording of these {dataset.name} questions; it holds {listed}")
-        weights = {Arm(float(w)) for row in found if row for w in row["generation"]}
+        weights = {Arm(float(w)) for row in rows if row for w in row["generation"]}
         absent = sorted(set(arms) - weights)
         if absent:
             raise ConfigError(
@@ -80,7 +80,7 @@ class Recorded:
             )
 
     def fingerprint(self, dataset: Benchmark, samples: Sequence[Sample], places: Places) -> list[str]:  # noqa: ARG002  the protocol's signature
-        return ["" if row is None else _digest(row) for row in self._find(dataset, samples)]
+        return ["" if row is None else _digest(row) for row in self.find_records(dataset, samples)]
 
     def signals(self) -> frozenset[str]:
         """Return max_prob where a line holds a confidence, else no signal. Raises DataError."""
@@ -89,8 +89,8 @@ class Recorded:
     def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:  # noqa: ARG002  the protocol's signature
         return RecordedPlayer(self, dataset)
 
-    def _find(self, dataset: Benchmark, samples: Sequence[Sample]) -> list[dict[str, Any] | None]:
-        """The record of each sample; None where there is none. Raises DataError on contradictions."""
+    def find_records(self, dataset: Benchmark, samples: Sequence[Sample]) -> list[dict[str, Any] | None]:
+        """Return the record of each sample; None where there is none. Raises DataError on contradictions."""
         names = {dataset.name, dataset.upstream or dataset.name}
         by_row: dict[int, dict[str, Any]] = {}
         for record in _load(self.path):
@@ -99,14 +99,14 @@ class Recorded:
             known = by_row.setdefault(record["row"], record)
             if known is not record and known != record:
                 raise DataError(f"{self.path}: row {record['row']} of {dataset.name} is recorded twice, differently")
-        found = [by_row.get(sample.row) for sample in samples]
-        for sample, row in zip(samples, found, strict=True):
+        rows = [by_row.get(sample.row) for sample in samples]
+        for sample, row in zip(samples, rows, strict=True):
             if row and str(row.get("gold", sample.answers[0])).lower() not in sample.gold_texts:
                 raise DataError(
                     f"{self.path}: row {sample.row} of {dataset.name} was recorded with gold {row['gold']!r}, "
                     f"the benchmark says {sample.answers[0]!r}: not the same questions"
                 )
-        return found
+        return rows
 
 
 class RecordedPlayer:
@@ -119,13 +119,13 @@ class RecordedPlayer:
 
     def answer(self, blocks: Sequence[Sequence[Work]]) -> Iterator[list[Record]]:
         work = [item for block in blocks for item in block]
-        found = self.model._find(self.dataset, [sample for sample, _ in work])
+        rows = self.model.find_records(self.dataset, [sample for sample, _ in work])
         for start in range(0, len(work), AT_ONCE):
-            part = zip(work[start : start + AT_ONCE], found[start : start + AT_ONCE], strict=True)
-            yield [_answer(sample, arm, row) for (sample, arms), row in part for arm in arms]
+            part = zip(work[start : start + AT_ONCE], rows[start : start + AT_ONCE], strict=True)
+            yield [_build_record(sample, arm, row) for (sample, arms), row in part for arm in arms]
 
 
-def _answer(sample: Sample, arm: Arm, row: dict[str, Any] | None) -> Record:
+def _build_record(sample: Sample, arm: Arm, row: dict[str, Any] | None) -> Record:
     texts = {float(w): (w, text) for w, text in row["generation"].items()} if row else {}
     if row is None or not arm.plain or arm.weight not in texts:
         return Failure(sample.id, arm, "not recorded")
@@ -187,12 +187,12 @@ class Imported:
         return {"kind": "imported", "name": self.name}
 
     def check(self, dataset: Benchmark, samples: Sequence[Sample], arms: Sequence[Arm], places: Places) -> None:
-        held = list(self._held(places))
-        mine = [one for one in held if one.description["dataset"] == describe_dataset(dataset)]
+        held = list(self._list_keys(places))
+        mine = [key for key in held if key.description["dataset"] == describe_dataset(dataset)]
         store, digests = Store(places.paths.generations), sample_digests(samples, ["" for _ in samples])
-        valid = sorted({arm for one in mine for arm in store.answered_arms(one, digests)})
+        valid = sorted({arm for key in mine for arm in store.answered_arms(key, digests)})
         if not valid:
-            names = sorted({str(one.description["dataset"].get("name")) for one in held})
+            names = sorted({str(key.description["dataset"].get("name")) for key in held})
             raise DataError(
                 f"nothing that was imported as {self.name!r} answers these {dataset.name} questions; imported as such: "
                 f"{', '.join(names) or 'nothing'}; import more with `python -m spatial_eval import`"
@@ -208,25 +208,26 @@ class Imported:
         return ["" for _ in samples]
 
     def signals(self) -> frozenset[str]:
-        # Only the store knows which of them an import carried; sweep.check_stored looks there.
+        # Which of them an import carried, only the store knows: sweep.run.check_criteria looks there.
         return frozenset({"max_prob", "entropy", "margin", "logit"})
 
     def load(self, dataset: Benchmark, max_new_tokens: int, places: Places) -> Vlm:
         description = experiment_key(Experiment(dataset, self, max_new_tokens), places).description
-        mine = [one.description for one in self._held(places) if one.description["dataset"] == description["dataset"]]
-        if description not in mine:
-            lengths = sorted({int(one["max_new_tokens"]) for one in mine})
+        imported = [key.description for key in self._list_keys(places)]
+        if description not in imported:
+            mine = [other for other in imported if other["dataset"] == description["dataset"]]
+            lengths = sorted({int(other["max_new_tokens"]) for other in mine})
             raise ConfigError(
                 f"{self.name!r} was imported for {dataset.name} with max_new_tokens={', '.join(map(str, lengths))}, "
                 f"not {max_new_tokens}: set max_new_tokens"
             )
         return AbsentModel()
 
-    def _held(self, places: Places) -> Iterator[ExperimentKey]:
-        """Keys of the stored experiments that were imported under this name."""
-        for _, found in Store(places.paths.generations).list_experiments():
-            if found.description.get("model") == self.describe(places):
-                yield found
+    def _list_keys(self, places: Places) -> Iterator[ExperimentKey]:
+        """Yield the keys of the stored experiments that were imported under this name."""
+        for _, key in Store(places.paths.generations).list_experiments():
+            if key.description.get("model") == self.describe(places):
+                yield key
 
 
 class AbsentModel:

@@ -61,11 +61,11 @@ class ArmDifference:
     place: str
 
 
-class _Apart(Exception):
-    """A run of the engine is another one than the reference's; `remedy`: the setting that does without it."""
+class _DifferentRun(Exception):
+    """Raised where a run of the engine differs from the reference's; `remedy`: the setting that does without it."""
 
-    def __init__(self, said: str, remedy: str = "model.decoding=per_arm") -> None:
-        super().__init__(said)
+    def __init__(self, difference: str, remedy: str = "model.decoding=per_arm") -> None:
+        super().__init__(difference)
         self.remedy = remedy
 
 
@@ -80,11 +80,11 @@ def choose_questions(lengths: Sequence[int], image: Sequence[int]) -> tuple[list
     counts = Counter(image)
     sharing = [place for place in (longest, shortest, *range(len(image))) if counts[image[place]] > 1]
     if sharing:
-        one = sharing[0]
-        mates = [place for place in range(len(image)) if image[place] == image[one] and place != one]
-        chosen |= {one, max(mates, key=lambda place: abs(lengths[place] - lengths[one]))}
+        first = sharing[0]
+        mates = [place for place in range(len(image)) if image[place] == image[first] and place != first]
+        chosen |= {first, max(mates, key=lambda place: abs(lengths[place] - lengths[first]))}
         if len({image[place] for place in chosen}) == 1:
-            chosen |= set([place for place in range(len(image)) if image[place] != image[one]][:1])
+            chosen |= set([place for place in range(len(image)) if image[place] != image[first]][:1])
     places = sorted(chosen)
     names = list(dict.fromkeys(image[place] for place in places))
     return places, tuple(names.index(image[place]) for place in places) if sharing else None
@@ -113,25 +113,19 @@ def check_prefix(
     try:
         try:
             with without_tf32() if dtype == "float32" else in_float32():
-                want, gap = _compare(model, asked, others, steps=steps, limit=LIMIT)
+                want, gap, steps = _compare(model, asked, others, steps=steps, limit=LIMIT)
         except (RuntimeError, TypeError, MemoryError) as error:
             if dtype == "float32":
                 raise
             line = (str(error).splitlines() or [""])[0]
-            log.warning(
-                "%s: cannot be computed in float32 (%s: %s): compared with plain generate in %s, where only gross "
-                "faults show",
-                name,
-                type(error).__name__,
-                line,
-                dtype,
-            )
-            want, gap = _compare(model, asked, others, steps=steps, limit=rounding)
+            reason = f"cannot be computed in float32 ({type(error).__name__}: {line})"
+            log.warning("%s: %s: compared with plain generate in %s, where only gross faults show", name, reason, dtype)
+            want, gap, steps = _compare(model, asked, others, steps=steps, limit=rounding)
         if rounding > LIMIT and not _largest_gap(want, decoded) <= rounding:
             own = reference.decode_reference(model, asked.inputs, intervention=asked.intervention, max_new_tokens=1)
             rounding = max(rounding, 2 * _largest_gap(want, own))
         _compare_rounded(want, decoded, asked.intervention, steps=steps, limit=rounding)
-    except _Apart as error:
+    except _DifferentRun as error:
         raise ModelError(f"{name}: the shared prefix is not exact on this model: {error}; use {error.remedy}") from None
     log.info("%s: %d tokens agree with plain generate (scores within %.1e standard deviations)", name, steps, gap)
     return gap
@@ -139,17 +133,25 @@ def check_prefix(
 
 def _compare(
     model: Any, asked: CheckedQuestions, others: Sequence[CheckedQuestions], *, steps: int, limit: float
-) -> tuple[Decoded, float]:
-    """-> the reference's answers, and the largest difference of scores. Raises _Apart."""
-    want = reference.decode_reference(
-        model, asked.inputs, intervention=asked.intervention, max_new_tokens=steps, trace=True
+) -> tuple[Decoded, float, int]:
+    """Return the reference's answers, the largest difference of scores, and the number of tokens that were compared.
+
+    Raises _DifferentRun.
+    """
+    arms: dict[str, Any] = {"intervention": asked.intervention, "trace": True}
+    try:
+        want = reference.decode_reference(model, asked.inputs, max_new_tokens=steps, **arms)
+    except reference.ImageTokenWrittenError as error:
+        steps = error.steps
+        want = reference.decode_reference(model, asked.inputs, max_new_tokens=steps, **arms)
+    want = replace(
+        want, tokens=[[_cut_at_end(arm, _end_tokens(model)) for arm in question] for question in want.tokens]
     )
-    want = replace(want, tokens=[[_cut(arm, _ends(model)) for arm in question] for question in want.tokens])
-    ends = [*_ends(model), *_probe(want.tokens, _ends(model))]
-    expected = replace(want, tokens=[[_cut(arm, ends) for arm in question] for question in want.tokens])
+    ends = [*_end_tokens(model), *_choose_probe(want.tokens, _end_tokens(model))]
+    expected = replace(want, tokens=[[_cut_at_end(arm, ends) for arm in question] for question in want.tokens])
     gap = 0.0
     with _ending_at(model, ends):
-        for batch in (asked, _padded(asked), *others):
+        for batch in (asked, _pad(asked), *others):
             ours = decode.decode_arms(
                 model,
                 batch.inputs,
@@ -159,127 +161,127 @@ def _compare(
                 counts=batch.counts,
                 trace=True,
             )
-            found = _difference(_rows(expected, batch.rows), ours, batch.intervention)
-            if not found.gap <= limit:  # nan too
-                said = f"{found.place} (tolerance {limit:g})"
+            worst = _find_difference(_select_rows(expected, batch.rows), ours, batch.intervention)
+            if not worst.gap <= limit:  # nan too
+                difference = f"{worst.place} (tolerance {limit:g})"
                 if batch.image is None:
-                    raise _Apart(said)
-                raise _Apart(f"{said} where questions share an image", "model.share=question")
-            gap = max(gap, found.gap)
-    return want, gap
+                    raise _DifferentRun(difference)
+                raise _DifferentRun(f"{difference} where questions share an image", "model.share=question")
+            gap = max(gap, worst.gap)
+    return want, gap, steps
 
 
-def _difference(want: Decoded, ours: Decoded, intervention: Intervention) -> ArmDifference:
-    """Raises _Apart where tokens differ that no rounding can exchange, or an answer ends elsewhere."""
+def _find_difference(want: Decoded, ours: Decoded, intervention: Intervention) -> ArmDifference:
+    """Find the largest difference. Raises _DifferentRun where an answer ends elsewhere."""
     unit = want.logits.std(dim=-1)  # (B, W)
     worst = ArmDifference(0.0, "")
     pairs = [(want.logits, ours.logits), (want.scores, ours.scores), *zip(want.later, ours.later, strict=False)]
     for number, (theirs, mine) in enumerate(pairs):
         step = max(0, number - 1)
-        gaps = _gaps(theirs, mine) / unit  # (B, W)
-        for (question, arm), gap in _each(gaps):
-            if step and not _alike(want.tokens[question][arm], ours.tokens[question][arm], step):
+        for question, arm, gap in _list_gaps(theirs, mine, unit):
+            # Scores of later steps are comparable where both chose a token in the step, after the same text.
+            both = want.tokens[question][arm], ours.tokens[question][arm]
+            if step and (min(map(len, both)) <= step or both[0][:step] != both[1][:step]):
                 continue
             if not gap <= worst.gap:
-                label = intervention.arms[arm].label
-                said = f"scores of new token {step + 1} differ by {gap:.2g} standard deviations from plain generate"
-                worst = ArmDifference(gap, f"{said} at arm {label}")
+                measured = f"differ by {gap:.2g} standard deviations from plain generate"
+                place = f"scores of new token {step + 1} {measured} at arm {intervention.arms[arm].label}"
+                worst = ArmDifference(gap, place)
     for question, arms in enumerate(want.tokens):
-        for arm, theirs_said in enumerate(arms):
-            same = _common(theirs_said, ours.tokens[question][arm])
-            lengths = len(theirs_said), len(ours.tokens[question][arm])
-            if same == min(lengths) and lengths[0] != lengths[1]:
-                label = intervention.arms[arm].label
-                raise _Apart(
-                    f"an answer has {lengths[1]} tokens where plain generate gives {lengths[0]}, at arm {label}"
-                )
-            if same < min(lengths):
-                gap = _apart(want, ours, question, arm, same) / unit[question, arm].item()
+        for arm, expected in enumerate(arms):
+            given, label = ours.tokens[question][arm], intervention.arms[arm].label
+            same = _count_common(expected, given)
+            if same < min(len(expected), len(given)):
+                scores = _step_scores(want, same)[question, arm]
+                gap = _score_distance(scores, expected[same], given[same]) / unit[question, arm].item()
                 if not gap <= worst.gap:
-                    label = intervention.arms[arm].label
                     worst = ArmDifference(gap, f"new token {same + 1} is another than plain generate's at arm {label}")
+            elif len(expected) != len(given):
+                lengths = f"{len(given)} tokens where plain generate gives {len(expected)}"
+                raise _DifferentRun(f"an answer has {lengths}, at arm {label}")
     return worst
 
 
 def _compare_rounded(want: Decoded, decoded: Decoded, intervention: Intervention, *, steps: int, limit: float) -> None:
-    """What the run itself gave, in its dtype: raises _Apart where it is further from float32 than rounding goes.
+    """Raise _DifferentRun where the run's own answers, in its dtype, are further from float32 than rounding goes.
 
     Scores after a contrast are not compared: it multiplies rounding.
     """
     unit = want.logits.std(dim=-1)  # (B, W)
-    for (question, arm), gap in _each(_gaps(want.logits, decoded.logits) / unit):
+    for question, arm, gap in _list_gaps(want.logits, decoded.logits, unit):
         chosen = intervention.arms[arm]
         if not gap <= limit:
-            raise _Apart(
+            raise _DifferentRun(
                 f"first-token logits differ by {gap:.2g} standard deviations from plain generate in float32 at arm "
                 f"{chosen.label} (tolerance {limit:g})"
             )
-        said, ours = want.tokens[question][arm], decoded.tokens[question][arm][:steps]
-        same = _common(said, ours)
-        if chosen.contrast or same == len(said) == len(ours):
+        expected, given = want.tokens[question][arm], decoded.tokens[question][arm][:steps]
+        same = _count_common(expected, given)
+        if chosen.contrast or same == len(expected) == len(given):
             continue
-        scores = want.scores[question, arm] if same == 0 else want.later[same - 1][question, arm]
-        if same < len(said) and said[same] != int(scores.argmax()):
-            continue  # the checkpoint's logits processors chose: the scores do not tell how close it was
-        apart = float("inf") if same == min(len(said), len(ours)) else _between(scores, said[same], ours[same])
-        if not apart <= 2 * limit * unit[question, arm].item():
-            raise _Apart(f"new token {same + 1} is another than plain generate's in float32 at arm {chosen.label}")
+        distance = float("inf")  # where one of them had ended
+        if same < min(len(expected), len(given)):
+            scores = _step_scores(want, same)[question, arm]
+            if expected[same] != int(scores.argmax()):
+                continue  # the checkpoint's logits processors chose: the scores do not tell how close it was
+            distance = _score_distance(scores, expected[same], given[same])
+        if not distance <= 2 * limit * unit[question, arm].item():
+            raise _DifferentRun(
+                f"new token {same + 1} is another than plain generate's in float32 at arm {chosen.label}"
+            )
 
 
 def _largest_gap(want: Decoded, decoded: Decoded) -> float:
-    """The largest difference of first-token logits, in standard deviations."""
-    return (_gaps(want.logits, decoded.logits) / want.logits.std(dim=-1)).max().item()
+    """Return the largest difference of first-token logits, in standard deviations; nan where one is."""
+    return _measure_gaps(want.logits, decoded.logits, want.logits.std(dim=-1)).max().item()
 
 
-def _gaps(theirs: Tensor, mine: Tensor) -> Tensor:
-    """(B, W) the largest difference over V; where one of them excludes a token, rounding decided at the edge."""
-    both = ~(torch.isneginf(theirs) | torch.isneginf(mine))
-    return (theirs - mine).abs().where(both, 0).amax(dim=-1)
+def _measure_gaps(theirs: Tensor, mine: Tensor, unit: Tensor) -> Tensor:
+    """Return (B, W) the largest difference over V, in `unit`; tokens that either excludes are left out."""
+    both = ~(torch.isneginf(theirs) | torch.isneginf(mine))  # rounding decided at the edge of what is excluded
+    return (theirs - mine).abs().where(both, 0).amax(dim=-1) / unit
 
 
-def _each(gaps: Tensor) -> Iterator[tuple[tuple[int, int], float]]:
-    for question, row in enumerate(gaps.tolist()):
+def _list_gaps(theirs: Tensor, mine: Tensor, unit: Tensor) -> Iterator[tuple[int, int, float]]:
+    """Yield question, arm and gap."""
+    for question, row in enumerate(_measure_gaps(theirs, mine, unit).tolist()):
         for arm, gap in enumerate(row):
-            yield (question, arm), gap
+            yield question, arm, gap
 
 
-def _alike(theirs: Tokens, mine: Tokens, step: int) -> bool:
-    """Whether both chose a token in `step` (0 = the prefill's), after the same text."""
-    return min(len(theirs), len(mine)) > step and theirs[:step] == mine[:step]
-
-
-def _common(one: Tokens, other: Tokens) -> int:
+def _count_common(a: Tokens, b: Tokens) -> int:
     """Count the tokens with which both begin."""
-    return next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))
+    differing = (i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y)
+    return next(differing, min(len(a), len(b)))
 
 
-def _apart(want: Decoded, ours: Decoded, question: int, arm: int, step: int) -> float:
-    scores = want.scores if step == 0 else want.later[step - 1]
-    return _between(scores[question, arm], want.tokens[question][arm][step], ours.tokens[question][arm][step])
+def _step_scores(decoded: Decoded, step: int) -> Tensor:
+    """Return (B, W, V) the scores of a step, 0 = the prefill's."""
+    return decoded.scores if step == 0 else decoded.later[step - 1]
 
 
-def _between(scores: Tensor, one: int, other: int) -> float:
-    return abs((scores[one] - scores[other]).item())
+def _score_distance(scores: Tensor, a: int, b: int) -> float:
+    return abs((scores[a] - scores[b]).item())
 
 
-def _ends(model: Any) -> list[int]:
-    """The checkpoint's end tokens, read again: what the engine makes of them is compared with this."""
+def _end_tokens(model: Any) -> list[int]:
+    """Read the checkpoint's end tokens again: what the engine makes of them is compared with this."""
     ids = model.generation_config.eos_token_id
     return list(ids) if isinstance(ids, (list, tuple)) else [ids] * (ids is not None)
 
 
-def _probe(tokens: Sequence[Sequence[Tokens]], ends: Sequence[int]) -> list[int]:
-    """A token that is said in the middle of an answer, to end there; none where an answer ends by itself."""
-    said = [arm for question in tokens for arm in question]
-    if any(arm[-1] in ends for arm in said):
+def _choose_probe(tokens: Sequence[Sequence[Tokens]], ends: Sequence[int]) -> list[int]:
+    """Return a token from the middle of an answer, to end there; none where an answer ends by itself."""
+    answers = [answer for question in tokens for answer in question]
+    if any(answer[-1] in ends for answer in answers):
         return []
-    first = {arm[0] for arm in said}
-    later = [token for arm in said for token in arm[1:-1]]
-    return [next((token for token in later if token not in first), said[0][0])]
+    first = {answer[0] for answer in answers}
+    later = [token for answer in answers for token in answer[1:-1]]
+    return [next((token for token in later if token not in first), answers[0][0])]
 
 
-def _cut(tokens: Tokens, ends: Sequence[int]) -> Tokens:
-    stop = next((i + 1 for i, one in enumerate(tokens) if one in ends), len(tokens))
+def _cut_at_end(tokens: Tokens, ends: Sequence[int]) -> Tokens:
+    stop = next((i + 1 for i, token in enumerate(tokens) if token in ends), len(tokens))
     return tokens[:stop]
 
 
@@ -294,16 +296,16 @@ def _ending_at(model: Any, ends: Sequence[int]) -> Iterator[None]:
         config.eos_token_id = before
 
 
-def _padded(asked: CheckedQuestions) -> CheckedQuestions:
-    """The same questions with PADDING masked positions before them."""
-    inputs = dict(asked.inputs)
-    for name in SEQUENCES:
-        if name in inputs:
-            inputs[name] = pad_left(inputs[name], inputs[name].shape[1] + PADDING, 0)
-    return replace(asked, inputs=inputs)
+def _pad(asked: CheckedQuestions) -> CheckedQuestions:
+    """Return the same questions with PADDING masked positions before them."""
+    padded = {
+        name: pad_left(part, part.shape[1] + PADDING, 0) if name in SEQUENCES else part
+        for name, part in asked.inputs.items()
+    }
+    return replace(asked, inputs=padded)
 
 
-def _rows(decoded: Decoded, rows: Sequence[int]) -> Decoded:
-    where = list(rows)
-    later = tuple(scores[where] for scores in decoded.later)
-    return Decoded([decoded.tokens[i] for i in where], decoded.logits[where], decoded.scores[where], None, later)
+def _select_rows(decoded: Decoded, rows: Sequence[int]) -> Decoded:
+    chosen = list(rows)
+    later = tuple(scores[chosen] for scores in decoded.later)
+    return Decoded([decoded.tokens[i] for i in rows], decoded.logits[chosen], decoded.scores[chosen], None, later)

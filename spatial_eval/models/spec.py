@@ -7,7 +7,7 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,7 +108,7 @@ class CheckpointSpec:
             raise ConfigError(f"model.batch_size must be auto or an integer of at least 1, got {size!r}")
         if not isinstance(self.graphs, bool) and self.graphs != "auto":
             raise ConfigError(describe_unknown("model.graphs", self.graphs, ("auto", "true", "false")))
-        self._check_numbers()
+        self._check_numbers(values)
         if self.shows_otherwise:
             object.__setattr__(self, "paper_model", "")
         if not self.path:
@@ -118,27 +118,22 @@ class CheckpointSpec:
         if not self.name:
             object.__setattr__(self, "name", Path(self.path).name.lower().replace(" ", "_"))
 
-    def _check_numbers(self) -> None:
-        values = field_values(self)
+    def _check_numbers(self, values: Mapping[str, Any]) -> None:
         for key in ("pad_to", "layers", "workers", "prefetch", *LIMITS):
-            value = values[key]
-            if value is not None and value < 1:
-                raise ConfigError(f"model.{key} must be at least 1, got {value}")
+            if values[key] is not None and values[key] < 1:
+                raise ConfigError(f"model.{key} must be at least 1, got {values[key]}")
         if self.min_pixels and self.max_pixels and self.min_pixels > self.max_pixels:
             raise ConfigError(f"model.min_pixels={self.min_pixels} is more than model.max_pixels={self.max_pixels}")
 
     def _check_device_map(self) -> None:
         if self.device_map not in DEVICE_MAPS:
             raise ConfigError(describe_unknown("model.device_map", self.device_map, ("null", *DEVICE_MAPS)))
-        for key, value, valid in (
-            ("device", "auto", self.device == "auto"),
-            ("graphs", "false", self.graphs is not True),
-        ):
-            if not valid:
-                raise ConfigError(
-                    f"model.device_map={self.device_map} needs model.{key}={value}: it takes every device "
-                    "that the job sees (model.resources.gpus), and a graph has one"
-                )
+        if self.device != "auto" or self.graphs is True:
+            needed = "model.device=auto" if self.device != "auto" else "model.graphs=false"
+            raise ConfigError(
+                f"model.device_map={self.device_map} needs {needed}: it takes every device that the job sees "
+                "(model.resources.gpus), and a graph has one"
+            )
 
     @property
     def kind(self) -> str:
@@ -198,19 +193,20 @@ class CheckpointSpec:
 
         The digest of an absent image is "missing".
         """
-        paths = list(dict.fromkeys(path for one in samples if not one.image_digest for path in one.images))
+        paths = list(dict.fromkeys(path for sample in samples if not sample.image_digest for path in sample.images))
         digests = dict(zip(paths, digest_images(paths, dataset.orientation, places), strict=True))
 
-        def join(found: list[str]) -> str:
-            return "missing" if "missing" in found else "+".join(found) or "none"
+        def join_digests(images: Sequence[Path]) -> str:
+            each = [digests[path] for path in images]
+            return "missing" if "missing" in each else "+".join(each) or "none"
 
-        return [one.image_digest or join([digests[path] for path in one.images]) for one in samples]
+        return [sample.image_digest or join_digests(sample.images) for sample in samples]
 
     def signals(self) -> frozenset[str]:
         return frozenset({"max_prob", "entropy", "margin", "logit"})
 
     def local(self) -> Path:
-        """Return the folder that `path` names; None where it names none."""
+        """Return the folder that `path` names; for a hub id there is none of this name."""
         inside = self.path.removeprefix("package:")
         return Path(self.path).expanduser() if inside == self.path else Path(__file__).parents[1] / inside
 
@@ -223,9 +219,9 @@ class CheckpointSpec:
             raise ModelError(f"model.path={self.path} is neither a folder nor a hub id (organisation/name)")
         from huggingface_hub import try_to_load_from_cache
 
-        found = try_to_load_from_cache(self.path, "config.json", revision=self.revision or None)
-        complete = isinstance(found, str) and weights.is_complete(Path(found).parent)  # else the rest is fetched
-        return Path(str(found)).parent if complete else None
+        config = try_to_load_from_cache(self.path, "config.json", revision=self.revision or None)
+        cached = Path(config).parent if isinstance(config, str) else None
+        return cached if cached and weights.is_complete(cached) else None  # else the other files are fetched
 
     def fetch(self) -> Path:
         """Download the files of a run into the hub cache, for compute nodes without network. Raises ModelError."""
@@ -263,8 +259,8 @@ class CheckpointSpec:
 
         def ask() -> None:
             try:
-                found = HfApi().model_info(self.path, revision=self.revision or None, timeout=HUB_S)
-                answers.append(str(found.sha))
+                info = HfApi().model_info(self.path, revision=self.revision or None, timeout=HUB_S)
+                answers.append(str(info.sha))
             except errors as error:
                 answers.append(error)
 

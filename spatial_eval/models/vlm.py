@@ -27,10 +27,11 @@ from spatial_eval.engine import reference
 from spatial_eval.engine.attention import PER_ARM
 from spatial_eval.engine.contrastive import add_noise
 from spatial_eval.engine.kv_cache import Graphs
+from spatial_eval.engine.prefix import PrefixMemory
 from spatial_eval.engine.request import SEQUENCES, Attended, Decoded, Intervention, read_first_tokens
 from spatial_eval.models import selfcheck
 from spatial_eval.models.batches import Inputs, bucket_by_length, collate, cut_batches, drop_padding, prefix_tokens
-from spatial_eval.models.encoder import BadQuestion, Encoded, build_encoder
+from spatial_eval.models.encoder import BadQuestion, Encoded, Encoder
 from spatial_eval.models.loading import load_model_once
 from spatial_eval.store.attention import Capture
 
@@ -56,13 +57,13 @@ class _Ready:
     prefix: Hashable
 
 
-# Of a batch, the questions about each picture and what they are encoded to.
+# The questions of a batch about each picture, and what they are encoded to.
 _Pending = list[tuple[list[Work], Future[list[Encoded | Exception]]]]
 
 
 # Passes over the same pictures, a dataset in several templates, run side by side and read each image once. What one
 # of them remembers is to the bit what another would read: the same images in the same batch.
-_memories: WeakKeyDictionary[Any, engine.PrefixMemory] = WeakKeyDictionary()
+_memories: WeakKeyDictionary[Any, PrefixMemory] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class LoadedModel:
         self._cfg = model
         self._max_new_tokens = max_new_tokens
         # Before the weights: what its processor lacks costs no minutes
-        self._encoder = build_encoder(model, dataset)
+        self._encoder = Encoder(model, dataset)
         self._shown = (dataset.distort, dataset.orientation)  # beside its file, what a picture's pixels depend on
         self._vlm = load_model_once(model)
         self._images = self._together = sys.maxsize  # that fit into memory: images, and prompts that decode together
@@ -93,7 +94,7 @@ class LoadedModel:
         automatic = model.device_map is None and self._vlm.device.type == "cuda"
         replayed = automatic if model.graphs == "auto" else model.graphs
         self._graphs = Graphs(required=model.graphs is True) if replayed else None
-        self._memory = _memories.setdefault(self._vlm, engine.PrefixMemory()) if model.shares_images else None
+        self._memory = _memories.setdefault(self._vlm, PrefixMemory()) if model.shares_images else None
         self._held: list[_Held] = []
         self._works = False  # a question was answered, or questions fail for several reasons
         self._capture = "none"
@@ -120,46 +121,46 @@ class LoadedModel:
             for batch in (batch for block in blocks for batch in cut_batches(block)):
                 queue.append(self._prepare(batch, pool))
                 if len(queue) > self._cfg.prefetch * (self._rows // rows):
-                    yield from self._released(self._answer(self._next_batch(queue)))
+                    yield from self._release(self._answer(self._next_batch(queue)))
             while queue:
-                yield from self._released(self._answer(self._next_batch(queue)))
-        if self._pictures_held() > 1:
+                yield from self._release(self._answer(self._next_batch(queue)))
+        if self._count_failed_pictures() > 1:
             self._reject_model()
-        yield from self._released([], over=True)
+        yield from self._release([], over=True)
 
-    def _released(self, records: list[Record], *, over: bool = False) -> Iterator[list[Record]]:
-        """What may be stored of a batch's records and of the failures that were held back."""
+    def _release(self, records: list[Record], *, over: bool = False) -> Iterator[list[Record]]:
+        """Yield what may be stored of a batch's records and of the failures that were held back."""
         causes = {held.cause for held in self._held}
-        self._works = self._works or len(causes) > 1 or any(isinstance(one, Generation) for one in records)
+        self._works = self._works or len(causes) > 1 or any(isinstance(record, Generation) for record in records)
         if self._works or over:
-            records = [*(one for held in self._held for one in held.records), *records]
+            records = [*(failure for held in self._held for failure in held.records), *records]
             self._held.clear()
-        elif self._pictures_held() >= EARLY:
+        elif self._count_failed_pictures() >= EARLY:
             self._reject_model()
         if records:
             yield records
 
-    def _pictures_held(self) -> int:
-        """Of how many pictures failures are held: questions on one picture stand together, and it may be to blame."""
+    def _count_failed_pictures(self) -> int:
+        """Count the pictures of the failures held back: one picture may be to blame for all questions about it."""
         return len({held.picture for held in self._held})
 
     def _reject_model(self) -> NoReturn:
         [failure, *_] = self._held[0].records
         assert isinstance(failure, Failure)
-        said = [failure.error, *requirements.list_newer()]
+        reasons = [failure.error, *requirements.list_newer()]
         if self._shared and PER_ARM not in failure.error:
-            said.append(
+            reasons.append(
                 "`python -m spatial_eval doctor` looks at what is installed, model.decoding=per_arm may still do"
             )
         raise ModelError(
             f"{self._cfg.name}: all of the first {len(self._held)} questions failed with one error, so it is no "
-            f"question's fault: {'; '.join(said)}"
+            f"question's fault: {'; '.join(reasons)}"
         )
 
     def _fail(self, sample: Sample, arms: tuple[Arm, ...], error: BaseException) -> list[Record]:
-        """A question's failures, or nothing where they are held back."""
-        failures = _failures([(sample, arms)], error)
-        if self._works or _out_of_memory(error):
+        """Return a question's failures, or nothing where they are held back."""
+        failures = _build_failures(sample, arms, error)
+        if self._works or _is_out_of_memory(error):
             return failures
         line = next(iter(str(error).splitlines()), "")
         cause = f"{type(error).__name__}: {re.sub(r'[0-9]+', '#', line)}"
@@ -167,7 +168,7 @@ class LoadedModel:
         return []
 
     def _prepare(self, batch: Sequence[Work], pool: Executor) -> _Pending:
-        """Have a batch encoded, the questions about one picture in one go."""
+        """Start to encode a batch, the questions about one picture together."""
         seconds = _list_seconds(batch[0][1])
         pictures: dict[str, list[Work]] = {}
         for item in batch:
@@ -178,11 +179,11 @@ class LoadedModel:
         ]
 
     def _next_batch(self, queue: deque[_Pending]) -> _Pending:
-        """The next batch; under batch_size=auto with the ones behind it, as far as they fit and have the same arms."""
+        """Return the next batch; under batch_size=auto with those behind it that fit and have the same arms."""
         batch = queue.popleft()
         while queue and self._rows > self._cfg.batching.rows:
-            more = queue[0]
-            if _arms(more) != _arms(batch) or sum(len(items) for items, _ in [*batch, *more]) > self._rows:
+            both = [*batch, *queue[0]]
+            if _arms(queue[0]) != _arms(batch) or sum(len(items) for items, _ in both) > self._rows:
                 break
             batch = [*batch, *queue.popleft()]
         return batch
@@ -193,7 +194,7 @@ class LoadedModel:
         for items, future in batch:
             for (sample, arms), encoded in zip(items, future.result(), strict=True):
                 if isinstance(encoded, Exception):
-                    records += self._refuse(sample, arms, encoded)
+                    records += self._fail_encoding(sample, arms, encoded)
                     continue
                 tokens = prefix_tokens(encoded.inputs, self._encoder.image_token)
                 alone = "" if self._cfg.shares_images else sample.id
@@ -205,13 +206,13 @@ class LoadedModel:
             records += self._decode_or_halve([members[index] for index in sorted(bucket)])
         return records
 
-    def _refuse(self, sample: Sample, arms: tuple[Arm, ...], error: Exception) -> list[Record]:
-        """The failures of a question that could not be encoded, as far as they are told."""
+    def _fail_encoding(self, sample: Sample, arms: tuple[Arm, ...], error: Exception) -> list[Record]:
+        """Return the failures of a question that could not be encoded, unless they are held back."""
         own = isinstance(error, BadQuestion)
         cause = (error.__cause__ or error) if own else error
         if not isinstance(cause, Exception) or _stops_run(cause):
             raise cause
-        return _failures([(sample, arms)], cause) if own else self._fail(sample, arms, cause)
+        return _build_failures(sample, arms, cause) if own else self._fail(sample, arms, cause)
 
     def _decode_or_halve(self, groups: list[list[_Ready]]) -> list[Record]:
         """Answer groups of questions that share an image each. A failing batch is halved until single questions fail.
@@ -234,7 +235,7 @@ class LoadedModel:
                     raise
                 error = caught.with_traceback(None)  # its frames would keep the batch's tensors alive
             items = [item for group in groups for item in group]
-            short = _out_of_memory(error)
+            short = _is_out_of_memory(error)
             if short:
                 self._grows, self._rows = False, self._cfg.batching.rows
                 if self._memory is not None:
@@ -248,10 +249,8 @@ class LoadedModel:
                 pending += [groups[middle:], groups[:middle]]
                 if short:
                     self._images = middle
-                    log.warning(
-                        "out of memory with %d questions on %d images in a batch; going on with %d images",
-                        *(len(items), len(groups), middle),
-                    )
+                    batch = f"{len(items)} questions on {len(groups)} images in a batch"
+                    log.warning("out of memory with %s; going on with %d images", batch, middle)
             elif short and self._shared and self._together > 1:
                 self._together = (min(self._together, len(items)) + 1) // 2
                 pending.append(groups)
@@ -303,66 +302,68 @@ class LoadedModel:
         if self._shared and self._unchecked & compared:
             self._compare(items, image, decoded)
             self._unchecked -= compared if self._cfg.selfcheck == "first" else set()
-        records = self._records(items, decoded)
-        self._keep(items, decoded.attended)
+        records = self._build_records(items, decoded)
+        self._store_captures(items, decoded.attended)
         return records
 
     def _collate(
         self, items: Sequence[_Ready], capture: str, pictured: Sequence[int] | None = None
     ) -> tuple[Inputs, Intervention]:
-        """One batch on the model's device and what is done to it, with the images of `pictured` or of each question."""
-        inputs = self._join([one.inputs for one in items], pictured)
+        """Return a batch on the model's device and what is done to it; images of `pictured`, None = of all."""
+        inputs = self._join([item.inputs for item in items], pictured)
         shown = items if pictured is None else [items[index] for index in pictured]
-        cfg = self._cfg
+        arms, cfg = items[0].arms, self._cfg
         seconds = {}
-        for second in _list_seconds(items[0].arms):
-            texts = [{name: one.seconds[second].inputs[name] for name in SEQUENCES if name in inputs} for one in items]
+        for second in _list_seconds(arms):
+            prompts = [item.seconds[second].inputs for item in items]
+            texts = [{name: prompt[name] for name in SEQUENCES if name in inputs} for prompt in prompts]
             seconds[second] = {**inputs, **self._join(texts)}
-        noised, whole, names = self._noised(shown, inputs), [], [one.sample.id for one in items]
-        if any(arm.against == "pruned" for arm in items[0].arms):
-            whole = [self._join([drop_padding(one.inputs)]) for one in items]
-        asked = Intervention(items[0].arms, cfg.layers, cfg.span, noised, seconds, whole, names, capture)
+        noised, whole, names = self._add_noise(shown, inputs), [], [item.sample.id for item in items]
+        if any(arm.against == "pruned" for arm in arms):
+            whole = [self._join([drop_padding(item.inputs)]) for item in items]
+        asked = Intervention(arms, cfg.layers, cfg.span, noised, seconds, whole, names, capture)
         if asked.image_indices:
-            asked = replace(asked, parts=tuple(self._encoder.count_tokens(one.sample, one.inputs) for one in items))
+            counts = tuple(self._encoder.count_tokens(item.sample, item.inputs) for item in items)
+            asked = replace(asked, parts=counts)
         return inputs, asked
 
     def _join(self, prompts: Sequence[Inputs], pictured: Sequence[int] | None = None) -> Inputs:
         joined = collate(prompts, self._encoder.pad_id, pictured=pictured)
-        return {name: _placed(tensor, self._vlm) for name, tensor in joined.items()}
+        return {name: _move(tensor, self._vlm) for name, tensor in joined.items()}
 
-    def _keep(self, items: list[_Ready], attended: Attended | None) -> None:
+    def _store_captures(self, items: list[_Ready], attended: Attended | None) -> None:
         if attended is not None:
-            for index, one in enumerate(items):
-                seen = None if attended.maps is None else attended.maps[index].numpy()
-                view = self._encoder.view(one.sample, one.inputs)
-                self._sink(Capture(one.sample.id, one.arms, attended.mass[index].numpy(), seen, view))
+            for index, item in enumerate(items):
+                maps = None if attended.maps is None else attended.maps[index].numpy()
+                view = self._encoder.view(item.sample, item.inputs)
+                self._sink(Capture(item.sample.id, item.arms, attended.mass[index].numpy(), maps, view))
 
-    def _noised(self, items: Sequence[_Ready], inputs: Inputs) -> dict[int, torch.Tensor]:
-        """The images of `items` with noise, by noise step, for the arms that contrast with it."""
-        made = {}
+    def _add_noise(self, items: Sequence[_Ready], inputs: Inputs) -> dict[int, torch.Tensor]:
+        """Return the images of `items` with noise, by noise step, for the arms that contrast with it."""
+        noised = {}
         for step in {arm.noise for arm in items[0].arms if arm.noise is not None}:
             if "pixel_values" not in inputs:
                 raise ModelError(f"{self._cfg.name}: vcd needs pixel_values; its processor gives {', '.join(inputs)}")
             parts = []
-            for one in items:
-                pixels = add_noise(one.inputs["pixel_values"].float(), step, self._noise_name(one.sample))
-                parts.append({**one.inputs, "pixel_values": pixels})
-            made[step] = _placed(collate(parts, self._encoder.pad_id)["pixel_values"], self._vlm)
-        return made
+            for item in items:
+                pixels = add_noise(item.inputs["pixel_values"].float(), step, self._name_noise(item.sample))
+                parts.append({**item.inputs, "pixel_values": pixels})
+            noised[step] = _move(collate(parts, self._encoder.pad_id)["pixel_values"], self._vlm)
+        return noised
 
-    def _noise_name(self, sample: Sample) -> str:
-        """What the noise is drawn from: the same on every machine, and for every question that shares the image."""
+    def _name_noise(self, sample: Sample) -> str:
+        """Return the noise's seed: the same on every machine, and for every question that shares the image."""
         if not self._cfg.shares_images or sample.image is None:
             return sample.id
         return sample.image_digest or "+".join(map(digest_file, sample.images))
 
     def _compare(self, items: Sequence[_Ready], image: Sequence[int], decoded: Decoded) -> None:
-        """Raises ModelError where the engine's answers to a few of the questions are not exact.
+        """Raise ModelError where the engine's answers to a few of the questions are not exact.
 
         `image`: each question's image. Compared are the longest and the shortest question; where questions share an
         image, one that does stands beside them.
         """
-        lengths = [one.inputs["input_ids"].shape[1] for one in items]
+        lengths = [item.inputs["input_ids"].shape[1] for item in items]
         chosen, shared = selfcheck.choose_questions(lengths, image)
         counts = tuple(len(items[i].sample.images) for i in chosen)
         asked = selfcheck.CheckedQuestions(
@@ -389,7 +390,7 @@ class LoadedModel:
             max_new_tokens=self._max_new_tokens,
         )
 
-    def _records(self, items: list[_Ready], decoded: Decoded) -> list[Record]:
+    def _build_records(self, items: list[_Ready], decoded: Decoded) -> list[Record]:
         options = [self._encoder.option_tokens(item.sample.options) for item in items]
         numbers = read_first_tokens(decoded, options)
         return [
@@ -410,8 +411,8 @@ class LoadedModel:
 
 def _list_seconds(arms: Sequence[Arm]) -> list[SecondPrompt]:
     """List the second prompts that arms read, each once."""
-    found = dict.fromkeys(arm.contrast.second for arm in arms if arm.contrast)
-    return [second for second in found if second is not None]
+    seconds = dict.fromkeys(arm.contrast.second for arm in arms if arm.contrast)
+    return [second for second in seconds if second is not None]
 
 
 def _prompt_of(item: _Ready, arm: Arm) -> str:
@@ -426,23 +427,23 @@ def _arms(batch: _Pending) -> tuple[Arm, ...]:
     return arms
 
 
-def _failures(work: Sequence[Work], error: BaseException) -> list[Record]:
+def _build_failures(sample: Sample, arms: Sequence[Arm], error: BaseException) -> list[Record]:
     lines = str(error).splitlines() or [""]
-    text = "out of memory" if _out_of_memory(error) else f"{type(error).__name__}: {lines[0]}".rstrip(": ")
-    return [Failure(sample.id, arm, text) for sample, arms in work for arm in arms]
+    text = "out of memory" if _is_out_of_memory(error) else f"{type(error).__name__}: {lines[0]}".rstrip(": ")
+    return [Failure(sample.id, arm, text) for arm in arms]
 
 
-def _out_of_memory(error: BaseException) -> bool:
+def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, (torch.OutOfMemoryError, MemoryError)) or "allocate memory" in str(error)
 
 
 def _stops_run(error: Exception) -> bool:
-    """Not one question's fault: a guard, a job that is being requeued (submitit), or a device that is lost."""
-    lost = "CUDA error" in str(error) and not _out_of_memory(error)
+    """Return whether an error is of a guard, of a job that is being requeued (submitit), or of a lost device."""
+    lost = "CUDA error" in str(error) and not _is_out_of_memory(error)
     return isinstance(error, SpatialEvalError) or type(error).__module__.startswith("submitit") or lost
 
 
-def _placed(tensor: torch.Tensor, vlm: Any) -> torch.Tensor:
+def _move(tensor: torch.Tensor, vlm: Any) -> torch.Tensor:
     return tensor.to(vlm.device, vlm.dtype) if tensor.is_floating_point() else tensor.to(vlm.device)
 
 

@@ -47,7 +47,7 @@ def check_files(folder: Path, label: str) -> None:
     for path in sorted({path for pattern in TEXTS for path in folder.glob(pattern) if path.is_file()}):
         with path.open("rb") as file:
             _reject_pointer(path, file.read(len(LFS)))
-    config = read_config(folder)
+    config = _read_object(folder / "config.json")
     if is_original_llava(config):
         kind = next(iter(config.get("architectures") or []), "a LLaVA model")
         raise ModelError(
@@ -55,11 +55,6 @@ def check_files(folder: Path, label: str) -> None:
             f"converted checkpoint, whose config.json has a text_config ({CONVERTED})"
         )
     read_headers(folder, label)
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """Read config.json. Raises ModelError where it is no JSON object."""
-    return _read_object(folder / "config.json")
 
 
 def is_original_llava(config: Mapping[str, Any]) -> bool:
@@ -74,12 +69,12 @@ def find_files(folder: Path, label: str) -> list[Path]:
 
     Raises ModelError where there is none, the index cannot be read, or a file that it lists is absent.
     """
-    named = read_config(folder).get("transformers_weights")
+    named = _read_object(folder / "config.json").get("transformers_weights")
     index = folder / INDEX
     if isinstance(named, str) and named.endswith(".index.json"):
         index = folder / named
     elif isinstance(named, str) or (folder / SINGLE).is_file():
-        return [_existing(folder / (named if isinstance(named, str) else SINGLE), "config.json names it")]
+        return [_check_there(folder / (named if isinstance(named, str) else SINGLE), "config.json names it")]
     if not index.is_file():
         if not any(folder.glob("*.safetensors")):
             raise ModelError(f"model.path={label} has no *.safetensors file; other formats run code and are rejected")
@@ -90,8 +85,8 @@ def find_files(folder: Path, label: str) -> list[Path]:
     names = sorted(set(places.values()))
     absent = [name for name in names if not (folder / name).is_file()]
     if absent:
-        more = f" and {len(absent) - 1:,} more of {len(names):,}" if len(absent) > 1 else ""
-        _existing(folder / absent[0], f"{index.name} lists it{more}")
+        others = f" and {len(absent) - 1:,} more of {len(names):,}" if len(absent) > 1 else ""
+        _check_there(folder / absent[0], f"{index.name} lists it{others}")
     return [folder / name for name in names]
 
 
@@ -105,11 +100,11 @@ def is_complete(folder: Path) -> bool:
 
 def read_headers(folder: Path, label: str) -> dict[str, Header]:
     """Read the header entry of each tensor of the checkpoint, by its name in the files. Raises ModelError."""
-    found: dict[str, Header] = {}
+    headers: dict[str, Header] = {}
     for path in find_files(folder, label):
         facts = path.stat()
-        found |= _read_header(path, (facts.st_size, facts.st_mtime_ns, facts.st_ino, facts.st_ctime_ns))
-    return found
+        headers |= _read_header(path, (facts.st_size, facts.st_mtime_ns, facts.st_ino, facts.st_ctime_ns))
+    return headers
 
 
 def count_parameters(headers: Mapping[str, Header]) -> int:
@@ -118,14 +113,14 @@ def count_parameters(headers: Mapping[str, Header]) -> int:
 
 def shorten(names: Iterable[str]) -> str:
     """Join names as `a, b, c and 7 more`, in the order of layers."""
-    ordered = sorted(names, key=_natural)
-    more = f" and {len(ordered) - NAMED:,} more" if len(ordered) > NAMED else ""
-    return ", ".join(ordered[:NAMED]) + more
+    ordered = sorted(names, key=_split_name)
+    others = f" and {len(ordered) - NAMED:,} more" if len(ordered) > NAMED else ""
+    return ", ".join(ordered[:NAMED]) + others
 
 
 @lru_cache(maxsize=256)
 def _read_header(path: Path, facts: tuple[int, ...]) -> dict[str, Header]:
-    """`facts`: size, and what else changes with the file."""
+    """Read the header of one file. `facts`: its size, and what else changes with its content."""
     size = facts[0]
     with path.open("rb") as file:
         start = file.read(len(LFS))
@@ -140,7 +135,7 @@ def _read_header(path: Path, facts: tuple[int, ...]) -> dict[str, Header]:
         rows = parse_json(text)
         rows.pop("__metadata__", None)
         ends = [int(row["data_offsets"][1]) for row in rows.values()]
-        found = {name: Header(path, str(row["dtype"]), tuple(map(int, row["shape"]))) for name, row in rows.items()}
+        headers = {name: Header(path, str(row["dtype"]), tuple(map(int, row["shape"]))) for name, row in rows.items()}
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         why = str(error) if "within" in str(error) else "its header cannot be read"
         raise ModelError(f"{path} ({size:,} bytes) is cut off or no safetensors file: {why}; {again}") from None
@@ -149,7 +144,7 @@ def _read_header(path: Path, facts: tuple[int, ...]) -> dict[str, Header]:
         raise ModelError(f"{path} is cut off: {size:,} of {whole:,} bytes are there; {again}")
     if size > whole:
         raise ModelError(f"{path} is damaged: it has {size:,} bytes, its header describes {whole:,}; {again}")
-    return found
+    return headers
 
 
 def _reject_pointer(path: Path, start: bytes) -> None:
@@ -160,7 +155,7 @@ def _reject_pointer(path: Path, start: bytes) -> None:
         )
 
 
-def _existing(path: Path, why: str) -> Path:
+def _check_there(path: Path, why: str) -> Path:
     if not path.is_file():
         link = " (its link leads nowhere)" if path.is_symlink() else ""  # a hub cache that was cleaned up
         raise ModelError(f"{path} is not there{link}, and {why}: copy or fetch the whole checkpoint")
@@ -169,15 +164,15 @@ def _existing(path: Path, why: str) -> Path:
 
 def _read_object(path: Path) -> dict[str, Any]:
     try:
-        found = read_json(path)
+        value = read_json(path)
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not JSON"
         raise ModelError(f"{path} cannot be read ({why}): copy or fetch it again") from None
-    if not isinstance(found, dict):
+    if not isinstance(value, dict):
         raise ModelError(f"{path} holds no JSON object: copy or fetch it again")
-    return found
+    return value
 
 
-def _natural(name: str) -> list[str]:
-    """Layer 2 before layer 10."""
+def _split_name(name: str) -> list[str]:
+    """Split a tensor's name for sorting, so that layer 2 stands before layer 10."""
     return [part.rjust(9, "0") if part.isdigit() else part for part in name.split(".")]

@@ -1,10 +1,11 @@
-"""Estimate a pass before it runs: questions, forward passes, device time.
+"""Estimate a pass before it runs: questions, forward passes, device time, size of its captures.
 
-A plan is made before the data is fetched: where a benchmark's files are absent, its YAML's `rows` are counted.
+A plan is made before the data is fetched: where files are absent, the known number of questions is taken.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,17 +19,10 @@ from spatial_eval.core.errors import MissingData, MissingModel, SpatialEvalError
 from spatial_eval.core.files import list_files
 from spatial_eval.core.types import Generation, Model, Pass, Places, Sample
 from spatial_eval.models import devices
-from spatial_eval.models.devices import (
-    DEVICES,
-    UTILISATION,
-    Shape,
-    find_shape,
-    match_device,
-    measure_shape,
-    time_question,
-)
+from spatial_eval.models.devices import DEVICES, UTILISATION, Shape, find_shape, match_device
 from spatial_eval.models.hf import HF
 from spatial_eval.passes.pass_state import inspect_pass
+from spatial_eval.store.attention import CapturableModel
 from spatial_eval.store.generations import Effort, Store, StoredRecord, read_lines
 
 STAND_IN = "llava-hf/llava-1.5-7b"  # whose shape a model of the hub is taken to have that is not listed
@@ -63,7 +57,8 @@ class PassEstimate:
     """Hold the estimate of a pass.
 
     Attributes:
-        total: number of rows of the dataset. questions: number that the pass asks. answers: number of (question, arm).
+        total: number of rows of the dataset. questions: number that the pass asks, by part in `parts`.
+        answers: number of (question, arm).
         stored: number of these that are stored. todo: rows to compute. pairs: number of answers to compute.
         images: number of image prefills for these; one per row where questions do not share a prefill.
         batches: their blocks.
@@ -83,6 +78,7 @@ class PassEstimate:
     rate: Rate | None
     note: str = ""
     uncaptured: int = 0
+    parts: tuple[int, ...] = ()
 
     @property
     def name(self) -> str:
@@ -90,10 +86,10 @@ class PassEstimate:
 
     @property
     def prompts(self) -> int:
-        """Prefills of an image: one for all arms, and one per noise or text before it."""
+        """Count the prefills of an image: one for all arms, and one per noise or text before it."""
         model = self.work.experiment.model
         one_per_arm = isinstance(model, HF) and model.decoding == "per_arm"
-        return self.pairs if one_per_arm else self.images * count_images(self.work) + self._alone
+        return self.pairs if one_per_arm else self.images * count_images(self.work) + self._sid_readings
 
     @property
     def prefills(self) -> int | None:
@@ -101,11 +97,13 @@ class PassEstimate:
         model = self.work.experiment.model
         if not isinstance(model, HF):
             return None
-        return self.pairs if model.decoding == "per_arm" else self.batches * count_images(self.work) + self._alone
+        return (
+            self.pairs if model.decoding == "per_arm" else self.batches * count_images(self.work) + self._sid_readings
+        )
 
     @property
-    def _alone(self) -> int:
-        """Readings of whole questions, one per question and number of pruned image keys."""
+    def _sid_readings(self) -> int:
+        """Count the readings of whole questions: one per question and number of pruned image keys."""
         return len(self.todo) * len({arm.contrast.rank for arm in self.work.arms if isinstance(arm.contrast, Sid)})
 
     @property
@@ -143,12 +141,13 @@ def estimate_passes(
 def _estimate_pass(
     work: Pass, places: Places, model: Mapping[str, Any] | MissingModel, rates: _RateFinder, *, retry: bool
 ) -> PassEstimate:
+    """Estimate a pass; all of it is to do where its data, images or model are not here."""
     if isinstance(model, MissingModel):
-        return _count_rows(work, places, {}, rates, model)
+        return _estimate_rows(work, places, {}, rates, model)
     try:
         state = inspect_pass(work, places, retry=retry)
     except (MissingData, MissingModel) as error:
-        return _count_rows(work, places, model, rates, error)
+        return _estimate_rows(work, places, model, rates, error)
     answers, pairs = sum(map(len, state.need.values())), sum(len(arms) for _, arms in state.todo)
     todo = tuple(sample.row for sample, _ in state.todo)
     images, batches = _count_prefills(state.samples, state.blocks, todo, work.experiment.model)
@@ -164,6 +163,7 @@ def _estimate_pass(
         batches=batches,
         rate=rates.find(work, model, images / max(1, len(todo)), state.samples),
         uncaptured=state.uncaptured,
+        parts=tuple(len(plan.split_indices(state.samples, part)) for part, _ in work.needs),
     )
 
 
@@ -172,34 +172,33 @@ def _count_prefills(
 ) -> tuple[int, int]:
     """Count the prefills of an image that the rows to compute take, and the blocks in which they stand."""
     wanted = set(rows)
-    remaining = [found for block in blocks if (found := [row for row in block if row in wanted])]
+    remaining = [kept for block in blocks if (kept := [row for row in block if row in wanted])]
     if not model.batching.by_image:
         return len(wanted), len(remaining)
     pictures = [{plan.picture_name(samples[row]) for row in block} for block in remaining]
-    kept = zip(pictures, [set(), *pictures], strict=False)  # a block's pictures are kept for the one after it
-    return sum(len(now) for now, before in kept if now != before), len(remaining)
+    # A block's pictures are kept for the one after it.
+    pairs = zip(pictures, [set(), *pictures], strict=False)
+    return sum(len(now) for now, before in pairs if now != before), len(remaining)
 
 
-def _count_rows(
+def _estimate_rows(
     work: Pass, places: Places, model: Mapping[str, Any], rates: _RateFinder, error: MissingData | MissingModel
 ) -> PassEstimate:
-    """Estimate a pass whose data, images or model are not here: all of it is to do."""
+    """Estimate a pass from its questions, or from the YAML's number of rows: nothing is known of the store."""
     dataset, batching = work.experiment.dataset, work.experiment.model.batching
     samples: Sequence[Sample] = ()
     try:
         samples = dataset.read(places)
-        total, how = len(samples), "what is stored is unknown"
+        total, known = len(samples), "what is stored is unknown"
     except MissingData:
-        total, how = dataset.rows, "questions are counted from the YAML's rows, what is stored is unknown"
+        total, known = dataset.questions, "questions are counted from the YAML's rows, what is stored is unknown"
         if not total:
             raise
-    need = plan.needed_arms(work, total)
+    need = plan.needed_arms(work, samples or total)
     pairs = sum(map(len, need.values()))
-    note = f"{how}: {str(error).partition('; ')[0]}"
     images, batches = len(need), len({row // batching.rows for row in need})
     if samples:
-        blocks = plan.cut_blocks(samples, batching)
-        images, batches = _count_prefills(samples, blocks, need, work.experiment.model)
+        images, batches = _count_prefills(samples, plan.cut_blocks(samples, batching), need, work.experiment.model)
     return PassEstimate(
         work,
         total=total,
@@ -211,22 +210,23 @@ def _count_rows(
         images=images,
         batches=batches,
         rate=rates.find(work, model, images / max(1, len(need)), samples),
-        note=note,
+        note=f"{known}: {str(error).partition('; ')[0]}",
         uncaptured=pairs,
+        parts=tuple(len(plan.split_indices(samples or total, part)) for part, _ in work.needs),
     )
 
 
 def _read_efforts(places: Places, models: Iterable[Mapping[str, Any]]) -> Efforts:
     """Read what the store holds of these models; each experiment's files are read once."""
     known = {json.dumps(model, sort_keys=True) for model in models}
-    found: Efforts = {}
+    efforts: Efforts = {}
     store = Store(places.paths.generations)
     for folder, key in store.list_experiments():
         model = json.dumps(key.description.get("model"), sort_keys=True)
         if model in known:
-            efforts = found.setdefault(model, {}).setdefault(key.description["dataset"]["name"], [])
-            efforts.append((store.effort(key), _find_device(folder)))
-    return found
+            of_dataset = efforts.setdefault(model, {}).setdefault(key.description["dataset"]["name"], [])
+            of_dataset.append((store.effort(key), _find_device(folder)))
+    return efforts
 
 
 @dataclass(frozen=True)
@@ -245,19 +245,19 @@ class _RateFinder:
 
         `images`: prefills of an image per question.
         """
-        found = self._find_recorded(work.experiment.dataset.name, json.dumps(model, sort_keys=True))
-        return found or self._compute(work, images, samples)
+        recorded = self._find_recorded(work.experiment.dataset.name, json.dumps(model, sort_keys=True))
+        return recorded or self._compute(work, images, samples)
 
     def _find_recorded(self, dataset: str, model: str) -> Rate | None:
         stored = self.known.get(model, {})
         if self.device is not None:
             stored = {
                 name: kept
-                for name, some in stored.items()
-                if (kept := [one for one in some if one[1] == self.device or match_device(one[1]) == self.device])
+                for name, efforts in stored.items()
+                if (kept := [e for e in efforts if self.device in (e[1], match_device(e[1]))])
             }
-        efforts = stored.get(dataset) or [one for some in stored.values() for one in some]
-        seconds, questions = sum(one.seconds for one, _ in efforts), sum(one.questions for one, _ in efforts)
+        efforts = stored.get(dataset) or [effort for efforts in stored.values() for effort in efforts]
+        seconds, questions = sum(effort.seconds for effort, _ in efforts), sum(e.questions for e, _ in efforts)
         if not seconds or not questions:
             return None
         device = " and ".join(sorted({device for _, device in efforts if device})) or "an unknown device"
@@ -275,11 +275,11 @@ class _RateFinder:
             return None
         device, why = self._chosen
         dtype = ("float32" if device == "cpu" else "bfloat16") if model.dtype == "auto" else model.dtype
-        lengths = [len(one.question) / CHARACTERS for one in samples]
+        lengths = [len(sample.question) / CHARACTERS for sample in samples]
         text = TEMPLATE + sum(lengths) / len(lengths) if lengths else PROMPT
         per_arm = model.decoding == "per_arm"
         size = 1 if per_arm else model.batch_size if isinstance(model.batch_size, int) else BATCH
-        low, high = time_question(
+        low, high = devices.time_question(
             shape,
             device,
             dtype,
@@ -292,9 +292,10 @@ class _RateFinder:
         times = len(work.arms) if per_arm else 1
         tokens = " to ".join(f"{n:,}" for n in dict.fromkeys(shape.tokens))
         peak = f"{DEVICES[device].peak(dtype):g} TFLOP/s in {dtype}"
-        source = f"arithmetic for {name}, {shape.billions:.1f}e9 parameters, {tokens} image and {text:.0f} other tokens"
-        source += (
-            f" per prompt; {device} ({why}) at {100 * UTILISATION[1]:.0f} to {100 * UTILISATION[0]:.0f} % of {peak}"
+        speed = f"{device} ({why}) at {100 * UTILISATION[1]:.0f} to {100 * UTILISATION[0]:.0f} % of {peak}"
+        source = (
+            f"arithmetic for {name}, {shape.billions:.1f}e9 parameters, {tokens} image and {text:.0f} other tokens "
+            f"per prompt; {speed}"
         )
         saved = (1 - images) * shape.tokens[0] / (shape.tokens[0] + text)
         return Rate(times * low, times * high, device, source, 0.0 if per_arm else saved)
@@ -307,7 +308,7 @@ class _RateFinder:
             if extent is not None:
                 from spatial_eval.models.loading import load_config  # transformers: only where its files are there
 
-                return measure_shape(load_config(model), extent.tokens), model.name
+                return devices.measure_shape(load_config(model), extent.tokens), model.name
         except SpatialEvalError:  # said where it is loaded
             pass
         if model.local().is_dir():
@@ -316,7 +317,41 @@ class _RateFinder:
 
 
 def _find_device(folder: Path) -> str:
-    """Return what an experiment's answers say they were computed on; of several devices, the first."""
+    """Return the device that an experiment's answers were computed on; of several devices, the first."""
     lines = (line for path in list_files(folder, "*.jsonl") for _, line in read_lines(path))
     records = (line.record for line in lines if isinstance(line, StoredRecord))
-    return next((one.device for one in records if isinstance(one, Generation) and one.device), "")
+    return next((record.device for record in records if isinstance(record, Generation) and record.device), "")
+
+
+def capture_sizes(passes: Sequence[tuple[Pass, int]], places: Places) -> list[str]:
+    """Return one line per pass with the size of its captures.
+
+    Args:
+        passes: each with the number of answers that are still to be captured.
+    """
+    return [_describe_capture(work, answers, places) for work, answers in passes if answers and work.capture != "none"]
+
+
+def _describe_capture(work: Pass, answers: int, places: Places) -> str:
+    dataset, model = work.experiment.dataset, work.experiment.model
+    head = f"capture={work.capture} of {work.label}: {answers:,} answers (a question under an arm)"
+    sample = Sample("", 0, "Where is it?", ("",))
+    with contextlib.suppress(MissingData):
+        sample = next(iter(dataset.read(places)), sample)
+    extent = model.extent(dataset, sample) if isinstance(model, CapturableModel) else None
+    if extent is None:
+        return f"{head}, of a size that is not known before the model is fetched"
+    parts = [f"{extent.layers} layers"]
+    parts += [f"{extent.heads} heads"] * (work.capture != "map")
+    parts += [f"about {extent.tokens:,} image tokens"] * (work.capture != "mass")
+    size = _format_bytes(extent.size(work.capture, answers))
+    return f"{head} x {' x '.join(parts)}, float32: {size}, and as much in the sweep's folder"
+
+
+def _format_bytes(size: float) -> str:
+    """Format bytes in units of 1000."""
+    for unit in ("bytes", "kB", "MB", "GB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} TB"

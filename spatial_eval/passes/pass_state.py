@@ -44,7 +44,7 @@ class PassState:
     blocks: Sequence[Sequence[int]]
     need: Mapping[int, frozenset[Arm]]
     key: ExperimentKey
-    digests: Mapping[str, str]
+    digests: Mapping[str, str] = field(default_factory=dict)
     stored: Stored = field(default_factory=lambda: Stored(Answers(), {}))
     done: Set[tuple[str, Arm]] = frozenset()
     todo: Sequence[Work] = ()
@@ -62,12 +62,12 @@ class PassState:
 
     @cached_property
     def missing(self) -> Sequence[Failure]:
-        """Count the recorded errors among the answers that the pass needs."""
+        """List the recorded errors among the answers that the pass needs."""
         failures = self.stored.failures
         if not failures:
             return []
         wanted = ((self.samples[row].id, arm) for row in sorted(self.need) for arm in sorted(self.need[row]))
-        return [failures[where] for where in wanted if where in failures]
+        return [failures[pair] for pair in wanted if pair in failures]
 
 
 def inspect_pass(work: Pass, places: Places, *, retry: bool = False, rows: range | None = None) -> PassState:
@@ -104,14 +104,15 @@ def inspect_pass(work: Pass, places: Places, *, retry: bool = False, rows: range
     if len(computed) < len(work.arms) and not any(set(samples[row].options) == {"yes", "no"} for row in need):
         raise ConfigError(f"method=forced_yes: no question of {dataset.name} has the options yes and no: leave it out")
     model.check(dataset, [samples[row] for row in sorted(need)], computed, places)
-    return _read_state(work, samples, blocks, need, experiment_key(work.experiment, places), places, retry=retry)
+    key = experiment_key(work.experiment, places)
+    return _read_state(PassState(work, samples, blocks, need, key), places, retry=retry)
 
 
 def read_pass(work: Pass, key: ExperimentKey, places: Places) -> PassState:
     """Read data and store under a known key, without reading the model. Raises SpatialEvalError."""
     samples = work.experiment.dataset.read(places)
     blocks = plan.cut_blocks(samples, work.experiment.model.batching)
-    return _read_state(work, samples, blocks, plan.needed_arms(work, samples), key, places, retry=False)
+    return _read_state(PassState(work, samples, blocks, plan.needed_arms(work, samples), key), places)
 
 
 def reread_store(state: PassState, places: Places, *, retry: bool = False) -> PassState:
@@ -148,22 +149,14 @@ def _add_forced(stored: Stored, samples: Sequence[Sample]) -> Stored:
     return replace(stored, failures=failures)
 
 
-def _read_state(
-    work: Pass,
-    samples: Sequence[Sample],
-    blocks: Sequence[Sequence[int]],
-    need: Mapping[int, frozenset[Arm]],
-    key: ExperimentKey,
-    places: Places,
-    *,
-    retry: bool,
-) -> PassState:
-    dataset, needed = work.experiment.dataset, [samples[row] for row in sorted(need)]
-    fingerprints = work.experiment.model.fingerprint(dataset, needed, places)
+def _read_state(state: PassState, places: Places, *, retry: bool = False) -> PassState:
+    """Digest the needed questions and read the store. Raises MissingData where no image is here."""
+    experiment, needed = state.work.experiment, [state.samples[row] for row in sorted(state.need)]
+    fingerprints = experiment.model.fingerprint(experiment.dataset, needed, places)
     if needed and set(fingerprints) == {"missing"}:  # no answer can be told from these
-        raise MissingData(f"{dataset.name} has no image here: there is no {' or '.join(map(str, needed[0].images))}")
-    digests = sample_digests(needed, fingerprints)
-    return reread_store(PassState(work, samples, blocks, need, key, digests), places, retry=retry)
+        images = " or ".join(map(str, needed[0].images))
+        raise MissingData(f"{experiment.dataset.name} has no image here: there is no {images}")
+    return reread_store(replace(state, digests=sample_digests(needed, fingerprints)), places, retry=retry)
 
 
 def run_pass(state: PassState, places: Places, *, bar: Bar = progress.show_progress) -> None:
@@ -187,7 +180,7 @@ def compute_pass(state: PassState, places: Places, *, bar: Bar = progress.show_p
     vlm = experiment.model.load(experiment.dataset, experiment.max_new_tokens, places)
     captured: list[Capture] = []
     with (
-        Store(places.paths.generations).writer(state.key, state.digests, runtime_versions(vlm.device)) as writer,
+        Store(places.paths.generations).writer(state.key, state.digests, read_runtime_versions(vlm.device)) as writer,
         bar(state.name, len(state.todo), len(state.work.arms)) as advance,
         ExitStack() as stack,
     ):
@@ -225,7 +218,7 @@ def compute_pass(state: PassState, places: Places, *, bar: Bar = progress.show_p
             advance(writing.result())
 
 
-def runtime_versions(device: str) -> dict[str, str]:
+def read_runtime_versions(device: str) -> dict[str, str]:
     """Return the versions and the device that make a generation; "" where a library is not installed."""
     versions = {"python": platform.python_version(), "spatial_eval": VERSION, "device": device}
     for name in ("torch", "transformers"):

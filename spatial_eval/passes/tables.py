@@ -1,4 +1,4 @@
-"""Build a sweep's tables from the store and write its files by rename; both can be repeated at any time."""
+"""Build a sweep's tables and arrays of attention from the store, and write its files by rename; all can be repeated."""
 
 from __future__ import annotations
 
@@ -23,12 +23,14 @@ from spatial_eval.core.arms import BASE, BASELINE, Arm
 from spatial_eval.core.files import translate_os_errors, write_atomic
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.paths import SweepPaths
-from spatial_eval.core.types import Cell, Experiment, Failure, Model, Part, Places, Sample
+from spatial_eval.core.types import CAPTURES, Cell, Experiment, Failure, Model, Part, Places, Sample
 from spatial_eval.core.version import VERSION
 from spatial_eval.methods.registry import METHODS
 from spatial_eval.methods.routing import Base
 from spatial_eval.models.hf import HF
 from spatial_eval.passes.pass_state import PassState
+from spatial_eval.store import attention
+from spatial_eval.store.attention import Captures
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -92,18 +94,22 @@ class Results:
     """Hold the tables of a sweep, as rows of plain values in a canonical order.
 
     Attributes:
-        samples: the bytes of samples.parquet, written block by block: a large sweep has millions of rows.
+        by_relation, samples: the bytes of by_relation.csv and samples.parquet, written block by block: a large sweep
+            has hundreds of thousands and millions of rows.
         shown: cells of base in `cells` and `by_relation` that the sweep did not request.
         missing: number of questions without an answer, over the requested cells.
+        ends: the row of the last question of each part with a limit, behind the part's names: `samples` does not say it
+            where questions have no answer.
     """
 
     cells: Sequence[Mapping[str, Any]]
-    by_relation: Sequence[Mapping[str, Any]]
+    by_relation: bytes
     samples: bytes
     passes: Sequence[Mapping[str, Any]]
     failures: Sequence[Mapping[str, Any]]
     shown: Sequence[Cell] = ()
     missing: int = 0
+    ends: Sequence[tuple[str | int, ...]] = ()
 
 
 def build_results(cells: Sequence[Cell], states: Mapping[Experiment, PassState], places: Places) -> Results:
@@ -120,35 +126,42 @@ def build_results(cells: Sequence[Cell], states: Mapping[Experiment, PassState],
             has_base = stored and (BASE in arms or stored == len(chosen))
             bases |= {Cell(experiment, Base(), part)} if has_base else set()
             needed[experiment, part] = tuple({*arms, BASE}) if has_base else arms
-    shown = sorted(bases.difference(cells), key=_cell_order)
+    shown = sorted(bases.difference(cells), key=_order_cell)
     passes = sorted(states.values(), key=lambda state: (state.name, state.work.experiment.max_new_tokens))
     # Before anything is drawn: what is kept of that takes as much memory as the answers.
-    samples = _format_parquet(table for state in passes for table in _sample_tables(state, shown, places))
+    samples = format_parquet(
+        (table for state in passes for table in _build_sample_tables(state, shown, places)), make_sample_schema()
+    )
     groups: dict[tuple[Experiment, Part], list[Cell]] = {}
     for cell in (*cells, *shown):
         groups.setdefault((cell.experiment, cell.part), []).append(cell)
-    made = []
+    made, ends = [], []
     for (experiment, part), members in groups.items():
         state = states[experiment]
         chosen, answers = plan.select_samples(state.samples, part), state.stored.generations
+        if part.limit and chosen:
+            names = (experiment.dataset.name, experiment.model.name, experiment.max_new_tokens)
+            ends.append((*names, part.split, part.limit, chosen[-1].row))
         data = metrics.grade_columns(chosen, answers, needed[experiment, part], whole=state.samples)
-        made += _rows(members, data)
-    made.sort(key=lambda one: _cell_order(one[0]))
+        made += _build_rows(members, data)
+    made.sort(key=lambda one: _order_cell(one[0]))
     rows = [row for _, row, _ in made]
     missing = sum(int(row["missing"]) for cell, row, _ in made if cell not in shown)
-    relations = [row for _, _, some in made for row in some]
-    failures = [_failure_row(state, failure) for state in passes for failure in state.missing]
-    return Results(rows, relations, samples, [_pass_row(state) for state in passes], failures, shown, missing)
+    relations = "".join([_format_csv(column_names.BY_RELATION), *(text for _, _, text in made)]).encode()
+    failures = [_build_failure_row(state, failure) for state in passes for failure in state.missing]
+    passes_rows = [_build_pass_row(state) for state in passes]
+    return Results(rows, relations, samples, passes_rows, failures, shown, missing, ends)
 
 
-def _rows(cells: Sequence[Cell], data: metrics.Columns) -> list[tuple[Cell, dict[str, Any], list[dict[str, Any]]]]:
-    """Each cell of one part with its row of results.csv and its rows of by_relation.csv."""
+def _build_rows(cells: Sequence[Cell], data: metrics.Columns) -> list[tuple[Cell, dict[str, Any], str]]:
+    """Build the row of results.csv and the lines of by_relation.csv of each cell of one part."""
     right, answered = (np.zeros((len(cells), len(data.samples)), dtype=bool) for _ in range(2))
     made = []
     for i, cell in enumerate(cells):
-        found = metrics.cell_outcome(cell, data)
-        right[i], answered[i] = found.right, found.answered
-        made.append((cell, metrics.result_row(cell, data, found), metrics.relation_rows(cell, data, found)))
+        outcome = metrics.follow_method(cell.method, data.arms)
+        right[i], answered[i] = outcome.right, outcome.answered
+        relations = _format_rows(column_names.BY_RELATION, metrics.relation_rows(cell, data, outcome))
+        made.append((cell, metrics.result_row(cell, data, outcome), relations))
     others = [i for i, cell in enumerate(cells) if not isinstance(cell.method, Base)]
     base = metrics.follow_method(Base(), data.arms) if BASE in data.arms else None
     gains = metrics.against_base(right[others], answered[others], base, data.cluster)
@@ -164,17 +177,17 @@ def write_results(folder: Path, results: Results, about: Mapping[str, Any]) -> P
     reports that until the same command is run again. An earlier report.html is removed first: it shows other tables.
     """
     if results.shown:
-        about = {**about, "cells": [*about["cells"], *_shown(results.shown, about["trunks"])]}
+        about = {**about, "cells": [*about["cells"], *_describe_shown(results.shown, about["trunks"])]}
     paths = SweepPaths(folder)
     tables = {
-        paths.by_relation: _format_csv(column_names.BY_RELATION, results.by_relation),
-        paths.passes: _format_csv(PASSES, results.passes),
-        paths.failures: _format_csv(FAILURES, results.failures),
+        paths.by_relation: results.by_relation,
+        paths.passes: _format_csv(PASSES, results.passes).encode(),
+        paths.failures: _format_csv(FAILURES, results.failures).encode(),
         paths.samples: results.samples,
-        paths.results: _format_csv(column_names.ROW, results.cells),
+        paths.results: _format_csv(column_names.ROW, results.cells).encode(),
     }
     digests = {path.name: hash_text(content) for path, content in tables.items()}
-    head = {"schema": SCHEMA, "version": VERSION, **about, "digests": digests}
+    head = {"schema": SCHEMA, "version": VERSION, **about, "ends": results.ends, "digests": digests}
     with translate_os_errors(folder):
         for made in (paths.report, paths.report_samples, paths.framings):
             made.unlink(missing_ok=True)
@@ -186,15 +199,22 @@ def write_results(folder: Path, results: Results, about: Mapping[str, Any]) -> P
     return paths.results
 
 
-def _shown(cells: Sequence[Cell], trunks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """As sweep.json lists cells, marked as not asked for: readers must know the method of every row."""
-    place = {json.dumps(trunk): i for i, trunk in enumerate(trunks)}
-    tree = describe_cells(cells)
-    where = [place[json.dumps(trunk)] for trunk in tree["trunks"]]
-    return [{**cell, "trunk": where[cell["trunk"]], "asked": False} for cell in tree["cells"]]
+def last_written(folder: Path) -> int:
+    """Return when a sweep's tables were last written, ns since the epoch; 0 where there are none."""
+    try:
+        return SweepPaths(folder).results.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
-def git_state(folder: Path | None) -> dict[str, Any] | None:
+def _describe_shown(cells: Sequence[Cell], trunks: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Describe cells as sweep.json lists them, as not requested: readers must know the method of every row."""
+    tree, known = describe_cells(cells), {json.dumps(trunk): i for i, trunk in enumerate(trunks)}
+    indices = [known[json.dumps(trunk)] for trunk in tree["trunks"]]
+    return [{**cell, "trunk": indices[cell["trunk"]], "asked": False} for cell in tree["cells"]]
+
+
+def read_git_state(folder: Path | None) -> dict[str, Any] | None:
     """Return the commit and whether the tree differs from it; None outside a git checkout."""
     if folder is None:
         return None
@@ -212,7 +232,7 @@ def git_state(folder: Path | None) -> dict[str, Any] | None:
     return {"commit": commit, "dirty": bool(git("status", "--porcelain"))} if commit else None
 
 
-def _cell_order(cell: Cell) -> tuple[Any, ...]:
+def _order_cell(cell: Cell) -> tuple[Any, ...]:
     row = metrics.cell_identity(cell)
     hyperparameters = [row.get(f) if row.get(f) is not None else -1.0 for f in column_names.HYPERPARAMETERS]
     names = (row["dataset"], row["model"], list(METHODS).index(row["method"]))
@@ -224,8 +244,8 @@ def _cell_order(cell: Cell) -> tuple[Any, ...]:
     return (*names, *hyperparameters, row.get("criterion", ""), others, *place)
 
 
-def _sample_tables(state: PassState, shown: Iterable[Cell], places: Places) -> Iterable[pa.Table]:
-    """The rows of a pass in samples.parquet, question by question, in blocks."""
+def _build_sample_tables(state: PassState, shown: Iterable[Cell], places: Places) -> Iterable[pa.Table]:
+    """Build the rows of a pass in samples.parquet, question by question, in blocks."""
     experiment, n, answers = state.work.experiment, len(state.samples), state.stored.generations
     val = np.zeros(n, dtype=bool)
     val[list(plan.split_indices(state.samples, Part("val")))] = True
@@ -242,10 +262,10 @@ def _sample_tables(state: PassState, shown: Iterable[Cell], places: Places) -> I
         known = {needed: [arm in needed for arm in arms] for needed in set(sets)}
         question, arm = np.nonzero((records >= 0) & np.array([known[needed] for needed in sets], dtype=bool))
         if len(question):
-            yield _sample_table(state, places, samples, arms, question, arm, records[question, arm], val[block])
+            yield _build_sample_table(state, places, samples, arms, question, arm, records[question, arm], val[block])
 
 
-def _sample_table(
+def _build_sample_table(
     state: PassState,
     places: Places,
     samples: Sequence[Sample],
@@ -255,7 +275,7 @@ def _sample_table(
     records: NDArray[np.intp],
     val: NDArray[np.bool_],
 ) -> pa.Table:
-    """Rows of samples.parquet: (M,) indices of samples and of arms, and the record of each answer."""
+    """Build M rows of samples.parquet from (M,) indices of samples and of arms, and the record of each answer."""
     import pyarrow as pa
 
     experiment, answers = state.work.experiment, state.stored.generations
@@ -290,26 +310,26 @@ def _sample_table(
         "pair": choose([sample.pair for sample in samples], question),
         "set": choose([sample.set for sample in samples], question),
         "question": choose([sample.question for sample in samples], question),
-        "image": choose(["\n".join(_relative_image(path, places) for path in s.images) for s in samples], question),
+        "image": choose(["\n".join(_relate_image(path, places) for path in s.images) for s in samples], question),
         "entropy": number(signals.entropy),
         "margin": number(signals.margin),
         "logit": number(signals.logit),
-        **{name: choose([one.values[name] for one in arms], arm) for name in BASELINE},
+        **{name: choose([each.values[name] for each in arms], arm) for name in BASELINE},
         "scoring": choose([sample.scoring for sample in samples], question),
         "golds": choose([golds for golds, _ in choices], question),
         "options": choose([options for _, options in choices], question),
         "framing": choose([experiment.dataset.framing], names),
     }
-    schema = sample_schema()
+    schema = make_sample_schema()
     return pa.table([columns[name].cast(schema.field(name).type) for name in SAMPLES], schema=schema)
 
 
 def _printable(text: str) -> str:
-    """Return a text that UTF-8 can hold: `?` for half of a surrogate pair, which JSON can and Arrow cannot say."""
+    """Return a text that UTF-8 can hold: `?` for half of a surrogate pair, which JSON can hold and Arrow cannot."""
     return text.encode("utf8", "replace").decode()
 
 
-def _relative_image(path: Path, places: Places) -> str:
+def _relate_image(path: Path, places: Places) -> str:
     """Return an image's path, relative to data_dir or output_dir (both are in sweep.json) where it lies in one."""
     for root in (places.data, places.output):
         if path.is_relative_to(root):
@@ -317,19 +337,17 @@ def _relative_image(path: Path, places: Places) -> str:
     return str(path)
 
 
-def _pass_row(state: PassState) -> dict[str, Any]:
-    experiment = state.work.experiment
-    effort = state.stored.effort
-    answers, rows = state.stored.generations, np.array(list(state.need), dtype=np.intp)
-    places = answers.find_places(state.samples[row].id for row in rows)
+def _build_pass_row(state: PassState) -> dict[str, Any]:
+    experiment, effort, answers = state.work.experiment, state.stored.effort, state.stored.generations
+    places = answers.find_places(state.samples[row].id for row in state.need)
     sets = list(state.need.values())
-    found = []
+    by_arm = []
     for arm in state.work.arms:
         having = {needed: arm in needed for needed in set(sets)}
-        found.append(answers.records(arm, places[np.fromiter((having[needed] for needed in sets), bool, len(sets))]))
-    records = np.concatenate(found) if found else rows[:0]
+        by_arm.append(answers.records(arm, places[np.fromiter((having[needed] for needed in sets), bool, len(sets))]))
+    records = np.concatenate(by_arm) if by_arm else places[:0]
     stored = records[records >= 0]
-    written = answers.environments(stored)
+    environments = answers.environments(stored)
     return {
         "dataset": experiment.dataset.name,
         "model": experiment.model.name,
@@ -339,40 +357,47 @@ def _pass_row(state: PassState) -> dict[str, Any]:
         "missing": len(records) - len(stored),
         "seconds": effort.seconds,
         "questions_per_second": effort.questions / effort.seconds if effort.seconds else None,
-        "device": metrics.several(answers.devices(stored)),
-        **{name: metrics.several(one.get(name, "") for one in written) for name in ("python", *column_names.VERSIONS)},
+        "device": metrics.join_distinct(answers.devices(stored)),
+        **{
+            name: metrics.join_distinct(environment.get(name, "") for environment in environments)
+            for name in ("python", *column_names.VERSIONS)
+        },
         "max_new_tokens": experiment.max_new_tokens,
         "generations": f"{state.key.label}--{state.key.hash}",
-        **_model_settings(experiment.model, state.key.description["model"]),
+        **_describe_model(experiment.model, state.key.description["model"]),
     }
 
 
-def _model_settings(model: Model, about: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_model(model: Model, about: Mapping[str, Any]) -> dict[str, Any]:
     """Return how a model was asked to run; nothing of one that answers from files. `about`: its identity."""
     if not isinstance(model, HF):
         return {}
     revision = about.get("commit", model.revision)  # what a branch stood for; a folder has none
-    found = (model.run_dtype(), model.batch_size, model.preset, model.decoding, revision)
-    return dict(zip(column_names.ASKED, found, strict=True))
+    settings = (model.run_dtype(), model.batch_size, model.preset, model.decoding, revision)
+    return dict(zip(column_names.ASKED, settings, strict=True))
 
 
-def _failure_row(state: PassState, failure: Failure) -> dict[str, Any]:
+def _build_failure_row(state: PassState, failure: Failure) -> dict[str, Any]:
     experiment = state.work.experiment
     names = {"dataset": experiment.dataset.name, "model": experiment.model.name}
     arm = {"weight": failure.arm.weight, "arm": failure.arm.label}
     return names | {"sample_id": failure.sample_id, "error": failure.error, **arm}
 
 
-def _format_csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
+def _format_csv(names: Sequence[str], rows: Iterable[Mapping[str, Any]] = ()) -> str:
+    return _format_rows(names, [dict(zip(names, names, strict=True))]) + _format_rows(names, rows)
+
+
+def _format_rows(names: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> str:
     text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
     # str() of a float is its shortest exact form: full precision.
-    writer.writerows(["" if row.get(name) is None else row[name] for name in names] for row in rows)
-    return text.getvalue().encode()
+    csv.writer(text, lineterminator="\n").writerows(
+        ["" if row.get(name) is None else row[name] for name in names] for row in rows
+    )
+    return text.getvalue()
 
 
-def sample_schema() -> pa.Schema:
+def make_sample_schema() -> pa.Schema:
     """Return the columns of samples.parquet and their types."""
     import pyarrow as pa
 
@@ -384,14 +409,49 @@ def sample_schema() -> pa.Schema:
     return pa.schema([(name, types.get(name, pa.string())) for name in SAMPLES])
 
 
-def _format_parquet(tables: Iterable[pa.Table]) -> bytes:
+def format_parquet(tables: Iterable[pa.Table], schema: pa.Schema) -> bytes:
+    """Format tables as one Parquet file, holding one of them at a time."""
+    import pyarrow as pa
+
+    content = _write_tables(tables, schema)
+    pa.default_memory_pool().release_unused()
+    return content
+
+
+def _write_tables(tables: Iterable[pa.Table], schema: pa.Schema) -> bytes:
     import pyarrow as pa
     from pyarrow import parquet
 
     buffer = pa.BufferOutputStream()
-    with parquet.ParquetWriter(buffer, sample_schema()) as writer:
+    with parquet.ParquetWriter(buffer, schema) as writer:
         for table in tables:
             writer.write_table(table)
-    content = bytes(buffer.getvalue())
-    pa.default_memory_pool().release_unused()
-    return content
+    return bytes(buffer.getvalue())
+
+
+def gather_captures(folder: Path, state: PassState, places: Places) -> Path:
+    """Write the pass's captures as one file in a sweep's folder; return its path.
+
+    It has the highest level that all of them have: a later capture=mass loses no earlier capture=map.
+    """
+    experiment, asked = state.work.experiment, state.work.capture
+    store = Captures(places.paths.captures)
+    wanted = {(state.samples[row].id, arm) for row, arms in state.need.items() for arm in arms}
+
+    def find_wanted(level: str) -> attention.Found:
+        captures = store.find(state.key, state.digests, level)
+        return {answer: frame for answer, frame in captures.items() if answer in wanted}
+
+    level, captures = asked, find_wanted(asked)
+    for higher in CAPTURES[CAPTURES.index(asked) + 1 :]:
+        higher_captures = find_wanted(higher)
+        if higher_captures.keys() == captures.keys():
+            level, captures = higher, higher_captures
+    about = {
+        "dataset": experiment.dataset.name,
+        "model": experiment.model.name,
+        "max_new_tokens": experiment.max_new_tokens,
+        "level": level,
+    }
+    samples = [state.samples[row] for row in sorted(state.need)]
+    return attention.write_attention(folder, state.key.label, about, samples, captures)

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
-from spatial_eval.core.errors import DataError
+from spatial_eval.core.errors import DataError, first_line
 from spatial_eval.core.files import translate_os_errors
 from spatial_eval.prepare.http import check_space
 
@@ -52,7 +52,7 @@ def extract_files(archive: Path, folder: Path, *, keep: Callable[[str], bool]) -
             if name in wanted:
                 raise DataError(f"{archive} holds {name} twice: which one is meant?")
             wanted[name] = path, size
-        missing = {name: one for name, one in wanted.items() if not _is_whole(folder / name, one[1])}
+        missing = {name: member for name, member in wanted.items() if not _is_whole(folder / name, member[1])}
         if missing:
             size = sum(size for _, size in missing.values())
             check_space(folder, f"unpacking {archive.name}", f"{len(missing):,} files", size)
@@ -74,7 +74,7 @@ def _extract(opened: Archive, paths: Mapping[str, str], folder: Path) -> None:
 
 @contextmanager
 def _open_archive(archive: Path) -> Iterator[Archive]:
-    """Raises DataError where it is no archive, or turns out to be damaged while it is read."""
+    """Open an archive. Raises DataError where it is none, or turns out to be damaged while it is read."""
     try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as packed:
@@ -84,7 +84,7 @@ def _open_archive(archive: Path) -> Iterator[Archive]:
                 rolled.extraction_filter = tarfile.data_filter
                 yield rolled
     except DAMAGE as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0].rstrip(":")
+        why = first_line(error).rstrip(":")
         raise DataError(
             f"{archive} is damaged or no zip or tar archive ({why}): remove it and run the same command again"
         ) from None

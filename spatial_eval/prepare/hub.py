@@ -8,6 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -115,7 +116,7 @@ def download_repository(repository: Repository, names: Sequence[str], data: Path
 def open_split(
     repository: Repository, config: str, split: str, data: Path, *, keep: bool = False
 ) -> Iterator[Callable[[Sequence[str]], Iterator[dict[str, Any]]]]:
-    """Yield `rows(columns)`, which reads a split's rows ([] = all columns), an image as {"bytes", "path"}.
+    """Yield a function of column names that reads a split's rows ([] = all columns), an image as {"bytes", "path"}.
 
     Its files are downloaded first and removed at a clean end, so that one split at a time takes disk space; `keep`
     leaves them there.
@@ -139,10 +140,7 @@ def open_split(
             (shape / name).unlink()
             _place(shape / name, path)
 
-        def rows(columns: Sequence[str]) -> Iterator[dict[str, Any]]:
-            return _read_rows(datasets, repository, shape, names, split, columns)
-
-        yield rows
+        yield partial(_read_rows, datasets, repository, shape, names, split)
         if repository.commit and not keep:
             for path in paths:
                 path.unlink(missing_ok=True)

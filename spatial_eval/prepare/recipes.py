@@ -22,20 +22,12 @@ from spatial_eval.core.errors import ConfigError, DataError, StoreError
 from spatial_eval.core.files import translate_os_errors, write_atomic
 from spatial_eval.core.jsonl import read_gold_answers, read_json_lines
 from spatial_eval.core.types import Benchmark, Places
+from spatial_eval.core.validate import field_values
+from spatial_eval.prepare import sources
 from spatial_eval.prepare.archives import extract_files
 from spatial_eval.prepare.http import RemoteFile, download_files, remote_size
 from spatial_eval.prepare.hub import download_from_drive, download_repository, find_repository, open_split
-from spatial_eval.prepare.sources import (
-    CHECKOUT,
-    COCO_IMAGE_BYTES,
-    IMAGES,
-    PUBLIC,
-    SUFFIXES,
-    TEXT,
-    UPSTREAMS,
-    VSR,
-    FetchOptions,
-)
+from spatial_eval.prepare.sources import IMAGES, PUBLIC, TEXT, UPSTREAMS, VSR, FetchOptions
 from spatial_eval.prepare.verify import BenchmarkState, Checksums, check_benchmark, sha256, split_damages
 
 log = logging.getLogger(__name__)
@@ -78,12 +70,13 @@ def link_checkout(checkout: Path, data: Path) -> list[Path]:
         DataError: `checkout` holds no known file. StoreError: `data` cannot be written, or holds another file.
     """
     places = [place for place in (checkout, checkout / "data", checkout.parent) if place.is_dir()]
-    known = {name: place / name for place in reversed(places) for name in CHECKOUT if (place / name).exists()}
+    names = sources.CHECKOUT
+    known = {name: place / name for place in reversed(places) for name in names if (place / name).exists()}
     # The parent is asked only for the prompts, which stand beside data/.
     known = {name: path for name, path in known.items() if path.parent != checkout.parent or name == "prompts"}
     if not known:
         raise DataError(
-            f"{checkout} has none of the upstream files ({CHECKOUT[0]}, ...): name a checkout or its data/ folder"
+            f"{checkout} has none of the upstream files ({names[0]}, ...): name a checkout or its data/ folder"
         )
     links = []
     for name, path in sorted(known.items()):
@@ -163,9 +156,7 @@ def fetch_whatsup(dataset: WhatsUp, data: DataFolder, options: FetchOptions) -> 
         data.copy(path, annotation)
     if not (data.has(prompts) and data.has(annotation)):
         _fetch_text(dataset, data, prompts, annotation)
-    images = [sample.image for sample in dataset.read(Places(data.path, data.path))]
-    missing = _missing_images(images, dataset.name, data)
-    if missing:
+    if missing := _list_missing_images(dataset, data):
         _fetch_images(dataset, data, options, missing)
 
 
@@ -184,8 +175,7 @@ def fetch_vsr(dataset: Vsr, data: DataFolder, options: FetchOptions) -> None:
                     f"{VSR[which]} has no {upstream}: dataset.file names a split as zeroshot_test.jsonl does"
                 )
             data.copy(download_repository(repository, [upstream], data.path)[0], path)
-    images = [sample.image for sample in dataset.read(Places(data.path, data.path))]
-    missing = _missing_images(images, dataset.name, data)
+    missing = _list_missing_images(dataset, data)
     links = {Path(row["image"]).name: str(row.get("image_link")) for row in read_json_lines(path)}
     addresses = {name: urllib.parse.urlsplit(link).path for name, link in links.items()}
     _fetch_coco_images(dataset.name, missing, addresses, data, options)
@@ -208,8 +198,7 @@ def fetch_public_file(dataset: PublicFile, data: DataFolder, options: FetchOptio
             else:
                 url = f"{options.github}/{origin.format(split_name=split)}"
                 download_files([RemoteFile(url, path)], data.checksums, name=name)
-    images = [sample.image for sample in dataset.read(Places(data.path, data.path))]
-    missing = _missing_images(images, dataset.name, data)
+    missing = _list_missing_images(dataset, data)
     if missing and source.coco:
         addresses = {path.name: f"/{source.coco}/{path.name}" for path in missing}
         _fetch_coco_images(dataset.name, missing, addresses, data, options)
@@ -245,14 +234,15 @@ def _fetch_text(dataset: WhatsUp, data: DataFolder, prompts: Path, annotation: P
                     f"row {i} of {dataset.name}: the question's answer is {gold!r}, the first caption of "
                     f"{IMAGES} is {(options or [''])[0]!r}: they do not belong together, nothing was written"
                 )
-        notes = [_note(row, options, dataset, i) for i, (row, options) in enumerate(zip(rows, captions, strict=True))]
-        data.write(annotation, json.dumps(notes, indent=0).encode(), IMAGES)
+        pairs = zip(rows, captions, strict=True)
+        entries = [_build_entry(row, options, dataset, i) for i, (row, options) in enumerate(pairs)]
+        data.write(annotation, json.dumps(entries, indent=0).encode(), IMAGES)
     if not data.has(prompts):
         data.write(prompts, "".join(json.dumps(line) + "\n" for line in lines).encode(), TEXT)
 
 
-def _note(row: dict[str, Any], options: Sequence[str], dataset: WhatsUp, i: int) -> dict[str, Any] | list[Any]:
-    """Build a row of the annotation as upstream writes it."""
+def _build_entry(row: dict[str, Any], options: Sequence[str], dataset: WhatsUp, i: int) -> dict[str, Any] | list[Any]:
+    """Build an entry of the annotation as upstream writes it."""
     if not dataset.image_file and isinstance(row.get("image_path"), str):
         path = f"data/{dataset.images}/{Path(row['image_path']).name}"
         return {"image_path": path, "caption_options": list(options)}
@@ -296,11 +286,7 @@ def _fetch_hub_images(dataset: WhatsUp, data: DataFolder, missing: set[Path]) ->
 
 
 def _fetch_coco_images(
-    name: str,
-    missing: Sequence[Path],
-    addresses: Mapping[str, str],
-    data: DataFolder,
-    options: FetchOptions,
+    name: str, missing: Sequence[Path], addresses: Mapping[str, str], data: DataFolder, options: FetchOptions
 ) -> None:
     """Fetch COCO's pictures, singly or from the archives of their years.
 
@@ -317,20 +303,22 @@ def _fetch_coco_images(
         for year, paths in years.items():
             url = f"{options.coco}/zips/{year}.zip"
             packed = RemoteFile(url, data.downloads / f"{year}.zip", remote_size(url))
-            download_files([packed], data.checksums, name=f"{year}.zip", beside=len(paths) * COCO_IMAGE_BYTES)
+            download_files([packed], data.checksums, name=f"{year}.zip", beside=len(paths) * sources.COCO_IMAGE_BYTES)
             _unpack(packed.path, paths, data)
     elif missing:
-        files = [RemoteFile(f"{options.coco}{addresses[path.name]}", path, COCO_IMAGE_BYTES) for path in missing]
+        size = sources.COCO_IMAGE_BYTES
+        files = [RemoteFile(f"{options.coco}{addresses[path.name]}", path, size) for path in missing]
         download_files(files, data.checksums, name=f"{name}, images from {options.coco}")
 
 
-def _missing_images(images: Iterable[Path | None], name: str, data: DataFolder) -> list[Path]:
+def _list_missing_images(dataset: Benchmark, data: DataFolder) -> list[Path]:
     """List the images to fetch. Raises StoreError where they would be written into somebody's checkout."""
-    paths = list(dict.fromkeys(path for path in images if path is not None))
+    samples = dataset.read(Places(data.path, data.path))
+    paths = list(dict.fromkeys(sample.image for sample in samples if sample.image is not None))
     missing = [path for path in paths if not data.has(path)]
     for path in missing:
         if path.name in ("", ".", "..") or path.parent != paths[0].parent:
-            raise DataError(f"{name}: an image's name leads out of its folder: {path}")
+            raise DataError(f"{dataset.name}: an image's name leads out of its folder: {path}")
         if path.parent.is_symlink():
             raise StoreError(
                 f"{path.parent} is a link to {path.parent.resolve()}, which lacks {len(missing)} images: "
@@ -380,40 +368,33 @@ def fetch_hub_split(dataset: Hub, data: DataFolder, options: FetchOptions) -> No
         raise DataError(f"{dataset.repo} has no row in split {dataset.split}")
     text = "".join(f"{line}\n" for line in lines).encode()
     write_atomic(folder / "rows.jsonl", text)
-    origin = {
-        "repo": dataset.repo,
-        "config": dataset.config,
-        "split": dataset.split,
-        "revision": dataset.revision,
-        "commit": repository.commit,
-        "rows": len(lines),
-        "sha256": hashlib.sha256(text).hexdigest(),
-    }
+    values = field_values(dataset)
+    origin = {name: values[name] for name in ("repo", "config", "split", "revision")}
+    origin |= {"commit": repository.commit, "rows": len(lines), "sha256": hashlib.sha256(text).hexdigest()}
     write_atomic(folder / "prepared.json", json.dumps(origin, indent=2) + "\n")
 
 
 def _has_whole_images(folder: Path) -> bool:
     """Return whether every image of the rows is there, and each holds what its name says."""
-    names: set[str] = set()
-
-    def collect(value: Any) -> None:
-        if isinstance(value, dict) and isinstance(value.get("image"), str) and len(value) == 1:
-            names.add(value["image"])
-        elif isinstance(value, dict | list):
-            for inner in value.values() if isinstance(value, dict) else value:
-                collect(inner)
-
-    for row in read_json_lines(folder / "rows.jsonl"):
-        collect(row)
+    names = {name for row in read_json_lines(folder / "rows.jsonl") for name in _list_image_names(row)}
     paths = {path.name: path for path in (folder / "images").glob("*")}
     return names <= paths.keys() and all(path.stem == sha256(path) for path in paths.values())
 
 
+def _list_image_names(value: Any) -> Iterator[str]:
+    """Yield the names of the image files in a value, at any depth."""
+    if isinstance(value, dict) and value.keys() == {"image"} and isinstance(value["image"], str):
+        yield value["image"]
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from _list_image_names(inner)
+
+
 def _to_json(value: Any, folder: Path) -> Any:
-    """Return a value as JSON; an image becomes a file, once for each content."""
+    """Return a value as JSON; an image becomes a file, once per content."""
     if isinstance(value, dict) and value.keys() == {"bytes", "path"}:
         content = value["bytes"]
-        suffix = next((suffix for start, suffix in SUFFIXES.items() if content.startswith(start)), ".img")
+        suffix = next((suffix for start, suffix in sources.SUFFIXES.items() if content.startswith(start)), ".img")
         path = folder / "images" / f"{hashlib.sha256(content).hexdigest()}{suffix}"
         if not path.is_file():
             write_atomic(path, content)

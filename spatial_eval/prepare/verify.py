@@ -20,7 +20,7 @@ from spatial_eval.core.errors import ConfigError, DataError, describe_unknown
 from spatial_eval.core.files import is_regular_file, pass_over_unreadable, read_json, translate_os_errors
 from spatial_eval.core.jsonl import read_valid_lines
 from spatial_eval.core.paths import conf_folder
-from spatial_eval.core.types import Benchmark, Places, Sample
+from spatial_eval.core.types import Benchmark, Places
 from spatial_eval.methods.published import DATASETS
 from spatial_eval.prepare.sources import DATA_KINDS
 
@@ -128,8 +128,8 @@ def list_data_benchmarks(composer: Composer, name: str, values: Mapping[str, Any
 
     if name == "all":
         ours = {path.stem for path in (conf_folder() / "dataset").glob("*.yaml")} - set(DATASETS)
-        some = [one for one in options if one not in ours and lies_in_data_dir(one)]
-        names = [one for one in some if not composer.missing_keys("dataset", one)]
+        candidates = [option for option in options if option not in ours and lies_in_data_dir(option)]
+        names = [option for option in candidates if not composer.missing_keys("dataset", option)]
         if not names:
             raise ConfigError("nothing to prepare: no option of conf/dataset lies in a data_dir")
     elif name in options and lies_in_data_dir(name):
@@ -157,44 +157,46 @@ class BenchmarkState:
 
 def glance_benchmark(name: str, dataset: Benchmark, data: Path) -> BenchmarkState:
     """Count questions and images and compare the rows; open no image."""
-    return _state(name, dataset, data, check=False)
+    return _read_state(name, dataset, data, check=False)
 
 
 def check_benchmark(name: str, dataset: Benchmark, data: Path) -> BenchmarkState:
     """Check a benchmark as `glance_benchmark` does; also compare every checksum and open every image."""
-    return _state(name, dataset, data, check=True)
+    return _read_state(name, dataset, data, check=True)
 
 
-def _state(name: str, dataset: Benchmark, data: Path, *, check: bool) -> BenchmarkState:
+def _read_state(name: str, dataset: Benchmark, data: Path, *, check: bool) -> BenchmarkState:
     try:
         samples = dataset.read(Places(data, data, remember=False))
     except DataError as error:
         return BenchmarkState(name, 0, 0, str(error))
     images = [image for sample in samples for image in sample.images if image.is_file()]
-    problems = _damages(dataset, data, list(dict.fromkeys(images))) if check else []
-    problems += _missing_images(dataset, samples, sum(max(1, len(one.images)) for one in samples) - len(images))
+    problems = _find_damages(dataset, data, list(dict.fromkeys(images))) if check else []
+    missing = sum(max(1, len(sample.images)) for sample in samples) - len(images)
+    if isinstance(dataset, WhatsUp) and all(sample.image is None for sample in samples):
+        problems.append(f"no {dataset.annotation}: the images' names are not known")
+    elif missing:
+        problems.append(f"{_count_images(missing)} missing")
     return BenchmarkState(name, len(samples), len(images), "; ".join(problems))
 
 
-def _missing_images(dataset: Benchmark, samples: Sequence[Sample], missing: int) -> list[str]:
-    if isinstance(dataset, WhatsUp) and all(sample.image is None for sample in samples):
-        return [f"no {dataset.annotation}: the images' names are not known"]
-    return [f"{missing} {'image is' if missing == 1 else 'images are'} missing"] if missing else []
+def _count_images(count: int) -> str:
+    return "1 image is" if count == 1 else f"{count} images are"
 
 
-def _damages(dataset: Benchmark, data: Path, images: Sequence[Path]) -> list[str]:
+def _find_damages(dataset: Benchmark, data: Path, images: Sequence[Path]) -> list[str]:
     checksums = Checksums(data)
-    found = [problem for path in _text_files(dataset, data) if (problem := checksums.problem(path))]
+    problems = list(filter(None, map(checksums.problem, _list_text_files(dataset, data))))
     if isinstance(dataset, Hub):
-        found += split_damages(prepared_folder(dataset, data))
+        problems += split_damages(prepared_folder(dataset, data))
     with ThreadPoolExecutor(WORKERS) as pool:
-        bad = list(filter(None, pool.map(lambda path: _image_damage(path, dataset, checksums), images)))
-    if bad:
-        found.append(f"{len(bad)} {'image is' if len(bad) == 1 else 'images are'} damaged: {bad[0]}")
-    return found
+        damaged = list(filter(None, pool.map(lambda path: _find_image_damage(path, dataset, checksums), images)))
+    if damaged:
+        problems.append(f"{_count_images(len(damaged))} damaged: {damaged[0]}")
+    return problems
 
 
-def _text_files(dataset: Benchmark, data: Path) -> list[Path]:
+def _list_text_files(dataset: Benchmark, data: Path) -> list[Path]:
     """List the files of questions and captions that are there."""
     names: list[tuple[str, ...]] = []
     if isinstance(dataset, WhatsUp):
@@ -217,7 +219,7 @@ def split_damages(folder: Path) -> list[str]:
     return [] if same else [f"{folder}/rows.jsonl is not what was prepared"]
 
 
-def _image_damage(path: Path, dataset: Benchmark, checksums: Checksums) -> str:
+def _find_image_damage(path: Path, dataset: Benchmark, checksums: Checksums) -> str:
     from PIL import Image
 
     problem = checksums.problem(path)

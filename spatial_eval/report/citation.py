@@ -10,6 +10,7 @@ from typing import Any
 
 from spatial_eval.analysis.sweep_data import SweepFiles, parse_table_rows
 from spatial_eval.core.columns import HYPERPARAMETERS, SEVERAL
+from spatial_eval.core.progress import format_duration
 from spatial_eval.report.sources import (
     DATASET_LICENCES,
     DATASET_SOURCES,
@@ -209,7 +210,8 @@ def describe_effort(passes: Sequence[Row]) -> str:
     if not devices:
         return ""
     seconds = sum(float(row.get("seconds") or 0) for row in here)
-    return f"Batches took {f'{hours:.3g} GPU hours' if hours else f'{seconds / 3600:.2g} hours'} ({devices})."
+    time = f"{hours:.3g} GPU hours" if hours else f"{seconds:.1f} s" if seconds < 10 else format_duration(seconds)
+    return f"Batches took {time} ({devices})."
 
 
 def _count(row: Row) -> str:

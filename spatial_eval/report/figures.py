@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageEnhance, ImageOps, UnidentifiedImageError
 
 from spatial_eval.analysis.diagnostics import Confidence, Confusion, Curve
-from spatial_eval.analysis.intervals import Estimate, proportion
+from spatial_eval.analysis.intervals import NO_INTERVAL, Estimate, proportion
 from spatial_eval.analysis.metrics import other_fields
 from spatial_eval.analysis.selection import Selected
 from spatial_eval.analysis.sweep_data import SweepData, none_if_empty
@@ -31,7 +31,7 @@ from spatial_eval.core.errors import DataError
 from spatial_eval.methods.routing import AdaptVis
 from spatial_eval.store.attention import View
 
-WIDTH, HEIGHT = 440, 232
+WIDTH, HEIGHT = 450, 232
 LEFT, RIGHT, TOP, BOTTOM = 40, 430, 12, 190  # of the plotting area
 MAX_RELATIONS = 12  # in the figure; the table has all
 Series = Mapping[str, Mapping[Any, Estimate]]
@@ -216,7 +216,7 @@ def confusion_figure(name: str, confusion: Confusion) -> Figure:
                 "rect", {"class": f"cell {'r' if i == j else 'x'}", "fill-opacity": f"{0.006 * share:.2f}", **at}
             )
             number = _text("m b", left + wide * j + wide // 2 - 1, top + tall * i + 17, f"{share:.0f}" if e.n else "")
-            tip = f"{name}, gold {gold}: answers {answer} {confusion.counts[i, j]} times, {_spell(e)}"
+            tip = f"{name}, gold {gold}: answers {answer} {confusion.counts[i, j]:,} times, {_spell(e)}"
             marks.append(_group(tip, box, number))
     height, width = top + tall * len(confusion.golds) + 6, left + wide * len(confusion.answers)
     never = " and ".join(f"“{option}”" for option in confusion.never)
@@ -287,7 +287,10 @@ def form_figure(title: str, series: Series, note: str, *, signed: bool = False) 
                 tip = f"{form}, {name}: {spell_gain(e) if signed else _spell(e)}"
                 marks.append(_group(tip, *whisker, _circle(css, x(e.value), y)))
     legend = {f"c{css[1]}": name for name, css in colours.items()}
-    return Figure(title, f"{note} With 95 % intervals.", marks, legend, bottom + 22)
+    known = any(not math.isnan(e.low) for found in series.values() for e in found.values())
+    return Figure(
+        title, f"{note} {'With 95 % intervals' if known else NO_INTERVAL.capitalize()}.", marks, legend, bottom + 22
+    )
 
 
 def relation_figure(accuracies: Series) -> Figure:
@@ -297,19 +300,20 @@ def relation_figure(accuracies: Series) -> Figure:
     frequent = sorted(accuracies, key=lambda name: -max(e.n for e in accuracies[name].values()))[:MAX_RELATIONS]
     shown = {name: row for name, row in accuracies.items() if name in frequent}
     bar, gap, left, top = 11, 14, 96, 6
-    bottom = top + sum(bar * len(row) + gap for row in shown.values())
+    bottom = top + sum(max(bar * len(row) + gap, 30) for row in shown.values())
     x, marks = _scale(0, 100, left, RIGHT), []
     for tick in (0, 25, 50, 75, 100):
         marks += [_path("ax", f"M{x(tick)} {top}V{bottom}"), _text("m", x(tick), bottom + 14, f"{tick} %")]
     for relation, row in shown.items():
         middle, n = top + bar * len(row) // 2 + 8, max(e.n for e in row.values())
-        marks += [_text("b e", left - 8, middle - 5, relation[:14]), _text("e", left - 8, middle + 7, f"n = {n}")]
+        marks += [_text("b e", left - 8, middle - 5, relation[:14]), _text("e", left - 8, middle + 7, f"n = {n:,}")]
+        least = top + 24  # two lines of text
         for name, e in row.items():
             box = _mark("rect", colours[name], x=left, y=top + 4, width=max(x(e.value) - left, 1), height=bar - 2)
             whisker = _path("w", f"M{x(e.low)} {top + 4 + bar // 2}H{x(e.high)}")
             marks.append(_group(f"{relation}, {name}: {_spell(e)}", box, whisker))
             top += bar
-        top += gap
+        top = max(top + gap, least + 6)
     note = "Bars with 95 % intervals."
     if len(accuracies) > MAX_RELATIONS:
         note += f" The {MAX_RELATIONS} most frequent of {len(accuracies)} relations; the table has all."
@@ -323,7 +327,7 @@ def confidence_figures(confidence: Confidence) -> list[Figure]:
     y, axis_x = _scale(0, high, BOTTOM, TOP), _axis_x(_tenths(x), "confidence at weight 1")
     bars = _axis_y(0, high, unit="")
     for start, end, right, wrong in confidence.bars:
-        tip = f"confidence {start:.2f} to {end:.2f}: {right} right, {wrong} wrong, n = {right + wrong}"
+        tip = f"confidence {start:.2f} to {end:.2f}: {right:,} right, {wrong:,} wrong, n = {right + wrong:,}"
         width, middle, upper = x(end) - x(start) - 1, y(right), y(right + wrong)
         lower_box = _mark("rect", "r", x=x(start), y=middle, width=width, height=BOTTOM - middle)
         bars.append(_group(tip, lower_box, _mark("rect", "x", x=x(start), y=upper, width=width, height=middle - upper)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from typing import Any
 
 from spatial_eval.analysis.framings import (
@@ -17,7 +18,7 @@ from spatial_eval.analysis.framings import (
     image_share,
     robust,
 )
-from spatial_eval.analysis.intervals import Estimate
+from spatial_eval.analysis.intervals import NO_INTERVAL, Estimate
 from spatial_eval.analysis.metrics import format_hyperparameters
 from spatial_eval.analysis.sweep_data import SweepData, none_if_empty
 from spatial_eval.core.columns import AGAINST, FRAMED
@@ -26,7 +27,8 @@ from spatial_eval.core.paths import SweepPaths
 from spatial_eval.core.types import Method
 from spatial_eval.methods.routing import Base
 from spatial_eval.report import figures
-from spatial_eval.report.tables import Sheet, format_csv, format_number, label_method
+from spatial_eval.report.sheets import Sheet, format_csv, format_number
+from spatial_eval.report.tables import label_method
 
 MAX_GROUPS = 12  # data sets and models on a page
 MAX_METHODS = 3  # beside base
@@ -52,7 +54,7 @@ def framing_sheet(rows: Sequence[Mapping[str, Any]]) -> Sheet:
     lines = [
         [
             *(str(row.get(name, format_hyperparameters(row))) for name in names),
-            str(row["n"]),
+            f"{int(row['n']):,}",
             *(format_number(row[name], 1) for name in numbers),
         ]
         for row in rows
@@ -88,8 +90,11 @@ def _show_group(files: SweepData, group: FramingGroup, chosen: Sequence[Method])
         "figures": drawn,
         "sheets": [] if first is None else [_form_sheet(files, group, first), _agreement_sheet(group, first)],
         "lines": [
-            *(_describe_forms(group, first, accuracies[label_method(first)], shares) if first is not None else []),
-            *(_describe_unreadable(files, group, first) if first is not None else []),
+            *(
+                _describe_forms(files, group, first, accuracies[label_method(first)], shares)
+                if first is not None
+                else []
+            ),
             *(_describe_gain(name, values) for name, values in gains.items()),
         ],
     }
@@ -129,7 +134,7 @@ def _form_sheet(files: SweepData, group: FramingGroup, method: Method) -> Sheet:
             names = ("accuracy", "chance", "accuracy_adjusted", "unreadable")
             numbers = [format_number(none_if_empty(row[name]), 1) for name in names]
             numbers.insert(2, f"{form.constant:.1f}")
-            rows.append([form.framing, str(int(row["n"])), *numbers])
+            rows.append([form.framing, f"{int(row['n']):,}", *numbers])
     header = ["form", "n", "accuracy", "chance", "one answer", "above chance", "unreadable"]
     return Sheet(f"{label_method(method)}, in percent", header, rows)
 
@@ -145,13 +150,22 @@ def _agreement_sheet(group: FramingGroup, method: Method) -> Sheet:
 
 
 def _describe_forms(
-    group: FramingGroup, method: Method, accuracies: Figures, shares: Mapping[str, Figures]
+    files: SweepData, group: FramingGroup, method: Method, accuracies: Figures, shares: Mapping[str, Figures]
 ) -> list[str]:
     """Say by how much accuracy, answers and attention depend on the form under one method."""
     outcomes, name = group.outcomes(method), label_method(method)
-    lines = []
+    fewer = [f"{form.framing} {form.sources:,}" for form in group.forms if form.sources < group.size]
+    lines = [f"Of {group.size:,} questions fewer are asked in: {', '.join(fewer)}."] if fewer else []
+    strange = _find_unfollowed(files, group, method)
+    followed = [form for form in outcomes if form not in strange]
     if accuracies:
         lines.append(f"Accuracy above chance of {name} runs from {_span(accuracies)}.")
+    if strange:
+        listed = ", ".join(f"{form} {share:.0f} %" for form, share in strange.items())
+        lines.append(f"Most answers of {name} name no option in: {listed}. It does not follow these forms.")
+    own = {form: accuracies[form] for form in followed if form in accuracies}
+    if strange and len(own) > 1:
+        lines[-1] += f" In the others accuracy above chance runs from {_span(own)}."
     pairs = {
         f"{a} and {b}": e
         for i, a in enumerate(outcomes)
@@ -164,24 +178,28 @@ def _describe_forms(
             f"Answers to one question mean the same option in {mean:.1f} % of the questions, the mean over pairs of "
             f"forms: from {_span(pairs)}."
         )
+        among = [agreement(outcomes[a], outcomes[b]) for a, b in combinations(followed, 2)]
+        values = [e.value for e in among if e.n]
+        if strange and values:
+            lines[-1] += f" Between the forms that it follows it is {sum(values) / len(values):.1f} %."
     broken, all_three = fragile(outcomes, "k3"), robust(outcomes)
     if broken is not None and broken.n:
         lines.append(
             f"Right with two options, wrong with three: {_spell(broken)} of the {broken.n:,} questions that are right "
             "with two"
-            + (f"; right with two, three and all options: {_spell(all_three)}." if all_three and all_three.n else ".")
+            + (f"; right with two, three and all options: {_spell(all_three)}" if all_three and all_three.n else "")
+            + ("; but with three it names none in most answers." if "k3" in strange else ".")
         )
     if name in shares:
         lines.append(f"The image's share of the last prompt token's attention runs from {_span(shares[name])}.")
     return lines
 
 
-def _describe_unreadable(files: SweepData, group: FramingGroup, method: Method) -> list[str]:
-    """Name the forms in which most answers name no option: a form that is not followed, not one that is harder."""
+def _find_unfollowed(files: SweepData, group: FramingGroup, method: Method) -> dict[str, float]:
+    """Return the forms in which most answers name no option, with their percentage: not followed."""
     cells = {form.framing: form.cells[method] for form in group.forms if method in form.cells}
     shares = {name: none_if_empty(files.row(cell)["unreadable"]) for name, cell in cells.items()}
-    far = [f"{name} {share:.0f} %" for name, share in shares.items() if share is not None and share > 50]
-    return [f"Most answers of {label_method(method)} name no option in: {', '.join(far)}."] if far else []
+    return {name: share for name, share in shares.items() if share is not None and share > 50}
 
 
 def _describe_gain(name: str, gains: Figures) -> str:
@@ -192,7 +210,16 @@ def _describe_gain(name: str, gains: Figures) -> str:
     where = "the benchmark's own form" if first == OWN else f"the form {first}"
     gain = f"{e.value:+.1f} points" + ("" if math.isnan(e.low) else f", {e.low:+.1f} to {e.high:+.1f}")
     found = f"{len(up) or 'none'} of the {len(others)} other forms" + f" ({', '.join(up)})" * bool(up)
-    if e.low > 0:
+    if math.isnan(e.low):
+        points = sorted(other.value for _, other in others)
+        known = any(not math.isnan(other.low) for _, other in others)
+        rest = (
+            f"it gains clearly in {found}"
+            if known or not points
+            else f"{points[0]:+.1f} to {points[-1]:+.1f} in the others"
+        )
+        line = f"{name} in {where}: {gain} ({NO_INTERVAL}); {rest}"
+    elif e.low > 0:
         line = f"The gain of {name} in {where} ({gain}) is clear in {found}"
     else:
         kind = "loses clearly" if e.high < 0 else "neither gains nor loses clearly"

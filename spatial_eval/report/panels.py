@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 from spatial_eval.analysis.sweep_data import SweepData
 from spatial_eval.core.types import BASE, Arm
 from spatial_eval.report.figures import RAMP, Thumbnails, draw_attention, fit_picture
-from spatial_eval.report.samples import shorten_text
+from spatial_eval.report.samples import name_arm, shorten_text
 from spatial_eval.store import attention as captured
 from spatial_eval.store.attention import Attention, View
 
@@ -43,9 +43,7 @@ class ArmMap:
 
     @property
     def name(self) -> str:
-        """Return `base`, the contrast's name, or the weight with its name."""
-        label = self.arm.label
-        return "base" if self.arm == BASE else f"weight {label}" if label[0].isdigit() else label
+        return name_arm(self.arm)
 
     @property
     def caption(self) -> str:

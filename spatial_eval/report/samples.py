@@ -20,9 +20,9 @@ import pandas as pd
 
 from spatial_eval.analysis.selection import Selected
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData
-from spatial_eval.core.arms import BASE, Arm
+from spatial_eval.core.arms import BASE, Arm, find_arm
 from spatial_eval.core.columns import EXPERIMENT_COLUMNS
-from spatial_eval.core.errors import ConfigError, describe_unknown
+from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.files import write_atomic
 from spatial_eval.core.paths import SweepPaths
 from spatial_eval.core.types import Method
@@ -51,23 +51,26 @@ def shorten_text(text: str, most: int = 160) -> str:
     return line if len(line) <= most else f"{line[: most - 1]}…"
 
 
+def name_arm(arm: Arm) -> str:
+    """Return `base`, the name of a contrast, or the weight with what it is."""
+    return "base" if arm == BASE else arm.label if arm.contrast else f"weight {arm.label}"
+
+
 def list_answers(files: SweepData, *, cell: int | None = None, arm: str | None = None) -> pd.DataFrame:
     """Return COLUMNS, one row per answered question and stored arm, or per answered question of one cell.
 
     Args:
-        cell: a row of results.csv, from 0. arm: the label of one arm, or base; None = all.
+        cell: a row of results.csv, from 0. arm: one arm as `find_arm` reads it; None = all.
 
     Raises:
         ConfigError: there is no such cell or arm.
     """
     if cell is None:
-        labels = [one.label for one in sorted({one for part in files.experiments.values() for one in part.arms})]
-        arm = BASE.label if arm == "base" else arm
-        if arm is not None and arm not in labels:
-            raise ConfigError(describe_unknown("arm", arm, labels))
+        stored = sorted({one for part in files.experiments.values() for one in part.arms})
+        named = None if arm is None else find_arm(arm, stored)
         frames = []
         for key, part in files.experiments.items():
-            found = [_answer_rows(part, one) for one in sorted(part.arms) if arm in (None, one.label)]
+            found = [_answer_rows(part, one) for one in sorted(part.arms) if named in (None, one)]
             if found:
                 rows = pd.concat(found).sort_values("row", kind="stable")
                 frames.append(rows.assign(**dict(zip(EXPERIMENT_COLUMNS, key, strict=True))))
@@ -227,7 +230,7 @@ def _pack_arm(part: SplitAnswers, arm: Arm, encode: Any) -> dict[str, Any]:
     graded = part.arms[arm]
     texts = zip(encode(part.texts[arm]), graded.signals.answered, strict=True)
     return {
-        "label": "base" if arm == BASE else arm.label if arm.contrast else f"weight {arm.label}",
+        "label": name_arm(arm),
         "text": [code if answered else -1 for code, answered in texts],
         "said": encode(part.predictions[arm]),
         "right": graded.right.astype(int).tolist(),

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from spatial_eval.analysis import diagnostics
 from spatial_eval.analysis.intervals import FLIPS, MCNEMAR, NO_INTERVAL
-from spatial_eval.analysis.metrics import PARTED, apart, mixtures, parting
+from spatial_eval.analysis.metrics import PARTED, describe_mixtures, describe_strict_gap, format_settings, strict_gap
 from spatial_eval.analysis.selection import RULE, Selected, best_controls, compare_with_base
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData, none_if_empty
 from spatial_eval.core.arms import BASE
 from spatial_eval.core.columns import EXPERIMENT_COLUMNS
-from spatial_eval.core.errors import DataError
+from spatial_eval.core.errors import DataError, drop_names
 from spatial_eval.core.types import Method
 from spatial_eval.methods.controls import CONTROLS
 from spatial_eval.methods.routing import AdaptVis, Base
@@ -31,17 +31,10 @@ from spatial_eval.report.citation import describe_effort
 from spatial_eval.report.figures import EmbeddedImage, Thumbnails
 from spatial_eval.report.framings import show_groups
 from spatial_eval.report.panels import PanelSource
-from spatial_eval.report.samples import MAX_PICTURES, pack_samples, shorten_text
-from spatial_eval.report.tables import (
-    Sheet,
-    describe_equal_cells,
-    format_interval,
-    format_number,
-    format_p_value,
-    label_method,
-    stored_accuracy,
-)
-from spatial_eval.report.verdicts import PUBLISHED, WORDS, classify_gain, rank_methods
+from spatial_eval.report.samples import MAX_PICTURES, name_arm, pack_samples, shorten_text
+from spatial_eval.report.sheets import Sheet, format_interval, format_number, format_p_value
+from spatial_eval.report.tables import describe_equal_cells, label_method, stored_accuracy
+from spatial_eval.report.verdicts import PUBLISHED, WORDS, classify_gain, rank_methods, spell_rows
 from spatial_eval.store import attention as captured
 from spatial_eval.store.attention import Attention
 
@@ -110,18 +103,21 @@ def answer(context: ReportContext) -> Mapping[str, Any]:
     for line in lines:
         line["bars"] = [[place(end) for end in bar] for bar in line["bars"]]
     places = list(dict.fromkeys((s.dataset, s.model) for s in compared))
+    only_base = all(s.method.kind == "base" for s in families)
     helped = [s for s in tried if classify_gain(s) == "helps"]
     hurt = [s for s in tried if classify_gain(s) == "hurts"]
     largest = max(helped or tried, key=lambda s: s.test.gain.value if s.test.gain else 0.0, default=None)
-    notes = [RULE, parting(context.files.row(s.cell) for s in families)]
+    notes = [RULE, describe_strict_gap(context.files.row(s.cell) for s in families)]
     notes += [NO_INTERVAL] * any(s.test.gain and math.isnan(s.test.gain.low) for s in families)
     notes = [_capitalize(note) for note in notes if note]
     notes += [f"{line}." for line in describe_equal_cells(context.files.cells.to_dict("records"), context.files.parts)]
     return {
-        "links": {"answer": "What helped"},
+        "links": {"answer": "Accuracy" if only_base else "What helped"},
         "lines": lines,
         "compared": bool(compared),
-        "only_base": all(s.method.kind == "base" for s in families),
+        "only_base": only_base,
+        "chosen": any(s.candidates > 1 for s in families),
+        "marked": any(s.mark for s in families),
         "ticks": [(f"{low + i * step:g}", place(low + i * step)) for i in range(int((high - low) / step + 1e-9) + 1)],
         "zero": place(0),
         "places": places,
@@ -129,20 +125,63 @@ def answer(context: ReportContext) -> Mapping[str, Any]:
         "helped_places": {(s.dataset, s.model) for s in helped},
         "hurt": hurt,
         "largest": largest,
+        "why": _explain_change(context, largest) if largest in helped else None,
+        "strictly": next((line["strict"] for line in lines if line["selected"] is largest), None),
         "control": controls.get((largest.dataset, largest.model)) if largest else None,
         "unseen": any(line["unseen"] for line in lines),
+        "corrected": any(s.corrected for s in families),
         "controlled": bool(controls),
+        "means": any(s.mean for s in families),
         "strict": any(line["strict"] for line in lines),
         "several_models": len({s.model for s in families}) > 1,
         "tests": [test for test in MARKS if any(s.test.test == test for s in compared)],
         "marks": MARKS,
+        "symbols": [SYMBOLS[kind] for kind in SYMBOLS if any(_has_symbols(line["selected"], kind) for line in lines)],
         "findings": every,
         "notes": notes,
-        "rare": RARE,
     }
 
 
 MARKS = {MCNEMAR: "m", FLIPS: "s"}  # of the test behind a p
+SYMBOLS = {  # short names in settings, by the method whose they are
+    "scaling_vis": "w: what the attention logits towards the image are multiplied by (1 = unchanged)",
+    "adapt_vis": "w1, w2, t: that weight is w1 where the probability of base's first token is below t, else w2",
+}
+
+
+def _has_symbols(s: Selected, kind: str) -> bool:
+    """Return whether SYMBOLS are true of a method: it is of this kind, with the paper's scaling."""
+    return s.method.kind == kind and not format_settings(s.method)
+
+
+def _explain_change(context: ReportContext, s: Selected) -> dict[str, Any] | None:
+    """Compute for which gold answer a method gives the right one most more often than base, and what base says there.
+
+    None where no gold answer gains, or where they are too many for a table of answers; of a mean over seeds too.
+    """
+    if s.mean:
+        return None
+    files, key = context.files, context.files.keys[s.cell]
+    tables = diagnostics.confusions(files.parts[key], {"base": Base(), "new": s.method})
+    if not tables:
+        return None
+    base, new = tables["base"], tables["new"]
+    place = int(np.argmax(new.counts.diagonal() - base.counts.diagonal()))
+    before, after = base.counts[place], new.counts[place]
+    if after[place] <= before[place]:
+        return None
+    other = int(np.argmax(np.where(np.arange(len(before)) == place, -1, before)))
+    number = next(i for i, o in enumerate(context.overall) if files.keys[o.cell] == key)
+    words = {"none": "names no option", "other": "names another option"}
+    return {
+        "gold": base.golds[place],
+        "n": int(before.sum()),
+        "instead": words.get(base.answers[other], f"says “{base.answers[other]}”"),
+        "instead_share": 100 * before[other] / before.sum(),
+        "before": 100 * before[place] / before.sum(),
+        "after": 100 * after[place] / after.sum(),
+        "anchor": f"d{number}" if number < MAX_DETAILS else "",
+    }
 
 
 def _forest_line(files: SweepData, s: Selected, control: Selected | None) -> dict[str, Any]:
@@ -153,7 +192,9 @@ def _forest_line(files: SweepData, s: Selected, control: Selected | None) -> dic
     """
     gain, now, base = s.test.gain, s.test.now, s.test.base
     strict = (
-        compare_with_base(files, s.cell, "accuracy_strict").gain if gain and apart(files.row(s.cell)) > PARTED else None
+        compare_with_base(files, s.seeds, "accuracy_strict").gain
+        if gain and strict_gap(files.row(s.cell)) > PARTED
+        else None
     )
     bars = [
         [e.value, *(e.value if math.isnan(end) else end for end in (e.low, e.high))]
@@ -161,40 +202,65 @@ def _forest_line(files: SweepData, s: Selected, control: Selected | None) -> dic
         if e and not math.isnan(e.value)
     ]
     verdict, p = classify_gain(s), format_p_value(s.p_holm)
-    unseen = s.test.detectable if gain and verdict == "same" and not math.isnan(s.test.detectable) else None
-    share, changes = none_if_empty(files.cells["share_weight1"].iloc[s.cell]), _relation_changes(files, s)
+    word = "Baseline" if s.method.kind == "base" else "No base to compare with"
+    if gain:
+        word = WORDS["idle" if s.test.idle else verdict]
+    known = verdict == "same" and not s.test.idle and not math.isnan(s.test.detectable)
+    unseen = s.test.detectable if gain and known else None
+    gains, costs = _relation_changes(files, s, strict=strict is not None)
     return {
         "selected": s,
         "verdict": verdict,
         "unseen": unseen,
         "is_control": s.family in CONTROLS,
         "control": control if gain and s.family not in CONTROLS else None,
-        "word": WORDS[verdict] if gain else "Baseline" if s.method.kind == "base" else "No base to compare with",
-        "setting": label_method(s.method).removeprefix(s.method.kind).strip(),
+        "word": word,
+        "setting": spell_rows(files, [s])[0],
         "estimate": gain or now,
         "strict": strict,
         "accuracy": f"{base.value:.1f} → {now.value:.1f}" if gain and base else f"{now.value:.1f}" if now.n else "",
         "p": p,
         "bars": bars,
         "interval": format_interval(gain, sign="+") if gain else "",
-        "gains": [f"“{name}” {points:+.1f}" for name, points in changes.items() if points >= MIN_GAIN][:2],
-        "costs": [f"“{name}” {points:+.1f}" for name, points in reversed(changes.items()) if points <= -MIN_GAIN][:2],
-        "share": share if isinstance(s.method, AdaptVis) else None,
+        "gains": gains,
+        "costs": costs,
+        "twin": _find_twin(files, s),
+        "share": none_if_empty(files.cells["share_weight1"].iloc[s.cell]) if isinstance(s.method, AdaptVis) else None,
     }
 
 
-def _relation_changes(files: SweepData, chosen: Selected) -> dict[str, float]:
-    """Return points of difference from base per relation with MIN_QUESTIONS, the largest gain first."""
-    if chosen.method.kind == "base":
-        return {}
-    part = files.parts[files.keys[chosen.cell]]
-    rows = diagnostics.relation_accuracies(part, {"base": Base(), "new": chosen.method})
-    changes = {
-        name: row["new"].value - row["base"].value
-        for name, row in rows.items()
-        if len(row) == 2 and min(e.n for e in row.values()) >= MIN_QUESTIONS
-    }
-    return dict(sorted(changes.items(), key=lambda item: -item[1]))
+def _find_twin(files: SweepData, s: Selected) -> str:
+    """Name the method that adapt_vis equals, or nearly equals, where one weight takes nearly all questions; else ""."""
+    share = none_if_empty(files.cells["share_weight1"].iloc[s.cell])
+    if share is None or not isinstance(s.method, AdaptVis):
+        return ""
+    w1, w2 = (label_method(method) for method in diagnostics.list_branches(s.method))
+    if RARE <= share <= 100 - RARE:
+        return ""
+    twin, others = (w2, share) if share < RARE else (w1, 100 - share)
+    return f"≈ {twin}" if others else f"= {twin}"
+
+
+def _relation_changes(files: SweepData, chosen: Selected, *, strict: bool) -> tuple[list[str], list[str]]:
+    """Return the relations with the largest gains and the largest losses against base, with their points.
+
+    Of relations with MIN_QUESTIONS and changes from MIN_GAIN on, at most two each. `strict`: with the strict figures.
+    """
+    if chosen.method.kind == "base" or chosen.mean:
+        return [], []
+    part, methods = files.parts[files.keys[chosen.cell]], {"base": Base(), "new": chosen.method}
+    headline, strictly = (
+        {
+            name: row["new"].value - row["base"].value
+            for name, row in diagnostics.relation_accuracies(part, methods, strict=how).items()
+            if len(row) == 2 and min(e.n for e in row.values()) >= MIN_QUESTIONS
+        }
+        for how in (False, True)
+    )
+    ordered = sorted(headline.items(), key=lambda item: -item[1])
+    spelled = {name: f"“{name}” {x:+.1f}" + f" (strict {strictly[name]:+.1f})" * strict for name, x in ordered}
+    gains = [spelled[name] for name, x in ordered if x >= MIN_GAIN]
+    return gains[:2], [spelled[name] for name, x in reversed(ordered) if x <= -MIN_GAIN][:2]
 
 
 def _format_share(files: SweepData, cell: int) -> str:
@@ -219,6 +285,7 @@ def referee(context: ReportContext) -> Mapping[str, Any] | None:
         "links": {"referee": "Ranking"},
         "places": places,
         "controlled": bool(best_controls(context.families)),
+        "means": any(s.mean for s in context.families),
         "published": any(PUBLISHED in place.sheet.header for place in places),
     }
 
@@ -227,8 +294,9 @@ def referee(context: ReportContext) -> Mapping[str, Any] | None:
 def details(context: ReportContext) -> Mapping[str, Any]:
     """Compute figures and tables per dataset and model: hyperparameters, relations, confidence, flips."""
     overall = context.overall
-    mixed = mixtures(context.files.passes.to_dict("records"))
-    links = {f"d{i}": f"{s.dataset}, {s.model}" for i, s in enumerate(overall)}
+    mixed = describe_mixtures(context.files.passes.to_dict("records"))
+    several = len({s.model for s in overall}) > 1
+    links = {f"d{i}": f"{s.dataset}, {s.model}" if several else s.dataset for i, s in enumerate(overall)}
     parts = [
         _detail(context, s)
         | {"anchor": f"d{i}", "mixture": mixed.get(context.files.keys[s.cell][: len(EXPERIMENT_COLUMNS)])}
@@ -247,15 +315,17 @@ def _detail(context: ReportContext, s: Selected) -> dict[str, Any]:
     part = files.parts[key]
     best = [c.method for c in context.families if files.keys[c.cell] == key]
     responses, gains = diagnostics.weight_responses(part), diagnostics.weight_gains(part)
-    beside = {label_method(m): m for method in best for m in diagnostics.series(method).values()}
+    beside = {label_method(m): m for method in best for m in diagnostics.list_compared(method).values()}
     stored = {name: m for name, m in beside.items() if m.arms() <= part.arms.keys()}
-    answers = diagnostics.confusions(part, dict(list(stored.items())[:MAX_CONFUSIONS]))
-    accuracies = diagnostics.relation_accuracies(part, diagnostics.series(s.method))
+    own = {label_method(m) for m in diagnostics.list_compared(s.method).values()}  # shown however many there are
+    shown = sorted(stored, key=lambda name: name not in own)[:MAX_CONFUSIONS]
+    answers = diagnostics.confusions(part, {name: m for name, m in stored.items() if name in shown})
+    accuracies = diagnostics.relation_accuracies(part, diagnostics.list_compared(s.method))
     confidence = diagnostics.summarize_confidence(part)
     listed = "; ".join(arm.label for arm in sorted(part.arms))
     return {
         "selected": s,
-        "name": label_method(s.method),
+        "name": "one seed of " * bool(s.mean) + f"{s.method.kind} {spell_rows(files, [s])[0]}".rstrip(),
         "strays": any("none" in counts.answers for counts in answers.values()),
         "confusions": [figures.confusion_figure(label, counts) for label, counts in answers.items()],
         "weights": figures.weight_figures(responses, gains) if responses else [],
@@ -295,7 +365,7 @@ def _relation_sheet(accuracies: figures.Series) -> Sheet:
     rows = [
         [
             relation,
-            str(max(e.n for e in row.values())),
+            f"{max(e.n for e in row.values()):,}",
             *(f"{row[name].value:.1f}\n{format_interval(row[name])}" if row[name].n else "" for name in names),
         ]
         for relation, row in accuracies.items()
@@ -306,16 +376,16 @@ def _relation_sheet(accuracies: figures.Series) -> Sheet:
 def _flips(context: ReportContext, s: Selected, part: SplitAnswers) -> dict[str, Any]:
     flips = diagnostics.count_flips(part, s.method)
     frames = {"fixed": flips.fixed, "broken": flips.broken}
-    sheets = {name: _flip_sheet(context, name, frame, s.dataset) for name, frame in frames.items() if len(frame)}
+    sheets = {name: _flip_sheet(context, name, frame, s) for name, frame in frames.items() if len(frame)}
     return {"n": flips.n, "sizes": {name: len(frame) for name, frame in frames.items()}, "sheets": sheets}
 
 
-def _flip_sheet(context: ReportContext, name: str, frame: Any, dataset: str) -> Sheet:
+def _flip_sheet(context: ReportContext, name: str, frame: Any, s: Selected) -> Sheet:
     """Lay out questions spread over the frame, so that no single relation fills the table."""
     most = 6 if len(context.overall) <= 2 else 3
     rows: list[dict[Any, Any]] = frame.iloc[:: max(1, -(-len(frame) // most))].to_dict("records")
     images = [
-        EmbeddedImage(context.pictures.uri(row["image"], dataset), shorten_text(row["question"], 80)) for row in rows
+        EmbeddedImage(context.pictures.uri(row["image"], s.dataset), shorten_text(row["question"], 80)) for row in rows
     ]
     shown = any(image.uri for image in images)
     lines = [
@@ -327,13 +397,21 @@ def _flip_sheet(context: ReportContext, name: str, frame: Any, dataset: str) -> 
                 shorten_text(row["before"], 90),
                 shorten_text(row["after"], 90),
             ),
-            *("" if math.isnan(row["confidence"]) else f"{row['confidence']:.2f}", f"{row['weight']:g}"),
+            "" if math.isnan(row["confidence"]) else f"{row['confidence']:.2f}",
+            *[f"{row['weight']:g}"] * isinstance(s.method, AdaptVis),
         ]
         for row, image in zip(rows, images, strict=True)
     ]
     long = ("question", "baseline's answer", "answer")
-    header = [*["image"] * shown, long[0], "gold", *long[1:], "confidence", "weight"]
-    return Sheet(f"Questions {name}", header, lines, len(header) - 2, long=long)
+    header = [
+        *["image"] * shown,
+        long[0],
+        "gold",
+        *long[1:],
+        "confidence",
+        *["weight"] * isinstance(s.method, AdaptVis),
+    ]
+    return Sheet(f"Questions {name}", header, lines, header.index("confidence"), long=long)
 
 
 @section
@@ -371,7 +449,7 @@ def attention(context: ReportContext) -> Mapping[str, Any] | None:
 def _capture(context: ReportContext, capture: Attention) -> dict[str, Any]:
     chosen = spread_arms(capture)
     by_layer = 100 * np.nanmean(capture.mass, axis=(0, 3))  # (W, layers)
-    shares = {capture.arms[w].label: [float(value) for value in by_layer[w]] for w in chosen}
+    shares = {name_arm(capture.arms[w]): [float(value) for value in by_layer[w]] for w in chosen}
     return {
         "title": f"{capture.dataset}, {capture.model}",
         "figure": figures.attention_figure(shares, len(capture.ids)),
@@ -392,7 +470,7 @@ def _outcome_sheet(files: SweepData, capture: Attention) -> Sheet:
     share = 100 * capture.mass.mean(axis=(2, 3))  # (N, W)
     right = captured.answered_right(files.samples, capture)
     rows = [
-        [arm.label, _format_mean(values), *(_format_mean(values[right[:, w] == outcome]) for outcome in (1, 0))]
+        [name_arm(arm), _format_mean(values), *(_format_mean(values[right[:, w] == outcome]) for outcome in (1, 0))]
         for w, (arm, values) in enumerate(zip(capture.arms, share.T, strict=True))
     ]
     return Sheet("Percent on the image, all layers", ["arm", "all", "right", "wrong"], rows)
@@ -416,7 +494,7 @@ def _panels(context: ReportContext, capture: Attention, chosen: Sequence[int]) -
         except DataError:
             continue
         maps = [
-            EmbeddedImage(figures.encode_image(drawing), f"attention of arm {one.arm.label}")
+            EmbeddedImage(figures.encode_image(drawing), f"attention of {one.name}")
             for one, drawing in zip(panel.arms, drawings, strict=True)
         ]
         shown = EmbeddedImage(figures.encode_image(picture), f"picture of question {panel.id}")
@@ -425,14 +503,16 @@ def _panels(context: ReportContext, capture: Attention, chosen: Sequence[int]) -
 
 
 @section
-def paper(context: ReportContext) -> Mapping[str, Any]:
+def paper(context: ReportContext) -> Mapping[str, Any] | None:
     """Compare the sweep's cells at published settings with the paper."""
     files, rows = context.files, []
     for i in map(int, files.cells.index[files.cells["paper"].notna()]):
         row, e = files.row(i), stored_accuracy(files, i)
-        here = f"{e.value:.1f} % ({format_interval(e)}) n = {e.n}"
+        here = f"{e.value:.1f} % ({format_interval(e)}) n = {e.n:,}"
         values = [here, f"{row['paper']:.1f}", f"{row['difference']:+.2f}", _format_share(files, i)]
         rows.append([row["dataset"], row["model"], label_method(files.methods[i]), *values])
+    if not rows:
+        return None
     header = ["dataset", "model", "method", "here", "paper", "difference", "to weight1"]
     sheet = Sheet("Published settings, percent right on test", header, rows, 3)
     return {"links": {"paper": "The paper"}, "sheet": sheet}
@@ -442,8 +522,12 @@ def paper(context: ReportContext) -> Mapping[str, Any]:
 def failures(context: ReportContext) -> Mapping[str, Any]:
     """Count missing answers and recorded errors."""
     missing, errors = context.files.cells["missing"], context.files.failures
-    causes = errors.groupby(["dataset", "model", "error"], sort=False)["sample_id"] if len(errors) else ()
-    rows = [[*map(str, cause), str(len(ids)), str(ids.iloc[0])] for cause, ids in causes]
+    names = ["dataset", "model", "cause"]
+    causes = errors.assign(cause=errors["error"].map(drop_names)).groupby(names, sort=False) if len(errors) else ()
+    rows = [
+        [*map(str, one.iloc[0][["dataset", "model", "error"]]), f"{len(one):,}", str(one["sample_id"].iloc[0])]
+        for _, one in causes
+    ]
     header = ["dataset", "model", "error", "answers", "first question"]
     return {
         "links": {"failures": "Failures"},
@@ -465,16 +549,19 @@ def reproduce(context: ReportContext) -> Mapping[str, Any]:
         {str(name): str(none_if_empty(value) or "") for name, value in row.items()} for row in passes.to_dict("records")
     ]
     names = [f"{d}, {m}" for d, m in zip(passes["dataset"], passes["model"], strict=True)]
-    rows = [[str(name), *map(_format_value, passes[name])] for name in passes if name not in ("dataset", "model")]
+    every = {str(name): [_format_value(value) for value in passes[name]] for name in passes}
+    rows = [[name, *values] for name, values in every.items() if any(values) and name not in ("dataset", "model")]
     return {
         "links": {"reproduce": "Reproduce"},
         "state": state,
         "effort": describe_effort(ran),
         "sheet": Sheet("What ran", ["", *names], rows, len(names) + 1),
-        "mixtures": mixtures(passes.to_dict("records")).values(),
+        "mixtures": describe_mixtures(passes.to_dict("records")).values(),
     }
 
 
 def _format_value(value: Any) -> str:
     known = none_if_empty(value)
-    return "" if known is None else f"{known:.4g}" if isinstance(known, float) else str(known)
+    if isinstance(known, float):
+        return f"{known:,.0f}" if known >= 1000 else f"{known:.4g}"
+    return "" if known is None else f"{known:,}" if isinstance(known, int | np.integer) else str(known)

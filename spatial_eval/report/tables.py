@@ -1,43 +1,36 @@
-"""Lay out tables for terminals, papers and programs: cells, the paper's layout, choices, comparisons, the plan.
+"""Lay out the tables of a sweep: cells, the paper's layout, choices, comparisons, the plan.
 
-A Sheet is the one form of a table of text; SHEET_FORMATS formats it and templates/macros.html.j2 shows it on the
-page. The functions *_sheet and *_sheets fill sheets.
+The functions *_sheet and *_sheets fill sheets (sheets.py), which are formatted for terminals, papers and programs.
 """
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 import re
 import textwrap
 from collections.abc import Callable, Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from rich.cells import cell_len
 
 from spatial_eval.analysis.diagnostics import relation_accuracies
-from spatial_eval.analysis.intervals import NO_INTERVAL, Estimate, mean_over_seeds
+from spatial_eval.analysis.intervals import NO_INTERVAL, Estimate
 from spatial_eval.analysis.metrics import (
     PARTED,
-    apart,
-    format_field,
+    describe_strict_gap,
     format_hyperparameters,
     format_settings,
-    other_fields,
-    parting,
     spell_settings,
+    strict_gap,
 )
-from spatial_eval.analysis.selection import RULE, Selected
+from spatial_eval.analysis.selection import RULE, Selected, drop_seed, group_seeds, mean_accuracy
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData, none_if_empty
 from spatial_eval.config.grid import Grid
 from spatial_eval.core.arms import BASE
-from spatial_eval.core.columns import AGAINST, WHOLE
+from spatial_eval.core.columns import AGAINST, IDENTITY, ROW, WHOLE
 from spatial_eval.core.hashing import hash_text
-from spatial_eval.core.plan import split_indices
 from spatial_eval.core.progress import format_duration
 from spatial_eval.core.terminal import clean_line
 from spatial_eval.core.types import Method
@@ -47,184 +40,28 @@ from spatial_eval.methods.published import DATASETS, TABLE
 from spatial_eval.methods.registry import METHODS
 from spatial_eval.methods.routing import CRITERIA
 from spatial_eval.passes.estimate import PassEstimate
+from spatial_eval.report.sheets import (
+    Rows,
+    Sheet,
+    format_csv,
+    format_estimate,
+    format_json,
+    format_latex,
+    format_markdown,
+    format_number,
+    format_p_value,
+    format_text,
+)
 
 if TYPE_CHECKING:
     from numpy import float64
     from numpy.typing import NDArray
 
-Rows = Sequence[Mapping[str, Any]]  # of results.csv: numbers or their texts, None or "" where there is none
 MAX_ROWS = 20  # of a terminal table; the file has all
+MAX_ARMS = 24  # that a plan lists of a pass
 
 
-@dataclass(frozen=True, slots=True)
-class Sheet:
-    """Hold a table as text.
-
-    Attributes:
-        rows: cells of text; on the page also EmbeddedImage, and small print after line breaks.
-        left: number of leading columns that are aligned left; the others are aligned right.
-        best: (row, column) of the choice of all methods: in bold (in a terminal with a star).
-        notes: lines to read with the table.
-        long: headings of the columns whose text is wrapped on the page.
-        group, drop: headings of the columns that move above the rows, and of those that are left out, one after
-            another, while the table is wider than the terminal.
-    """
-
-    title: str
-    header: Sequence[str]
-    rows: Sequence[Sequence[Any]]
-    left: int = 1
-    best: Container[tuple[int, int]] = frozenset()
-    notes: Sequence[str] = ()
-    long: Container[str] = ()
-    group: Container[str] = ()
-    drop: Sequence[str] = ()
-
-
-GAP = "  "  # between columns
 GROUPED = ("dataset", "model")  # columns that move above their rows
-
-
-def format_text(sheet: Sheet, width: int | None = None) -> str:
-    """Format a table for a terminal of `width` columns (None: as wide as the table is).
-
-    Where it does not fit, in this order: the columns of `group` become a line above their rows; those of `drop` are
-    left out, with a note; a table with one column on the left is transposed; each row becomes a paragraph.
-    """
-    cells = _format_cells(sheet, "%s*", str)
-    left, above, dropped, stacked = sheet.left, list[int](), list[str](), False
-    shown = list(range(len(cells[0])))
-    if width is not None:
-        if not _fits(cells, shown, width):
-            above = [j for j in shown if cells[0][j] in sheet.group]
-            shown = [j for j in shown if j not in above]
-        for name in sheet.drop:
-            if name in cells[0] and not _fits(cells, shown, width - len(GAP)):
-                shown = [j for j in shown if cells[0][j] != name]
-                dropped.append(name)
-        turned = [list(column) for column in zip(*cells, strict=True)]
-        if not _fits(cells, shown, width - len(GAP)):
-            stacked = left > 1 or not _fits(turned, range(len(turned[0])), width)
-            if not stacked:
-                cells, shown = turned, list(range(len(turned[0])))
-    header, *rows = cells
-    widths = {j: max(cell_len(row[j]) for row in cells) for j in shown}
-
-    def line(row: Sequence[str]) -> str:
-        found = [(row[j], " " * (widths[j] - cell_len(row[j])), j < left) for j in shown]
-        return GAP.join(text + pad if is_left else pad + text for text, pad, is_left in found).rstrip()
-
-    indent = GAP * bool(above)
-    lines = [] if stacked else [indent + line(header)]
-    last: list[str] = []
-    for row in rows:
-        place = [row[j] for j in above]
-        if place != last:
-            lines.append(", ".join(filter(None, place)))
-            last = place
-        lines += _stack(header, row, shown, left, width) if stacked else [indent + line(row)]
-    notes = _clean_notes(sheet, "*")
-    notes += [f"left out to fit: {', '.join(dropped)}; a wider terminal or a pipe shows all"] * bool(dropped)
-    margin = GAP * bool(sheet.title)
-    below = [text for note in notes for text in _wrap(note, width, margin, margin + GAP)]
-    return "\n".join([*_wrap(clean_line(sheet.title), width, "", GAP), *lines, *below])
-
-
-def _fits(cells: Sequence[Sequence[str]], shown: Sequence[int], width: int) -> bool:
-    return sum(max(cell_len(row[j]) for row in cells) + len(GAP) for j in shown) - len(GAP) <= width
-
-
-def _stack(header: Sequence[str], row: Sequence[str], shown: Sequence[int], left: int, width: int | None) -> list[str]:
-    """Write a row as a line of what it is and lines of its figures."""
-    names = GAP.join(row[j] for j in shown if j < left and row[j])
-    figures = ", ".join(f"{header[j]} {row[j]}" for j in shown if j >= left and row[j])
-    return [*_wrap(names, width, GAP, GAP * 2), *_wrap(figures, width, GAP * 3, GAP * 3)]
-
-
-def _wrap(text: str, width: int | None, first: str, others: str) -> list[str]:
-    """Break a line between words."""
-    if width is None or not text:
-        return [first + text] if text else []
-    return textwrap.wrap(
-        text, width, initial_indent=first, subsequent_indent=others, break_long_words=False, break_on_hyphens=False
-    )
-
-
-def format_markdown(sheet: Sheet) -> str:
-    """Format a table as Markdown."""
-    header, *rows = _format_cells(sheet, "**%s**", escape_markdown)
-    rule = ["---" if j < sheet.left else "---:" for j in range(len(header))]
-    lines = [f"| {' | '.join(row)} |" for row in [header, rule, *rows]]
-    title = [f"**{escape_markdown(clean_line(sheet.title))}**", ""] if sheet.title else []
-    notes = [f"* {escape_markdown(note)}" for note in _clean_notes(sheet, "bold")]
-    return "\n".join([*title, *lines, *[""] * bool(notes), *notes])
-
-
-def format_latex(sheet: Sheet) -> str:
-    """Format a table as LaTeX (booktabs) with its notes below."""
-    header, *rows = [rf"{' & '.join(row)} \\" for row in _format_cells(sheet, r"\textbf{%s}", escape_latex)]
-    columns = "".join("l" if j < sheet.left else "r" for j in range(len(sheet.header)))
-    notes = [
-        rf"\multicolumn{{{len(columns)}}}{{l}}{{\scriptsize {escape_latex(note)}}} \\"
-        for note in _clean_notes(sheet, "bold")
-    ]
-    head = [rf"% {clean_line(sheet.title)}"] if sheet.title else []
-    head += [rf"\begin{{tabular}}{{{columns}}}", r"\toprule", header, r"\midrule"]
-    return "\n".join([*head, *rows, r"\bottomrule", *notes, r"\end{tabular}"])
-
-
-def escape_latex(text: str) -> str:
-    special = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": "$<$", ">": "$>$"}
-    escaped = "".join(special.get(c) or ("\\" + c if c in "_%&#${}" else c) for c in text)
-    return "{}" * escaped.startswith(("[", "*")) + escaped  # behind a row's end these would belong to it
-
-
-def escape_markdown(text: str) -> str:
-    """Escape characters that would make a column, emphasis, code, a link or HTML."""
-    return re.sub(r"[\\|`*]|<(?=[A-Za-z/!?])|(?<=\])[(\[]", lambda found: f"\\{found[0]}", text)
-
-
-def _format_cells(sheet: Sheet, bold: str, escape: Callable[[str], str]) -> list[list[str]]:
-    """Return header and rows, each text one line without control characters and escaped, the best within `bold`."""
-    return [
-        [(bold if (i, j) in sheet.best else "%s") % escape(clean_line(text)) for j, text in enumerate(row)]
-        for i, row in enumerate([sheet.header, *sheet.rows], -1)
-    ]
-
-
-def _clean_notes(sheet: Sheet, mark: str) -> list[str]:
-    """Return a sheet's notes as lines, with what the mark of the best means."""
-    return [*[f"{mark}: the choice of all methods"] * bool(sheet.best), *map(clean_line, sheet.notes)]
-
-
-SHEET_FORMATS: dict[str, Callable[[Sheet], str]] = {
-    "table": format_text,
-    "md": format_markdown,
-    "tex": format_latex,
-}
-
-
-def format_number(value: Any, digits: int = 2, *, sign: bool = False) -> str:
-    """Format a number or its text; "" where it is empty."""
-    known = none_if_empty(value)
-    return "" if known is None else f"{float(known):{'+' if sign else ''}.{digits}f}"
-
-
-def format_estimate(e: Estimate | None, digits: int = 2, *, sign: bool = False) -> str:
-    """Format an estimate with its 95 % interval, `84.85 (80.58-88.32)`; "" where nothing is known."""
-    if e is None or math.isnan(e.value):
-        return ""
-    value, low, high = (format_number(v, digits, sign=sign) for v in (e.value, e.low, e.high))
-    return f"{value} ({low}{' to ' if sign else '-'}{high})" if low else f"{value} (no interval)"
-
-
-def format_interval(e: Estimate, digits: int = 1, sign: str = "") -> str:
-    """Format an interval as `80.6 to 88.3`; a text in its place where there is none."""
-    return "no interval" if math.isnan(e.low) else f"{e.low:{sign}.{digits}f} to {e.high:{sign}.{digits}f}"
-
-
-def format_p_value(p: float | None) -> str:
-    return "" if p is None else "<.001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
 
 
 def label_method(method: Method) -> str:
@@ -236,7 +73,7 @@ def label_method(method: Method) -> str:
 def describe_choice(chosen: Selected) -> str:
     """Describe how a cell was chosen, with its corrected accuracy where it was chosen on the reported questions."""
     corrected = format_estimate(chosen.corrected, 1)
-    return (chosen.mark or "one setting, none chosen") + f", corrected for that choice {corrected}" * bool(corrected)
+    return (chosen.mark or "the only setting") + f", corrected for that choice {corrected}" * bool(corrected)
 
 
 def join_tests(names: Iterable[str]) -> str:
@@ -292,6 +129,11 @@ def _firing_thresholds(signal: NDArray[float64]) -> NDArray[float64]:
 # The cells of a sweep
 
 
+def _count(value: Any) -> str:
+    known = none_if_empty(value)
+    return "" if known is None else f"{int(float(known)):,}"
+
+
 def _show_figure(column: str) -> Callable[[Mapping[str, Any]], str]:
     return lambda row: format_number(row.get(column))
 
@@ -307,7 +149,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {  # files of earlier v
     "max_new_tokens": lambda row: format_number(row.get("max_new_tokens"), 0),
     "relation": lambda row: row.get("relation", ""),
     "rule": lambda row: row.get("scoring") or "",
-    "n": lambda row: format_number(row["n"], 0) + (f" (-{row['missing']})" if float(row["missing"] or 0) else ""),
+    "n": lambda row: _count(row["n"]) + (f" (-{_count(row['missing'])})" if float(row["missing"] or 0) else ""),
     "accuracy": lambda row: format_number(row["accuracy"]),
     "95 %": lambda row: "-".join(filter(None, (format_number(row[f"accuracy_{end}"]) for end in ("low", "high")))),
     "above chance": lambda row: format_number(row.get("accuracy_adjusted"), 1),
@@ -327,11 +169,13 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {  # files of earlier v
     "chosen": lambda row: (row.get("mark") or "").replace(" on these questions", ""),
     "corrected": lambda row: format_number(row.get("corrected")),
 }
+# Datasets that are sub-tasks of one benchmark, which counts them alike, and what their mean is called.
+SUBTASKS = dict.fromkeys(("blink_spatial", "blink_depth", "blink_multiview"), "blink_*")
 LEFT_COLUMNS = ("dataset", "model", "method", "setting", "split", "limit", "max_new_tokens", "relation", "rule")
 RULE_COLUMNS = {name: COLUMNS[name] for name in (*LEFT_COLUMNS, "n", "accuracy", "95 %", "strict")} | {
     "precision": lambda row: format_number(row.get("precision")),
     "recall": lambda row: format_number(row.get("recall")),
-    **{name: COLUMNS[name] for name in ("f1", "yes %", "unread %")},
+    **{name: COLUMNS[name] for name in ("macro", "f1", "yes %", "unread %")},
 }
 # Of a table that is too wide, the first goes first.
 DROPPED = (
@@ -357,7 +201,7 @@ def _gain(row: Mapping[str, Any]) -> Estimate | None:
 
 def results_sheet(rows: Rows, columns: Mapping[str, Callable[[Mapping[str, Any]], str]] = COLUMNS) -> Sheet:
     """Lay out one row per cell: the columns that are not empty, the rule if not paper, and notes on the marks."""
-    rows = _name_controls(rows)
+    rows = [*_name_controls(rows), *_average_subtasks(rows)]
     texts = {name: [column(row) for row in rows] for name, column in columns.items()}
     if set(texts["rule"]) <= {"", "paper"}:
         del texts["rule"]
@@ -372,7 +216,10 @@ def results_sheet(rows: Rows, columns: Mapping[str, Callable[[Mapping[str, Any]]
     notes = ["(-k): k questions have no answer"] * any("(-" in text for text in texts["n"])
     notes += ["vs base: points on the same questions, 95 % bootstrap interval"] * any(texts.get("vs base", ()))
     notes += [NO_INTERVAL] * any("no interval" in text for text in texts.get("vs base", ()))
-    notes += ["best control: what needs no method gains on the same questions"] * any(texts.get("best control", ()))
+    if any(texts.get("best control", ())):
+        notes.append(
+            "best control: what the best of the controls gains on the same questions, of several seeds their mean"
+        )
     if any(texts.get("corrected", ())):
         notes.append("best of N: on these very questions; corrected: what such a choice gives on others")
     constant = {name for name in ("split", "limit") if len(set(texts[name])) == 1}
@@ -381,16 +228,45 @@ def results_sheet(rows: Rows, columns: Mapping[str, Callable[[Mapping[str, Any]]
 
 
 def _name_controls(rows: Rows) -> Rows:
-    """Return the rows with what the best control beside each gains, `forced_yes +2.6`; as they are without controls."""
-    gains: dict[tuple[Any, ...], list[tuple[float, str]]] = {}
+    """Return the rows with what the best control beside each gains, `forced_yes +2.6`; as they are without controls.
+
+    A control with several seeds counts by their mean.
+    """
+    gains: dict[tuple[Any, ...], dict[tuple[str, str], list[float]]] = {}
     for row in rows:
         if row["method"] in CONTROLS and (gain := _gain(row)) and not math.isnan(gain.value):
-            gains.setdefault(_place(row), []).append((gain.value, f"{row['method']} {gain.value:+.1f}"))
+            setting = row["method"], re.sub(r"\bseed=\d+", "", none_if_empty(row.get("settings")) or "").strip()
+            gains.setdefault(_place(row), {}).setdefault(setting, []).append(gain.value)
     if not gains:
         return rows
-    beside = [row["method"] not in ("base", *CONTROLS) and _place(row) in gains for row in rows]
+    best = {
+        place: max((fmean(values), f"{kind} {fmean(values):+.1f}") for (kind, _), values in settings.items())[1]
+        for place, settings in gains.items()
+    }
+    beside = [row["method"] not in ("base", *CONTROLS) for row in rows]
+    return [{**row, "control": best.get(_place(row), "") if has else ""} for row, has in zip(rows, beside, strict=True)]
+
+
+def _average_subtasks(rows: Rows) -> list[dict[str, Any]]:
+    """Return a row per setting and benchmark of SUBTASKS with their mean accuracy, where several are there."""
+    shared = (*IDENTITY[1:], "scoring")
+    found: dict[tuple[Any, ...], list[Mapping[str, Any]]] = {}
+    for row in rows:
+        name = re.split(r"[^\w]", row["dataset"], maxsplit=1)[0]  # of NAME:PROTOCOL, NAME@FRAMING, NAME+TEMPLATE
+        if name in SUBTASKS and "relation" not in row and none_if_empty(row["accuracy"]) is not None:
+            label = SUBTASKS[name] + row["dataset"].removeprefix(name)
+            found.setdefault((label, *(none_if_empty(row.get(key)) for key in shared)), []).append(row)
     return [
-        {**row, "control": max(gains[_place(row)])[1] if has else ""} for row, has in zip(rows, beside, strict=True)
+        {
+            **dict.fromkeys(ROW),
+            **{key: some[0].get(key) for key in shared},
+            "dataset": f"mean of {len(some)}: {label}",
+            "n": sum(int(float(row["n"])) for row in some),
+            "missing": sum(int(float(row["missing"] or 0)) for row in some),
+            "macro_accuracy": fmean(float(row["accuracy"]) for row in some),
+        }
+        for (label, *_), some in found.items()
+        if len({row["dataset"] for row in some}) > 1
     ]
 
 
@@ -414,7 +290,10 @@ def results_table(
     marks: list[dict[str, Any]] = [{} for _ in cells]
     if chosen is not None and len(rows) > MAX_ROWS:
         cells = [s.cell for s in chosen]
-        marks = [{"mark": s.mark, "corrected": s.corrected.value if s.corrected else None} for s in chosen]
+        marks = [
+            {**(_show_mean(s) if s.mean else {}), "mark": s.mark, "corrected": s.corrected and s.corrected.value}
+            for s in chosen
+        ]
         notes = [f"{len(rows):,} cells; the best of each method is shown", *notes]
     if files is not None:
         spelled = spell_settings([files.methods[cell] for cell in cells])
@@ -424,31 +303,33 @@ def results_table(
         if any(cell.get("asked") is False for cell in files.about["cells"]):
             notes.append("base was not asked for: its answers are stored anyway")
     sheet = results_sheet([{**rows[cell], **mark} for cell, mark in zip(cells, marks, strict=True)])
-    notes = [*notes, *sheet.notes, *filter(None, [parting(rows)])]
+    notes = [*notes, *sheet.notes, *filter(None, [describe_strict_gap(rows)])]
     return format_text(replace(sheet, notes=notes), width)
+
+
+def _show_mean(chosen: Selected) -> dict[str, Any]:
+    """Return the figures of results.csv for the mean over a setting's seeds: accuracy and gain, none of the others."""
+    now, gain = chosen.test.now, chosen.test.gain
+    found = {name: None for name in ROW if name not in (*IDENTITY, "missing", "scoring", "framing")}
+    figures = {"n": now.n, "accuracy": now.value, "accuracy_low": now.low, "accuracy_high": now.high}
+    known = zip(AGAINST, (gain.value, gain.low, gain.high), strict=False) if gain else ()
+    return found | figures | dict(known)
 
 
 def _describe_seeds(files: SweepData) -> list[str]:
     """Return one line per part and sampling with several seeds: the mean over them."""
-    groups: dict[tuple[tuple[Any, ...], str], list[Method]] = {}
-    for key, method in zip(files.keys, files.methods, strict=True):
-        if method.kind == "sample" and key in files.parts:
-            given = {name: format_field(value) for name, value in other_fields(method).items() if name != "seed"}
-            said = " ".join(f"{name}={text}" for name, text in given.items()) or "at its defaults"
-            groups.setdefault((key, said), []).append(method)
-    lines = []
-    for (key, said), methods in groups.items():
-        if len(methods) > 1:
-            part = files.parts[key]
-            found = [part.follow(method) for method in methods]
-            mean = mean_over_seeds(
-                np.stack([one.right for one in found]), np.stack([one.answered for one in found]), part.cluster
-            )
-            lines.append(
-                f"{key[0]}, {key[1]}, {key[3]}: sample {said}, mean of {len(methods)} seeds "
-                f"{format_estimate(mean)} (95 %, seeds and sets or images drawn again)"
-            )
-    return lines
+    cells: dict[tuple[Any, ...], list[int]] = {}
+    for cell, key in enumerate(files.keys):
+        if files.methods[cell].kind == "sample" and key in files.parts:
+            cells.setdefault(key, []).append(cell)
+    return [
+        f"{key[0]}, {key[1]}, {key[3]}: "
+        f"sample {format_settings(drop_seed(files.methods[runs[0]])) or 'at its defaults'}, mean of {len(runs)} seeds "
+        f"{format_estimate(mean_accuracy(files, runs))} (95 %, seeds and sets or images drawn again)"
+        for key, own in cells.items()
+        for runs in group_seeds(files, own)
+        if len(runs) > 1
+    ]
 
 
 def _describe_templates(files: SweepData, datasets: Container[str]) -> list[str]:
@@ -460,42 +341,6 @@ def _describe_templates(files: SweepData, datasets: Container[str]) -> list[str]
         for name, text in texts.items()
         if name.endswith(f"+{hash_text(text, 3)}")
     ]
-
-
-def format_json(rows: Rows) -> str:
-    """Format rows as a list of objects; numbers as numbers, null where a figure does not apply."""
-    return json.dumps([{name: _parse_field(value) for name, value in row.items()} for row in rows], indent=1)
-
-
-def _parse_field(value: Any) -> Any:
-    if not isinstance(value, str):
-        return value
-    for kind in (int, float):
-        try:
-            return kind(value)
-        except ValueError:
-            continue
-    return value or None
-
-
-def format_csv(rows: Rows, names: Sequence[str] = ()) -> str:
-    """Format rows as CSV with a header (`names` where there are no rows), safe to open in a spreadsheet."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names or list(rows[0] if rows else []))
-    writer.writerows([_defuse(value) for value in row.values()] for row in rows)
-    return text.getvalue().rstrip("\n")
-
-
-def _defuse(value: Any) -> Any:
-    """Put an apostrophe before text that begins as a formula does."""
-    if not isinstance(value, str) or not value.startswith(("=", "+", "-", "@", "\t", "\r")):
-        return value
-    try:
-        float(value)
-    except ValueError:
-        return f"'{value}"
-    return value
 
 
 ROW_FORMATS: dict[str, Callable[[Rows], str]] = {
@@ -534,15 +379,15 @@ def paper_sheets(files: SweepData, chosen: Sequence[Selected]) -> list[Sheet]:
 def _paper_sheet(files: SweepData, model: str, every: Sequence[Selected]) -> Sheet:
     chosen = [s for s in every if s.family]
     kinds = [kind for kind in METHODS if any(s.family == kind for s in chosen)]
-    cells = {(s.family, files.keys[s.cell]): s.cell for s in chosen}
+    cells = {(s.family, files.keys[s.cell]): s for s in chosen}
     parts = list(dict.fromkeys(part for _, part in cells))
     header, columns = ["method"], []
     for part in parts:
         here = [s for s in chosen if files.keys[s.cell] == part]
         extra = [name for name in EXTRA if _has_extra(files, [s.cell for s in here], name)]
-        header += [f"{_label_part(part, parts)} (n={max(s.test.now.n for s in here)})", *extra]
+        header += [f"{_label_part(part, parts)} (n={max(s.test.now.n for s in here):,})", *extra]
         columns += [(part, name) for name in ("accuracy", *extra)]
-    rows = [[kind, *(_format_cell(files, cells.get((kind, part)), name) for part, name in columns)] for kind in kinds]
+    rows = [[kind, *(_format_chosen(files, cells.get((kind, part)), name) for part, name in columns)] for kind in kinds]
     best = {
         (kinds.index(s.method.kind), 1 + columns.index((files.keys[s.cell], "accuracy")))
         for s in every
@@ -552,13 +397,20 @@ def _paper_sheet(files: SweepData, model: str, every: Sequence[Selected]) -> She
         rows += _published_rows(files, kind, columns, {s.cell for s in chosen})
     missing = [int(files.cells["missing"].iloc[s.cell]) for s in chosen]
     notes = [
-        f"{s.dataset}: {label_method(s.method)}, {describe_choice(s)}" + f"; {n} questions missing" * bool(n)
+        f"{s.dataset}: {label_method(s.method)}, {describe_choice(s)}" + f"; {n:,} questions missing" * bool(n)
         for s, n in zip(chosen, missing, strict=True)
         if s.family != "base"
     ]
     notes += _best_notes(every) if best else []
-    notes += filter(None, [parting(files.row(s.cell) for s in chosen)])
+    notes += filter(None, [describe_strict_gap(files.row(s.cell) for s in chosen)])
     return Sheet(f"{model}: accuracy in percent (95 % interval)", header, rows, 1, best, notes)
+
+
+def _format_chosen(files: SweepData, chosen: Selected | None, name: str) -> str:
+    """Format a chosen cell as `_format_cell`; of several seeds their mean accuracy alone."""
+    if chosen is not None and chosen.mean:
+        return format_estimate(chosen.test.now) if name == "accuracy" else ""
+    return _format_cell(files, chosen.cell if chosen else None, name)
 
 
 def _format_cell(files: SweepData, cell: int | None, name: str) -> str:
@@ -594,7 +446,7 @@ def _has_extra(files: SweepData, cells: Sequence[int], name: str) -> bool:
     """Return whether a column of EXTRA is shown for these cells of a dataset."""
     rows = [files.row(cell) for cell in cells]
     if name == "strict":
-        return any(apart(row) > PARTED for row in rows)
+        return any(strict_gap(row) > PARTED for row in rows)
     if name == PAPER_F1 and any(row["dataset"] not in DATASETS for row in rows):
         return False
     return any(none_if_empty(row[EXTRA[name]]) is not None for row in rows)
@@ -646,10 +498,14 @@ def relation_sheets(files: SweepData, chosen: Sequence[Selected]) -> list[Sheet]
             continue
         kinds = [s.family for s in here]
         sizes = {relation: max(e.n for e in row.values()) for relation, row in accuracies.items()}
-        header = ["method", *(f"{relation} (n={n})" for relation, n in sizes.items())]
+        header = ["method", *(f"{relation} (n={n:,})" for relation, n in sizes.items())]
         rows = [[kind, *(format_estimate(row[kind], 1) for row in accuracies.values())] for kind in kinds]
         best = {(kinds.index(s.method.kind), 0) for s in every if not s.family and len(kinds) > 1}
-        notes = [f"{label_method(s.method)}, {describe_choice(s)}" for s in here if s.family != "base"]
+        notes = [
+            f"{label_method(s.method)}, {'one of its seeds' if s.mean else describe_choice(s)}"
+            for s in here
+            if s.family != "base"
+        ]
         notes += _best_notes(every) if best else []
         title = f"{key[0]} {key[3]}, {key[1]}: accuracy by relation in percent (95 % interval)"
         sheets.append(Sheet(title, header, rows, 1, best, notes))
@@ -664,22 +520,22 @@ def selection_sheet(chosen: Sequence[Selected]) -> Sheet:
     rows = [
         [
             *(s.dataset, s.model, f"{s.family or 'all'}, {s.candidates:,}", label_method(s.method)),
-            f"{format_estimate(s.choice.accuracy)} ({s.choice.accuracy.n})",
+            f"{format_estimate(s.choice.accuracy)} ({s.choice.accuracy.n:,})",
             f"{100 * s.choice.again:.0f} %" if s.candidates > 1 else "",
-            f"{format_estimate(s.test.now)} ({s.test.now.n})",
+            f"{format_estimate(s.test.now)} ({s.test.now.n:,})",
             *(format_estimate(s.test.gain, 1, sign=True), format_p_value(s.p_holm), format_number(s.paper, 1)),
         ]
         for s in chosen
     ]
     notes = [
         f"from: methods and number of cells; {RULE}.",
-        f"again: how many of 1,000 other draws of the {on} questions (sets drawn whole) choose this very cell.",
+        f"again: of 1,000 random redraws of the {on} questions (sets drawn whole), how many choose this very cell.",
         f"against base: points on the same questions, 95 % bootstrap of whole sets or images; p (Holm): "
         f"{join_tests(s.test.test for s in chosen)}, adjusted for the datasets, models and methods here (all: among "
         "themselves).",
         *_interval_notes(s.test.gain for s in chosen),
         "paper: of a published setting only.",
-        *(f"{s.dataset}: {label_method(s.method)}, {describe_choice(s)}" for s in chosen if s.best),
+        *(f"{s.dataset}: {label_method(s.method)}, {describe_choice(s)}" for s in chosen if s.best or s.mean),
         *(_describe_runner_ups(s) for s in chosen if not s.family and len(s.runner_ups) > 1),
     ]
     best = {(i, 6) for i, s in enumerate(chosen) if not s.family}
@@ -693,7 +549,7 @@ def _interval_notes(gains: Iterable[Estimate | None]) -> list[str]:
 
 def _describe_runner_ups(chosen: Selected) -> str:
     others = ", ".join(f"{label_method(m)} {100 * share:.0f} %" for m, share in chosen.runner_ups if m != chosen.method)
-    return f"{chosen.dataset}: other draws choose {others}"
+    return f"{chosen.dataset}: other redraws choose {others}"
 
 
 def comparison_sheet(rows: Rows, most: int = MAX_ROWS) -> Sheet:
@@ -703,9 +559,9 @@ def comparison_sheet(rows: Rows, most: int = MAX_ROWS) -> Sheet:
     gains = [_difference(row) for row in ordered]
     lines = [
         [
-            *(row["dataset"], row["model"], row["split"], row["a"], row["b"], str(row["n"])),
+            *(row["dataset"], row["model"], row["split"], row["a"], row["b"], f"{row['n']:,}"),
             *(f"{row['accuracy_a']:.2f}", f"{row['accuracy_b']:.2f}", format_estimate(gain, 1, sign=True)),
-            *(str(row["fixed"]), str(row["broken"]), format_p_value(row["p"]), format_p_value(row["p_holm"])),
+            *(f"{row['fixed']:,}", f"{row['broken']:,}", format_p_value(row["p"]), format_p_value(row["p_holm"])),
         ]
         for row, gain in zip(ordered, gains, strict=True)
     ]
@@ -730,10 +586,12 @@ def format_plan(grid: Grid, estimates: Sequence[PassEstimate]) -> str:
 
     The prefills are compared with those of one generate per question and cell.
     """
-    lines = [f"{grid.total:,} cells, {len(grid.cells):,} distinct, {len(estimates):,} passes"]
+    passes = f"{len(estimates):,} pass{'es' * (len(estimates) != 1)}"
+    lines = [f"{grid.total:,} cells, {len(grid.cells):,} distinct, {passes}"]
     separate = 0  # prefills of one generate per question and cell
     for one in estimates:
-        arms = " ".join(arm.label for arm in one.work.arms)
+        labels = [arm.label for arm in one.work.arms]
+        arms = " ".join(labels[:MAX_ARMS]) + f" and {len(labels) - MAX_ARMS:,} more" * (len(labels) > MAX_ARMS)
         todo = f"{one.stored:,} of {one.answers:,} answers stored, {len(one.todo):,} questions to compute"
         if one.note:
             todo = f"at most {one.answers:,} answers to compute"
@@ -744,13 +602,13 @@ def format_plan(grid: Grid, estimates: Sequence[PassEstimate]) -> str:
             saved = one.rate.saved if one.rate else 0.0
             lines.append(
                 f"    {len(one.todo):,} questions take {one.images:,} prefills of an image "
-                f"({len(one.todo) / one.images:.2f} questions per image)"
+                f"({_format_ratio(len(one.todo) / one.images)} questions per image)"
                 + f", {100 * saved:.0f} % of the prompts' tokens less"
                 * (saved >= 0.005)
             )
-        for part, _ in one.work.needs:
+        for (part, _), asked in zip(one.work.needs, one.parts, strict=True):
             cells = sum(cell.experiment == one.work.experiment and cell.part == part for cell in grid.cells)
-            separate += cells * len(split_indices(one.total, part))
+            separate += cells * asked
     prefills = sum(one.prompts for one in estimates)
     lines.append(f"prefills: {prefills:,} now, against {separate:,} with one generate for each question and cell")
     batches = [one.prefills for one in estimates if one.prefills is not None]
@@ -760,6 +618,10 @@ def format_plan(grid: Grid, estimates: Sequence[PassEstimate]) -> str:
             f"forward passes: {sum(batches):,} batches of prompts, and at most {steps} decode steps after each"
         )
     return "\n".join([*lines, *_estimate_lines(estimates)]) + "\n"
+
+
+def _format_ratio(ratio: float) -> str:
+    return f"{ratio:,.0f}" if ratio >= 100 else f"{ratio:.2f}"
 
 
 def _format_span(seconds: tuple[float, float]) -> str:
@@ -776,8 +638,9 @@ def _estimate_lines(estimates: Sequence[PassEstimate]) -> list[str]:
     if rates:
         unit = "hours" if all(rate.device in ("cpu", "mps") for rate in rates) else "GPU hours"
         spans = [one.seconds for one in todo if one.seconds]
-        low, high = (f"{sum(ends) / 3600:.2g}" for ends in zip(*spans, strict=True))
-        lines.append(f"estimate: {low} to {high} {unit}, without loading the model")
+        low, high = map(sum, zip(*spans, strict=True))
+        text = f"{low / 3600:.2g} to {high / 3600:.2g} {unit}" if high >= 360 else _format_span((low, high))
+        lines.append(f"estimate: {text}, without loading the model")
         sources = dict.fromkeys((rate.source, rate.device * rate.measured) for rate in rates)
         lines += ["  " + ", on ".join(filter(None, source)) for source in sources]
         if not all(rate.measured for rate in rates):

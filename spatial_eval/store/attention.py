@@ -40,7 +40,7 @@ import numpy as np
 from numpy import float32
 from numpy.typing import NDArray
 
-from spatial_eval.core.arms import BASELINE, Arm
+from spatial_eval.core.arms import BASELINE, Arm, find_arm
 from spatial_eval.core.errors import ConfigError, DataError, StoreError, describe_unknown
 from spatial_eval.core.files import (
     list_files,
@@ -224,7 +224,7 @@ class CaptureWriter(AppendOnlyFile):
 
     def append(self, captures: Collection[Capture]) -> None:
         """Write the captures and flush them to disk; after a StoreError none of them is there."""
-        self.write(part for one in captures for part in _format_frame(one, self._digests[one.sample_id]))
+        self.write(part for c in captures for part in _format_frame(c, self._digests[c.sample_id]))
 
 
 def _format_frame(capture: Capture, digest: str) -> Sequence[bytes]:
@@ -289,7 +289,7 @@ def _parse_header(line: bytes, known: dict[str, Arm]) -> tuple[dict[str, Any], t
 
 
 def _is_view(grid: Any, box: Any, tokens: int) -> bool:
-    """Whether these are a View's; `tokens`: number of the question's image tokens, 0 where no map is kept."""
+    """Return whether these are a View's; `tokens`: number of the question's image tokens, 0 where no map is kept."""
     if (len(grid), len(box)) != (2, 4) or not all(type(n) in (int, float) for n in box):
         return False
     left, top, right, bottom = box
@@ -368,8 +368,8 @@ class Attention:
         """Return `map` as one array (N, W, layers, most tokens), nan beyond a question's own tokens."""
         shape = (*self.mass.shape[:3], int(self.tokens.max(initial=0)))
         out = np.full(shape, np.nan, dtype=float32)
-        for i, one in enumerate(self.map):
-            out[i, ..., : one.shape[-1]] = one
+        for i, array in enumerate(self.map):
+            out[i, ..., : array.shape[-1]] = array
         return out
 
     def question(self, sample_id: str) -> int:
@@ -380,10 +380,7 @@ class Attention:
 
     def arm(self, label: str) -> int:
         """Return the index of an arm by its label (`0.5`). Raises ConfigError where there is none."""
-        labels = [arm.label for arm in self.arms]
-        if label not in labels:
-            raise ConfigError(describe_unknown("arm", label, labels))
-        return labels.index(label)
+        return self.arms.index(find_arm(label, self.arms))
 
 
 class Members(Sequence[NDArray[float32]]):
@@ -416,7 +413,7 @@ class Members(Sequence[NDArray[float32]]):
 
 @contextlib.contextmanager
 def _reading(path: Path) -> Iterator[None]:
-    """Turn what is wrong with a file of arrays into one line. Raises DataError."""
+    """Raise DataError, one line, for any error in reading a file of arrays."""
     try:
         yield
     except UNREADABLE as error:
@@ -575,7 +572,9 @@ def find_attention(folder: Path, dataset: str = "", model: str = "", max_new_tok
     if not every:
         for path in list_files(folder / FOLDER, "*.npz"):
             read_attention(path)  # raises
-        raise ConfigError(f"sweep {folder.name} has no captured attention: run its command with capture=mass, or map")
+        raise ConfigError(
+            f"sweep {folder.name} has no captured attention: run its command with capture=heads, map or mass"
+        )
     chosen = [
         one
         for one in every

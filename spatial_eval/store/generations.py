@@ -329,7 +329,7 @@ class Store:
         answers = Answers(digests)
         failures: dict[tuple[str, Arm], Failure] = {}
         seconds, questions = 0.0, 0
-        for path in self._files(key):
+        for path in self.list_writers(key):
             environment: Mapping[str, Any] = {}
             for _, line in read_lines(path, digests, required=False):
                 if isinstance(line, StoredRecord):
@@ -349,7 +349,7 @@ class Store:
         """Return the arms with an answer to any of the samples in `digests`. Raises StoreError."""
         found: set[Arm] = set()
         seen: set[bytes] = set()  # their JSON: a line of an arm that is known need not be parsed
-        for path in self._files(key):
+        for path in self.list_writers(key):
             for _, line in read_lines(path, digests, passed=seen, required=False):
                 if isinstance(line, StoredRecord) and isinstance(line.record, Generation):
                     found.add(line.record.arm)
@@ -371,8 +371,8 @@ class Store:
             if found.hash == folder.name.rpartition("--")[2]:
                 yield folder, found
 
-    def _files(self, key: ExperimentKey) -> list[Path]:
-        """The files of the experiment's writers, in the order in which they are read. Raises StoreError."""
+    def list_writers(self, key: ExperimentKey) -> list[Path]:
+        """List the files of the experiment's writers, in the order in which they are read. Raises StoreError."""
         self._check(key)
         return [path for folder in self.folders(key) for path in list_files(folder, "*.jsonl")]
 
@@ -410,23 +410,26 @@ class AppendOnlyFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._file)
+        with refusals(self.path):
+            os.close(self._file)
 
     def write(self, parts: Iterable[bytes]) -> None:
         """Write the parts and flush them to disk; after a StoreError none of them is there."""
+        end = self._end
         with refusals(self.path):
             try:
                 for part in parts:
                     done = 0
                     while done < len(part):
                         done += os.write(self._file, part[done:])
+                    end += done
                 os.fsync(self._file)
-            except OSError:
+            except BaseException:
                 # Cut off what was written, so that the next append starts at a boundary.
                 with contextlib.suppress(OSError):
                     os.ftruncate(self._file, self._end)
                 raise
-        self._end = os.fstat(self._file).st_size
+        self._end = end
 
 
 class GenerationWriter(AppendOnlyFile):

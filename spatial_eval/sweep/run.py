@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import sys
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from spatial_eval.config.launchers import LAUNCHERS, Launcher, Slurm
 from spatial_eval.config.tracking import TRACKERS, Publication
 from spatial_eval.core import plan, requirements, terminal
 from spatial_eval.core.arms import BASE
-from spatial_eval.core.errors import ConfigError, ModelError, StoreError
+from spatial_eval.core.errors import COMPLETE, INCOMPLETE, USER_ERROR, ConfigError, ModelError, StoreError, drop_names
 from spatial_eval.core.paths import checkout_folder
 from spatial_eval.core.sweep_names import label_sweep, read_name
 from spatial_eval.core.types import Cell, Experiment, Model, Places
@@ -33,15 +32,13 @@ from spatial_eval.methods.routing import CRITERIA
 from spatial_eval.models.hf import HF
 from spatial_eval.models.recorded import Imported
 from spatial_eval.models.registry import MODELS
-from spatial_eval.passes import capture, estimate, tables
+from spatial_eval.passes import estimate, tables
 from spatial_eval.passes.pass_state import PassState, inspect_pass
 from spatial_eval.report import page
 from spatial_eval.report import tables as report_tables
 from spatial_eval.tracking import process
 
 log = logging.getLogger(__name__)
-
-COMPLETE, USER_ERROR, USAGE, INCOMPLETE = 0, 1, 2, 3  # exit codes
 
 
 def launch_sweep(arguments: Sequence[str], *, multirun: bool, own: Path | None = None) -> int:
@@ -55,7 +52,7 @@ def launch_sweep(arguments: Sequence[str], *, multirun: bool, own: Path | None =
     if settings.action == "plan":
         places, passes = replace(settings.places, remember=False), plan.fuse_cells(grid.cells, settings.capture)
         estimates = estimate.estimate_passes(passes, places, retry=settings.retry, device=settings.device)
-        sizes = capture.capture_sizes([(one.work, one.uncaptured) for one in estimates], places)
+        sizes = estimate.capture_sizes([(each.work, each.uncaptured) for each in estimates], places)
         sys.stdout.write(report_tables.format_plan(grid, estimates) + "".join(f"{line}\n" for line in sizes))
         return COMPLETE
     return run_request(*inspect_grid(grid, arguments, own))
@@ -100,7 +97,7 @@ def inspect_grid(
         for work in plan.fuse_cells(grid.cells, settings.capture)
     }
     check_criteria(grid.cells, states, settings.places)
-    for line in capture.capture_sizes([(state.work, state.uncaptured) for state in states.values()], settings.places):
+    for line in estimate.capture_sizes([(state.work, state.uncaptured) for state in states.values()], settings.places):
         log.info("%s", line)
     given = [*(["--config-dir", str(own)] if own else []), *arguments]
     return make_request(grid, states, describe_sweep(grid, given)), states
@@ -123,15 +120,15 @@ def resolve_dtype(grid: Grid) -> Grid:
     for model, need in grid.resources.items():
         gpus = local.have_gpus(grid.settings.launcher, need, os.environ)
         if isinstance(model, HF) and model.device == "auto" and gpus is not None:
-            there = replace(model, device="cuda" if gpus else "cpu", device_map=None)
-            models[model] = replace(model, dtype=there.run_dtype())
+            on_device = replace(model, device="cuda" if gpus else "cpu", device_map=None)
+            models[model] = replace(model, dtype=on_device.run_dtype())
     if not models:
         return grid
-    experiments = {cell.experiment: cell.experiment for cell in grid.cells}
-    for experiment in experiments:
-        if experiment.model in models:
-            experiments[experiment] = replace(experiment, model=models[experiment.model])
-    cells = tuple(replace(cell, experiment=experiments[cell.experiment]) for cell in grid.cells)
+    resolved = {
+        experiment: replace(experiment, model=models.get(experiment.model, experiment.model))
+        for experiment in {cell.experiment for cell in grid.cells}
+    }
+    cells = tuple(replace(cell, experiment=resolved[cell.experiment]) for cell in grid.cells)
     return replace(grid, cells=cells, resources={models.get(m, m): need for m, need in grid.resources.items()})
 
 
@@ -192,11 +189,8 @@ def run_request(request: SweepRequest, states: dict[Experiment, PassState]) -> i
     for model in {state.work.experiment.model: None for state in states.values() if state.todo}:
         if isinstance(model, HF):
             verify_files(model, request.launcher)
-    for state in states.values():
-        if state.skipped:
-            log.warning(
-                "%s: %d recorded errors are left alone; retry=true computes them again", state.name, state.skipped
-            )
+    for name, skipped in [(state.name, state.skipped) for state in states.values() if state.skipped]:
+        log.warning("%s: %s recorded errors are left alone; retry=true computes them again", name, f"{skipped:,}")
 
     def inspect_again() -> dict[Experiment, PassState]:
         return {
@@ -207,35 +201,34 @@ def run_request(request: SweepRequest, states: dict[Experiment, PassState]) -> i
     outcome = dispatch.dispatch_jobs(request, states, inspect_again)
     if outcome.left or outcome.unsubmitted:
         shown = request.publication.about.get("name", request.folder.name)
-        log.info("%d jobs are left to the queue: python -m spatial_eval status %s", outcome.left, shown)
+        log.info("%s jobs are left to the queue: python -m spatial_eval status %s", f"{outcome.left:,}", shown)
         if outcome.unsubmitted:
             log.error(slurm.NOT_SUBMITTED, outcome.unsubmitted)
         sys.stdout.write(f"{request.folder.name}\n")
         return INCOMPLETE if outcome.unsubmitted else COMPLETE
-    after = inspect_again()
     failures, to_fix = group_failures(outcome.failures), any(failure.needs_fix for failure in outcome.failures)
+    after, results = build_tables(request, inspect_again)
     if to_fix and not any(state.stored.generations for state in after.values()):
         raise ModelError("; ".join(failures))
-    results = tables.build_results(request.cells, after, places)
     about = {**request.publication.about, "complete": not results.missing}
     path = tables.write_results(request.folder, results, about)
-    results = replace(results, samples=b"")  # written, and large
+    results = replace(results, samples=b"", by_relation=b"")  # written, and large
     computed = sum(len(after[key].stored.generations) - len(state.stored.generations) for key, state in states.items())
     captured = sum(state.uncaptured - after[key].uncaptured for key, state in states.items())
-    news = f"computed {computed:,} answers that were not stored" + f", captured {captured:,}" * bool(captured)
-    log.info("%s", news if any(state.todo for state in states.values()) else "nothing to compute")
+    summary = f"computed {computed:,} answers that were not stored" + f", captured {captured:,}" * bool(captured)
+    log.info("%s", summary if any(state.todo for state in states.values()) else "nothing to compute")
     for line in [*failures, *summarise_failures(results.failures)]:
         log.error("failed: %s", line)
     if results.missing:
-        then = "fix what failed, then run the same command" if to_fix else "the same command tries what is not stored"
-        log.error("incomplete: %d answers are missing; %s", results.missing, then)
-    for line in metrics.mixtures(results.passes).values():
+        advice = "fix what failed, then run the same command" if to_fix else "the same command tries what is not stored"
+        log.error("incomplete: %s answers are missing; %s", f"{results.missing:,}", advice)
+    for line in metrics.describe_mixtures(results.passes).values():
         log.warning("%s", line)
     gathered = gather_attention(request.folder, list(after.values()), places)
-    states.clear()  # the report needs the memory of the answers, and reads the tables
+    states.clear()  # the report needs the memory of the answers, and reads the tables: nothing else may hold a state
     after.clear()
-    said, files, chosen = page.try_write_report(request.folder)
-    log.info("%s", said)
+    message, files, chosen = page.try_write_report(request.folder)
+    log.info("%s", message)
     log.info("sweep %s", label_sweep(request.folder))
     table = report_tables.results_table(results.cells, chosen, files, terminal.terminal_width())
     try:  # what is printed may end the process: `| head`
@@ -245,6 +238,21 @@ def run_request(request: SweepRequest, states: dict[Experiment, PassState]) -> i
     if to_fix:
         return USER_ERROR
     return INCOMPLETE if results.missing or not gathered or outcome.failures else COMPLETE
+
+
+def build_tables(
+    request: SweepRequest, inspect: Callable[[], dict[Experiment, PassState]]
+) -> tuple[dict[Experiment, PassState], tables.Results]:
+    """Read what is stored and build the tables; return both.
+
+    Do it again where answers are missing and another run of the sweep wrote its tables meanwhile: it may have had them.
+    """
+    while True:
+        published = tables.last_written(request.folder)
+        states = inspect()
+        results = tables.build_results(request.cells, states, request.places)
+        if not results.missing or tables.last_written(request.folder) == published:
+            return states, results
 
 
 def verify_files(model: HF, launcher: Launcher) -> None:
@@ -264,11 +272,11 @@ def gather_attention(folder: Path, states: Sequence[PassState], places: Places) 
     """Write captures beside the tables; return whether all requested ones are there."""
     lacking = sum(state.uncaptured for state in states)
     if lacking:
-        log.error("incomplete: %d answers lack their attention; the same command tries again", lacking)
+        log.error("incomplete: %s answers lack their attention; the same command tries again", f"{lacking:,}")
     for state in states:
         if state.work.capture != "none":
             try:
-                log.info("captured: %s", capture.gather_captures(folder, state, places))
+                log.info("captured: %s", tables.gather_captures(folder, state, places))
             except StoreError as error:  # the tables stand whatever became of the arrays
                 log.error("incomplete: %s", error)
                 lacking += 1
@@ -307,7 +315,7 @@ def describe_sweep(grid: Grid, arguments: Sequence[str]) -> dict[str, Any]:
             "launcher": describe_value(LAUNCHERS, settings.launcher),
             "tracking": describe_value(TRACKERS, settings.tracking),
         },
-        "git": tables.git_state(checkout_folder()),
+        "git": tables.read_git_state(checkout_folder()),
         **({"plugins": plugins} if plugins else {}),
     }
 
@@ -324,13 +332,15 @@ def summarise_failures(failures: Sequence[Mapping[str, Any]]) -> list[str]:
     """Return one line per cause, file names aside: number of failed answers, and the first of them."""
 
     def cause(row: Mapping[str, Any]) -> tuple[str, str, str]:
-        return row["dataset"], row["model"], re.sub(r"'[^']*'", "", row["error"])
+        return row["dataset"], row["model"], drop_names(row["error"])
 
     counts = Counter(map(cause, failures))
     first = {cause(row): row for row in reversed(failures)}
     lines = []
     for key, count in counts.most_common():
         row = first[key]
-        struck = f"{count:,} answers, first: question {row['sample_id']}"
-        lines.append(f"{row['dataset']} x {row['model']}: {row['error']} ({struck})")
+        answers = f"{count:,} answer{'s' if count > 1 else ''}"
+        lines.append(
+            f"{row['dataset']} x {row['model']}: {row['error']} ({answers}, first: question {row['sample_id']})"
+        )
     return lines

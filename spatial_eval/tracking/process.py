@@ -24,6 +24,7 @@ from spatial_eval.config import schema
 from spatial_eval.config.tracking import TRACKERS, Publication, TrackedFiles, Tracking, Wandb, describe_tracking
 from spatial_eval.core.errors import SpatialEvalError
 from spatial_eval.core.files import read_json, write_atomic
+from spatial_eval.core.paths import SweepPaths, python_path
 from spatial_eval.core.types import Pass, Places
 from spatial_eval.passes import tables
 from spatial_eval.passes.pass_state import inspect_pass
@@ -61,8 +62,9 @@ def publish_cells(publication: Publication, work: Pass, places: Places) -> None:
         if all(row["missing"] for row in results.cells):
             return  # a shard: another job of this pass ends last
         tables.write_results(part, results, publication.about)
-        request = {"source": str(part), "cells_only": True, "cells": len(publication.cells)}
-        _publish_safely(folder, tracking, {**request, "upload": UPLOAD[tracking.mode]}, tracking.timeout)
+        counts = {"cells_only": True, "cells": len(publication.cells)}
+        request = {"source": str(part), "upload": UPLOAD[tracking.mode], **counts}
+        _publish_safely(folder, tracking, request, tracking.timeout)
     except Exception as error:  # noqa: BLE001  the driver publishes what is left; a job must not fail for its dashboard
         name = f"{work.experiment.dataset.name} x {work.experiment.model.name}"
         log.warning("tracking: the cells of %s are not published yet: %s", name, error)
@@ -85,10 +87,7 @@ def publish_again(
     settings = _read_settings(folder)
     settings = replace(settings, project=project or settings.project, entity=entity or settings.entity)
     request = {"source": str(folder), "write": not staged, "upload": "always" if upload else "never"}
-    status = _run_publisher(folder, settings, request, COMMAND_S)
-    write_atomic(folder / "publish.json", json.dumps({"mode": settings.mode, **status}, indent=1) + "\n")
-    log_status(folder, status)
-    return status
+    return _publish(folder, settings, request, COMMAND_S)
 
 
 def probe_server() -> tuple[bool, str]:
@@ -110,7 +109,29 @@ def _read_settings(folder: Path) -> Wandb:
     return Wandb()
 
 
-def log_status(folder: Path, status: Mapping[str, Any]) -> None:
+def _publish_safely(folder: Path, tracking: Tracking, request: Mapping[str, Any], seconds: float) -> None:
+    """Publish; a failure is a warning."""
+    try:
+        _publish(folder, tracking, request, seconds)
+    except KeyboardInterrupt:
+        log.warning("tracking: interrupted; python -m spatial_eval publish %s completes it", folder)
+    except (SpatialEvalError, OSError) as error:
+        log.warning("tracking: %s", error)
+
+
+def _publish(folder: Path, tracking: Tracking, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Publish, write the status to publish.json, log it and return it."""
+    status = _run_publisher(folder, tracking, request, seconds)
+    mode = tracking.mode if isinstance(tracking, Wandb) else TRACKERS.kind_of(tracking)
+    write_atomic(SweepPaths(folder).publication, json.dumps({"mode": mode, **status}, indent=1) + "\n")
+    if isinstance(tracking, Wandb):
+        _log_status(folder, status)
+    else:
+        log.info("tracking: %s: %s", mode, "; ".join([status["state"], *status["problems"]]))
+    return status
+
+
+def _log_status(folder: Path, status: Mapping[str, Any]) -> None:
     """Log one line, and one per problem."""
     if status["mended"]:
         log.warning(
@@ -127,34 +148,16 @@ def log_status(folder: Path, status: Mapping[str, Any]) -> None:
         log.info("tracking: %s", note)
     for problem in status["problems"]:
         log.warning("tracking: %s", problem)
-    causes: dict[str, list[str]] = {}
-    for run, why in status["waiting"].items():
-        causes.setdefault(why.replace(run, "RUN"), []).append(run)
-    for why, runs in causes.items():
-        log.warning("tracking: not uploaded: %s: %s", ", ".join(runs), why)
-
-
-def _publish_safely(folder: Path, tracking: Tracking, request: Mapping[str, Any], seconds: float) -> None:
-    """Publish, note it in publish.json and log it; a failure is a warning."""
-    try:
-        status = _run_publisher(folder, tracking, request, seconds)
-        kind = tracking.mode if isinstance(tracking, Wandb) else TRACKERS.kind_of(tracking)
-        write_atomic(folder / "publish.json", json.dumps({"mode": kind, **status}, indent=1) + "\n")
-        if isinstance(tracking, Wandb):
-            log_status(folder, status)
-        else:
-            log.info("tracking: %s: %s", kind, "; ".join([status["state"], *status["problems"]]))
-    except KeyboardInterrupt:
-        log.warning("tracking: interrupted; python -m spatial_eval publish %s completes it", folder)
-    except (SpatialEvalError, OSError) as error:
-        log.warning("tracking: %s", error)
+    runs: dict[str, list[str]] = {}
+    for run, reason in status["waiting"].items():
+        runs.setdefault(reason.replace(run, "RUN"), []).append(run)
+    for reason, names in runs.items():
+        log.warning("tracking: not uploaded: %s: %s", ", ".join(names), reason)
 
 
 def _run_publisher(folder: Path, tracking: Tracking, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """Run the publisher and return its status. The process and all that it started are gone afterwards."""
     given = {"folder": str(folder), "tracker": describe_tracking(tracking), "seconds": seconds, **request}
-    root = str(Path(__file__).resolve().parents[2])
-    paths = [root, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     process = subprocess.Popen(
         [sys.executable, "-m", "spatial_eval.tracking.publisher"],
         stdin=subprocess.PIPE,
@@ -162,25 +165,19 @@ def _run_publisher(folder: Path, tracking: Tracking, request: Mapping[str, Any],
         stderr=subprocess.PIPE,
         text=True,
         start_new_session=True,  # so that it can be ended with everything that it started
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(paths)},
+        env={**os.environ, "PYTHONPATH": python_path()},
     )
-    why = ""
     try:
         answer, errors = process.communicate(json.dumps(given), timeout=seconds)
-        why = f"ended with code {process.returncode}: {_last_line(errors)}" if process.returncode else ""
+        if process.returncode == 0:
+            return dict(json.loads(answer))
+        lines = [line.strip() for line in errors.splitlines() if line.strip()] or ["no message"]
+        reason = f"ended with code {process.returncode}: {lines[-1][:300]}"
     except subprocess.TimeoutExpired:
-        why = f"took more than {seconds:g} s (tracking.timeout)"
+        reason = f"took more than {seconds:g} s (tracking.timeout)"
     finally:
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    if not why:
-        return dict(json.loads(answer))
-    return asdict(
-        PublishStatus("failed", problems=[f"the publisher {why}; what it wrote stays"], urls=read_urls(folder))
-    )
-
-
-def _last_line(errors: str) -> str:
-    lines = [line.strip() for line in errors.splitlines() if line.strip()]
-    return lines[-1][:300] if lines else "no message"
+    problem = f"the publisher {reason}; what it wrote stays"
+    return asdict(PublishStatus("failed", problems=[problem], urls=read_urls(folder)))

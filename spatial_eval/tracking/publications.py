@@ -21,6 +21,7 @@ from typing import Any
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.files import list_files, pass_over_unreadable, read_json_object
 from spatial_eval.core.jsonl import read_valid_lines
+from spatial_eval.core.paths import SweepPaths
 from spatial_eval.core.validate import build_dataclass
 
 OFFLINE, COMPLETE, INCOMPLETE = "offline", "complete", "incomplete"
@@ -94,7 +95,7 @@ class PublishStatus:
 def read_urls(sweep: Path) -> dict[str, str]:
     """Return the addresses in the sweep's publish.json; {} where it holds none."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        urls = read_json_object(sweep / "publish.json").get("urls", {})
+        urls = read_json_object(SweepPaths(sweep).publication).get("urls", {})
         return {str(name): str(url) for name, url in urls.items()}
     return {}
 
@@ -103,7 +104,7 @@ class PublishLedger:
     """Read and append the ledger of one sweep: the lines of every writer together, without truncated ones."""
 
     def __init__(self, sweep: Path) -> None:
-        self.root = sweep.absolute() / "wandb"
+        self.root = SweepPaths(sweep).wandb.absolute()
         self.writer = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(3)}"
 
     @property
@@ -116,16 +117,16 @@ class PublishLedger:
         """Return this writer's WANDB_DATA_DIR: table payloads stay in it until they are uploaded."""
         return self.root / "data" / self.writer
 
-    def written(self) -> dict[str, Written]:
+    def list_written(self) -> dict[str, Written]:
         """Return the newest entry of every run id."""
         return {entry.id: entry for entry in self._read_entries()}
 
-    def synced(self, server: str | None = None) -> set[tuple[str, str]]:
+    def list_synced(self, server: str | None = None) -> set[tuple[str, str]]:
         """Return (id, digest) of the runs that a server is known to hold; without a name, that any server holds."""
         rows = (row for row in self._read_rows() if "synced" in row)
         return {(row["id"], row["digest"]) for row in rows if server in (None, row["synced"])}
 
-    def broken(self, entry: Written) -> str:
+    def explain_damage(self, entry: Written) -> str:
         """Return the reason why an entry cannot be uploaded from here, or ""."""
         if entry.root != str(self.root):
             return f"its tables were staged under {entry.root}"
@@ -134,7 +135,7 @@ class PublishLedger:
         lost = [name for name in entry.staged if not (self.root / name).is_file()]
         return f"{len(lost)} staged table payloads are gone, {lost[0]} among them" if lost else ""
 
-    def add(self, entry: Written, old: Written | None = None) -> None:
+    def add_entry(self, entry: Written, old: Written | None = None) -> None:
         """Record the entry, then move the run's folder from scratch to its place; a kill between leaves a broken entry.
 
         The files of `old`, the run's entry so far, are removed.
@@ -150,13 +151,13 @@ class PublishLedger:
         if old:
             self._remove_replaced(old, entry)
 
-    def confirm(self, entry: Written, server: str) -> None:
+    def confirm_upload(self, entry: Written, server: str) -> None:
         """Record that a server holds the run with every table."""
         self._append({"id": entry.id, "digest": entry.digest, "synced": server, "time": time.time_ns()})
 
-    def sweep_up(self) -> None:
+    def remove_leftovers(self) -> None:
         """Remove unfinished files of writers of this machine that ended, and folders that two writers wrote at once."""
-        newest = self.written()
+        newest = self.list_written()
         for entry in self._read_entries():
             self._remove_replaced(entry, newest[entry.id])
         kept = {name for entry in newest.values() for name in entry.staged}
@@ -188,14 +189,14 @@ class PublishLedger:
 
     def _read_entries(self) -> list[Written]:
         """Return every entry, by time."""
-        found = []
+        entries = []
         for row in self._read_rows():
             if "run" in row:
                 with contextlib.suppress(ConfigError):  # of another version, or by another hand
                     entry = build_dataclass(Written, {"staged": (), "artifacts": (), **row}, "entry")
                     if all(map(_is_inside, [entry.run, f"run-{entry.id}", *entry.staged])):
-                        found.append(entry)
-        return sorted(found, key=lambda entry: entry.time)
+                        entries.append(entry)
+        return sorted(entries, key=lambda entry: entry.time)
 
     def _read_rows(self) -> Iterator[dict[str, Any]]:
         for path in list_files(self.root / "ledger", "*.jsonl"):

@@ -38,7 +38,7 @@ from spatial_eval.tracking.publications import (
     Written,
     read_urls,
 )
-from spatial_eval.tracking.runs import TABLE_ROWS, TrackedRun, TrackedSweep, TrackedTable, sweep_run_id, tracked_runs
+from spatial_eval.tracking.runs import TABLE_ROWS, TrackedRun, TrackedSweep, TrackedTable, build_runs, make_sweep_run_id
 from spatial_eval.tracking.upload import PROBE_S, Server, Unreachable, UploadedRun
 
 GIVE_UP = 3  # runs that fail in a row
@@ -49,23 +49,23 @@ AT_ONCE = 8  # questions to the server
 def publish_runs(request: Request, settings: Wandb, server: Server) -> PublishStatus:
     """Bring the sweep's runs up to date; a repeat changes nothing. Raises SpatialEvalError on unreadable tables."""
     ledger, status = PublishLedger(Path(request.folder)), PublishStatus()
-    ids = list(ledger.written())
+    ids = list(ledger.list_written())
     with WandbClient(ledger) as client:
         if request.write:
-            ledger.sweep_up()
+            ledger.remove_leftovers()
             ids = _write_runs(client, ledger, settings, request, status)
         status.runs = len(ids)
-        entries = [entry for id, entry in ledger.written().items() if id in set(ids)]
+        entries = [entry for id, entry in ledger.list_written().items() if id in set(ids)]
         if request.upload != "never":
-            before = len(ledger.synced(server.url))
+            before = len(ledger.list_synced(server.url))
             try:
                 if request.upload == "auto":
                     client.connect(server, PROBE_S)
                 status.waiting = upload.upload_runs(ledger, entries, server, client)
             except Unreachable as error:
                 status.notes.append(f"stays offline: {error}")
-            status.uploaded = len(ledger.synced(server.url)) - before
-        synced = ledger.synced()
+            status.uploaded = len(ledger.list_synced(server.url)) - before
+        synced = ledger.list_synced()
         if status.problems or status.waiting:
             status.state = INCOMPLETE
         elif entries and all((entry.id, entry.digest) in synced for entry in entries):
@@ -77,7 +77,7 @@ def publish_runs(request: Request, settings: Wandb, server: Server) -> PublishSt
 
 
 def _find_pages(client: WandbClient, server: Server, request: Request, settings: Wandb, status: PublishStatus) -> None:
-    """Add to a status where the project, the sweep's group and run, and a saved view of them are shown."""
+    """Add to a status the addresses of the project, the sweep's group and run, and a saved view of them."""
     folder = Path(request.folder)
     group = settings.group or label_sweep(folder)
     try:
@@ -87,7 +87,7 @@ def _find_pages(client: WandbClient, server: Server, request: Request, settings:
             "group": f"{home}/groups/{urllib.parse.quote(group, safe='')}",
         }
         if not request.cells_only:
-            status.urls["sweep"] = f"{home}/runs/{sweep_run_id(folder.name)}"
+            status.urls["sweep"] = f"{home}/runs/{make_sweep_run_id(folder.name)}"
             if status.state == COMPLETE and "view" not in status.urls and importlib.util.find_spec("wandb_workspaces"):
                 status.urls["view"] = client.save_view(server, home, folder.name)
     except Unreachable as error:
@@ -100,15 +100,15 @@ def _write_runs(
     client: WandbClient, ledger: PublishLedger, settings: Wandb, request: Request, status: PublishStatus
 ) -> list[str]:
     """Write what the ledger does not hold; returns the ids of all runs that the sweep has."""
-    written, synced, ids, failed = ledger.written(), ledger.synced(), [], 0
+    written, synced, ids, failed = ledger.list_written(), ledger.list_synced(), [], 0
     for run in _list_runs(request, settings):
         digest, old = run.digest(settings), written.get(run.id)
         ids.append(run.id)
         same = old is not None and old.digest == digest
-        if (run.id, digest) in synced or (old and same and not ledger.broken(old)):
+        if (run.id, digest) in synced or (old and same and not ledger.explain_damage(old)):
             continue
         try:
-            ledger.add(client.write(run, digest, settings), old)
+            ledger.add_entry(client.write(run, digest, settings), old)
         except Exception as error:  # noqa: BLE001  one run that the client cannot write must not cost the others
             status.problems.append(f"{run.name}: {type(error).__name__}: {' '.join(str(error).split())[:300]}")
             failed += 1
@@ -130,7 +130,7 @@ def _list_runs(request: Request, settings: Wandb) -> Iterator[TrackedRun]:
         few = request.cells <= settings.max_cell_runs
         done = [cell for cell in sweep.cells if not cell["missing"] and (few or cell["method"] == "base")]
         cells = done[: settings.max_cell_runs]
-    return tracked_runs(sweep, settings, cells)
+    return build_runs(sweep, settings, cells)
 
 
 class WandbClient:
@@ -153,7 +153,7 @@ class WandbClient:
     @property
     def _wandb(self) -> Any:
         if self._loaded is None:
-            os.environ |= upload.client_environment(self.ledger.root, self.ledger.scratch, self.ledger.data)
+            os.environ |= upload.make_client_environment(self.ledger.root, self.ledger.scratch, self.ledger.data)
             import wandb
 
             # Of a table, the file in the run's folder is cut at 10,000 rows unless told otherwise.
@@ -163,7 +163,7 @@ class WandbClient:
 
     def write(self, run: TrackedRun, digest: str, settings: Wandb) -> Written:
         """Write a run offline into the ledger's scratch folder, its table payloads under the ledger's data."""
-        before = self._staged_files()
+        before = self._list_staged()
         shown = self._wandb.init(
             id=run.id,
             name=run.name,
@@ -194,7 +194,7 @@ class WandbClient:
             ),
         )
         try:
-            shown.log(self._logged_values(run))  # once: a table logged twice is two tables
+            shown.log(self._build_values(run))  # once: a table logged twice is two tables
             folder = Path(shown.dir).parent
         except BaseException:
             shown.finish(exit_code=1)
@@ -206,17 +206,17 @@ class WandbClient:
             digest=digest,
             root=str(self.ledger.root),
             run=folder.name,
-            staged=tuple(sorted(self._staged_files() - before)),
+            staged=tuple(sorted(self._list_staged() - before)),
             artifacts=tuple(f"run-{run.id}-{key}" for key in keys),
             project=settings.project,
             entity=settings.entity,
             time=time.time_ns(),
         )
 
-    def _logged_values(self, run: TrackedRun) -> dict[str, Any]:
+    def _build_values(self, run: TrackedRun) -> dict[str, Any]:
         wandb = self._wandb
         values: dict[str, Any] = dict(run.figures)
-        values |= {key: self._table(table) for key, table in run.tables.items()}
+        values |= {key: self._build_table(table) for key, table in run.tables.items()}
         for key, chart in run.curves.items():
             xs = [[x for x, _ in line] for line in chart.lines.values()]
             ys = [[y for _, y in line] for line in chart.lines.values()]
@@ -225,18 +225,18 @@ class WandbClient:
             values[key] = [wandb.Image(draw_heat_map(grid), caption=grid.title) for grid in grids]
         return values
 
-    def _table(self, table: TrackedTable) -> Any:
+    def _build_table(self, table: TrackedTable) -> Any:
         types = list(table.columns.values())
         shown = self._wandb.Table(columns=list(table.columns), data=[], dtype=types, optional=True)
         # Types are declared and ours to keep: checking every row again takes the client longer than all the rest.
         shown.data.extend(list(row) for row in table.rows)
         return shown
 
-    def _staged_files(self) -> set[str]:
+    def _list_staged(self) -> set[str]:
         """List the payloads in the staging folder, relative to the ledger's root."""
         folder = self.ledger.data / "artifacts" / "staging"
-        where = folder.relative_to(self.ledger.root).as_posix()
-        return {f"{where}/{path.name}" for path in folder.iterdir()} if folder.is_dir() else set()
+        paths = folder.iterdir() if folder.is_dir() else ()
+        return {path.relative_to(self.ledger.root).as_posix() for path in paths}
 
     def connect(self, server: Server, seconds: float) -> Any:
         """Return a wandb.Api whose key the server accepted. Raises Unreachable, within about `seconds`."""

@@ -35,7 +35,7 @@ VERSION = 3  # raised when a run of equal results should be published again
 TABLE_ROWS = 200_000  # the most that W&B shows of a table
 WHOLE = (
     *("n", "missing", "limit", "max_new_tokens", "batch_size", "fixed", "broken"),
-    *("candidates", "tied", "chosen_n", "count", "of"),
+    *("candidates", "tied", "seeds", "chosen_n", "count", "of"),
 )
 TEXT = (
     *("dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error", "arm", "run"),
@@ -174,41 +174,35 @@ class TrackedSweep:
         return _plain_rows(self.files.failures)
 
     @cached_property
-    def _asked(self) -> Mapping[tuple[Any, ...], dict[str, Any]]:
-        return {
-            tuple(row[name] for name in EXPERIMENT_COLUMNS): {
-                name: row[name] for name in ASKED if row.get(name) is not None
-            }
-            for row in _plain_rows(self.files.passes)
-        }
-
-    def asked(self, cell: Row) -> dict[str, Any]:
-        """Return the requested settings of the cell's model: ASKED, as far as the sweep's files hold them."""
-        return self._asked.get(_experiment(cell), {})
+    def asked(self) -> Mapping[tuple[Any, ...], dict[str, Any]]:
+        """Return the requested settings of each model: ASKED, as far as the sweep's files hold them."""
+        asked = {}
+        for row in _plain_rows(self.files.passes):
+            asked[_key_experiment(row)] = {name: row[name] for name in ASKED if row.get(name) is not None}
+        return asked
 
     @cached_property
     def answers(self) -> Mapping[tuple[Any, ...], pd.DataFrame]:
         """Return the columns of samples.parquet, indexed by row, by (dataset, model, max_new_tokens, arm)."""
         names = [name for name in BASELINE if name in self.files.samples]
-        grouped = self.files.samples.rename(columns={"confidence": "confidence_own"}).groupby(
-            [*EXPERIMENT_COLUMNS, *names]
-        )
-        found = {}
-        for key, frame in grouped:
+        samples = self.files.samples.rename(columns={"confidence": "confidence_own"})
+        answers = {}
+        for key, frame in samples.groupby([*EXPERIMENT_COLUMNS, *names]):
             arm = Arm.from_flat({name: frame[name].tolist()[0] for name in names})
-            found[(*key[:3], arm)] = frame.set_index("row")[["prediction", "n_tokens", "confidence_own"]]
-        return found
+            answers[(*key[:3], arm)] = frame.set_index("row")[["prediction", "n_tokens", "confidence_own"]]
+        return answers
 
     @cached_property
     def described(self) -> Mapping[tuple[Any, ...], dict[str, Any]]:
         """Return the keys of dataset and model with their set values (`model.attn`), by EXPERIMENT_COLUMNS."""
-        found = {}
-        for one in self.files.about.get("trunks", ()):
-            parts = [(name, one[name]) for name in ("dataset", "model")]
-            given = {f"{name}.{key}": value for name, part in parts for key, value in part.items() if key != "name"}
-            key = (one["dataset"].get("name"), one["model"].get("name"), one["max_new_tokens"])
-            found[key] = {name: value for name, value in given.items() if value is not None}
-        return found
+        described = {}
+        for trunk in self.files.about.get("trunks", ()):
+            dataset, model = trunk["dataset"], trunk["model"]
+            values = {f"dataset.{key}": value for key, value in dataset.items() if key != "name"}
+            values |= {f"model.{key}": value for key, value in model.items() if key != "name"}
+            key = (dataset.get("name"), model.get("name"), trunk["max_new_tokens"])
+            described[key] = {name: value for name, value in values.items() if value is not None}
+        return described
 
     @cached_property
     def origin(self) -> Mapping[str, Any]:
@@ -219,26 +213,23 @@ class TrackedSweep:
         return about | {f"ran_with.{name}": "; ".join(values) for name, values in ran.items() if values}
 
     @cached_property
-    def _places(self) -> Mapping[tuple[Any, ...], int]:
-        return {_identity(cell): i for i, cell in enumerate(self.cells)}
-
-    def find(self, cell: Row) -> int:
-        """Return the index of a row of `cells`."""
-        return self._places[_identity(cell)]
+    def indices(self) -> Mapping[tuple[Any, ...], int]:
+        """Return the index in `cells` of each cell, by identity."""
+        return {_key_cell(cell): i for i, cell in enumerate(self.cells)}
 
 
-def tracked_runs(sweep: TrackedSweep, settings: Wandb, cells: Iterable[Row] | None = None) -> Iterator[TrackedRun]:
+def build_runs(sweep: TrackedSweep, settings: Wandb, cells: Iterable[Row] | None = None) -> Iterator[TrackedRun]:
     """Yield the runs of the cells in order, then the sweep's own run; with `cells`, the runs of these cells alone."""
     if cells is not None:
-        yield from (cell_run(sweep, cell, settings) for cell in cells)
+        yield from (build_cell_run(sweep, cell, settings) for cell in cells)
         return
     chosen = picks(sweep.files)
-    whole = {_identity(cell) for cell in cells_with_tables(sweep, settings.max_cell_runs, chosen)}
-    yield from (cell_run(sweep, cell, settings, light=_identity(cell) not in whole) for cell in sweep.cells)
-    yield sweep_run(sweep, settings, chosen)
+    whole = {_key_cell(cell) for cell in choose_cells_with_tables(sweep, settings.max_cell_runs, chosen)}
+    yield from (build_cell_run(sweep, cell, settings, light=_key_cell(cell) not in whole) for cell in sweep.cells)
+    yield build_sweep_run(sweep, settings, chosen)
 
 
-def cells_with_tables(sweep: TrackedSweep, most: int, chosen: Sequence[Selected]) -> list[Row]:
+def choose_cells_with_tables(sweep: TrackedSweep, most: int, chosen: Sequence[Selected]) -> list[Row]:
     """Choose the cells whose runs hold tables: all, or of more than `most` cells base and the best, at most `most`.
 
     A best cell brings the same cell on the split that it was chosen on. Base does not count where the sweep did not
@@ -250,53 +241,52 @@ def cells_with_tables(sweep: TrackedSweep, most: int, chosen: Sequence[Selected]
     asked = sum(cell.get("asked", True) for cell in sweep.files.about["cells"])
     if asked <= most:
         return list(sweep.cells)
-    leading = {_identity(sweep.cells[s.cell]) for s in chosen}
-    leading |= {_identity({**sweep.cells[s.cell], "split": s.on}) for s in chosen}
+    leading = {_key_cell(sweep.cells[s.cell]) for s in chosen}
+    leading |= {_key_cell({**sweep.cells[s.cell], "split": s.on}) for s in chosen}
     base = [cell for cell in sweep.cells if cell["method"] == "base"]
-    rest = [cell for cell in sweep.cells if _identity(cell) in leading and cell["method"] != "base"]
-    return [*base, *rest][:most]
+    best = [cell for cell in sweep.cells if _key_cell(cell) in leading and cell["method"] != "base"]
+    return [*base, *best][:most]
 
 
-def run_id(sweep: str, what: Mapping[str, Any]) -> str:
+def make_run_id(sweep: str, what: Mapping[str, Any]) -> str:
     """Return `<sweep>-<hash of what>`: the same in every process and on every machine."""
     text = json.dumps(what, sort_keys=True, allow_nan=False)
     return f"{sweep.lower()[:40]}-{hashlib.blake2b(text.encode(), digest_size=8).hexdigest()}"
 
 
-def sweep_run_id(sweep: str) -> str:
+def make_sweep_run_id(sweep: str) -> str:
     """Return the id of a sweep's own run."""
-    return run_id(sweep, {"sweep": sweep})
+    return make_run_id(sweep, {"sweep": sweep})
 
 
-def cell_id(sweep: TrackedSweep, cell: Row) -> str:
+def make_cell_id(sweep: TrackedSweep, cell: Row) -> str:
     # Left out where it is empty, a column that earlier versions did not have leaves their runs their ids.
-    return run_id(sweep.id, {name: cell[name] for name in IDENTITY if name != "settings" or cell[name]})
+    return make_run_id(sweep.id, {name: cell[name] for name in IDENTITY if name != "settings" or cell[name]})
 
 
-def cell_run(sweep: TrackedSweep, cell: Row, settings: Wandb, *, light: bool = False) -> TrackedRun:
+def build_cell_run(sweep: TrackedSweep, cell: Row, settings: Wandb, *, light: bool = False) -> TrackedRun:
     """Build a cell's run: its keys as a flat configuration, its figures, and its tables unless it is a light run."""
-    index = sweep.find(cell)
-    own = other_fields(sweep.files.methods[index])
-    config = {name: list(value) if isinstance(value, tuple) else value for name, value in own.items()}
-    config |= {name: cell[name] for name in (*IDENTITY, "scoring") if cell.get(name) is not None}
+    index, key = sweep.indices[_key_cell(cell)], _key_experiment(cell)
+    fields = other_fields(sweep.files.methods[index])
+    own = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
+    own |= {name: cell[name] for name in (*IDENTITY, "scoring") if cell.get(name) is not None}
+    tables = {}
+    if not light:
+        tables["samples"] = TrackedTable(SAMPLES, list_sample_rows(sweep, index))
+        tables["by_relation"] = _build_table(BY_RELATION, sweep.relations.get(_key_cell(cell), ()))
     return TrackedRun(
-        id=cell_id(sweep, cell),
-        name=cell_label(cell),
+        id=make_cell_id(sweep, cell),
+        name=label_cell(cell),
         job_type="cell",
         group=settings.group or sweep.label,
-        config={**sweep.described.get(_experiment(cell), {}), **config, **sweep.asked(cell), "sweep": sweep.id},
+        config={**sweep.described.get(key, {}), **own, **sweep.asked.get(key, {}), "sweep": sweep.id},
         figures={name: cell[name] for name in FIGURES if cell.get(name) is not None},
-        tables={}
-        if light
-        else {
-            "samples": TrackedTable(SAMPLES, sample_rows(sweep, index)),
-            "by_relation": _table(BY_RELATION, sweep.relations.get(_identity(cell), ())),
-        },
+        tables=tables,
         origin=sweep.origin,
     )
 
 
-def sample_rows(sweep: TrackedSweep, cell: int) -> list[tuple[Any, ...]]:
+def list_sample_rows(sweep: TrackedSweep, cell: int) -> list[tuple[Any, ...]]:
     """List a cell's answers, one row of SAMPLES per answered question, in row order.
 
     `correct_base` and `flip` (fixed, broken, same: against the baseline) are None where the baseline's answer is not
@@ -309,13 +299,14 @@ def sample_rows(sweep: TrackedSweep, cell: int) -> list[tuple[Any, ...]]:
         return []
     stored = {name: sweep.answers[(*key[:3], arm)] for name, arm in method.branches().items()}
     table = table_of(part, method).join(pd.concat(stored, names=["branch"]), on=["branch", "row"])
-    base = part.arms.get(BASE)
     before: list[bool | None] = [None] * len(table)
-    if base is not None:
-        before = [bool(r) if known else None for r, known in zip(base.right, base.signals.answered, strict=True)]
-    pairs = zip(before, table["correct"], strict=True)
-    table["flip"] = pd.Series([None if old is None else FLIPS[int(new) - old] for old, new in pairs], dtype="object")
-    table["correct_base"] = pd.Series(before, dtype="object")
+    if BASE in part.arms:
+        base = part.arms[BASE]
+        before = [
+            bool(right) if known else None for right, known in zip(base.right, base.signals.answered, strict=True)
+        ]
+    flips = [None if old is None else FLIPS[int(new) - old] for old, new in zip(before, table["correct"], strict=True)]
+    table["flip"], table["correct_base"] = pd.Series(flips, dtype="object"), pd.Series(before, dtype="object")
     table = table[table["answered"]]
     columns = [
         [_cast(kind, value) for value in table[SAMPLE_COLUMNS.get(name, name)].tolist()]
@@ -324,9 +315,9 @@ def sample_rows(sweep: TrackedSweep, cell: int) -> list[tuple[Any, ...]]:
     return list(zip(*columns, strict=True))
 
 
-def sweep_run(sweep: TrackedSweep, settings: Wandb, chosen: Sequence[Selected]) -> TrackedRun:
+def build_sweep_run(sweep: TrackedSweep, settings: Wandb, chosen: Sequence[Selected]) -> TrackedRun:
     """Build the sweep's own run: a table of all cells with their runs, the best cells, and the charts."""
-    named = [{**cell, "run": cell_id(sweep, cell)} for cell in sweep.cells]
+    named = [{**cell, "run": make_cell_id(sweep, cell)} for cell in sweep.cells]
     best = max((s for s in chosen if not s.family), key=lambda s: s.test.now.value, default=None)
     figures: dict[str, Any] = {"cells": len(sweep.cells), "missing": sum(cell["missing"] for cell in sweep.cells)}
     figures |= {"failures": len(sweep.failures)}
@@ -335,40 +326,41 @@ def sweep_run(sweep: TrackedSweep, settings: Wandb, chosen: Sequence[Selected]) 
         if best.corrected:
             figures["best_corrected"] = best.corrected.value
     routed = [cell for cell in sweep.cells if all(cell[name] is not None for name in ROUTED)]
-    by_line, by_grid = (sorted(routed, key=lambda cell: _order(cell, names)) for names in (BY_LINE, BY_GRID))
-    bins, forest, confusions = calibration_rows(sweep), forest_rows(chosen), confusion_rows(sweep, chosen)
-    pictures = {"heat_grids": heat_grids(by_grid), "confusion_grids": confusion_grids(confusions)}
+    by_line, by_grid = (sorted(routed, key=lambda cell: _key_order(cell, names)) for names in (BY_LINE, BY_GRID))
+    bins, forest = list_calibration_rows(sweep), list_forest_rows(chosen)
+    confusions = list_confusion_rows(sweep, chosen)
+    pictures = {"heat_grids": lay_out_heat_grids(by_grid), "confusion_grids": lay_out_confusion_grids(confusions)}
     config: dict[str, Any] = {"sweep": sweep.id}
-    asked = [{**cell, **sweep.asked(cell)} for cell in sweep.cells]
+    asked = [{**cell, **sweep.asked.get(_key_experiment(cell), {})} for cell in sweep.cells]
     for name in (*IDENTITY, *ASKED):
         values = list(dict.fromkeys(cell[name] for cell in asked if cell.get(name) is not None))
         config |= {name: values[0] if len(values) == 1 else values} if values and len(values) <= 200 else {}
     bounds = ("accuracy", "accuracy_low", "accuracy_high", "share_weight1", "settings")
     return TrackedRun(
-        id=sweep_run_id(sweep.id),
+        id=make_sweep_run_id(sweep.id),
         name=f"sweep {sweep.label}",
         job_type="sweep",
         group=settings.group or sweep.label,
         config=config,
         figures=figures,
         tables={
-            "cells": _table((*ROW, "run"), named),
-            "best": _table(FIELDS, selection_rows(chosen)),
-            "by_relation": _table(BY_RELATION, _plain_rows(sweep.files.by_relation)),
-            "failures": _table(FAILURES, sweep.failures),
-            "forest": _table(FOREST, forest),
-            "confusion": _table(CONFUSION, confusions),
-            "heat": _table((*THRESHOLDS, "n", "accuracy", "share_weight1", "settings"), by_grid),
-            "accuracy_by_threshold": _table((*THRESHOLDS, "n", *bounds), by_line),
-            "calibration": _table(CALIBRATION, bins),
+            "cells": _build_table((*ROW, "run"), named),
+            "best": _build_table(FIELDS, selection_rows(chosen)),
+            "by_relation": _build_table(BY_RELATION, _plain_rows(sweep.files.by_relation)),
+            "failures": _build_table(FAILURES, sweep.failures),
+            "forest": _build_table(FOREST, forest),
+            "confusion": _build_table(CONFUSION, confusions),
+            "heat": _build_table((*THRESHOLDS, "n", "accuracy", "share_weight1", "settings"), by_grid),
+            "accuracy_by_threshold": _build_table((*THRESHOLDS, "n", *bounds), by_line),
+            "calibration": _build_table(CALIBRATION, bins),
         },
-        curves={**forest_charts(forest), **threshold_charts(by_line), **calibration_charts(bins)},
+        curves={**draw_forest_charts(forest), **draw_threshold_charts(by_line), **draw_calibration_charts(bins)},
         grids={name: grids for name, grids in pictures.items() if grids},
         origin=sweep.origin,
     )
 
 
-def forest_rows(chosen: Sequence[Selected]) -> list[Row]:
+def list_forest_rows(chosen: Sequence[Selected]) -> list[Row]:
     """List FOREST of the best cell of each method that is compared with base, as the report's first figure shows."""
     compared = [s for s in chosen if s.family and s.test.gain and s.method.kind != "base"]
     return [
@@ -377,7 +369,7 @@ def forest_rows(chosen: Sequence[Selected]) -> list[Row]:
     ]
 
 
-def forest_charts(forest: Sequence[Row]) -> dict[str, LineChart]:
+def draw_forest_charts(forest: Sequence[Row]) -> dict[str, LineChart]:
     """Draw each row's difference from base as a segment over its interval, at its own height."""
     charts = {}
     for i in range(0, min(len(forest), PICTURES * LINES), LINES):
@@ -394,22 +386,22 @@ def forest_charts(forest: Sequence[Row]) -> dict[str, LineChart]:
     return charts
 
 
-def confusion_rows(sweep: TrackedSweep, chosen: Sequence[Selected]) -> list[Row]:
+def list_confusion_rows(sweep: TrackedSweep, chosen: Sequence[Selected]) -> list[Row]:
     """List CONFUSION of base and of the best cell of each method: numbers of predictions by gold answer."""
     rows: list[Row] = []
     for key, part in sweep.files.parts.items():
         here = [s for s in chosen if s.family and sweep.files.keys[s.cell] == key and s.method.kind != "base"]
         methods: dict[str, Method] = {"base": Base()} if BASE in part.arms else {}
         methods |= {label_method(s.method): s.method for s in here}
-        for label, found in count_confusions(part, methods).items():
-            for gold, counts in zip(found.golds, found.counts.tolist(), strict=True):
-                for answer, count in zip(found.answers, counts, strict=True):
+        for label, matrix in count_confusions(part, methods).items():
+            for gold, counts in zip(matrix.golds, matrix.counts.tolist(), strict=True):
+                for answer, count in zip(matrix.answers, counts, strict=True):
                     values = (*key[:4], label, gold, answer, count, sum(counts))
                     rows.append(dict(zip(CONFUSION, values, strict=True)))
     return rows
 
 
-def confusion_grids(confusions: Sequence[Row]) -> list[HeatGrid]:
+def lay_out_confusion_grids(confusions: Sequence[Row]) -> list[HeatGrid]:
     """Lay out the shares of predictions by gold answer, one grid per method of CONFUSION."""
     grids = []
     for (dataset, model, _, split, method), group in list(_group_rows(confusions, CONFUSION[:5]).items())[:PICTURES]:
@@ -421,7 +413,7 @@ def confusion_grids(confusions: Sequence[Row]) -> list[HeatGrid]:
     return grids
 
 
-def calibration_rows(sweep: TrackedSweep) -> Sequence[Row]:
+def list_calibration_rows(sweep: TrackedSweep) -> Sequence[Row]:
     """List accuracy by confidence for every arm with confidences, in the non-empty of ten equal bins (low, high]."""
     rows = []
     for (dataset, model, tokens), whole in sweep.files.experiments.items():
@@ -437,19 +429,19 @@ def calibration_rows(sweep: TrackedSweep) -> Sequence[Row]:
     return rows
 
 
-def heat_grids(routed: Sequence[Row]) -> list[HeatGrid]:
+def lay_out_heat_grids(routed: Sequence[Row]) -> list[HeatGrid]:
     """Lay out accuracy over weight1 x threshold, one grid per setting, criterion and weight2."""
     grids = []
     for group in list(_group_rows(routed, (*SETTING, "criterion", "settings", "weight2")).values())[:PICTURES]:
         thresholds, weights = (sorted({cell[name] for cell in group}) for name in ("threshold", "weight1"))
         at = {(cell["weight1"], cell["threshold"]): cell["accuracy"] for cell in group}
-        title = f"accuracy, {_setting_label(group[0])}, weight2={group[0]['weight2']:g}"
+        title = f"accuracy, {_label_setting(group[0])}, weight2={group[0]['weight2']:g}"
         values = [[at.get((weight, threshold)) for threshold in thresholds] for weight in weights]
         grids.append(HeatGrid(title, "threshold", "weight1", thresholds, weights, values))
     return grids
 
 
-def threshold_charts(routed: Sequence[Row]) -> dict[str, LineChart]:
+def draw_threshold_charts(routed: Sequence[Row]) -> dict[str, LineChart]:
     """Draw accuracy against threshold, one line per pair of weights; of many, the lines with the highest maximum."""
     charts = {}
     groups = _group_rows(routed, (*SETTING, "criterion", "settings"))
@@ -461,13 +453,13 @@ def threshold_charts(routed: Sequence[Row]) -> dict[str, LineChart]:
                 lines.setdefault(name, []).append((cell["threshold"], cell["accuracy"]))
         ranked = sorted(lines, key=lambda name: -max(y for _, y in lines[name]))[:LINES]
         kept = {name: sorted(points) for name, points in lines.items() if name in ranked}
-        title = f"accuracy against threshold, {_setting_label(group[0])}"
+        title = f"accuracy against threshold, {_label_setting(group[0])}"
         if kept:
             charts[f"threshold_chart_{i}"] = LineChart(title, "threshold", "accuracy (%)", kept)
     return charts
 
 
-def calibration_charts(bins: Sequence[Row]) -> dict[str, LineChart]:
+def draw_calibration_charts(bins: Sequence[Row]) -> dict[str, LineChart]:
     """Draw accuracy against mean confidence of the baseline, beside the diagonal of perfect calibration."""
     charts = {}
     own = [row for row in bins if row["arm"] == BASE.label]
@@ -480,30 +472,30 @@ def calibration_charts(bins: Sequence[Row]) -> dict[str, LineChart]:
     return charts
 
 
-def cell_label(cell: Row) -> str:
+def label_cell(cell: Row) -> str:
     """Format a cell for a reader: `adapt_vis w1=0.5 w2=1.5 t=0.4 controlled_a recorded`."""
     parts = [*filter(None, [cell["method"], format_hyperparameters(cell)]), cell["dataset"], cell["model"]]
     parts += [cell["split"]] if cell["split"] != "test" else []
     return " ".join([*parts, f"limit={cell['limit']}"] if cell["limit"] else parts)
 
 
-def _setting_label(cell: Row) -> str:
+def _label_setting(cell: Row) -> str:
     limit = f" limit={cell['limit']}" if cell["limit"] else ""
     criterion = "" if cell["criterion"] in (None, "max_prob") else f" by {cell['criterion']}"
     others = f" {cell['settings']}" if cell["settings"] else ""
     return f"{cell['dataset']} x {cell['model']} {cell['split']}{limit}{criterion}{others}"
 
 
-def _experiment(cell: Row) -> tuple[Any, ...]:
+def _key_experiment(cell: Row) -> tuple[Any, ...]:
     return tuple(cell[name] for name in EXPERIMENT_COLUMNS)
 
 
-def _identity(row: Row) -> tuple[Any, ...]:
-    """Return what says which cell a row is about."""
+def _key_cell(row: Row) -> tuple[Any, ...]:
+    """Return the values that identify the cell of a row."""
     return tuple(row.get(name) for name in IDENTITY)
 
 
-def _order(cell: Row, names: Sequence[str]) -> tuple[Any, ...]:
+def _key_order(cell: Row, names: Sequence[str]) -> tuple[Any, ...]:
     return tuple((False,) if cell[name] is None else (True, cell[name]) for name in names)
 
 
@@ -515,10 +507,10 @@ def _group_rows(rows: Iterable[Row], names: Sequence[str]) -> dict[tuple[Any, ..
 
 
 def _plain_rows(frame: pd.DataFrame) -> list[Row]:
-    return [{str(name): _plain(name, value) for name, value in row.items()} for row in frame.to_dict("records")]
+    return [{str(name): _convert_value(name, value) for name, value in row.items()} for row in frame.to_dict("records")]
 
 
-def _plain(name: Any, value: Any) -> Any:
+def _convert_value(name: Any, value: Any) -> Any:
     """Return a column's value as str, int or float; None for nan, infinities and empty texts."""
     if isinstance(value, str):
         if name in WHOLE and value.isdecimal():  # of a column that holds words too, as batch_size does: "auto"
@@ -532,7 +524,7 @@ def _cast(kind: type, value: Any) -> Any:
     return None if value is None or (isinstance(value, float) and not math.isfinite(value)) else kind(value)
 
 
-def _table(names: Sequence[str], rows: Iterable[Row]) -> TrackedTable:
+def _build_table(names: Sequence[str], rows: Iterable[Row]) -> TrackedTable:
     """Build a table of rows with the types of their columns, as long as W&B shows."""
     types = {name: str if name in TEXT else int if name in WHOLE else float for name in names}
     return TrackedTable(types, [tuple(row.get(name) for name in names) for row in rows][:TABLE_ROWS])

@@ -97,62 +97,62 @@ def _read_key(environment: Mapping[str, str], home: Path, url: str) -> str:
     names = [environment["NETRC"]] if environment.get("NETRC") else [home / ".netrc", home / "_netrc"]
     for name in names:
         with contextlib.suppress(OSError, netrc.NetrcParseError):
-            found = netrc.netrc(os.fspath(name)).authenticators(urllib.parse.urlsplit(url).hostname or "")
-            if found and found[2]:
-                return found[2]
+            login = netrc.netrc(os.fspath(name)).authenticators(urllib.parse.urlsplit(url).hostname or "")
+            if login and login[2]:
+                return login[2]
     return ""
 
 
 def upload_runs(
-    ledger: PublishLedger, entries: Sequence[Written], server: Server, client: ServerClient, *, stall: float = STALL_S
+    ledger: PublishLedger, entries: Sequence[Written], server: Server, client: ServerClient
 ) -> dict[str, str]:
     """Upload runs; return, by id, why a run is not wholly on the server; {} = every table is verified.
 
     Runs that the ledger lists as uploaded are passed over. Failures of server or network raise nothing.
     """
-    synced = ledger.synced(server.url)
+    synced = ledger.list_synced(server.url)
     todo = [entry for entry in entries if (entry.id, entry.digest) not in synced]
-    waiting = {entry.id: why for entry in todo if (why := ledger.broken(entry))}
+    waiting = {entry.id: damage for entry in todo if (damage := ledger.explain_damage(entry))}
     todo = [entry for entry in todo if entry.id not in waiting]
     if not todo:
         return waiting
     try:
         client.connect(server, PROBE_S)  # before a process is started that may never end
-        failed = _sync(ledger, todo, server, stall)
-        found = _find_uploaded(client, server, todo)
+        failed = _run_sync(ledger, todo, server)
+        uploaded = _find_uploaded(client, server, todo)
     except Unreachable as error:
         return waiting | {entry.id: str(error) for entry in todo}
     for entry in todo:
-        why = failed.get(entry.id) or _missing_parts(entry, found[entry.id])
-        if why:
-            waiting[entry.id] = why
+        reason = failed.get(entry.id) or _name_missing(entry, uploaded[entry.id])
+        if reason:
+            waiting[entry.id] = reason
             # so that a plain `wandb sync` takes it for unsynced too
             _synced_marker(ledger, entry).unlink(missing_ok=True)
         else:
-            ledger.confirm(entry, server.url)
+            ledger.confirm_upload(entry, server.url)
     return waiting
 
 
 def _find_uploaded(client: ServerClient, server: Server, entries: Sequence[Written]) -> dict[str, UploadedRun]:
-    found = client.find_uploaded(server, entries)
+    uploaded = client.find_uploaded(server, entries)
     for attempt in range(1, TRIES):
-        rest = [entry for entry in entries if _missing_parts(entry, found[entry.id])]
-        if not rest:
+        incomplete = [entry for entry in entries if _name_missing(entry, uploaded[entry.id])]
+        if not incomplete:
             break
         time.sleep(0.5 * attempt)
-        found |= client.find_uploaded(server, rest)
-    return found
+        uploaded |= client.find_uploaded(server, incomplete)
+    return uploaded
 
 
-def _missing_parts(entry: Written, uploaded: UploadedRun) -> str:
-    """Say what of a run the server lacks, or ""."""
+def _name_missing(entry: Written, uploaded: UploadedRun) -> str:
+    """Name the parts of a run that the server lacks, in one line; "" where it has all."""
     tables = [name for name in entry.artifacts if name not in uploaded.tables]
     if tables:
         return f"the server did not commit {', '.join(tables)}"
     return "" if uploaded.lines else "the server has no figures of it"
 
 
-def _sync(ledger: PublishLedger, entries: Sequence[Written], server: Server, stall: float) -> dict[str, str]:
+def _run_sync(ledger: PublishLedger, entries: Sequence[Written], server: Server) -> dict[str, str]:
     """Run `wandb sync` on the entries; returns why it failed, by id."""
     work = ledger.root / "syncing" / ledger.writer
     work.mkdir(parents=True, exist_ok=True)
@@ -160,16 +160,16 @@ def _sync(ledger: PublishLedger, entries: Sequence[Written], server: Server, sta
         _synced_marker(ledger, entry).unlink(missing_ok=True)
     command = [sys.executable, "-m", "wandb", "sync", "-n", str(AT_ONCE), "--include-synced"]
     command += [str(ledger.root / entry.run) for entry in entries]
-    stall += sum((ledger.root / name).stat().st_size for entry in entries for name in entry.staged) / BYTES_S
+    stall = STALL_S + sum((ledger.root / name).stat().st_size for entry in entries for name in entry.staged) / BYTES_S
     environment = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}  # a client's own
-    environment |= client_environment(ledger.root, work, work / "data")
+    environment |= make_client_environment(ledger.root, work, work / "data")
     environment |= {"WANDB_API_KEY": server.key, "WANDB_BASE_URL": server.url}
     try:
         with (work / "output.txt").open("wb") as output:
             process = subprocess.Popen(
                 command, cwd=work, env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output
             )
-            ended = _watch(process, ledger, entries, stall)
+            ended = _await_sync(process, ledger, entries, stall)
         reasons = _read_log(work, ledger, entries)
     finally:
         shutil.rmtree(work, ignore_errors=True)
@@ -177,7 +177,9 @@ def _sync(ledger: PublishLedger, entries: Sequence[Written], server: Server, sta
     return reasons | {e.id: reasons.get(e.id, missed) for e in entries if not _synced_marker(ledger, e).is_file()}
 
 
-def _watch(process: subprocess.Popen[bytes], ledger: PublishLedger, entries: Sequence[Written], stall: float) -> bool:
+def _await_sync(
+    process: subprocess.Popen[bytes], ledger: PublishLedger, entries: Sequence[Written], stall: float
+) -> bool:
     """Wait until the process ends (True), or end it after `stall` seconds without progress (False)."""
     done, moved = 0, time.monotonic()
     try:
@@ -200,20 +202,18 @@ def _watch(process: subprocess.Popen[bytes], ledger: PublishLedger, entries: Seq
 
 
 def _read_log(work: Path, ledger: PublishLedger, entries: Sequence[Written]) -> dict[str, str]:
-    """Read the errors of each run from the log of `wandb sync`: only there it says that a table was lost."""
+    """Read the errors of each run from the log of `wandb sync`: a lost table is reported only there."""
     runs = {str(_run_file(ledger, entry)): entry.id for entry in entries}
-    found: dict[str, str] = {}
+    errors: dict[str, str] = {}
     for path in list_files(work, "**/debug-sync*.log"):
         for line in path.read_text("utf8", errors="replace").splitlines():
             if '"level":"ERROR' in line and "featurechecker" not in line and FAILURE_WORDS.search(line):
-                try:
+                with contextlib.suppress(ValueError):
                     row = parse_json(line)
-                except ValueError:
-                    continue
-                where = runs.get(str(row.get("sync_path")))
-                if where and found.get(where, VAGUE_ERROR) == VAGUE_ERROR:
-                    found[where] = " ".join(f"{row.get('msg')} {row.get('error', '')}".split())[:300]
-    return found
+                    run = runs.get(str(row.get("sync_path")))
+                    if run and errors.get(run, VAGUE_ERROR) == VAGUE_ERROR:
+                        errors[run] = " ".join(f"{row.get('msg')} {row.get('error', '')}".split())[:300]
+    return errors
 
 
 def _run_file(ledger: PublishLedger, entry: Written) -> Path:
@@ -225,7 +225,7 @@ def _synced_marker(ledger: PublishLedger, entry: Written) -> Path:
     return _run_file(ledger, entry).with_name(f"run-{entry.id}.wandb.synced")
 
 
-def client_environment(root: Path, folder: Path, data: Path) -> dict[str, str]:
+def make_client_environment(root: Path, folder: Path, data: Path) -> dict[str, str]:
     """Make `folder` and return the client's environment: no files outside the sweep, no usage statistics."""
     (folder / "tmp").mkdir(parents=True, exist_ok=True)
     return {

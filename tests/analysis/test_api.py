@@ -98,12 +98,16 @@ def test_a_broken_sweep_is_one_line(swept, tmp_path) -> None:
 
 
 def test_a_limit_and_missing_answers_are_kept_apart(launch, experiment, tmp_path) -> None:
-    done = launch("-m", "method=base,scaling_vis", "limit=10,null", *experiment)
-    found = spatial_eval.load(Path(done.stdout.splitlines()[-1]).parent)
-    assert sorted(found.cells["n"]) == [10, 10, 32, 32]
+    recorded = tmp_path / "recorded.jsonl"
+    lines = recorded.read_text("utf8").splitlines(keepends=True)
+    recorded.write_text("".join(line for line in lines if json.loads(line)["row"] != 3), "utf8")
+    done = launch("-m", "method=base,scaling_vis", "limit=10,null", "split=all", *experiment)
+    assert done.returncode == 3, done.stderr
+    found = spatial_eval.load(next((tmp_path / "out/sweeps").iterdir()))
+    assert sorted(found.cells["n"]) == [9, 9, 39, 39]  # an eleventh question does not stand in for the missing one
     for cell, n in found.cells["n"].items():
         assert len(found.part(cell).questions) == n
-    assert sorted(found.oracle()["n"]) == [10, 32]
+    assert sorted(found.oracle()["n"]) == [9, 39]
 
 
 def test_text_that_looks_like_nothing_stays_text(launch, experiment) -> None:

@@ -12,7 +12,7 @@ import pytest
 import scipy.stats
 
 import spatial_eval
-from spatial_eval.analysis.compare import compare, format_label, side
+from spatial_eval.analysis.compare import compare, format_label, read_side
 from spatial_eval.core.errors import ConfigError
 
 
@@ -32,8 +32,8 @@ def ids(swept, tmp_path) -> list[str]:
 
 def test_two_cells_are_paired_by_question(ids, tmp_path) -> None:
     out = tmp_path / "out"
-    one = side(f"{ids[0]}:method=base,split=test", out)
-    found = compare(one, side(f"{ids[0]}:method=scaling_vis,weight=0.5,split=test", out))
+    one = read_side(f"{ids[0]}:method=base,split=test", out)
+    found = compare(one, read_side(f"{ids[0]}:method=scaling_vis,weight=0.5,split=test", out))
     assert len(found) == 1
     row = found[0]
     assert row["n"] == 32
@@ -54,7 +54,7 @@ def test_two_cells_are_paired_by_question(ids, tmp_path) -> None:
 
 def test_what_neither_side_fixes_must_agree(ids, tmp_path) -> None:
     out = tmp_path / "out"
-    found = compare(side(f"{ids[0]}:method=base", out), side(f"{ids[0]}:method=scaling_vis,weight=0.8", out))
+    found = compare(read_side(f"{ids[0]}:method=base", out), read_side(f"{ids[0]}:method=scaling_vis,weight=0.8", out))
     assert sorted(row["split"] for row in found) == ["test", "val"]
     assert all(row["p_holm"] >= row["p"] for row in found)
 
@@ -81,7 +81,7 @@ WRONG = [
 @pytest.mark.parametrize(("a", "b", "message"), WRONG)
 def test_wrong_use_is_one_line(a, b, message, ids, tmp_path) -> None:
     with pytest.raises(ConfigError, match=message) as refused:
-        compare(side(a, tmp_path / "out"), side(b, tmp_path / "out"))
+        compare(read_side(a, tmp_path / "out"), read_side(b, tmp_path / "out"))
     assert "\n" not in str(refused.value)
 
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import run_cells
+from conftest import ordered, run_cells
 from doubles import Drill, Speaking, gaze
 
 from spatial_eval.analysis import framings
@@ -20,11 +21,13 @@ from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData, read_sweep
 from spatial_eval.benchmarks.framing import apply_framing
 from spatial_eval.cli import main
 from spatial_eval.core.columns import FRAMED
+from spatial_eval.core.errors import INCOMPLETE
 from spatial_eval.core.paths import SweepPaths
 from spatial_eval.core.types import Cell, Experiment, Part
 from spatial_eval.methods.routing import Base, ScalingVis
 from spatial_eval.report import framings as report_framings
 from spatial_eval.report.page import render_page, write_report
+from spatial_eval.sweep.run import run_request
 
 FORMS = ("own", "yes_no", "letters", "k2", "k3", "circular")
 SIZE = 12
@@ -72,6 +75,21 @@ def test_answers_are_compared_by_what_they_mean(files: SweepData) -> None:
     assert robust({name: found[name] for name in ("k2", "own")}) is None
 
 
+def test_a_question_of_which_a_repeat_failed_is_not_asked(tmp_path: Path) -> None:
+    drill, model = Drill(size=SIZE), Speaking(broken=("1@left", "2@3"))
+    sets = [drill, *(apply_framing(drill, name) for name in ("yes_no", "circular"))]
+    cells = [Cell(Experiment(one, model, 10), Base(), Part("all", 5)) for one in sets]
+    request, states = ordered(cells, tmp_path)
+    assert run_request(request, states) == INCOMPLETE
+    (group,) = find_groups(read_sweep_data(request.folder))
+    asked = {name: one.asked.tolist() for name, one in group.outcomes(Base()).items()}
+    assert asked == {
+        "own": [True] * 5,
+        "yes_no": [True, False, True, True, True],
+        "circular": [True, True, False, True, True],
+    }
+
+
 def test_rows_hold_every_cell_in_every_form(files: SweepData) -> None:
     groups = find_groups(files)
     rows = framing_rows(files, groups)
@@ -113,7 +131,7 @@ def test_the_report_says_how_much_depends_on_the_form(framed: Path, files: Sweep
     assert "Accuracy above chance of base runs from 33.3 % (own) to 100.0 % (k2)." in text
     assert "of the 12 questions that are right with two" in text
     assert "The gain of scaling_vis w=2 in the benchmark's own form (+50.0 points)" not in text  # 3 sets: no interval
-    assert "scaling_vis w=2 neither gains nor loses clearly in the benchmark&#39;s own form (+50.0 points)" in text
+    assert "scaling_vis w=2 in the benchmark&#39;s own form: +50.0 points (no interval: fewer than 10 sets" in text
     rows = list(csv.DictReader(SweepPaths(framed).framings.read_text("utf8").splitlines()))
     assert tuple(rows[0]) == FRAMED
     assert len(rows) == 2 * len(FORMS)
@@ -136,6 +154,32 @@ def test_a_gain_survives_where_its_interval_says_so() -> None:
     assert said.endswith("clearly in none of the 1 other forms.")
 
 
+def test_a_form_that_is_not_followed_is_told_from_one_that_is_harder(files: SweepData) -> None:
+    (group,) = find_groups(files)
+    accuracies = report_framings._read_accuracies(files, group, Base())
+    letters = next(form for form in group.forms if form.framing == "letters").cells[Base()]
+    odd = replace(files, cells=files.cells.assign(unreadable=[90.0 * (i == letters) for i in files.cells.index]))
+    said = "\n".join(report_framings._describe_forms(odd, group, Base(), accuracies, {}))
+    assert "name no option in: letters 90 %. It does not follow these forms. In the others accuracy" in said
+    assert "Between the forms that it follows it is " in said
+    plain = "\n".join(report_framings._describe_forms(files, group, Base(), accuracies, {}))
+    assert "follow" not in plain
+
+
+def test_a_limited_part_of_a_form_that_asks_several_times_is_read_whole(tmp_path: Path) -> None:
+    drill = Drill(size=SIZE)
+    sets = [drill, apply_framing(drill, "circular"), apply_framing(drill, "yes_no")]
+    cells = [Cell(Experiment(one, Speaking(), 10), Base(), Part("all", 5)) for one in sets]
+    found = read_sweep_data(run_cells(cells, tmp_path))
+    assert found.cells["n"].tolist() == [5, 20, 10]
+    (group,) = find_groups(found)
+    assert {form.framing: (form.sources, len(form.part.questions)) for form in group.forms} == {
+        "own": (5, 5),
+        "circular": (5, 20),
+        "yes_no": (5, 10),
+    }
+
+
 def test_a_sweep_of_one_form_has_none_of_it(framed: Path, tmp_path: Path, capsys: Any) -> None:
     cells = [Cell(Experiment(Drill(size=4), Speaking(), 10), Base(), Part("all"))]
     folder = run_cells(cells, tmp_path)
@@ -154,7 +198,7 @@ def test_what_is_left_in_the_mirror_is_right() -> None:
     options = {"q@0": '{"a": "left", "b": "on"}', "q@0@flip": '{"a": "right", "b": "on"}'}
     options["q@1@flip"] = '{"a": "on", "b": "right"}'
     codes: dict[str, int] = {}
-    source, meanings = framings._read_questions("flip_circular", part, {}, codes, options)
+    source, _, meanings = framings._read_questions("flip_circular", part, {}, codes, options)
     assert list(source) == [0, 0, 0]
     left, on = codes["left"], codes["on"]
     assert meanings == [{"a": left, "b": on}, {"a": left, "b": on}, {"a": on, "b": left}]
@@ -165,7 +209,7 @@ def test_ids_and_options_may_hold_the_sign_of_a_claim() -> None:
         part = SplitAnswers(pd.DataFrame({"sample_id": ids, "pair": pairs}), {}, {}, np.zeros(2, dtype=np.intp), {})
         codes: dict[str, int] = {}
         options = dict.fromkeys(ids, '["yes", "no"]')
-        source, meanings = framings._read_questions("yes_no", part, {}, codes, options)
+        source, _, meanings = framings._read_questions("yes_no", part, {}, codes, options)
         return list(source), meanings
 
     own, meanings = read(["a@1", "a@2"], ["", None])  # questions of yes and no, which are asked once

@@ -93,7 +93,7 @@ def test_each_cell_is_set_against_base_as_compare_does(swept, tmp_path: Path) ->
     assert len(found) == 5
     for row in found:
         sides = (f"method={text},split=test" for text in ("base", f"scaling_vis,weight={row['weight']}"))
-        (pair,) = compare.compare(*(compare.side(text, tmp_path) for text in sides))
+        (pair,) = compare.compare(*(compare.read_side(text, tmp_path) for text in sides))
         names = ("difference", "difference_low", "difference_high", "fixed", "broken", "p")
         assert [str(pair[name]).removeprefix("None") for name in names] == [
             row[name] for name in column_names.AGAINST[:-1]

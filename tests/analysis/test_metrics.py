@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -170,6 +171,15 @@ def test_position_bias(golds: str, texts: str, expected: float | None) -> None:
     assert found["position_bias"] == (None if expected is None else pytest.approx(expected))
     mixed = [*samples[1:], Sample("9", 9, "?", ("left",), ("left", "right"))]
     assert row(Base(), {BASE: list(texts)}, samples=mixed)["position_bias"] is None
+
+
+def test_several_right_options_are_easier_to_guess() -> None:
+    options = ("left", "right", "on", "under")
+    samples = [Sample("0", 0, "?", ("left", "on"), options), Sample("1", 1, "?", ("on",), options)]
+    found = row(Base(), {BASE: ["left", "left"]}, samples=samples)
+    assert (found["chance"], found["accuracy_adjusted"]) == (37.5, pytest.approx(20))
+    found = row(Base(), {BASE: ["left", None]}, samples=[replace(samples[0], answers=options), samples[1]])
+    assert (found["chance"], found["accuracy_adjusted"]) == (100, None)
 
 
 def test_nothing_of_nothing_is_empty() -> None:

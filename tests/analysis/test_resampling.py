@@ -88,7 +88,7 @@ def test_questions_are_linked_by_what_they_share(rows: list[tuple[str, str, str]
 
     share = [[any(map(meet, one, other)) for other in rows] for one in rows]
     expected = scipy.sparse.csgraph.connected_components(np.array(share), directed=False)[1]
-    found = intervals.linked(*(list(column) for column in zip(*rows, strict=True)))
+    found = intervals.link_questions(*(list(column) for column in zip(*rows, strict=True)))
     assert [[a == b for b in found] for a in found] == [[a == b for b in expected] for a in expected]
     assert list(dict.fromkeys(found)) == list(range(len(set(found))))  # by first appearance
 

@@ -197,10 +197,10 @@ def test_the_chosen_of_equal_cells_has_its_own_p(three) -> None:
 
 def test_each_kind_of_a_method_has_its_best_cell(gazed, three) -> None:
     chosen = selection.picks(three)
-    assert selection.by_settings(three, chosen) == [s for s in chosen if s.family]
+    assert selection.select_by_settings(three, chosen) == [s for s in chosen if s.family]
     files = sweep_data.read_sweep_data(gazed)
     mixed = replace(files, methods=[replace(m, layers="0-1") if m == ScalingVis(0.5) else m for m in files.methods])
-    found = selection.by_settings(mixed, selection.picks(files))
+    found = selection.select_by_settings(mixed, selection.picks(files))
     assert [(s.family, s.candidates) for s in found] == [
         ("base", 1),
         ("scaling_vis", 1),
@@ -241,7 +241,7 @@ def test_the_select_command(folder, cli) -> None:
     table = cli("select")
     assert table.returncode == 0, table.stderr
     assert table.stdout.startswith("Chosen on val, reported on test\n")
-    assert "other draws of the val questions" in table.stdout
+    assert "redraws of the val questions" in table.stdout
     flat = list(csv.DictReader(cli("select", folder.name[:5], "--format", "csv").stdout.splitlines()))
     assert [row["family"] for row in flat] == ["all", "base", "scaling_vis", "adapt_vis"]
     assert json.loads(cli("select", "--format", "json", "--metric", "accuracy_strict").stdout)[0]["chosen_on"] == "val"

@@ -148,6 +148,9 @@ def test_gold_letters(options: Any, answer: Any, gold: str, meaning: str) -> Non
         ([], None, "words", "needs a text `question` and an `answer`"),
         ([], "A", "letter", "has no options, and a letter stands for one"),
         ([f"place {i}" for i in range(27)], "place 3", "letter", "has 27 options: more than there are letters"),
+        (["1", "2"], 2, "words", "a number is an index from 0: where the option is meant, write a text"),
+        (["left", "right"], 1.0, "number", "needs a text `question` and an `answer`"),
+        (["1", "3"], "2", "number", "the gold answer '2' is none of the options 1, 3"),
         (["left", "right"], "left", "yes_no", "the gold answer is 'left', and dataset.scoring=yes_no reads yes and no"),
     ],
 )
@@ -196,6 +199,23 @@ def test_letters_that_only_the_gold_answers_show(caplog: pytest.LogCaptureFixtur
     assert choices.resolve_rule(small, None) == ("words", small)
     mixed = [*rows, row([], "left")]
     assert choices.resolve_rule(mixed, None) == ("words", mixed)
+
+
+def test_an_index_that_may_be_meant_as_the_option_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    count = row(["1", "2", "3"], 2)
+    assert pose_question(count, choices.resolve_rule([count], None)[0]).meaning == "3"
+    assert caplog.messages == [
+        "f.jsonl, row 0: the gold answer 2 counts as an index from 0, which is the option '3'; where the option '2' is "
+        "meant, write a text"
+    ]
+    choices.resolve_rule([count, row(["left", "right"], 1)], None)  # these are indices
+    choices.resolve_rule([row(["0", "1"], 1)], None)
+    assert len(caplog.messages) == 1
+
+
+def test_two_forms_of_an_accent_are_one_option() -> None:
+    asked = pose_question(row(["cafe\u0301", "bar"], "caf\u00e9"), "words")
+    assert (asked.answers, asked.options) == (("caf\u00e9",), ("caf\u00e9", "bar"))
 
 
 # --- through a reader

@@ -19,7 +19,7 @@ def cases() -> Iterator[tuple[str, list[str], str]]:
     """(rule, what it reads by gold answer, text)."""
     rules: list[str] = []
     for line in (Path(__file__).parent / "rule_cases.txt").read_text("utf8").splitlines():
-        if line.startswith(("# yn_", "# l_")):
+        if line.startswith(("# yn_", "# l_", "# w_")):
             rules = line[2:].partition(" text")[0].split()
         elif not line.startswith("#"):
             *codes, text = line.split(" ", len(rules))
@@ -41,6 +41,9 @@ def test_a_rule_reads_what_its_source_reads(rule: str) -> None:
             for gold, code in zip(("yes", "no"), said * 2 if len(said) == 1 else said, strict=True):
                 grade = grade_answer(Sample("0", 0, "?", (gold,), ("yes", "no"), scoring=rule), text)
                 assert (grade.prediction, grade.right) == (WORDS[code], WORDS[code] == gold), (text, gold)
+        elif rule.startswith("w_"):
+            grade = grade_answer(Sample("0", 0, "?", ("2", "downhill"), scoring=rule), text)
+            assert (grade.prediction, grade.right) == (said[0].strip("-"), said[0] != "-"), text
         else:
             asked = Sample("0", 0, "?", ("b",), ("a", "b", "c", "d"), scoring=rule, option_texts=TEXTS)
             letter = said[0].lower().strip("-")
@@ -49,10 +52,10 @@ def test_a_rule_reads_what_its_source_reads(rule: str) -> None:
 
 
 def test_every_rule_of_other_people_has_cases() -> None:
-    assert {rule for rule, _, _ in CASES} == {n for n in RULES if n.startswith(("yn_", "l_"))} - {"l_camb"}
+    assert {rule for rule, _, _ in CASES} == {n for n in RULES if n.startswith(("yn_", "l_", "w_"))} - {"l_camb"}
 
 
 def test_a_letter_is_read_only_where_the_question_offers_it() -> None:
-    for rule in ("l_lead", "l_cambrian", "l_3dsr", "l_viewspatial", "l_vk"):
+    for rule in ("l_lead", "l_cambrian", "l_3dsr", "l_viewspatial", "l_vk", "l_easi", "l_cascade"):
         asked = Sample("0", 0, "?", ("b",), ("a", "b"), scoring=rule, option_texts=("left", "right"))
         assert grade_answer(asked, "D").prediction == ""

@@ -122,10 +122,24 @@ def test_rows_and_sides_are_those_of_the_source(framing: str, tmp_path: Path) ->
     for split in ("val", "test"):
         chosen = {source[i].id for i in split_indices(source, Part(split))}
         assert {framed[i].id.partition("@")[0] for i in split_indices(framed, Part(split))} == chosen
+        first = [source[i].id for i in split_indices(source, Part(split, 7))]
+        some = [framed[i] for i in split_indices(framed, Part(split, 7))]
+        assert list(dict.fromkeys(one.id.partition("@")[0] for one in some)) == first
+        assert len(some) == sum(one.id.partition("@")[0] in first for one in framed)
     upright = [one.image for one in framed if not one.id.endswith("@flip")]
     assert [one.image for one in source] == list(dict.fromkeys(upright))
     if framing == "listed":
         assert [one.question for one in framed] == [one.question for one in source]
+
+
+def test_a_question_that_is_asked_once_beside_others_stays_on_its_side(tmp_path: Path) -> None:
+    asked = {"question": "Where?", "answer": "left", "options": ["left", "on"]}
+    rows = [{**asked, "answer": "yes", "options": ["yes", "no"]} if i % 3 else asked for i in range(40)]
+    quiz, places = QuestionFile(write_lines(tmp_path / "q.jsonl", rows), scoring="by_gold"), Places(tmp_path, tmp_path)
+    source, framed = quiz.read(places), apply_framing(quiz, "yes_no").read(places)
+    assert len(framed) == 54
+    chosen = {source[i].id for i in split_indices(source, Part("val"))}
+    assert {framed[i].id.partition("@")[0] for i in split_indices(framed, Part("val"))} == chosen
 
 
 def test_files_with_options_lose_their_own_instruction(tmp_path: Path) -> None:
@@ -256,7 +270,7 @@ def test_a_question_is_asked_with_its_mirror_image(tmp_path: Path) -> None:
         ("p", "p", 2),
         ("p@flip", "p", 3),
     ]
-    assert found[0] == replace(quiz.read(places)[0], pair="q", cut="00000000", groups=(("flip", "q"),))
+    assert found[0] == replace(quiz.read(places)[0], pair="q", cut="00000000", groups=(("flip", "q"),), source="q")
     assert found[1].question == "Where is the cup?\nA. right\nB. left\nC. on\nLook."
     assert (found[1].answers, found[1].option_texts, found[1].relation) == (("b",), ("right", "left", "on"), "left")
     assert (found[3].question.splitlines()[0], found[3].answers) == ("Is the cup right of the plate?", ("a",))

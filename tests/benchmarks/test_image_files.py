@@ -115,6 +115,7 @@ def test_transparent_and_animated_pictures_are_said_once(tmp_path: Path, caplog:
     clear = noise("P")
     clear.save(tmp_path / "index.png", transparency=bytes(range(256)))
     noise("LA").save(tmp_path / "grey.png")
+    Image.fromarray(np.full((2, 3), 200, np.uint16)).save(tmp_path / "dark.png")
     with caplog.at_level(logging.WARNING):
         for _ in range(2):
             assert pixels(open_rgb(tmp_path / "alpha.png", "upright")).tolist() == pixels(plain).tolist()
@@ -123,9 +124,12 @@ def test_transparent_and_animated_pictures_are_said_once(tmp_path: Path, caplog:
                 pixels(open_rgb(tmp_path / "moving.gif", "upright")).tolist() == pixels(first.convert("RGB")).tolist()
             )
             open_rgb(tmp_path / "grey.png", "upright")
+            open_rgb(tmp_path / "dark.png", "upright")
     assert [line.partition(str(tmp_path))[2] for line in caplog.messages] == [
         "/alpha.png is transparent: the colours of transparent pictures are shown without a background",
         "/moving.gif is animated: the first frame of animated pictures is shown",
+        "/dark.png has no value above 200 of 65535: pictures of so few 16-bit values are nearly black; save 8-bit "
+        "values with 8 bits per channel",
     ]
 
 

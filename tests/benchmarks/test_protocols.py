@@ -11,7 +11,7 @@ from hydra_front import COMPOSER
 
 from spatial_eval.benchmarks import protocols
 from spatial_eval.benchmarks.prompts import SYSTEMS, apply_system
-from spatial_eval.benchmarks.protocols import NAMES, PROTOCOLS, Protocolled
+from spatial_eval.benchmarks.protocols import NAMES, PROTOCOLS, Protocolled, find_protocol
 from spatial_eval.benchmarks.question_files import QuestionFile
 from spatial_eval.benchmarks.rows import RowBenchmark
 from spatial_eval.config.descriptions import build_benchmark, describe_benchmark
@@ -60,25 +60,76 @@ def test_what_the_user_sets_wins_and_the_label_says_so() -> None:
         (changed,) = experiments("dataset=pope_coco", "model=llava15_7b", "dataset.protocol=llava", key)
         assert changed.dataset.name == "pope_coco_random:llava-changed", name
     assert (rows(changed.dataset).scoring, changed.dataset.system) == ("yes_no", SYSTEMS["vicuna_v1"])
-    with pytest.raises(ConfigError, match=r"dataset.protocol and dataset.framing both say how to ask"):
+    with pytest.raises(
+        ConfigError, match=r"protocol=llava and dataset.framing=open both set wording and rule: take one"
+    ):
         experiments("dataset=pope_coco", "dataset.protocol=llava", "dataset.framing=open")
+    (part,) = experiments(
+        "dataset=naturalbench", "dataset.protocol=lmms", "dataset.instruction.yes_no='{question} Yes or no?'"
+    )
+    wording = {"yes_no": "{question} Yes or no?", "letters": f"{{question}} {protocols.LETTER_OF}"}
+    assert (part.dataset.name, rows(part.dataset).instruction) == ("naturalbench:lmms-changed", wording)
+    (whole,) = experiments("dataset=blink_depth", "dataset.protocol=vlmevalkit", "dataset.columns={question: prompt}")
+    assert (whole.dataset.name, rows(whole.dataset).columns["question"]) == ("blink_depth:vlmevalkit-changed", "prompt")
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("benchmark", "protocol", "said"),
     [
-        (
-            ("dataset=pope_coco", "dataset.protocol=authors"),
-            "=authors is not known for pope_coco; known for it: llava, lm",
-        ),
-        (("dataset=vsr", "dataset.protocol=lmms"), "=lmms is not known for vsr; known for it: none"),
-        (("dataset=mmvp", "dataset.protocol=llava-changed"), "is not known for mmvp; known for it: llava, vlmevalkit"),
+        ("pope_coco", "authors", "its authors published questions and a rule, and no wording; known for it: llava, lm"),
+        ("vsr", "lmms", "is not known for vsr: lmms-eval does not have this set; known for it: none; set dataset.sys"),
+        ("vsr", "vlmevalkit", "VLMEvalKit asks it from a table of its own, whose wording its code does not show"),
+        ("threedsr", "authors", "its authors read answers with GPT-4, and no judge model is used here"),
+        ("mmvp", "llava-changed", "unknown dataset.protocol 'llava-changed' (valid: llava, lmms, vlmevalkit)"),
+        ("scenes_a", "lmsm", "unknown dataset.protocol 'lmsm'; did you mean lmms? (valid: llava, lmms, vlmevalkit, au"),
     ],
 )
-def test_what_is_not_known_is_refused(arguments: tuple[str, ...], said: str) -> None:
+def test_what_is_not_known_is_refused_with_its_reason(benchmark: str, protocol: str, said: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        experiments(*arguments)
+        experiments(f"dataset={benchmark}", f"dataset.protocol={protocol}")
     assert said in str(caught.value)
+
+
+BELOW = "Please select the correct answer from the options above."
+LABELLED = f"Question: Which is near?\nOptions:\nA. cup\nB. dog\n{BELOW}"
+LETTERED = f"Which is near?\nA. cup\nB. dog\n{protocols.LETTER}"
+REPLY = "Reply only to the corresponding option.\nAnswer:"
+
+
+@pytest.mark.parametrize(
+    ("benchmark", "protocol", "model", "text", "rule"),
+    [
+        ("mmvp", "lmms", "org/other", LETTERED, "l_mmvp"),
+        ("mmvp", "vlmevalkit", "org/other", LABELLED, "l_vk"),
+        ("mmvp", "vlmevalkit", "OpenGVLab/InternVL3-8B-hf", LETTERED, "l_vk"),
+        ("blink_depth", "vlmevalkit", "org/other", LABELLED, "l_vk"),
+        ("blink_depth", "vlmevalkit", "llava-hf/llava-1.5-7b-hf", LETTERED, "l_vk"),
+        ("cv_bench", "vlmevalkit", "org/other", "Which is near?\nA. cup\nB. dog", "l_vk"),
+        ("cv_bench", "vlmevalkit", "llava-hf/llava-v1.6-vicuna-7b-hf", LETTERED, "l_vk"),
+        ("threedsr_circular", "lmms", "org/other", LABELLED, "l_3dsr"),
+        ("threedsr", "vlmevalkit", "org/other", LABELLED, "l_vk"),
+        (
+            *("embspatial", "vlmevalkit", "llava-hf/llava-1.5-7b-hf"),
+            "Question: Which is near?\nOptions:\nA: cup\nB: dog\n"
+            "Give me the answer letter directly. The best answer is:",
+            "l_easi",
+        ),
+        *(
+            ("viewspatial", kit, "org/other", f"Question: Which is near?\nChoices: A. cup\nB. dog\n{REPLY}", rule)
+            for kit, rule in (("lmms", "l_viewspatial"), ("vlmevalkit", "l_easi"))
+        ),
+        ("viewspatial", "authors", "org/other", f"Which is near?A. cup\nB. dog\n{REPLY}", "l_viewspatial"),
+        ("naturalbench", "lmms", "org/other", f"Which is near? {protocols.LETTER_OF}", "l_first"),
+        ("naturalbench", "authors", "org/other", f"Which is near?{protocols.LETTER_OF}", "l_first"),
+        ("realworldqa", "lmms", "org/other", "Which is near?\nA. cup\nB. dog", "l_cascade"),
+    ],
+)
+def test_what_a_protocol_asks(benchmark: str, protocol: str, model: str, text: str, rule: str, tmp_path: Path) -> None:
+    row = {"question": "<image>\nUSER: Which is near?\nASSISTANT:", "answer": "A", "options": ["cup", "dog"]}
+    keys = find_protocol(benchmark, protocol, model)
+    own = {key: value for key, value in keys.items() if key not in ("system", "model.image_mode", "columns.question")}
+    (sample,) = QuestionFile(write_lines(tmp_path / "own.jsonl", [row]), **own).read(Places(tmp_path, tmp_path))
+    assert (sample.question, sample.scoring) == (f"<image>\nUSER: {text}\nASSISTANT:", rule)
 
 
 def test_every_protocol_builds(tmp_path: Path) -> None:

@@ -17,10 +17,14 @@ from typing import Any
 import pytest
 from conftest import questions, write_lines
 from hydra_front import COMPOSER
+from hypothesis import given
+from hypothesis import strategies as st
 
 from spatial_eval.benchmarks.question_files import PublicFile, QuestionFile
+from spatial_eval.benchmarks.rows import group_rows
 from spatial_eval.benchmarks.scoring import grade_answer
-from spatial_eval.core.errors import ConfigError, DataError
+from spatial_eval.core.columns import KINDS
+from spatial_eval.core.errors import ConfigError, DataError, MissingData
 from spatial_eval.core.jsonl import read_json_lines
 from spatial_eval.core.plan import split_indices
 from spatial_eval.core.types import Part, Places, Sample
@@ -50,13 +54,13 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"relation": "r" * 10_001}, ", row 1: `relation` has 10,001 characters; expected at most 10,000"),
     ({"id": "i" * 10_001}, ", row 1: `id` has 10,001 characters; expected at most 10,000"),
     ({"pair": "a\0"}, ", row 1: `pair` holds a NUL at character 1; expected text"),
-    ({"image_path": ""}, ", row 1: `image_path` is ''; expected the path of a picture, as a text"),
+    ({"image_path": ""}, ', row 1: `image_path` is ""; expected the path of a picture, as a text'),
     ({"image_path": 3}, ", row 1: `image_path` is 3; expected the path of a picture, as a text"),
     ({"image_path": "a\0b"}, ", row 1: `image_path` holds a NUL"),
-    ({"image_path": "."}, ", row 1: `image_path` is '.', a folder; expected a picture's file"),
-    ({"image_path": "pipe"}, ", row 1: `image_path` is 'pipe', a pipe or a device; expected a picture's file"),
-    ({"image_path": "/dev/zero"}, ", row 1: `image_path` is '/dev/zero', a pipe or a device"),
-    ({"image_path": "n" * 300}, ", row 1: `image_path` is 'nnn"),
+    ({"image_path": "."}, ', row 1: `image_path` is ".", a folder; expected a picture\'s file'),
+    ({"image_path": "pipe"}, ', row 1: `image_path` is "pipe", a pipe or a device; expected a picture\'s file'),
+    ({"image_path": "/dev/zero"}, ', row 1: `image_path` is "/dev/zero", a pipe or a device'),
+    ({"image_path": "n" * 300}, ', row 1: `image_path` is "nnn'),
     ({"options": 5}, ", row 1: `options` must be a list of texts, a mapping as"),
     ({"options": "left"}, ", row 1: `options` must be a list of texts, a mapping as"),
     ({"answer": 10**399}, ", row 1: `answer` is a number of 400 digits; expected one below 2^63, or a text"),
@@ -64,11 +68,11 @@ FAULTS: list[tuple[dict[str, Any], str]] = [
     ({"set": float("inf")}, ", row 1: `set` is inf; expected a finite number, or a text"),
     (
         {"id": 0},
-        ", row 1: id '0' stands in rows 0 and 1; ids in column 'id' must differ; dataset.columns.id='' numbers",
+        ", row 1: id \"0\" stands in rows 0 and 1; ids in column 'id' must differ; dataset.columns.id='' numbers",
     ),
-    ({"id": "0"}, ", row 1: id '0' stands in rows 0 and 1"),
+    ({"id": "0"}, ', row 1: id "0" stands in rows 0 and 1'),
     ({"question": None}, ", row 1: `question` is absent; a row needs a text `question` and an `answer`"),
-    ({"question": " "}, ", row 1: `question` is ' '; a row needs a text"),
+    ({"question": " "}, ', row 1: `question` is " "; a row needs a text'),
     ({"answer": None}, ", row 1: `answer` is absent; a row needs"),
     ({"answer": []}, ", row 1: needs a text `question` and an `answer`"),
 ]
@@ -254,6 +258,55 @@ def test_val_and_test_share_no_image_pair_or_set(tmp_path: Path) -> None:
     for name, some, cut in (("own.jsonl", alone, "groups"), ("quiz.jsonl", rows, "rows")):
         single = read(write_lines(tmp_path / name, some), cut=cut)
         assert list(split_indices(single, Part("val"))) == list(split_indices(120, Part("val")))
+
+
+NAMES = st.sampled_from(("", "0", "1", "2", "3"))
+GROUPED = st.builds(
+    dict, image=NAMES, pair=NAMES, set=NAMES, groups=st.lists(st.tuples(st.sampled_from(KINDS), NAMES), max_size=2)
+)
+
+
+@given(st.lists(GROUPED, min_size=1, max_size=12))
+def test_no_picture_and_no_group_of_own_files_stands_on_both_sides(rows: list[dict[str, Any]]) -> None:
+    samples = [
+        Sample(
+            *(str(i), i, "?", ("x",)),
+            image=Path(row["image"]) if row["image"] else None,
+            groups=tuple((kind, name) for kind, name in row["groups"] if name),
+            **{key: row[key] for key in ("pair", "set")},
+        )
+        for i, row in enumerate(rows)
+    ]
+    grouped = group_rows(samples)
+    held: dict[tuple[str, str], set[str]] = {}
+    for one in grouped:
+        labels = [("image", str(one.image or "")), ("pair", one.pair), ("set", one.set), *one.groups]
+        for kind, name in labels:
+            if name and kind != "macro":
+                held.setdefault((kind, name), set()).add(one.cut or one.id)
+    assert [label for label, cuts in held.items() if len(cuts) > 1] == []
+    before = group_rows([replace(one, groups=()) for one in samples])
+    named = {(a.cut or a.id, b.cut or b.id) for a, b in zip(before, grouped, strict=True)}
+    if len(named) == len({b for _, b in named}):  # nothing was joined: the same names, so the same part of each
+        assert [one.cut for one in grouped] == [one.cut for one in before]
+
+
+def test_what_is_asked_is_known_without_files() -> None:
+    for keys, asked in (
+        ({"split_name": "all"}, 5127),
+        ({}, 3000),
+        ({"split_name": "popular", "corrections": "repope"}, 2727),
+        ({"split_name": "all", "corrections": "repope"}, 4779),
+        ({"split_name": "all", "where": ["label=yes"]}, 0),
+        ({"split_name": "all", "framing": "letters"}, 5127),
+        ({"split_name": "all", "framing": "circular"}, 0),
+    ):
+        found = COMPOSER.read_benchmark("pope_coco", {f"dataset.{key}": value for key, value in keys.items()})
+        assert found.questions == asked, keys
+    naturalbench = COMPOSER.read_benchmark("naturalbench", {})
+    assert naturalbench.questions == 7600
+    with pytest.raises(MissingData, match="dataset naturalbench is not prepared"):  # so that a plan counts without it
+        naturalbench.read(Places(Path("/nowhere"), Path("/nowhere")))
 
 
 def pope(folder: Path, split: str = "random", rows: int = 24, **keys: Any) -> PublicFile:

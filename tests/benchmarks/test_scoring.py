@@ -100,6 +100,19 @@ def test_a_longer_option_is_not_read_as_a_shorter_one() -> None:
     assert prediction(both, "on top") == "on top"
 
 
+def test_no_part_of_a_number_is_an_option() -> None:
+    count = sample("2", ("1", "2", "3"), "words")
+    assert [correct(count, text) for text in ("2.", "It is 2, I think", "2.5", "1,200", "1.2")] == [True, True] + 3 * [
+        False
+    ]
+
+
+def test_an_accent_is_one_sign_however_it_is_written() -> None:
+    assert correct(sample("caf\u00e9", (), "words"), "The cafe\u0301.")
+    letters = Sample("0", 0, "?", ("b",), ("a", "b"), scoring="letter", option_texts=("bar", "cafe\u0301"))
+    assert prediction(letters, "the caf\u00e9") == "b"
+
+
 def test_any_of_several_gold_answers_will_do() -> None:
     assert correct(Sample("0", 0, "?", ("left", "to the left"), ()), "Left.")
 

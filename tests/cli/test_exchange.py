@@ -21,7 +21,7 @@ from spatial_eval.analysis.sweep_data import find_sweep
 from spatial_eval.benchmarks.readers import QuestionFile
 from spatial_eval.cli import answer_forms, export_answers, import_answers, main
 from spatial_eval.cli.answer_forms import Hints, read_answers
-from spatial_eval.core.arms import BASE, Arm, Dola, Scaling, Vcd
+from spatial_eval.core.arms import BASE, Arm, Deco, Dola, Scaling, Sparc, Vaf, Var, Vcd
 from spatial_eval.core.errors import ConfigError, DataError, StoreError
 from spatial_eval.core.plan import fuse_cells, split_indices
 from spatial_eval.core.types import Cell, Experiment, Generation, Part, Places, Sample, Signals
@@ -226,7 +226,8 @@ def test_a_model_answers_what_was_imported_and_nothing_else(
         del record["confidence"]
     source = write_lines(tmp_path / "a.jsonl", records[:-1])
     out = ("--output-dir", tmp_path / "out")
-    assert bring(capsys, source, "--name", "mine", "--dataset", "jsonl", f"dataset.path={quiz}", *out)[0] == 0
+    given = ("--name", "mine", "--dataset", "jsonl", f"dataset.path={quiz}", "dataset.columns.id=id")
+    assert bring(capsys, source, *given, *out)[0] == 0
     places, dataset = Places(tmp_path, tmp_path / "out"), QuestionFile(quiz)
     samples = dataset.read(places)
     with pytest.raises(ConfigError, match=r"0.6 of quiz was never imported as 'mine'; imported: 0.5; 0.8; 1; 1.2;"):
@@ -249,7 +250,7 @@ def test_a_model_answers_what_was_imported_and_nothing_else(
             check_criteria([cell], {trunk: inspect_pass(fuse_cells([cell])[0], places)}, places)
     done = launch("dataset=jsonl", f"dataset.path={quiz}", "model=imported", "model.name=mine", "split=all")
     assert done.returncode == 3
-    assert "quiz x mine: not imported (1 answers, first: question 39)" in done.stderr
+    assert "quiz x mine: not imported (1 answer, first: question 39)" in done.stderr
 
 
 def test_the_printed_commands_mean_every_arm(quiz: Path, tmp_path: Path) -> None:
@@ -262,7 +263,9 @@ def test_the_printed_commands_mean_every_arm(quiz: Path, tmp_path: Path) -> None
         Arm(Scaling(1.0, "pai", layers="2")),
     ]
     arms += [Arm(contrast=Vcd(alpha=0.5, cutoff=0.1, noise=3)), Arm(contrast=Dola(layers="high", cutoff=0.2))]
-    arms += [Arm(contrast=Dola(layers="1-2,5", cutoff=0.1))]
+    arms += [Arm(contrast=Dola(layers="1-2,5", cutoff=0.1)), Arm(contrast=Dola(layers="")), Arm(contrast=Deco("high"))]
+    arms += [Arm(Scaling(0.5, heads="14:3", scope="text", steps="all", image_index="1")), Arm(Var(sinks="3,7"))]
+    arms += [Arm(Vaf(heads="0-1,9:3", sup=0.0)), Arm(Vaf(layers="")), Arm(Sparc(read_layer="2"))]
     places, trunk = Places(tmp_path, tmp_path), Experiment(QuestionFile(quiz), Imported("mine"), 7)
     said = {("3", arm): Generation("3", arm, "Left") for arm in arms}
     one = import_answers.Incoming(
@@ -691,6 +694,10 @@ def test_what_is_exported_in_a_frameworks_form_comes_back_whole(
     assert all(stored.count(row) == 2 for row in stored)
     assert "--weight is for files that do not say it" in bring(capsys, folder, *quiz, "--weight", "1")[2]
     damaged = sorted(folder.iterdir())[0]
+    if form == "lmms":
+        text = damaged.read_text("utf8")
+        (folder / "other.jsonl").write_text(text.replace('"dataset": "quiz"', '"dataset": "quiz+brief"'), "utf8")
+        assert "\nleft out: answers to quiz+brief, which are other questions\n" in bring(capsys, folder, *quiz)[1]
     head, mark, tail = damaged.read_text("utf8").rpartition("spatial_eval")
     damaged.write_text(f"{head}spatial-eval{tail}" if form != "vlmevalkit" else f'{head}{mark}{tail[:-9]}x"\n')
     _, _, err = bring(capsys, damaged, *quiz)

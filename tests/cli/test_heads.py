@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from conftest import run_cells
 from hydra_front import make_grid
+from omegaconf import OmegaConf
 
 from spatial_eval.analysis import head_scores
 from spatial_eval.analysis.head_scores import HeadScore, rank_heads, score_heads
 from spatial_eval.benchmarks.scenes.rendered import Scenes
 from spatial_eval.cli import main
-from spatial_eval.config.schema import read_heads
+from spatial_eval.config.schema import read_heads, read_method
 from spatial_eval.core.arms import BASE, Arm, Scaling
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.types import Cell, Experiment, Part
@@ -71,6 +72,10 @@ def test_find_on_val_scale_on_test(tmp_path: Path, capsys: pytest.CaptureFixture
     assert dict(scaled.branches()) == {"weight": Arm(Scaling(2.0, heads=chosen))}
     again = run_cells([Cell(TRUNK, method, Part("test", 16)) for method in (Base(), scaled)], tmp_path)
     assert f"heads={chosen}" in (again / "results.csv").read_text()
+    assert main.main([*given, "--by", "share", "--layers", "9-14/32"]) == 0  # those that VAF's paper asks for
+    asked = ["method=vaf", "method.variant=paper", f"method.heads={out}", "dataset=scenes_b", "model=tiny"]
+    (cell,) = make_grid(asked).cells
+    run_cells([Cell(TRUNK, method, Part("test", 2)) for method in (Base(), cell.method)], tmp_path)
     for wrong, message in (("nothing", "expected FILE.json"), (str(tmp_path / "x.json"), "expected FILE.json and at")):
         assert main.main(["heads", str(folder), "--top", "0", "--out", wrong]) == 1
         assert message in capsys.readouterr().err
@@ -83,3 +88,6 @@ def test_a_file_that_is_no_set(tmp_path: Path) -> None:
             read_heads(tmp_path / "set.json")
     with pytest.raises(ConfigError, match="is no set of heads"):
         read_heads(tmp_path / "absent.json")
+    (tmp_path / "set.jsonl").write_text("{}")
+    with pytest.raises(ConfigError, match="is no set of heads"):  # a path, whatever its ending
+        read_method(OmegaConf.create({"kind": "scaling_vis", "heads": str(tmp_path / "set.jsonl")}), "scaling_vis")

@@ -16,8 +16,7 @@ from conftest import parquet_bytes
 
 from spatial_eval.analysis import diagnostics
 from spatial_eval.analysis.sweep_data import read_sweep_data
-from spatial_eval.cli import main
-from spatial_eval.cli import samples as cli_samples
+from spatial_eval.cli import main, results
 
 Call = Callable[..., tuple[int, str, str]]
 
@@ -73,6 +72,17 @@ def test_formats(call: Call) -> None:
     assert "✗" in markdown[2]
 
 
+@pytest.mark.parametrize("width", [100, 140])
+def test_a_terminal_cuts_the_question_and_keeps_the_table(call: Call, monkeypatch, width: int) -> None:
+    whole = call("--arm", "2")[1].splitlines()
+    assert max(map(len, whole)) > 100
+    monkeypatch.setattr(results, "terminal_width", lambda: width)
+    head, *rows, _ = call("--arm", "2")[1].splitlines()
+    assert head.split() == whole[0].split()
+    assert (len(rows), rows[0].split()[:4]) == (20, whole[1].split()[:4])
+    assert max(map(len, [head, *rows])) <= width
+
+
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
@@ -93,7 +103,7 @@ def test_wrong_input_is_one_line(call: Call, arguments: list[str], says: str) ->
 def test_without_base_nothing_is_fixed(call: Call, swept: Path, monkeypatch: Any) -> None:
     files = read_sweep_data(swept)
     alone = replace(files, content=parquet_bytes(files.samples[files.samples["weight"] == 0.5]))
-    monkeypatch.setattr(cli_samples, "read_sweep_data", lambda _: alone)
+    monkeypatch.setattr(results, "read_sweep_data", lambda _: alone)
     code, _, error = call("--fixed")
     assert code == 1
     assert "--fixed compares with base, and no answer of base is stored" in error
@@ -106,9 +116,9 @@ def test_no_control_character_reaches_the_terminal(call: Call, swept: Path, monk
     planted = files.samples.assign(**dict.fromkeys(("question", "text", "relation", "gold", "prediction"), nasty))
     missing = files.cells.assign(missing=1)
     monkeypatch.setattr(
-        cli_samples, "read_sweep_data", lambda _: replace(files, content=parquet_bytes(planted), cells=missing)
+        results, "read_sweep_data", lambda _: replace(files, content=parquet_bytes(planted), cells=missing)
     )
-    for form in cli_samples.FORMATS:
+    for form in results.SAMPLE_FORMATS:
         code, text, _ = call("--format", form, "--limit", "3")
         assert code == 3  # as `results` where answers are missing
         assert not [c for c in text if unicodedata.category(c) == "Cc" and c != "\n"]

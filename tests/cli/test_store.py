@@ -33,11 +33,11 @@ def stored(places: Places, **how: object) -> Path:
 
 def test_every_answer_once_repeats_and_errors_are_counted(places: Places) -> None:
     folder = stored(places, broken=("3",))
-    found = store.count(folder)
+    found = store.count_records(folder)
     assert (found.files, found.answers, found.repeats, found.errors, found.problems) == (1, 22, 0, 2, ())
     (path,) = folder.glob("*.jsonl")
     (folder / "copy.jsonl").write_bytes(path.read_bytes())
-    again = store.count(folder)
+    again = store.count_records(folder)
     assert (again.files, again.answers, again.repeats, again.errors) == (2, 22, 22, 2)
 
 
@@ -48,7 +48,7 @@ def test_damaged_lines_and_wrong_manifests_are_named(places: Places) -> None:
     lines[2] = lines[2][:20]
     path.write_bytes(b"\n".join(lines))
     expected = f"{path}, line 3 is damaged: it is cut off or overwritten; its question is computed again"
-    assert store.count(folder).problems == (expected,)
+    assert store.count_records(folder).problems == (expected,)
     (folder / "trunk.json").write_text('{"model": "another"}')
     done = cli("verify", "--output-dir", str(places.output))
     assert done.returncode == 3
@@ -56,7 +56,7 @@ def test_damaged_lines_and_wrong_manifests_are_named(places: Places) -> None:
     assert done.stdout.splitlines()[-1].startswith("1 experiment, ")
     assert done.stdout.splitlines()[-1].endswith(", 2 problems")
     (folder / "trunk.json").write_text("{")
-    assert "trunk.json is truncated" in store.count(folder).problems[0]
+    assert "trunk.json is truncated" in store.count_records(folder).problems[0]
 
 
 def test_rm_moves_named_experiments_and_only_when_told(places: Places) -> None:
@@ -81,7 +81,7 @@ def test_rm_refuses_what_a_job_writes(places: Places, monkeypatch: pytest.Monkey
     key = SimpleNamespace(hash=folder.name.rpartition("--")[2])
     job = SimpleNamespace(shards=[SimpleNamespace(target=SimpleNamespace(key=key))])
     running = (SimpleNamespace(sweep="abc123"), SimpleNamespace(job=job))
-    monkeypatch.setattr(status, "running_jobs", lambda output: [running])
+    monkeypatch.setattr(status, "find_running_jobs", lambda output: [running])
     with pytest.raises(StoreError, match="is being written by sweep abc123: wait, or cancel it first"):
-        store.put_aside([folder], places.output)
+        store.move_to_trash([folder], places.output)
     assert folder.is_dir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import io
 import json
@@ -18,7 +19,8 @@ from conftest import ROOT
 
 import spatial_eval
 from spatial_eval.analysis.sweep_data import LARGEST_TABLE, find_sweep, read_files
-from spatial_eval.cli.main import COMMANDS, GLOSSARY, main, parser
+from spatial_eval.cli import sweeps as cli_sweeps
+from spatial_eval.cli.main import COMMANDS, GLOSSARY, build_parser, main
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.sweep_names import derive_name, is_name, read_name, write_name
 from spatial_eval.report import citation, sources
@@ -130,12 +132,16 @@ def test_a_run_names_its_sweep(tmp_path: Path, experiment, capsys, caplog) -> No
     assert float(rows[0]["vs_base"]) == pytest.approx(other.cells["vs_base"].max())
 
 
-def test_list_shows_what_it_can(tmp_path: Path, capsys) -> None:
+def test_list_shows_what_it_can(tmp_path: Path, capsys, monkeypatch) -> None:
     """A sweep without tables, or of another version, costs its own line's figures and nothing else."""
     found = make_sweeps(tmp_path, ("aa11", "demo"), ("bb22", ""))
     assert main(["list", "--output-dir", str(found)]) == 0
     shown = capsys.readouterr().out
     assert re.search(r"demo +aa11 .*not written", shown)
+    assert "GPU h" not in shown
+    monkeypatch.setattr(cli_sweeps, "terminal_width", lambda: 40)
+    assert main(["list", "--output-dir", str(found)]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
     assert main(["list", "--output-dir", str(tmp_path / "none")]) == 0
     assert "no sweep under" in capsys.readouterr().out
 
@@ -173,11 +179,22 @@ def test_tables_of_another_hand_are_a_line(swept: Path, tmp_path: Path, capsys) 
 
 def test_what_was_typed_is_quoted_without_control_characters(capsys) -> None:
     for command in (["\x1b[31m"], ["results", "--format", "\x1b]0;x\x07"], ["status", "a", "\x1b[2J"]):
-        with pytest.raises(SystemExit):
-            main(command)
+        with contextlib.suppress(SystemExit):  # argparse's way out
+            assert main(command) == 2
         err = capsys.readouterr().err
         assert "\\x1b" in err
         assert "\x1b" not in err
+
+
+def test_a_command_that_is_none_and_a_bare_name_are_a_line_with_what_was_meant(capsys) -> None:
+    for command, code, line in (
+        (["reslts"], 2, "error: unknown command 'reslts'; did you mean results? (valid: run, list, "),
+        (["prepare", "vsr"], 1, "error: cannot prepare 'vsr': write dataset=vsr, or model=vsr for a model"),
+    ):
+        assert main(command) == code
+        err = capsys.readouterr().err
+        assert err.startswith(line)
+        assert err.count("\n") == 1
 
 
 class Full(io.StringIO):
@@ -287,4 +304,4 @@ def test_a_command_is_parsed_by_its_own_module_alone() -> None:
     names = [name for helps in COMMANDS.values() for name in helps]
     assert len(names) == len(set(names))
     for name in names:
-        assert parser(name).format_help() == parser().format_help()
+        assert build_parser(name).format_help() == build_parser().format_help()

@@ -9,7 +9,7 @@ import pytest
 from hydra_front import make_grid
 
 from spatial_eval.cli.arguments import fill_defaults
-from spatial_eval.cli.main import parser
+from spatial_eval.cli.main import build_parser
 from spatial_eval.config.compose import Composer
 from spatial_eval.config.grid import Grid
 from spatial_eval.config.launchers import Inline, Local, Slurm
@@ -97,7 +97,7 @@ def test_other_commands_look_where_runs_write(tmp_path: Path, monkeypatch: pytes
     monkeypatch.delenv("SPATIAL_EVAL_DATA", raising=False)
 
     def folders(*arguments: str) -> list[str]:
-        parsed = parser().parse_args(arguments)
+        parsed = build_parser().parse_args(arguments)
         fill_defaults(parsed)
         return [str(value) for name, value in vars(parsed).items() if name in ("output_dir", "data_dir", "config_dir")]
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from spatial_eval.cli.main import main
 from spatial_eval.core.errors import StoreError
 from spatial_eval.core.files import (
     LARGEST_JSON,
@@ -92,3 +94,41 @@ def test_json_of_any_size_is_not_read(tmp_path: Path) -> None:
         file.truncate(LARGEST_JSON + 1)  # sparse: it takes no room
     with pytest.raises(ValueError, match="268,435,457 bytes; at most 268,435,456 are read"):
         read_json(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(("stale", "error"), [(2, None), (3, errno.ESTALE)])
+def test_a_file_that_is_replaced_meanwhile_is_read_again(stale, error, tmp_path, monkeypatch) -> None:
+    path, tries = tmp_path / "a.json", []
+    write_json(path, [1])
+
+    def read(path: Path) -> bytes:
+        tries.append(path)
+        if len(tries) <= stale:
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE))
+        return b"[1]"
+
+    monkeypatch.setattr(Path, "read_bytes", read)
+    if error is None:
+        assert read_json(path) == [1]
+    else:
+        with pytest.raises(OSError, match="Stale file handle"):
+            read_json(path)
+    assert len(tries) == 3
+
+
+def test_a_folder_that_cannot_be_listed_is_one_line_of_any_command(tmp_path, monkeypatch, capsys) -> None:
+    folder = tmp_path / "generations" / "a--b--c"
+    folder.mkdir(parents=True)
+    listed = os.scandir
+
+    def fail(path: str | Path = ".") -> object:
+        if Path(path).is_relative_to(tmp_path):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", fail)
+    assert main(["store", "verify", "--output-dir", str(tmp_path)]) == 1
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: {tmp_path}")
+    assert "Input/output error; what was stored before stays" in said
+    assert said.count("\n") == 1

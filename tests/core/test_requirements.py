@@ -43,7 +43,7 @@ def test_the_cap_is_a_minor() -> None:
 )
 def test_doctor_says_it(version: str, state: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     installed(monkeypatch, "transformers", version)
-    lines = [line for line in doctor.versions() if line.thing == "packages"]
+    lines = [line for line in doctor._check_versions() if line.thing == "packages"]
     assert [line.state for line in lines] == state
     if UNKNOWN in state:
         assert lines[1].message == (
@@ -61,7 +61,7 @@ def test_a_package_that_is_absent_fails(monkeypatch: pytest.MonkeyPatch) -> None
         return real(name)
 
     monkeypatch.setattr(metadata, "version", absent)
-    [line] = [line for line in doctor.versions() if line.thing == "packages"]
+    [line] = [line for line in doctor._check_versions() if line.thing == "packages"]
     assert (line.state, "rich is not installed" in line.message) == (FAILS, True)
     assert requirements.list_newer() == []
 

@@ -30,12 +30,14 @@ from spatial_eval.core.arms import (
     Vaf,
     Var,
     Vcd,
+    find_arm,
 )
 from spatial_eval.core.errors import ConfigError, ModelError
 from spatial_eval.core.layers import canonical_heads, canonical_layers, head_indices, layer_indices
-from spatial_eval.engine import contrastive, decode
-from spatial_eval.engine.attention import FORMULAS
+from spatial_eval.engine import contrastive
+from spatial_eval.engine.attention import FORMULAS, OwnRows
 from spatial_eval.engine.decode import decode_arms
+from spatial_eval.engine.prefix import PrefixMemory
 from spatial_eval.engine.reference import decode_reference
 from spatial_eval.engine.request import Decoded, Intervention, draw_number, image_token_id
 from spatial_eval.models.batches import collate
@@ -224,7 +226,7 @@ def test_second_prompts_are_exact(name: str, monkeypatch: pytest.MonkeyPatch) ->
     assert [said[0] for said in expected.tokens] == [said[0] for said in greedy.tokens]  # alpha 0
     assert moved[ALL_KEYS] == 0
     assert all(moved[arm] > 0 for arm in SAMPLES[:3]), moved
-    memory = decode.PrefixMemory()
+    memory = PrefixMemory()
     for ours in (
         decode_arms(
             model, asked.inputs, intervention=shared, max_new_tokens=5, image=asked.image, memory=memory, chunks=(2, 1)
@@ -261,26 +263,39 @@ def test_sampling_draws_from_the_models_probabilities() -> None:
     assert len({*ours.tokens[0]}) >= 4
 
 
+def test_pruned_keys_are_image_tokens_whatever_is_scaled(no_image_token: None) -> None:
+    """Idefics3 has separators inside the span."""
+    arms, one = (Arm(contrast=Sid(alpha=1.0, rank=3)),), encode("idefics3", slice(1))[0]
+    ours, expected = (
+        way(
+            build("idefics3").model, one, intervention=Intervention(arms, span=True, whole=[one]), max_new_tokens=1
+        ).scores
+        for way in (decode_arms, decode_reference)
+    )
+    torch.testing.assert_close(ours, expected, atol=1e-3, rtol=0)
+
+
 def rows_of_prefill(arms: tuple[Arm, ...], monkeypatch: pytest.MonkeyPatch) -> int:
     """How many last rows each prompt has in the prefill."""
     kept: list[int] = []
-    made = decode.OwnRows.__init__
+    made = OwnRows.__init__
 
     def counted(self: Any, *args: Any, **kwargs: Any) -> None:
         made(self, *args, **kwargs)
         kept.append(self.kept)
 
     with monkeypatch.context() as patched:
-        patched.setattr(decode.OwnRows, "__init__", counted)
+        patched.setattr(OwnRows, "__init__", counted)
         run(decode_arms, "llava", arms, 2, rows=2, tokens=1)
     return kept[0]
 
 
 def test_arms_that_change_only_logits_cost_no_row_in_the_prefill(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert rows_of_prefill((BASE, Arm(0.5)), monkeypatch) == 2
-    assert rows_of_prefill((BASE, Arm(0.5), *CONTRASTS), monkeypatch) == 2
-    assert rows_of_prefill(CONTRASTS, monkeypatch) == 1
-    assert rows_of_prefill((*CONTRASTS, Arm(0.5), Arm(2.0)), monkeypatch) == 3
+    alone = tuple(arm for arm in CONTRASTS if arm.without_contrast == BASE)
+    assert rows_of_prefill((BASE, Arm(0.5), *alone), monkeypatch) == 2
+    assert rows_of_prefill(alone, monkeypatch) == 1
+    both = (*CONTRASTS, Arm(0.5), Arm(2.0))  # one of them changes the last row's attention too
+    assert rows_of_prefill(both, monkeypatch) == 4
 
 
 TEXT = (
@@ -355,6 +370,17 @@ def test_what_remembers_is_exact(name: str) -> None:
     torch.testing.assert_close(ours.attended.maps, expected.attended.maps, atol=1e-5, rtol=0)
     for question in ours.tokens:  # SPARC's first two tokens are the baseline's
         assert all(question[i][:2] == question[-1][:2] for i in (3, 4))
+
+
+def test_arms_of_all_kinds_decode_in_the_same_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The image, the prompts, their copies for arms of all text rows, and the steps of three tokens: five passes."""
+    model, one = build("llava").model, encode("llava", slice(1))[0]
+    monkeypatch.setattr(model.generation_config, "eos_token_id", None)
+    forward, passes = model.model.language_model.forward, []
+    monkeypatch.setattr(model.model.language_model, "forward", lambda *a, **k: passes.append(1) or forward(*a, **k))
+    arms = (BASE, Arm(0.5), VARS[1], *SPARCS, Arm(Vaf()), Arm(Scaling(3.0, steps="generated")))
+    decode_arms(model, one, intervention=Intervention(arms), max_new_tokens=3)
+    assert len(passes) == 5
 
 
 @pytest.mark.usefixtures("no_image_token")
@@ -480,8 +506,21 @@ def test_layers_that_are_none(value: Any) -> None:
         canonical_layers(value, "method.layers")
 
 
+def test_an_arm_is_found_by_any_text_of_it() -> None:
+    vcd, middle = Arm(contrast=Vcd()), Arm(Scaling(0.5, layers="9-14/32"))
+    assert "%2F" in middle.label
+    for text in (middle.label, "0.50,layers=9-14/32", "weight=0.5,layers=9-14/32"):
+        assert find_arm(text, (BASE, vcd, middle)) == middle
+    assert (find_arm("base", (BASE, vcd)), find_arm("vcd", (BASE, vcd))) == (BASE, vcd)
+    for text in ("0.7", "vcd,alpha=2", "nobody", "base"):
+        with pytest.raises(ConfigError, match=f"unknown arm .{text}."):
+            find_arm(text, (vcd, middle))
+
+
 def test_layers_beyond_the_model() -> None:
-    with pytest.raises(ModelError, match="layers=3-4: the model has 4 decoder layers, 0 to 3"):
+    with pytest.raises(
+        ModelError, match="layers=3-4: the model has 4 decoder layers, 0 to 3; a part of any depth: 9-14/32"
+    ):
         run(decode_arms, "llava", (Arm(Scaling(0.5, layers="3-4")),), 1, rows=1)
     inputs = encode("llava", slice(1))[0]
     with pytest.raises(ModelError, match="layers=3 leaves no layer to scale below"):

@@ -17,18 +17,17 @@ from torch.nn.attention import varlen
 
 from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import ModelError
-from spatial_eval.engine import attention
+from spatial_eval.engine import kernels
 from spatial_eval.engine.attention import (
     ImagePrefix,
     OwnRows,
     Packing,
     PrefixRows,
-    find_kernel,
-    iter_kernels,
     layer_scalings,
     shared_attention,
 )
-from spatial_eval.engine.decode import _per_row
+from spatial_eval.engine.kernels import find_kernel, iter_kernels
+from spatial_eval.engine.prefill import place_weights
 from spatial_eval.engine.request import Intervention
 
 IMAGES, P, N, S, W, H, G, D = (
@@ -66,10 +65,10 @@ def prefix(dtype: torch.dtype = torch.float32) -> ImagePrefix:
 
 def own_rows(weights: tuple[float, ...] = WEIGHTS, *, layers: int = 2, **more: Any) -> OwnRows:
     asked = Intervention(tuple(Arm(weight) for weight in weights), layers=layers)
-    made = layer_scalings(asked, depth=3, heads=H, device=torch.device("cpu"))
+    made = layer_scalings(asked, (3, H), torch.device("cpu"))
     dtype = more.pop("dtype", torch.float32)
     packing = Packing.arrange(READS, IMAGES, torch.device("cpu"))
-    return OwnRows(prefix(dtype), packing, _per_row(made), W, W, range(layers), **more)
+    return OwnRows(prefix(dtype), packing, place_weights(made, torch.arange(W)[None]), W, W, range(layers), **more)
 
 
 def own_inputs(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor, Tensor]:
@@ -162,17 +161,17 @@ def test_packing_keeps_every_prompt(reads: list[int]) -> None:
 @pytest.mark.parametrize("masked", [False, True])
 def test_the_kernel_gives_the_plain_ways_numbers(masked: bool) -> None:
     kernel = find_kernel("cpu", torch.float32, D, masked=masked)
-    assert kernel is attention._flash_cpu
+    assert kernel is kernels._flash_cpu
     shared = prefix()
     query, (key, value) = draw(IMAGES, G, 11, D, seed=6), shared.layers[0]
     assert shared.hidden is not None
     given = (query, key, value, SCALING, shared.hidden[:, None, None] if masked else None)
-    for ours, plain in zip(kernel(*given), attention._plain(*given), strict=True):
+    for ours, plain in zip(kernel(*given), kernels.attend_plainly(*given), strict=True):
         torch.testing.assert_close(ours, plain, atol=1e-6, rtol=1e-5)
 
 
 def wrong(*given: Any) -> tuple[Tensor, Tensor]:
-    out, lse = attention._plain(*given)
+    out, lse = kernels.attend_plainly(*given)
     return out, lse + 1
 
 
@@ -184,12 +183,12 @@ def refuses(*given: Any) -> tuple[Tensor, Tensor]:
     raise RuntimeError("expected float16")
 
 
-@pytest.mark.parametrize("kernels", [(), (wrong,), (absent, refuses)], ids=["none", "wrong", "absent"])
-def test_the_plain_way_stands_in_for_a_kernel(kernels: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(attention.KERNELS, "cpu", kernels)
+@pytest.mark.parametrize("tried", [(), (wrong,), (absent, refuses)], ids=["none", "wrong", "absent"])
+def test_the_plain_way_stands_in_for_a_kernel(tried: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(kernels.KERNELS, "cpu", tried)
     find_kernel.cache_clear()
     try:
-        assert find_kernel("cpu", torch.float32, D, masked=True) is attention._plain
+        assert find_kernel("cpu", torch.float32, D, masked=True) is kernels.attend_plainly
         rows = own_rows()
         want = by_definition(*own_inputs(), rows.prefix, WEIGHTS)
         torch.testing.assert_close(attend(rows), want, atol=1e-6, rtol=1e-5)
@@ -239,10 +238,10 @@ def test_sequences_of_one_head(function: Any, fits: tuple[bool, bool], monkeypat
         monkeypatch.setitem(sys.modules, "torch.nn.attention.varlen", None)
     else:
         monkeypatch.setattr(varlen, "varlen_attn", function)
-    monkeypatch.setitem(attention.KERNELS, "cpu", (attention._varlen_cuda,))
+    monkeypatch.setitem(kernels.KERNELS, "cpu", (kernels._varlen_cuda,))
     for masked, fit in zip((False, True), fits, strict=True):
         found = [*iter_kernels("cpu", torch.float32, D, masked=masked)]
-        assert found == [*[attention._varlen_cuda] * fit, attention._plain]
+        assert found == [*[kernels._varlen_cuda] * fit, kernels.attend_plainly]
 
 
 # The prefix's own pass, and its guards

@@ -11,7 +11,7 @@ import pytest
 import torch
 from families import SUPPORTED, build
 from PIL import Image
-from questions import ARMS, WEIGHTS, cut, eight, encode, load, saved
+from questions import ARMS, WEIGHTS, Questions, cut, eight, encode, load, saved
 
 from spatial_eval.core.arms import Arm, Dola, Scaling, Vcd
 from spatial_eval.core.errors import ModelError
@@ -193,7 +193,7 @@ def test_the_self_check_captures_nothing(tmp_path: Any, monkeypatch: pytest.Monk
 def test_clip_sees_the_central_square(index: int) -> None:
     """What the box cuts out of the picture is what the processor handed over."""
     sample = eight()[index]
-    encoder = Encoder(HF(saved("llava")), build("llava").model.config, prompt="auto", distort=False)
+    encoder = Encoder(HF(saved("llava")), Questions())  # type: ignore[arg-type]
     inputs = encoder.encode(sample)[1]
     view = encoder.view(sample, inputs)
     assert view is not None
@@ -224,15 +224,14 @@ def test_the_box_lies_on_the_picture_as_it_is_shown(orientation: str, tmp_path: 
     turned[0x0112] = 6  # Orientation: a quarter turn
     Image.new("RGB", (120, 60), "white").save(tmp_path / "wide.png", exif=turned)
     sample = replace(eight()[1], image=tmp_path / "wide.png")
-    config = build("llava").model.config
-    encoder = Encoder(HF(saved("llava")), config, prompt="auto", distort=False, orientation=orientation)
+    encoder = Encoder(HF(saved("llava")), Questions(orientation=orientation))  # type: ignore[arg-type]
     view = encoder.view(sample, encoder.encode(sample)[1])
     assert view is not None
     assert view.box == ((0, 0.25, 1, 0.75) if orientation == "upright" else (0.25, 0, 0.75, 1))
 
 
 def view_of(name: str, index: int, *, distort: bool = False) -> View | None:
-    encoder = Encoder(HF(saved(name)), build(name).model.config, prompt="auto", distort=distort)
+    encoder = Encoder(HF(saved(name)), Questions(distort=distort))  # type: ignore[arg-type]
     return encoder.view(eight()[index], encoder.encode(eight()[index])[1])
 
 

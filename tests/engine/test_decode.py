@@ -18,9 +18,10 @@ from transformers import GenerationConfig
 
 from spatial_eval.core.arms import Arm, Scaling
 from spatial_eval.core.errors import ModelError
-from spatial_eval.engine import attention, decode, kv_cache, request
+from spatial_eval.engine import attention, decode, kv_cache, request, state
 from spatial_eval.engine.decode import decode_arms
 from spatial_eval.engine.kv_cache import Graphs
+from spatial_eval.engine.prefix import PromptBatch
 from spatial_eval.engine.reference import decode_reference
 from spatial_eval.engine.request import Decoded, Intervention, cache_keyword
 from spatial_eval.models.batches import collate, pad_prompt
@@ -277,7 +278,7 @@ def test_branches_that_end_at_different_steps(name: str, monkeypatch: pytest.Mon
 
 def test_cache_grows_beyond_its_room(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = run(decode_arms, "llava", 4, tokens=12)
-    monkeypatch.setattr(decode, "ROOM", 2)
+    monkeypatch.setattr(state, "ROOM", 2)
     assert run(decode_arms, "llava", 4, tokens=12).tokens == expected.tokens
 
 
@@ -460,7 +461,7 @@ def test_guard_a_window_that_cuts_the_image(monkeypatch: pytest.MonkeyPatch) -> 
     """One that the config does not tell of in the usual place."""
     model, inputs = build("gemma3").model, encode("gemma3", slice(1))[0]
     monkeypatch.setattr(model.config.text_config, "sliding_window", 10)
-    monkeypatch.setattr(decode, "_check_window", lambda *args, **kwargs: None)
+    monkeypatch.setattr(PromptBatch, "check_window", lambda *args: None)
     with pytest.raises(
         ModelError, match=r"layer 0 hides part of the prompt \(a sliding window\?\); model.decoding=per"
     ):

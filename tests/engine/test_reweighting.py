@@ -12,8 +12,9 @@ from questions import share
 
 from spatial_eval.core.arms import BASE, Arm, Sparc, Var
 from spatial_eval.core.errors import ModelError
-from spatial_eval.engine.decode import PrefixMemory, decode_arms
+from spatial_eval.engine.decode import decode_arms
 from spatial_eval.engine.kv_cache import Graphs
+from spatial_eval.engine.prefix import PrefixMemory
 from spatial_eval.engine.request import Intervention, sink_dimensions
 from spatial_eval.engine.reweighting import GainMemory, SinkMemory, layer_heads, sink_strengths
 
@@ -34,7 +35,7 @@ def test_var_keeps_row_sums_and_the_order_of_what_it_raises() -> None:
     strength[..., [0, 4]] = 30.0  # a sink before the image, one in it
     heads = layer_heads([{1: (0, 1)}, {1: (0, 1, 2)}], H, torch.device("cpu"))
     own = {1: torch.tensor([0.0, 30.0, 0.0, 0.0, 0.0]).expand(1, N, S)}
-    given = (IMAGE, IMAGE & False, heads, torch.arange(N), torch.arange(2)[:, None])
+    given = (IMAGE, heads, torch.arange(N), torch.arange(2)[:, None])
     memory = SinkMemory(*given, arms, [(1,), (1,)], {1: strength}, own)
     before = probabilities()
     after = memory.weigh(1, before)
@@ -63,7 +64,7 @@ def test_sparc_counts_what_rises_and_multiplies_from_the_next_step_on() -> None:
     heads = layer_heads([{0: range(H), 1: range(H)}], H, torch.device("cpu"))
     times = torch.zeros(N, 1, P, dtype=torch.long)
     rows = (torch.arange(N), torch.zeros(N, 1, dtype=torch.long))
-    memory = GainMemory(IMAGE, IMAGE & False, heads, *rows, [arm], [1], times.float(), times, times > 0)
+    memory = GainMemory(IMAGE, heads, *rows, [arm], [1], times.float(), times, times > 0)
     flat = torch.full((N, H, 1, P + S), 1 / (P + S))
     raised = flat.clone()
     raised[..., [2, 5]] *= 3  # of which 2 is no image token

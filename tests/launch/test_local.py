@@ -104,22 +104,22 @@ def test_a_job_gets_as_many_gpus_as_its_model_needs(trial) -> None:
     ],
 )
 def test_visible_gpus_are_honoured(given, names) -> None:
-    assert local.visible_gpus({"CUDA_VISIBLE_DEVICES": given}) == names
+    assert local.list_visible_gpus({"CUDA_VISIBLE_DEVICES": given}) == names
 
 
 def test_launcher_gpus_are_among_the_visible() -> None:
     environ = {"CUDA_VISIBLE_DEVICES": "4,GPU-1f,6"}
-    assert local.pinned_devices(Local(gpus=2), environ) == ["4", "GPU-1f"]
-    assert local.pinned_devices(Local(gpus=(6, 4)), environ) == ["6", "4"]
-    assert local.pinned_devices(Local(gpus="GPU-1f"), environ) == ["GPU-1f"]
-    assert local.pinned_devices(Local(slots=2), environ) == ["", ""]
-    assert local.pinned_devices(Local(), {"CUDA_VISIBLE_DEVICES": ""}) == [""]
+    assert local.list_devices(Local(gpus=2), environ) == ["4", "GPU-1f"]
+    assert local.list_devices(Local(gpus=(6, 4)), environ) == ["6", "4"]
+    assert local.list_devices(Local(gpus="GPU-1f"), environ) == ["GPU-1f"]
+    assert local.list_devices(Local(slots=2), environ) == ["", ""]
+    assert local.list_devices(Local(), {"CUDA_VISIBLE_DEVICES": ""}) == [""]
     with pytest.raises(ConfigError, match=r"launcher\.gpus=4 but 3 GPUs are visible"):
-        local.pinned_devices(Local(gpus=4), environ)
+        local.list_devices(Local(gpus=4), environ)
     with pytest.raises(ConfigError, match="5 is not among the visible GPUs"):
-        local.pinned_devices(Local(gpus=(4, 5)), environ)
+        local.list_devices(Local(gpus=(4, 5)), environ)
     with pytest.raises(ConfigError, match="a GPU is named twice"):
-        local.pinned_devices(Local(gpus=(4, 4)), environ)
+        local.list_devices(Local(gpus=(4, 4)), environ)
 
 
 WRONG = [

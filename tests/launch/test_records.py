@@ -12,7 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-from conftest import ROOT, run_cells
+from conftest import ROOT, ordered, run_cells
 from doubles import Drill, Hashed
 from every_kind import CELLS, MODELS
 
@@ -31,6 +31,7 @@ from spatial_eval.launch.status import JobState
 from spatial_eval.methods import routing
 from spatial_eval.methods.routing import Base, ScalingVis
 from spatial_eval.store.generations import ExperimentKey
+from spatial_eval.sweep import run as sweep_run
 
 # The fixture holds the methods that were there when it was written.
 WRITTEN = tuple(one for one in CELLS if one.method.kind in ("base", "scaling_vis", "adapt_vis", "vcd", "dola"))
@@ -323,7 +324,7 @@ def test_who_waits_for_anothers_job_says_for_which_and_not_for_ever(tmp_path, mo
         if clock.now < 20_000:
             yield launch, queued
 
-    monkeypatch.setattr(dispatch, "running_jobs", running)
+    monkeypatch.setattr(dispatch, "find_running_jobs", running)
     monkeypatch.setattr(dispatch, "time", clock)
     monkeypatch.setattr(records, "time", clock)
     (fault,) = dispatch.await_jobs(tmp_path, {(launch.name, name) for name in ("t00000", "t00001")}, ())
@@ -333,6 +334,53 @@ def test_who_waits_for_anothers_job_says_for_which_and_not_for_ever(tmp_path, mo
     assert caplog.messages[0] == f"waiting for {place}; {queue}"
     assert caplog.messages[-1] == f"waiting for {queue}", "a queue takes the time that it takes"
     assert len(caplog.messages) == 20_000 // 60
+
+
+def test_who_waits_for_a_pool_that_was_stopped_gives_up(tmp_path, monkeypatch) -> None:
+    """Ctrl-Z stops the driver and not its jobs: those that run end, and those that wait never start."""
+    clock, launch = Clock(), Launch(tmp_path)
+    shard = Shard(KeyedPass(SimpleNamespace(label="quiz x slow"), None, 8), range(8), 8)
+    first, second = (JobState(Job(name, (shard,), Resources()), "pending", None) for name in ("t00000", "t00001"))
+    runs = replace(first, state="running", attempt=Attempt("t00000", "running", "here", 1, ""))
+
+    def running(output: Path, own: object) -> object:
+        if clock.now < 9000:
+            yield launch, replace(runs, attempt=replace(runs.attempt, done=int(clock.now // 600)))
+        yield launch, second
+
+    monkeypatch.setattr(Launch, "read", lambda _: SimpleNamespace(request=SimpleNamespace(launcher=Inline())))
+    monkeypatch.setattr(dispatch, "find_running_jobs", running)
+    monkeypatch.setattr(dispatch, "time", clock)
+    monkeypatch.setattr(records, "time", clock)
+    (fault,) = dispatch.await_jobs(tmp_path, {(launch.name, "t00001")}, ())
+    assert "not running yet" in fault.cause
+    assert 9000 + dispatch.PATIENCE_S <= clock.now < 9010 + dispatch.PATIENCE_S, "counted from the pool's last answer"
+
+
+def test_an_earlier_run_of_this_process_is_not_waited_for(tmp_path, monkeypatch) -> None:
+    """A notebook whose run could not note its end, say on a full disk, lives on."""
+    cells = [Cell(Experiment(Drill(), Hashed()), Base(), Part("all"))]
+    with monkeypatch.context() as patch:
+        patch.setattr(dispatch, "compute_shards", lambda *_: None)
+        patch.setattr(Launch, "mark", lambda *_: None)
+        assert sweep_run.run_request(*ordered(cells, tmp_path)) == sweep_run.INCOMPLETE
+    assert [entry.state for _, entry in status.find_running_jobs(tmp_path)] == ["running"]
+    monkeypatch.delattr(dispatch, "await_jobs")
+    run_cells(cells, tmp_path)
+
+
+def test_an_attempt_that_cannot_be_read_for_a_moment_still_runs(tmp_path, monkeypatch) -> None:
+    launch = Launch(tmp_path)
+    records.write_attempt(launch, "t00000.a-1-1.json", Attempt("t00000", "running", "far", 1, "5"))
+    reader = AttemptReader(launch)
+    before = reader.attempts()
+    os.utime(tmp_path / "t00000.a-1-1.json", (time.time() - 1, time.time() - 1))
+    with monkeypatch.context() as patch:
+        patch.setattr(records, "read_json", lambda _: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+        assert list(reader.attempts()) == ["t00000"]
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", lambda _: (_ for _ in ()).throw(OSError(116, "Stale file handle")))
+        assert list(reader.attempts()) == list(before) == ["t00000"]
 
 
 class Bomb:

@@ -81,7 +81,7 @@ def test_what_a_job_asks_for(monkeypatch) -> None:
     named = tuple(PLANTED)
     launcher = Slurm(partition="long", account="me", setup=("module load cuda",), extra={"nice": 5}, environment=named)
     launcher = replace(launcher, memory="8G")
-    made = slurm.sbatch_parameters(launcher, Resources(gpus=2, time=30), "name", Path("/code"), at_once=7)
+    made = slurm.make_sbatch_parameters(launcher, Resources(gpus=2, time=30), "name", Path("/code"), at_once=7)
     assert (made["partition"], made["account"], made["gpus_per_node"], made["time"]) == ("long", "me", 2, 30)
     assert (made["array_parallelism"], made["cpus_per_task"]) == (7, 4)
     assert made["additional_parameters"]["nice"] == 5
@@ -120,10 +120,10 @@ def test_a_cancelled_or_vanished_job_is_not_tried_again(tmp_path, monkeypatch) -
     launch = Launch(tmp_path)
     fault, again = slurm.explain_end(launch, task(), [], slurm.ArrayElement("7_0", "CANCELLED", ""))
     assert (fault.cause, again) == ("quiz x slow [0:8]: job 7_0 was cancelled", False)
-    monkeypatch.setattr(slurm, "accounting_state", lambda job: "")
+    monkeypatch.setattr(slurm, "read_accounting_state", lambda job: "")
     fault, again = slurm.explain_end(launch, task(), [run("running")], None)
     assert (fault.cause, again) == ("quiz x slow [0:8]: Slurm does not know the job any more; cancelled or lost", False)
-    monkeypatch.setattr(slurm, "accounting_state", lambda job: "OUT_OF_MEMORY")
+    monkeypatch.setattr(slurm, "read_accounting_state", lambda job: "OUT_OF_MEMORY")
     fault, again = slurm.explain_end(launch, task(), [run("running")], None)
     assert (fault.cause, again) == ("quiz x slow [0:8]: Slurm ended job 7_0 as OUT_OF_MEMORY", True)
 
@@ -147,19 +147,16 @@ class Controller:
         held = slurm.ArrayElement("7_0", "PENDING", "", "launch failed requeued held")
         return {} if self.ended else {"t00000": held}
 
-    def release_job(self, job: str) -> bool:
-        self.released.append(job)
-        return True
-
-    def cancel_job(self, job: str) -> bool:
-        self.ended.append(job)
-        return True
+    def run_command(self, *command: str) -> list[str]:
+        *words, job = command
+        {"scontrol release": self.released, "scancel": self.ended}[" ".join(words)].append(job)
+        return []
 
 
 def test_a_job_that_slurm_holds_is_released_and_then_given_up(tmp_path, monkeypatch) -> None:
     fake = Controller()
-    for name in ("list_elements", "release_job", "cancel_job"):
-        monkeypatch.setattr(slurm, name, getattr(fake, name))
+    monkeypatch.setattr(slurm, "list_elements", fake.list_elements)
+    monkeypatch.setattr(slurm, "_run_command", fake.run_command)
     queue = slurm.SlurmQueue(Launch(tmp_path), Slurm(retries=1, poll=0.1), tmp_path)
     (fault,) = queue.wait([task()])
     assert fake.released == ["7_0", "7_0"]
@@ -289,7 +286,7 @@ def test_the_log_says_why_a_job_never_started(text, line, tmp_path) -> None:
 @pytest.mark.parametrize("make", [os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir], ids="pzd")
 def test_a_log_that_is_no_file_is_not_opened(make, tmp_path) -> None:
     make(tmp_path / "log")
-    assert slurm.first_log_line(tmp_path / "log") == ""
+    assert slurm.read_log_cause(tmp_path / "log") == ""
 
 
 class Site:
@@ -313,7 +310,7 @@ def site(monkeypatch) -> Site:
     made = Site(room=6)
     monkeypatch.setattr(slurm.SlurmQueue, "_submit_array", made.submit)
     monkeypatch.setattr(slurm, "count_own_jobs", lambda: made.own)
-    monkeypatch.setattr(slurm, "site_array_size", lambda: 5)
+    monkeypatch.setattr(slurm, "read_array_limit", lambda: 5)
     return made
 
 
@@ -354,7 +351,7 @@ def test_the_first_array_waits_where_own_jobs_fill_the_queue_and_is_refused_wher
 def test_a_limit_on_submitted_jobs_is_kept(cluster: Cluster, trials) -> None:
     """Six of eight jobs at once: 2 are counted, and wait for room where the command waits."""
     trial = trials("launcher.account=crowded", "launcher.shards=8")
-    assert slurm.site_array_size() == 1001
+    assert slurm.read_array_limit() == 1001
     done = trial.launch("launcher.wait=false", "launcher.extra={hold: true}")
     assert done.code == 3, done
     assert "2 not submitted: run the same command when there is room" in done.err
@@ -521,7 +518,7 @@ def test_a_thousand_elements_are_one_submission(cluster: Cluster, trials) -> Non
     stopped = trial.cli("cancel")
     assert stopped.code == 0, stopped
     assert not cluster.states()
-    assert "1000 cancelled" in trial.cli("status").out
+    assert "1,000 cancelled" in trial.cli("status").out
 
 
 @pytest.mark.slurm

@@ -7,7 +7,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import pytest
 from questions import QUESTIONS, SIZES, saved
@@ -16,8 +16,9 @@ from spatial_eval.benchmarks.prompts import apply_template, without_template
 from spatial_eval.benchmarks.question_files import QuestionFile
 from spatial_eval.core.arms import Arm, Vcd
 from spatial_eval.core.types import Benchmark, Experiment, Generation, Part, Pass, Places
-from spatial_eval.engine import decode as engine
+from spatial_eval.engine.prefix import PrefixReader
 from spatial_eval.launch import worker
+from spatial_eval.launch.records import Attempt, Launch
 from spatial_eval.models import vlm
 from spatial_eval.models.hf import HF
 from spatial_eval.passes.pass_state import PassState, inspect_pass
@@ -41,24 +42,27 @@ def dataset(tmp_path: Path) -> QuestionFile:
 
 
 @contextlib.contextmanager
-def show(shard: Any, name: str, total: int, arms: int) -> Iterator[Any]:
+def show(name: str, total: int, arms: int) -> Iterator[Any]:
     yield lambda questions: None
 
 
-def run(datasets: Sequence[Benchmark], model: HF, places: Places) -> tuple[list[dict[Any, Generation]], list[str]]:
+def run(datasets: Sequence[Benchmark], model: HF, places: Places) -> tuple[list[dict[Any, Generation]], Sequence[str]]:
     """One job over the whole datasets: what is stored of each, and the errors."""
     works = [Pass(Experiment(one, model, 3), ((Part("all"), ARMS),)) for one in datasets]
-    writer = compute(works, lambda work: inspect_pass(work, places), places)
-    return [dict(inspect_pass(work, places).stored.generations) for work in works], writer.errors
+    attempt = compute(works, lambda work: inspect_pass(work, places), places)
+    return [dict(inspect_pass(work, places).stored.generations) for work in works], attempt.errors
 
 
-def compute(works: Sequence[Pass], find: Callable[[Pass], PassState], places: Places) -> Any:
+def compute(works: Sequence[Pass], find: Callable[[Pass], PassState], places: Places) -> Attempt:
     """Compute the whole of each pass as a shard of one job -> what the job says of itself."""
-    shards = [SimpleNamespace(target=SimpleNamespace(work=work), label=work.experiment.dataset.name) for work in works]
-    writer = SimpleNamespace(show_shard=show, errors=[], again=False, needs_fix=False, state="")
+    shards = [
+        SimpleNamespace(target=SimpleNamespace(work=work), label=work.experiment.dataset.name, questions=0)
+        for work in works
+    ]
+    writer = worker.AttemptWriter(Launch(places.output), "t00000", 0, show_pass=show)
     job: Any = SimpleNamespace(shards=shards)
-    worker.compute_shards(job, cast("Any", writer), lambda shard: find(shard.target.work), places)
-    return writer
+    worker.compute_shards(job, writer, lambda shard: find(shard.target.work), places)
+    return writer.attempt
 
 
 def test_templates_are_one_dataset(dataset: QuestionFile) -> None:
@@ -73,10 +77,10 @@ def test_templates_of_a_dataset_read_each_image_once(
     model = HF(saved("llava"), batch_size=5, dtype=dtype, selfcheck="never")
     asked = [dataset, *(apply_template(dataset, text) for text in TEMPLATES)]
     read: list[int] = []
-    prefill = engine._read_images
-    monkeypatch.setattr(engine, "_read_images", lambda *args, **kwargs: read.append(1) or prefill(*args, **kwargs))
+    prefill = PrefixReader._read
+    monkeypatch.setattr(PrefixReader, "_read", lambda *args, **kwargs: read.append(1) or prefill(*args, **kwargs))
     together, errors = run(asked, model, Places(tmp_path, tmp_path / "together"))
-    assert errors == []
+    assert errors == ()
     shared = len(read)
     read.clear()
     for one, stored in zip(asked, together, strict=True):
@@ -99,7 +103,7 @@ def test_one_that_fails_costs_only_itself(dataset: QuestionFile, tmp_path: Path)
 
     works = [Pass(Experiment(one, model, 3), ((Part("all"), ARMS[:1]),)) for one in asked]
     places = Places(tmp_path, tmp_path / "out")
-    writer = compute(works, broken, places)
-    assert (writer.state, writer.again) == ("failed", True)
-    assert writer.errors == [f"{asked[1].name}: RuntimeError: no such kernel"]
+    attempt = compute(works, broken, places)
+    assert (attempt.state, attempt.again) == ("failed", True)
+    assert attempt.errors == (f"{asked[1].name}: RuntimeError: no such kernel",)
     assert [len(inspect_pass(works[i], places).stored.generations) for i in (0, 2)] == [10, 10]

@@ -110,6 +110,7 @@ def test_other_benchmarks(run) -> None:
     assert cell(folder, method="base")["paper"] == ""  # the table is of the test split
 
 
+@pytest.mark.long
 def test_killed_anywhere_it_ends_in_the_same_tables(run, data: Path, shared: Path) -> None:
     folder, _ = run(*GRID)
     expected = [(folder / name).read_bytes() for name in DERIVED]

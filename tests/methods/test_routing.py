@@ -2,21 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import example, given, reject, settings
+from hypothesis import strategies as st
 
 from spatial_eval.core.arms import (
+    ATTENTIONS,
     BASE,
+    CONTRASTS,
+    PLACES,
     SCALINGS,
+    SCOPES,
+    STEPS,
     Arm,
     Dola,
     Icd,
+    Sampling,
     Scaling,
     Sid,
+    Sparc,
     TextGuidance,
     Vaf,
+    Var,
     Vcd,
     parse_arm_label,
 )
@@ -63,7 +74,10 @@ def test_every_branch_is_an_arm_that_is_looked_at(kind: str) -> None:
         (lambda: AdaptVis(1, 2, 0.5, scaling="x"), "unknown method.scaling 'x'"),
         (lambda: ScalingVis(1, layers="9-3"), "method.layers=9-3 is not valid; expected one of: all"),
         (lambda: ScalingVis(1, layers="high"), "method.layers=high is not valid; expected one of: all"),
-        (lambda: METHODS["dola"]("all of them"), "method.layers=allofthem is not valid; expected one of: low, high"),
+        (
+            lambda: METHODS["dola"]("all of them"),
+            "method.layers=allofthem is not valid; expected one of: all, low, high",
+        ),
         (lambda: METHODS["dola"](cutoff=1.0), r"method.cutoff=1.0 is not valid; expected a number in \[0, 1\)"),
         (lambda: METHODS["vcd"](alpha=-1.0), "method.alpha=-1.0 is not valid; expected a finite number >= 0"),
         (lambda: METHODS["vcd"](alpha=float("inf")), "method.alpha=inf is not valid"),
@@ -89,6 +103,15 @@ def test_every_branch_is_an_arm_that_is_looked_at(kind: str) -> None:
         ),
         (lambda: METHODS["sid"](rank=0), "method.rank=0 is not valid; expected a whole number >= 1"),
         (lambda: METHODS["sid"](variant="x"), "unknown method.variant 'x'"),
+        (lambda: METHODS["vaf"](variant="x"), "unknown method.variant 'x'"),
+        (
+            lambda: METHODS["vaf"](variant="paper"),
+            "method.variant=paper: VAF's paper changes visual perception heads alone",
+        ),
+        (
+            lambda: METHODS["var"](variant="released"),
+            "method.variant=released: VAR's code keeps the sinks of the first",
+        ),
         (lambda: METHODS["m3id"](decay=-1.0), "method.decay=-1.0 is not valid"),
         (lambda: PaiFull(gamma=0.5), "method.gamma=0.5 is not valid; expected a finite number >= 1"),
         (lambda: PaiFull(variant="x"), "unknown method.variant 'x'"),
@@ -126,6 +149,18 @@ def test_sid_in_both_variants() -> None:
     assert sid(variant="released", alpha=1.0) == sid(1.0, 0.0, variant="released")
 
 
+def test_a_variant_of_vaf_and_var_is_no_other_arm() -> None:
+    """So stored answers keep their keys."""
+    vaf, var = METHODS["vaf"], METHODS["var"]
+    assert vaf() == vaf(variant="released")
+    assert vaf().arms() == {Arm(Vaf())}
+    assert vaf(variant="paper", heads="9.3,12.0-1").arms() == {Arm(Vaf(heads="9:3,12:0-1"))}
+    assert var() == var(variant="paper")
+    assert var(sinks=(1415, 2533)) == var(sinks="1415,2533")
+    assert METHODS["sparc"](read_layer=20) == METHODS["sparc"](read_layer="20")
+    assert var().arms() == {Arm(Var())}
+
+
 ARMS = (
     BASE,
     Arm(Scaling(0.5, "mass", layers="0-3,20", scope="text", heads="0-1,14:3", steps="all")),
@@ -146,6 +181,54 @@ ARMS = (
 
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: arm.label)
 def test_an_arm_is_read_from_its_label(arm: Arm) -> None:
+    assert parse_arm_label(arm.label, "method.low") == arm
+
+
+SELECTIONS = ("", "3", "0-3,20", "2-", "9-14/32")
+VALUES: dict[Any, st.SearchStrategy[Any]] = {  # of fields by name, of others by type
+    "scaling": st.sampled_from(list(SCALINGS)),
+    **dict.fromkeys(("layers", "read_layer"), st.sampled_from((*SELECTIONS, "low", "high"))),
+    "heads": st.sampled_from(("", "0-1,14:3")),
+    "image_index": st.sampled_from(("", "2")),
+    "sinks": st.sampled_from(("", "1415,2533")),
+    "scope": st.sampled_from(SCOPES),
+    "steps": st.sampled_from(STEPS),
+    "place": st.sampled_from(PLACES),
+    "disturbance": st.text(min_size=1),
+    float: st.floats(0.001, 0.999) | st.sampled_from((0.0, 1.0)),
+    int: st.integers(0, 10**9),
+}
+
+
+@st.composite
+def arms(draw: st.DrawFn) -> Arm:
+    """Any arm: a kind of attention, a contrast or both, each of its fields at a value that it takes."""
+    parts = []
+    for kind in (
+        st.sampled_from(sorted({*ATTENTIONS.values()}, key=str)),
+        st.sampled_from([None, *CONTRASTS.values()]),
+    ):
+        if (part := draw(kind)) is not None:
+            named = {name: name if name in VALUES else type(value) for name, value in asdict(part()).items()}
+            chosen = draw(st.fixed_dictionaries({}, optional={name: VALUES[key] for name, key in named.items()}))
+            try:
+                parts.append(part(**chosen))
+            except ConfigError:
+                reject()
+    try:
+        arm = Arm(*parts)
+    except ConfigError:
+        reject()
+    return Arm(arm.attention.effective, arm.contrast)
+
+
+@settings(max_examples=60)
+@given(arms())
+@example(Arm(contrast=Dola("")))
+@example(Arm(Sparc(read_layer="")))
+@example(Arm(0.1234567))
+@example(Arm(contrast=Sampling(seed=1234567)))
+def test_every_arm_is_read_from_its_label(arm: Arm) -> None:
     assert parse_arm_label(arm.label, "method.low") == arm
 
 

@@ -24,7 +24,7 @@ from spatial_eval.core.types import Generation, Places, Sample
 from spatial_eval.engine.request import select_image
 from spatial_eval.methods.routing import ScalingVis
 from spatial_eval.models import encoder
-from spatial_eval.models.encoder import BadQuestion, build_encoder
+from spatial_eval.models.encoder import BadQuestion, Encoder
 from spatial_eval.models.hf import HF
 
 
@@ -42,9 +42,9 @@ def check(model: HF, dataset: Any, folder: Path) -> None:
 def test_a_system_message_stands_where_the_prompt_has_a_place_for_it(tmp_path: Path) -> None:
     message, question = SYSTEMS["vicuna_v1"], eight()[2]
     assert message.startswith("A chat between a curious user and")
-    raw = build_encoder(HF(saved("llava")), told("auto")).encode(question)[0]
+    raw = Encoder(HF(saved("llava")), told("auto")).encode(question)[0]
     assert raw == f"{message} <image>\nUSER: Where?\nASSISTANT:"
-    chat = build_encoder(HF(saved("internvl")), told("auto")).encode(question)[0]
+    chat = Encoder(HF(saved("internvl")), told("auto")).encode(question)[0]
     assert chat.startswith(f"<|im_start|>system\n{message}<|im_end|>\n<|im_start|>user\n<IMG_CONTEXT>\nWhere?")
     check(HF(saved("llava")), told("auto"), tmp_path)
     for prompt, questions in (("chat", eight()), ("auto", [replace(question, question="Where?")])):
@@ -54,7 +54,7 @@ def test_a_system_message_stands_where_the_prompt_has_a_place_for_it(tmp_path: P
 
 def test_an_option_begins_with_or_without_a_blank() -> None:
     """The embedded model writes " Left", of which "Left" alone is another token."""
-    own = build_encoder(HF(str(Path(spatial_eval.__file__).parent / "tiny")), Questions())
+    own = Encoder(HF(str(Path(spatial_eval.__file__).parent / "tiny")), Questions())
     found = own.option_tokens(["left", "on", ""])
     vocabulary = own._tokenizer.convert_ids_to_tokens
     assert {option: vocabulary(list(tokens)) for option, tokens in found.items()} == {
@@ -82,16 +82,14 @@ def replace_name(dataset: Any, name: str) -> Any:
 @pytest.mark.parametrize("index", [1, 2, 3])
 def test_padding_is_llavas(index: int, tmp_path: Path) -> None:
     """As transformers' own rewriting of expand2square does it, which works on arrays."""
-    one, sample = build_encoder(HF(saved("llava"), image_mode="pad"), Questions()), eight()[index]
+    one, sample = Encoder(HF(saved("llava"), image_mode="pad"), Questions()), eight()[index]
     pixels = one.encode(sample)[1]["pixel_values"]
     theirs = transformers.LlavaImageProcessorPil(do_pad=True, **CROP)
     with Image.open(sample.image or "") as file:
         assert torch.equal(pixels, theirs(file.convert("RGB"), return_tensors="pt")["pixel_values"])
         square = file.width == file.height
     assert (one.view(sample, one.encode(sample)[1]) is not None) == square
-    assert square == torch.equal(
-        pixels, build_encoder(HF(saved("llava")), Questions()).encode(sample)[1]["pixel_values"]
-    )
+    assert square == torch.equal(pixels, Encoder(HF(saved("llava")), Questions()).encode(sample)[1]["pixel_values"])
     assert HF(saved("llava"), image_mode="pad", paper_model="llava15_7b").paper_model == ""
 
 
@@ -113,7 +111,7 @@ def test_pictures_within_limits(name: str, keys: dict[str, int], tokens: int, tm
     """The prompt has as many image tokens as the limit leaves, and the model as many features."""
     model, index = HF(saved(name), **keys), {"qwen25_vl": 1, "internvl": 6}.get(name, 3)  # type: ignore[arg-type]
     work = eight()[index : index + 1]
-    one = build_encoder(model, Questions())
+    one = Encoder(model, Questions())
     assert int((one.encode(work[0])[1]["input_ids"] == one.image_token).sum()) == tokens
     check(model, Questions(), tmp_path)
     if keys:
@@ -208,7 +206,7 @@ def test_scaling_one_of_several_images_is_exact(name: str, tmp_path: Path) -> No
 
 def test_where_an_image_ends_is_counted(tmp_path: Path) -> None:
     for name, counts in (("llava", (16, 16, 16)), ("qwen2_vl", (16, 16, 4)), ("idefics3", (20, 20, 20))):
-        one, question = build_encoder(HF(saved(name)), Questions()), several()[2]
+        one, question = Encoder(HF(saved(name)), Questions()), several()[2]
         inputs = one.encode(question)[1]
         assert one.count_tokens(question, inputs) == counts, name
         assert sum(counts) == int((inputs["input_ids"] == one.image_token).sum())
@@ -234,15 +232,15 @@ def test_an_image_that_a_question_lacks_is_refused(tmp_path: Path) -> None:
 
 def test_images_stand_where_the_question_has_them(tmp_path: Path) -> None:
     both, none = several()[0], about(eight()[0], "Which is left?", (1, 3))
-    raw = build_encoder(HF(saved("llava")), Questions())
+    raw = Encoder(HF(saved("llava")), Questions())
     assert raw.encode(both)[0] == BETWEEN
     assert raw.encode(none)[0] == "USER: <image>\n<image>\nWhich is left? ASSISTANT:"
-    chat = build_encoder(HF(saved("internvl")), Questions())
+    chat = Encoder(HF(saved("internvl")), Questions())
     assert "user\nIn <IMG_CONTEXT>\n\nand in the second <IMG_CONTEXT>\n, where is the cup?" in chat.encode(both)[0]
     # LLaVA's own template puts every image first: the places are written out instead
     first = "{% for m in messages %}USER: {% for c in m['content'] %}{% if c['type'] == 'image' %}<image>\n{% endif %}"
     first += "{% endfor %}{% for c in m['content'] %}{{ c['text'] }}{% endfor %} {% endfor %}ASSISTANT:"
-    moving = build_encoder(HF(saved("llava")), Questions("chat"))
+    moving = Encoder(HF(saved("llava")), Questions("chat"))
     moving._processor.chat_template = first
     assert moving.encode(both)[0] == f"USER: {BETWEEN} ASSISTANT:"
     assert moving.encode(none)[0] == "USER: <image>\n<image>\nWhich is left? ASSISTANT:"
@@ -253,12 +251,25 @@ def test_images_stand_where_the_question_has_them(tmp_path: Path) -> None:
     assert str(caught.value.__cause__) == "the question holds 1 <image> for 2 images"
 
 
+def test_a_prompt_mode_that_suits_no_question_is_refused_before_a_run(tmp_path: Path) -> None:
+    places, model = Places(tmp_path, tmp_path), HF(saved("llava"))
+    for shown in ((1, 3), (1,)):
+        unmarked = about(eight()[0], "Which is left?", shown)
+        with pytest.raises(ConfigError, match=r"question q0: dataset.prompt=raw needs <image> in the question"):
+            model.check(Questions("raw"), [*eight()[1:], unmarked], (), places)  # type: ignore[arg-type]
+    model.check(Questions("raw"), eight(), (), places)  # type: ignore[arg-type]
+    own = about(eight()[0], "<|image_pad|>Which is left?", (1,))
+    HF(saved("qwen2_vl")).check(Questions("raw"), [own], (), places)  # type: ignore[arg-type]
+    with pytest.raises(ConfigError, match=r"question q0: the processor has no chat template: use dataset.prompt=raw"):
+        HF(saved("paligemma")).check(Questions("chat"), eight(), (), places)  # type: ignore[arg-type]
+
+
 def test_a_model_that_takes_one_image_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     places = Places(tmp_path, tmp_path)
     HF(saved("llava")).check(Questions(), several(), (), places)  # type: ignore[arg-type]
     monkeypatch.setattr(encoder, "SEVERAL", ("gemma3",))
     with pytest.raises(
-        ModelError, match=r"question q4 is about 2 images, and .* on model type llava; they are on gemma3"
+        ModelError, match=r"question q0 is about 2 images, and .* on model type llava; they are on gemma3"
     ):
         HF(saved("llava")).check(Questions(), several(), (), places)  # type: ignore[arg-type]
 

@@ -11,7 +11,7 @@ import torch
 import transformers as hf
 from PIL import Image
 
-from spatial_eval.models import image_grid
+from spatial_eval.models.encoder import find_visible_region, locate_image_tokens
 from spatial_eval.store.attention import View
 
 
@@ -45,7 +45,7 @@ CLIP = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 33
     ],
 )
 def test_shown(settings: dict[str, Any], size: tuple[int, int], box: Any) -> None:
-    found = image_grid.visible_region(processor(**settings), size)
+    found = find_visible_region(processor(**settings), size)
     assert found == (None if box is None else pytest.approx(box))
 
 
@@ -60,6 +60,6 @@ def test_a_crop_beyond_the_picture_really_adds_a_border() -> None:
     assert pixels.max() > 0.9
     inputs = {"input_ids": torch.tensor([[7] * 36 + [1]]), "pixel_values": torch.zeros(1, 3, 84, 84)}
     config = SimpleNamespace(model_type="llava")
-    assert image_grid.image_view(config, images, white.size, inputs, 7) is None
+    assert locate_image_tokens(config, images, white.size, inputs, 7) is None
     images.size = {"shortest_edge": 84}
-    assert image_grid.image_view(config, images, white.size, inputs, 7) == View((6, 6), (0.0, 0.0, 1.0, 1.0))
+    assert locate_image_tokens(config, images, white.size, inputs, 7) == View((6, 6), (0.0, 0.0, 1.0, 1.0))

@@ -183,7 +183,7 @@ def test_a_gpu_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_rms_norm_eps_needs_an_rms_norm(tmp_path: Path) -> None:
     config = type("Config", (), {"model_type": "gpt2"})()
     with pytest.raises(ModelError, match=r"model.rms_norm_eps: gpt2 has no RMS norm"):
-        loading._set_rms_norm_eps(config, 1e-6)
+        loading.set_rms_norm_eps(config, 1e-6)
 
 
 def test_the_last_model_is_kept_for_the_passes_that_share_it() -> None:
@@ -198,8 +198,7 @@ def test_the_last_model_is_kept_for_the_passes_that_share_it() -> None:
 def test_pictures_are_rgb_and_turned_as_their_exif_note_says(orientation: str, tmp_path: Path) -> None:
     # `stored` is the reference's way, which opens files with PIL alone.
     model = HF("package:tiny", device="cpu")
-    shown = {"prompt": "auto", "distort": False, "orientation": orientation}
-    encoder = Encoder(model, loading.load_model(model).config, **shown)  # type: ignore[arg-type]
+    encoder = Encoder(model, Questions(orientation=orientation))  # type: ignore[arg-type]
 
     def pixels(image: Image.Image, name: str, **options: Any) -> Any:
         image.save(tmp_path / name, **options)

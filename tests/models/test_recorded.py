@@ -26,7 +26,7 @@ def test_a_question_that_was_not_recorded_is_missing_not_wrong(launch, tmp_path)
     done = launch(*args)
     assert done.returncode == 3
     assert [(cell["n"], cell["missing"]) for cell in cells(done)] == [("7", "1")]
-    assert "failed: quiz x recorded: not recorded (1 answers, first: question 7)" in done.stderr
+    assert "failed: quiz x recorded: not recorded (1 answer, first: question 7)" in done.stderr
     assert "computed 7 answers" in done.stderr  # the eighth was asked for, and failed
     again = launch(*args)
     assert again.returncode == 3

@@ -15,10 +15,10 @@ import torch
 from families import FAMILIES, SUPPORTED, build
 from questions import ask, eight, encode, load, saved
 
-from spatial_eval.core.arms import Arm, Dola, Scaling, Vcd
+from spatial_eval.core.arms import Arm, Dola, Sampling, Scaling, Vcd
 from spatial_eval.core.errors import ModelError
 from spatial_eval.core.types import Failure, Generation
-from spatial_eval.engine import attention, reference, request
+from spatial_eval.engine import attention, prefill, prefix, reference, request, state
 from spatial_eval.engine import decode as engine
 from spatial_eval.engine.precision import in_float32
 from spatial_eval.engine.request import Intervention
@@ -53,21 +53,21 @@ def weight_squared(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def next_arms_weight(monkeypatch: pytest.MonkeyPatch) -> None:
-    per_row = engine._per_row
+    place = prefill.place_weights
 
-    def rolled(made: Any) -> Any:
-        return [[(formula, weight.roll(1, dims=3), key) for formula, weight, key in layer] for layer in per_row(made)]
+    def rolled(scalings: Any, arm: torch.Tensor) -> Any:
+        return place(scalings, arm.roll(1, dims=1))
 
-    monkeypatch.setattr(engine, "_per_row", rolled)
+    monkeypatch.setattr(prefill, "place_weights", rolled)
 
 
 def _other_keys(monkeypatch: pytest.MonkeyPatch, change: Callable[[torch.Tensor], torch.Tensor]) -> None:
-    made = engine.ImagePrefix
+    made = prefix.ImagePrefix
 
     def changed(layers: Any, scaled: dict[str, torch.Tensor], *more: Any) -> Any:
         return made(layers, {key: change(keys) for key, keys in scaled.items()}, *more)
 
-    monkeypatch.setattr(engine, "ImagePrefix", changed)
+    monkeypatch.setattr(prefix, "ImagePrefix", changed)
 
 
 def half_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -76,22 +76,20 @@ def half_of_the_image(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def text_too(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keys of the text behind the image are scaled as those of the image are."""
-    attend, part = attention.OwnRows.attend, attention._plain
+    attend, multiply = attention.OwnRows._attend_arms, attention.multiply_keys
 
-    def both(self: Any, module: Any, *args: Any, **kwargs: Any) -> torch.Tensor:
-        def scaled(query: torch.Tensor, *more: Any) -> tuple[torch.Tensor, torch.Tensor]:
-            query = query.clone()
-            for _, weight, _ in self.scalings[module.layer_idx]:
-                query[:, :, -self.arms :] *= weight[:, :, 0]
-            return part(query, *more)
+    def both(self: Any, layer: int, query: torch.Tensor, own: torch.Tensor, *args: Any) -> torch.Tensor:
+        def scaled(rows: torch.Tensor, key: torch.Tensor) -> torch.Tensor:
+            logits = multiply(rows, key)
+            for _, weight, _ in self.scalings[layer] if key.shape == own.shape else ():
+                logits = logits * weight
+            return logits
 
-        key = self.prefix.layers[module.layer_idx][0]  # the prefix's kernel is kept: it is found before the fault
-        attention.find_kernel(key.device.type, key.dtype, key.shape[-1], masked=self.prefix.hidden is not None)
         with monkeypatch.context() as patch:
-            patch.setattr(attention, "_plain", scaled)
-            return attend(self, module, *args, **kwargs)
+            patch.setattr(attention, "multiply_keys", scaled)
+            return attend(self, layer, query, own, *args)
 
-    monkeypatch.setattr(attention.OwnRows, "attend", both)
+    monkeypatch.setattr(attention.OwnRows, "_attend_arms", both)
 
 
 def shifted_span(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -100,13 +98,13 @@ def shifted_span(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def _other_layers(monkeypatch: pytest.MonkeyPatch, kept: Callable[[int, int], bool]) -> None:
-    scalings = engine.layer_scalings
+    scalings = prefill.layer_scalings
 
     def fewer(*args: Any, **kwargs: Any) -> Any:
         made = scalings(*args, **kwargs)
         return [some if kept(layer, len(made)) else [] for layer, some in enumerate(made)]
 
-    monkeypatch.setattr(engine, "layer_scalings", fewer)
+    monkeypatch.setattr(prefill, "layer_scalings", fewer)
 
 
 def first_layer_only(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -118,13 +116,13 @@ def a_layer_too_few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def decode_position(monkeypatch: pytest.MonkeyPatch) -> None:
-    advance = engine.DecodeState.advance
-    monkeypatch.setattr(engine.DecodeState, "advance", lambda self, following, step: advance(self, following, step + 1))
+    advance = state.DecodeState.advance
+    monkeypatch.setattr(state.DecodeState, "advance", lambda self, following, step: advance(self, following, step + 1))
 
 
 def _other_prompts(monkeypatch: pytest.MonkeyPatch, change: Callable[[Any], Any]) -> None:
-    made = engine.Prompts
-    monkeypatch.setattr(engine, "Prompts", lambda *args: change(made(*args)))
+    cut = engine.Prompts.cut
+    monkeypatch.setattr(engine.Prompts, "cut", lambda *args: change(cut(*args)))
 
 
 def prompt_position(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -133,18 +131,19 @@ def prompt_position(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def end_token(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(engine, "end_tokens", lambda config: [one + 1 for one in request.end_tokens(config)])
+    ends = request.end_tokens
+    monkeypatch.setattr(request, "end_tokens", lambda config: [one + 1 for one in ends(config)])
 
 
 def arms_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    mask = engine.BranchTable.prefill_mask
+    mask = engine.Prompts.mask
 
-    def opened(self: Any, rows: int) -> torch.Tensor:
-        made = mask(self, rows)
-        made[..., -rows:, -rows:] = True
+    def opened(self: Any, width: int) -> torch.Tensor:
+        made = mask(self, width)
+        made[..., -width:, -width:] = True
         return made
 
-    monkeypatch.setattr(engine.BranchTable, "prefill_mask", opened)
+    monkeypatch.setattr(engine.Prompts, "mask", opened)
 
 
 def branches_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -153,8 +152,13 @@ def branches_see_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def padding_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    spans = engine._find_spans
-    monkeypatch.setattr(engine, "_find_spans", lambda *args: [(0, end) for _, end in spans(*args)])
+    locate = engine.PromptBatch.locate
+
+    def from_the_first_column(*args: Any) -> Any:
+        batch = locate(*args)
+        return replace(batch, starts=[0] * len(batch.starts))
+
+    monkeypatch.setattr(engine.PromptBatch, "locate", from_the_first_column)
 
 
 def shorter_prompt_is_padded_in_sight(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -162,12 +166,12 @@ def shorter_prompt_is_padded_in_sight(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def another_pictures_prefix(monkeypatch: pytest.MonkeyPatch) -> None:
-    arrange = engine.Packing.arrange
+    arrange = attention.Packing.arrange
 
     def swapped(image: Any, images: int, device: Any) -> Any:
         return arrange([(one + 1) % images for one in image], images, device)
 
-    monkeypatch.setattr(engine.Packing, "arrange", swapped)
+    monkeypatch.setattr(attention.Packing, "arrange", swapped)
 
 
 def another_prompts_place(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -293,6 +297,21 @@ def test_a_fault_of_a_shared_image(
     assert len(first_sharing(name, dtype, tmp_path, share="question")) == 3 * len(ARMS)
 
 
+def test_an_answer_of_the_run_beyond_its_end_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where all of the reference's answers end at the first token, so that it has no scores of later ones."""
+    model, inputs = build("llava").model, encode("llava", slice(1))[0]
+    asked = selfcheck.CheckedQuestions(inputs, Intervention((Arm(),)), rows=(0,), counts=(1,))
+    first = engine.decode_arms(model, inputs, intervention=asked.intervention, max_new_tokens=1).tokens[0][0]
+    monkeypatch.setattr(model.generation_config, "eos_token_id", first[0])
+    decoded = engine.decode_arms(model, inputs, intervention=asked.intervention, max_new_tokens=4)
+    assert decoded.tokens == [[first]]
+    given: dict[str, Any] = {"name": "llava", "dtype": "float32", "tf32": False, "max_new_tokens": 4}
+    selfcheck.check_prefix(model, asked, [], decoded, **given)
+    longer = replace(decoded, tokens=[[(*first, 7)]])
+    with pytest.raises(ModelError, match=r"new token 2 is another than plain generate's in float32 at arm 1"):
+        selfcheck.check_prefix(model, asked, [], longer, **given)
+
+
 def test_a_shared_image_is_compared_when_the_first_one_comes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once, however many come: batches of one question, of two on one picture, and of two more."""
     compared: list[tuple[int, ...] | None] = []
@@ -400,19 +419,19 @@ def test_a_fault_in_a_contrast(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_faults_that_half_precision_alone_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """In the run's own kernels: float32 cannot show them, the comparison with the run's own answers does."""
-    arm_part, prefix_part = attention.OwnRows._arm_part, attention.OwnRows._prefix_part
+    attend_arms, attend_plain = attention.OwnRows._attend_arms, attention.OwnRows._attend_plain
 
-    def in_prefill(self: Any, layer: int, query: torch.Tensor, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        out, lse = arm_part(self, layer, query, *args)
-        return out.flip(-1) if query.dtype == torch.bfloat16 else out, lse
+    def in_prefill(self: Any, layer: int, query: torch.Tensor, *args: Any) -> torch.Tensor:
+        out = attend_arms(self, layer, query, *args)
+        return out.flip(-1) if query.dtype == torch.bfloat16 else out
 
-    def in_steps(self: Any, layer: int, query: torch.Tensor, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        out, lse = prefix_part(self, layer, query, *args)
-        return out.flip(-1) if query.dtype == torch.bfloat16 and not self.arms else out, lse
+    def in_steps(self: Any, layer: int, query: torch.Tensor, *args: Any) -> torch.Tensor:
+        out = attend_plain(self, layer, query, *args)
+        return out.flip(-1) if query.dtype == torch.bfloat16 and not self.arms else out
 
     for part, wrong, said in (
-        ("_arm_part", in_prefill, "first-token logits differ by"),
-        ("_prefix_part", in_steps, r"new token \d is another than"),
+        ("_attend_arms", in_prefill, "first-token logits differ by"),
+        ("_attend_plain", in_steps, r"new token \d is another than"),
     ):
         with monkeypatch.context() as patch:
             patch.setattr(attention.OwnRows, part, wrong)
@@ -467,13 +486,12 @@ def test_rounding_of_the_model_itself_is_no_fault(tmp_path: Path, monkeypatch: p
     """However strict the limit: plain generate in the same dtype says what rounding does to this model."""
     monkeypatch.setitem(selfcheck.ROUNDING, "bfloat16", 2e-3)
     assert len(first("llava", "bfloat16", tmp_path)) == len(ARMS)
-    part = attention.OwnRows._arm_part
+    attend = attention.OwnRows._attend_arms
 
-    def coarse(self: Any, layer: int, query: torch.Tensor, *args: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        out, lse = part(self, layer, query, *args)
-        return out * (3 if query.dtype == torch.bfloat16 else 1), lse
+    def coarse(self: Any, layer: int, query: torch.Tensor, *args: Any) -> torch.Tensor:
+        return attend(self, layer, query, *args) * (3 if query.dtype == torch.bfloat16 else 1)
 
-    monkeypatch.setattr(attention.OwnRows, "_arm_part", coarse)
+    monkeypatch.setattr(attention.OwnRows, "_attend_arms", coarse)
     with pytest.raises(ModelError, match=r"first-token logits differ by .* in float32"):
         first("llava", "bfloat16", tmp_path)
 
@@ -507,8 +525,8 @@ def test_it_costs_a_short_generate_per_arm(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(one._vlm, "generate", counted)  # type: ignore[attr-defined]
     monkeypatch.setattr(vlm, "bucket_by_length", lambda lengths: [list(range(len(lengths)))])
     list(one.answer([[(sample, ARMS) for sample in eight()]]))
-    assert generates[:2] == [("engine", 8, 50)] * 2  # images, and what stands behind them
-    runs = [("engine", 2, 4)] * 2 * 2 + [("engine", 1, 4)] * 2
+    assert generates[:2] == [("engine", 8, 1), ("engine", 8, 50)]  # images, and what stands behind them
+    runs = [("engine", 2, 1), ("engine", 2, 4)] * 2 + [("engine", 1, 1), ("engine", 1, 4)]
     assert sorted(generates[2:]) == sorted([*[("plain", 2, 4)] * len(ARMS), *runs])
 
 
@@ -556,12 +574,24 @@ def test_half_precision_computed_in_float32(name: str, dtype: torch.dtype) -> No
 
 
 def test_an_answer_that_ends_by_itself_needs_no_token_to_end_at() -> None:
-    assert selfcheck._probe([[(5, 6, 7, 8)]], [2]) == [6]
-    assert selfcheck._probe([[(5, 6, 2)]], [2]) == []
-    assert selfcheck._probe([[(5, 5, 6, 7), (6, 5, 9, 7)]], [2]) == [9]  # not what some arm says first
-    assert selfcheck._probe([[(5,)]], [2]) == [5]
+    assert selfcheck._choose_probe([[(5, 6, 7, 8)]], [2]) == [6]
+    assert selfcheck._choose_probe([[(5, 6, 2)]], [2]) == []
+    assert selfcheck._choose_probe([[(5, 5, 6, 7), (6, 5, 9, 7)]], [2]) == [9]  # not what some arm says first
+    assert selfcheck._choose_probe([[(5,)]], [2]) == [5]
 
 
 def test_failures_of_the_whole_run_are_none_of_the_check(tmp_path: Path) -> None:
     found = ask(load(HF(saved("llava")), tmp_path), [replace(eight()[0], image=None)], ARMS)
     assert all(isinstance(one, Failure) for one in found.values())
+
+
+def test_an_answer_that_holds_the_images_token_is_compared_up_to_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    hot = Sampling(sampling_temperature=1000.0, seed=1631)  # its second token on the first question is the image's
+    with caplog.at_level(logging.INFO, logger="spatial_eval"):
+        found = first("llava", "float32", tmp_path, arms=(Arm(0.5), Arm(contrast=hot)))
+    assert [answer.tokens[1] for answer in found.values() if answer.arm.contrast] == [4]
+    assert "llava: 2 tokens agree with plain generate (scores within " in caplog.text
+    failed = first("llava", "float32", tmp_path / "alone", arms=(Arm(contrast=hot),), decoding="per_arm")
+    assert "new token 2 of an answer is the image's own" in next(iter(failed.values())).error

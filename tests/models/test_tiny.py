@@ -81,6 +81,7 @@ def test_the_fast_probe_answers_as_generate_does(loaded) -> None:
         assert processor.decode(token).strip() == word
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMS)
 def test_the_card_says_what_the_files_do(form: str, found) -> None:
     card = written(FOLDER)

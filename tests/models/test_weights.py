@@ -231,8 +231,8 @@ def test_a_damaged_file_is_named(name: str, damage: Callable[[Path], object], me
         model.check(None, [], [], Places(tmp_path, tmp_path))  # type: ignore[arg-type]
     assert str(model.local()) in str(caught.value)
     assert said(model.verify) == said(lambda: loading.load_model(model)) == str(caught.value)
-    (line,) = doctor._check_weights(model)  # at once: its child process would need torch
-    assert (line.state, line.message) == (FAILS, str(caught.value))
+    # at once: its child process would need torch
+    assert doctor._check_weights(model) == (FAILS, str(caught.value))
 
 
 def test_absent_shards_are_counted(tmp_path: Path) -> None:
@@ -248,7 +248,7 @@ def test_files_that_are_not_loaded_are_not_looked_at(tmp_path: Path) -> None:
     (model.local() / "consolidated.safetensors").write_text(POINTER)
     (model.local() / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "absent"}}))
     model.verify()  # model.safetensors comes first
-    assert doctor.parameters(model) == 1_219_392
+    assert doctor.estimate_parameters(model) == 1_219_392
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
@@ -293,9 +293,10 @@ def test_a_run_stops_before_anything_is_stored(tmp_path: Path, capsys: pytest.Ca
     assert not (out / "generations").exists()
     assert main.main(["prepare", *chosen]) == 1
     assert capsys.readouterr() == ("", done.stderr)
-    (found,) = doctor._check_weights(model)
-    assert (found.state, f"error: {found.message}\n", found.stops) == (FAILS, done.stderr, True)
-    assert doctor._check_weights(HF("org/absent")) == []
+    outcome = doctor._check_weights(model)
+    assert outcome is not None
+    assert (outcome[0], f"error: {outcome[1]}\n") == (FAILS, done.stderr)
+    assert doctor._check_weights(HF("org/absent")) is None
 
 
 def infinite(folder: Path) -> HF:
@@ -339,6 +340,7 @@ def test_where_torch_cannot_be_imported_the_jobs_tell(
     assert "tiny: its files are compared where it is loaded, not here: libtorch.so: cannot allocate" in caplog.text
 
 
+@pytest.mark.long
 def test_jobs_that_cannot_load_say_so_once(tmp_path: Path) -> None:
     model = infinite(tmp_path)
     chosen = ["model=hf", f"model.path={model.path}", "dataset=scenes_a,scenes_b", "limit=2"]

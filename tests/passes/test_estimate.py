@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import csv
 import json
 import re
 from pathlib import Path
 from typing import Any
 
+import families
 import pytest
 import transformers
 from doubles import Drill, Hashed
@@ -26,6 +28,14 @@ from spatial_eval.passes import estimate
 from spatial_eval.passes.pass_state import inspect_pass, run_pass
 
 SEVEN = (330, 327, 1798, 352, 928, 233, 978)
+
+
+def test_a_plan_lists_some_of_many_arms(launch, tmp_path: Path) -> None:
+    weights = ",".join(f"{0.1 * i:.1f}" for i in range(11, 41))
+    done = launch("-m", "method=scaling_vis", f"weight={weights}", "action=plan", f"output_dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    assert " x 30 arms (1.1 1.2 1.3 " in done.stdout
+    assert " 3.3 3.4 and 6 more); " in done.stdout
 
 
 def test_the_papers_table_is_planned_without_data_images_model_or_network(launch, tmp_path: Path) -> None:
@@ -141,6 +151,75 @@ def test_arithmetic_is_of_the_device_the_model_and_how_it_runs(places: Places) -
 )
 def test_a_device_is_known_by_the_name_that_torch_gives_it(name: str, key: str | None) -> None:
     assert devices.match_device(name) == key
+
+
+PICTURES = [(480, 640), (640, 480), (640, 640), (720, 1280), (960, 1280)]  # height, width
+CROP = {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}}
+EDGE = {"shortest_edge": 3136, "longest_edge": 12845056}  # pixels that Qwen's processors allow
+
+
+@pytest.mark.parametrize(
+    ("path", "family", "images", "fields"),
+    [
+        (
+            "llava-hf/llava-v1.6-vicuna-7b-hf",
+            "llava_next",
+            lambda: transformers.LlavaNextImageProcessorPil(
+                **CROP, image_grid_pinpoints=transformers.LlavaNextConfig().image_grid_pinpoints
+            ),
+            {"patch_size": 14},
+        ),
+        (
+            "llava-hf/llava-onevision-qwen2-7b-ov-hf",
+            "llava_onevision",
+            lambda: transformers.LlavaOnevisionImageProcessorPil(
+                image_grid_pinpoints=transformers.LlavaOnevisionConfig().image_grid_pinpoints
+            ),
+            {"num_image_tokens": 729, "vision_aspect_ratio": "anyres_max_9"},
+        ),
+        ("Qwen/Qwen2-VL-7B-Instruct", "qwen2_vl", lambda: transformers.Qwen2VLImageProcessorPil(size=EDGE), {}),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "qwen25_vl", lambda: transformers.Qwen2VLImageProcessorPil(size=EDGE), {}),
+        (
+            "Qwen/Qwen3-VL-8B-Instruct",
+            "qwen3_vl",
+            lambda: transformers.Qwen2VLImageProcessorPil(patch_size=16, size=EDGE),
+            {},
+        ),
+        ("google/gemma-3-4b-it", "gemma3", transformers.Gemma3ImageProcessorPil, {"image_seq_length": 256}),
+        ("google/paligemma-3b-mix-224", "paligemma", transformers.SiglipImageProcessorPil, {"image_seq_length": 256}),
+    ],
+)
+def test_image_tokens_are_those_that_transformers_counts(path: str, family: str, images: Any, fields: Any) -> None:
+    processor = copy.copy(families.build(family).processor)
+    processor.image_processor = images()
+    for name, value in fields.items():
+        assert name in vars(processor)
+        setattr(processor, name, value)
+    counts = processor._get_num_multimodal_tokens(image_sizes=PICTURES)["num_image_tokens"]
+    shape = devices.find_shape(path)
+    assert shape is not None
+    assert shape.tokens == (min(counts), max(counts))
+
+
+@pytest.mark.parametrize(
+    ("path", "images", "tokens"),
+    [
+        ("OpenGVLab/InternVL3-8B-hf", lambda: transformers.GotOcr2ImageProcessorPil(crop_to_patches=True), 256),
+        (
+            "HuggingFaceTB/SmolVLM2-2.2B-Instruct",
+            lambda: transformers.Idefics3ImageProcessorPil(
+                size={"longest_edge": 1536}, max_image_size={"longest_edge": 384}
+            ),
+            81,
+        ),
+    ],
+)
+def test_image_tokens_are_those_of_the_tiles(path: str, images: Any, tokens: int) -> None:
+    found = [images().get_number_of_image_patches(*size, {}) for size in PICTURES]
+    tiles = [one if isinstance(one, int) else one[0] for one in found]  # Idefics: with rows and columns
+    shape = devices.find_shape(path)
+    assert shape is not None
+    assert shape.tokens == (tokens * min(tiles), tokens * max(tiles))
 
 
 def test_a_shape_is_that_of_the_checkpoints_own_files() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import logging
+import weakref
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,11 @@ from spatial_eval.core import columns as column_names
 from spatial_eval.core.arms import BASE, Arm
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.types import Cell, Experiment, Part, Pass, Places
+from spatial_eval.launch import dispatch
 from spatial_eval.methods.routing import Base, ScalingVis
 from spatial_eval.models.hf import HF
 from spatial_eval.passes import tables as pass_tables
-from spatial_eval.passes.pass_state import inspect_pass, run_pass, runtime_versions
+from spatial_eval.passes.pass_state import inspect_pass, read_runtime_versions, run_pass
 from spatial_eval.report import page as report_page
 from spatial_eval.store import generations
 from spatial_eval.sweep import run
@@ -55,9 +57,9 @@ def compute(out: Path, *arms: Arm, **versions: str) -> Path:
 
 def test_a_writer_notes_versions_and_device(tmp_path: Path) -> None:
     first = compute(tmp_path, BASE).read_text("utf8").partition("\n")[0]
-    assert json.loads(first) == {"environment": runtime_versions("cpu")}
-    assert set(runtime_versions("cpu")) == {"python", "spatial_eval", "torch", "transformers", "device"}
-    assert all(runtime_versions("cpu").values())
+    assert json.loads(first) == {"environment": read_runtime_versions("cpu")}
+    assert set(read_runtime_versions("cpu")) == {"python", "spatial_eval", "torch", "transformers", "device"}
+    assert all(read_runtime_versions("cpu").values())
 
 
 def test_answers_of_several_versions_are_said_wherever_they_are_shown(
@@ -98,14 +100,14 @@ def test_devices_mix_too_and_a_truncated_first_line_is_nobodys(tmp_path: Path) -
     run.run_request(request, states)
     (row,) = passes(request.folder)
     assert (row["torch"], row["device"], row["stored"]) == ("2.13.0", "NVIDIA H100; cpu", "8")
-    (line,) = metrics.mixtures([row]).values()
+    (line,) = metrics.describe_mixtures([row]).values()
     assert "computed with device NVIDIA H100 and cpu, and may differ" in line
 
 
 def test_rows_of_earlier_versions_mix_nothing() -> None:
     row = {"dataset": "a", "model": "m", "max_new_tokens": 100, "device": "NVIDIA H100 cpu", "torch": 2.11}
-    assert metrics.mixtures([row]) == {}
-    assert (metrics.several([]), metrics.several(["b", "", "a", "b"])) == ("", "a; b")
+    assert metrics.describe_mixtures([row]) == {}
+    assert (metrics.join_distinct([]), metrics.join_distinct(["b", "", "a", "b"])) == ("", "a; b")
 
 
 @pytest.fixture(scope="module")
@@ -124,22 +126,22 @@ def test_how_a_model_was_run_stands_in_passes_and_in_the_dashboard(tiny: Path) -
     assert scenes == {"dtype": "bfloat16", "batch_size": "2", "preset": "mine", "decoding": "shared", "revision": ""}
     found = runs.TrackedSweep(sweep_data.read_sweep_data(tiny))
     (cell,) = [cell for cell in found.cells if cell["model"] == "tiny"]
-    config = runs.cell_run(found, cell, Wandb()).config
+    config = runs.build_cell_run(found, cell, Wandb()).config
     asked = {"dtype": "bfloat16", "batch_size": 2, "preset": "mine", "decoding": "shared"}
     assert {name: config[name] for name in column_names.ASKED if name in config} == asked
     (other,) = [cell for cell in found.cells if cell["method"] == "scaling_vis"]
-    assert not set(column_names.ASKED) & set(runs.cell_run(found, other, Wandb()).config)
-    whole = runs.sweep_run(found, Wandb(), []).config
+    assert not set(column_names.ASKED) & set(runs.build_cell_run(found, other, Wandb()).config)
+    whole = runs.build_sweep_run(found, Wandb(), []).config
     assert {name: whole[name] for name in asked} == asked
 
 
 def test_a_commit_that_looks_like_a_number_stays_text(tiny: Path) -> None:
     """The commit of a model of the hub, whatever branch was asked for."""
     model, commit = HF("org/tiny", revision="main"), "1234567890e" + "1" * 29
-    assert pass_tables._model_settings(model, {"commit": commit})["revision"] == commit
-    assert pass_tables._model_settings(HF("/folder"), {"files": "x"})["revision"] == ""
+    assert pass_tables._describe_model(model, {"commit": commit})["revision"] == commit
+    assert pass_tables._describe_model(HF("/folder"), {"files": "x"})["revision"] == ""
     for name, text in (("revision", commit), ("revision", "0" * 40), ("torch", "2.10"), ("transformers", "5.20")):
-        assert sweep_data._typed(name, [text]).tolist() == [text]
+        assert sweep_data._parse_column(name, [text]).tolist() == [text]
 
 
 def test_files_without_these_columns_are_read(tiny: Path, tmp_path: Path) -> None:
@@ -153,7 +155,7 @@ def test_files_without_these_columns_are_read(tiny: Path, tmp_path: Path) -> Non
     del about["digests"]  # no more than the columns known to versions before 0.2
     (tmp_path / "sweep.json").write_text(json.dumps(about), "utf8")
     found = runs.TrackedSweep(sweep_data.read_sweep_data(tmp_path))
-    assert not set(column_names.ASKED) & set(runs.sweep_run(found, Wandb(), []).config)
+    assert not set(column_names.ASKED) & set(runs.build_sweep_run(found, Wandb(), []).config)
     assert "What ran" in report_page.render_page(sweep_data.read_sweep_data(tmp_path))
 
 
@@ -208,3 +210,34 @@ def test_what_a_benchmark_describes_itself_is_left_as_it_is() -> None:
 def test_a_prompt_mode_that_is_none_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"^drill: unknown dataset.prompt 'Raw'; did you mean raw\?"):
         described(replace(Silent(), prompt="Raw"))
+
+
+def test_a_driver_that_was_slow_does_not_replace_the_tables_of_another(tmp_path, monkeypatch) -> None:
+    """It found answers missing; while it built its tables, another run computed them and wrote its own."""
+    build, dispatched = pass_tables.build_results, dispatch.dispatch_jobs
+    request, states = ordered(CELLS, tmp_path)
+
+    def be_slow(*given: Any) -> pass_tables.Results:
+        results = build(*given)
+        assert results.missing
+        monkeypatch.setattr(pass_tables, "build_results", build)
+        monkeypatch.setattr(dispatch, "dispatch_jobs", dispatched)
+        run_cells(CELLS, tmp_path)
+        return results
+
+    monkeypatch.setattr(pass_tables, "build_results", be_slow)
+    monkeypatch.setattr(dispatch, "dispatch_jobs", lambda *_: dispatch.DispatchOutcome([]))
+    assert run.run_request(request, states) == run.COMPLETE
+    table = csv.DictReader((request.folder / "results.csv").read_text("utf8").splitlines())
+    assert [row["missing"] for row in table] == ["0", "0"]
+
+
+def test_the_report_is_drawn_without_the_answers_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_cells(CELLS, tmp_path)
+    request, states = ordered(CELLS, tmp_path)
+    answers = weakref.ref(states[TRUNK].stored.generations)
+    held: list[object] = []
+    write = report_page.try_write_report
+    monkeypatch.setattr(report_page, "try_write_report", lambda folder: held.append(answers()) or write(folder))
+    assert run.run_request(request, states) == run.COMPLETE
+    assert held == [None]

@@ -487,6 +487,7 @@ def test_wrong_use_is_one_line(arguments: list[str], message: str, prepare: Prep
     assert all(line.endswith(" free") for line in before)  # the sizes of what was fetched until then
 
 
+@pytest.mark.long
 def test_all_run_end_to_end_with_a_tiny_model(prepare: Prepare, server: Server, tmp_path: Path) -> None:
     """All seven, newer ones and people's own, in one sweep that opens no connection."""
     newer = ("cv_bench_relation", "vsr_random", "threedsr")

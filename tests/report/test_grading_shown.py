@@ -17,6 +17,7 @@ from spatial_eval.benchmarks.prompts import apply_template
 from spatial_eval.benchmarks.readers import QuestionFile, Vsr, WhatsUp
 from spatial_eval.benchmarks.scenes.rendered import Scenes
 from spatial_eval.config.tracking import Wandb
+from spatial_eval.core.columns import ROW
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.types import Cell, Experiment, Part
 from spatial_eval.methods.routing import Base, ScalingVis
@@ -29,9 +30,7 @@ from spatial_eval.report import tables as report_tables
 from spatial_eval.tracking import runs
 
 QUESTIONS = 20
-LINE = (
-    "accuracy and accuracy_strict part by more than 5 points in 1 of 2 cells, most in quiz scaling_vis: 100.00 by the "
-)
+LINE = "accuracy and accuracy_strict differ by more than 5 points in 1 of 2 cells, most in quiz scaling_vis: 100.00 by"
 
 
 def sweep(
@@ -88,8 +87,8 @@ def test_the_terminal_shows_f1_itself_and_says_where_rules_part(yes_no: Path) ->
     assert float(rows(yes_no)[0]["f1_paper"]) == 0.0
     assert header.split()[-6:] == ["strict", "f1", "yes", "%", "vs", "base"]
     assert base.split()[-3:] == ["50.00", "66.67", "100.0"]
-    assert f"{LINE}rule yes_no, 50.00 strict" in table
-    assert "part by" not in report_tables.results_table(rows(yes_no)[:1])
+    assert f"{LINE} the rule yes_no, 50.00 strict" in table
+    assert "differ by more than" not in report_tables.results_table(rows(yes_no)[:1])
 
 
 def test_the_papers_f1_has_its_own_name(tmp_path: Path) -> None:
@@ -110,27 +109,27 @@ def test_both_figures_stand_where_they_part(words: Path, tmp_path: Path) -> None
     (sheet,) = report_tables.paper_sheets(files, selection.picks(files))
     assert sheet.header == ["method", "quiz all (n=20)", "strict"]
     assert [row[2] for row in sheet.rows] == ["100.00", "0.00"]
-    assert f"{LINE}rule paper, 0.00 strict" in sheet.notes
+    assert f"{LINE} the rule paper, 0.00 strict" in sheet.notes
     page = report_page.render_page(files)
     assert "hollow: by strict grading" in page
-    assert f"A{LINE[1:]}rule paper, 0.00 strict." in page
+    assert f"A{LINE[1:]} the rule paper, 0.00 strict." in page
     same = sweep(tmp_path / "same", ["left"] * 4, {"1.0": ["Left"] * 4, "0.5": ["Right"] * 4})
     agreed = sweep_data.read_sweep_data(same)
     assert report_tables.paper_sheets(agreed, selection.picks(agreed))[0].header == ["method", "quiz all (n=4)"]
     assert "hollow: by strict grading" not in report_page.render_page(agreed)
-    assert "accuracy_strict part" not in report_page.render_page(agreed)
+    assert "accuracy_strict differ" not in report_page.render_page(agreed)
 
 
 def test_the_report_and_the_dashboard_carry_the_rule(yes_no: Path) -> None:
     files = sweep_data.read_sweep_data(yes_no)
     assert figures.grid_data(files, selection.picks(files))["cells"]["yes_rate"] == [100.0, 50.0]
     back = runs.TrackedSweep(files)
-    run = runs.cell_run(back, back.cells[0], Wandb())
+    run = runs.build_cell_run(back, back.cells[0], Wandb())
     assert run.config["scoring"] == "yes_no"
     assert run.figures["yes_rate"] == 100.0
     assert run.figures["f1"] == pytest.approx(200 / 3)
     assert all(isinstance(value, int | float) for value in run.figures.values())
-    cells = runs.sweep_run(back, Wandb(), []).tables["cells"]
+    cells = runs.build_sweep_run(back, Wandb(), []).tables["cells"]
     assert dict(cells.columns) | {"scoring": str, "yes_rate": float} == dict(cells.columns)
 
 
@@ -166,8 +165,8 @@ def test_a_sweep_of_an_earlier_version_is_read_as_before(yes_no: Path, tmp_path:
     assert report_page.render_page(files)
     assert report_tables.paper_sheets(files, selection.picks(files))
     back = runs.TrackedSweep(files)
-    assert "scoring" not in runs.cell_run(back, back.cells[0], Wandb()).config
-    assert runs.sweep_run(back, Wandb(), []).tables["cells"].rows
+    assert "scoring" not in runs.build_cell_run(back, back.cells[0], Wandb()).config
+    assert runs.build_sweep_run(back, Wandb(), []).tables["cells"].rows
     loaded = spatial_eval.load(old)
     assert loaded.answers(1)["correct"].sum() == QUESTIONS
 
@@ -175,7 +174,7 @@ def test_a_sweep_of_an_earlier_version_is_read_as_before(yes_no: Path, tmp_path:
 def test_two_rules_are_not_compared(yes_no: Path, tmp_path: Path) -> None:
     golds = ["yes", "no"] * (QUESTIONS // 2)
     other = sweep(tmp_path / "other", golds, {"1.0": ["Yes"] * QUESTIONS, "0.5": ["No"] * QUESTIONS}, scoring="paper")
-    sides = [compare.side(f"{folder}:method=base", tmp_path) for folder in (yes_no, other)]
+    sides = [compare.read_side(f"{folder}:method=base", tmp_path) for folder in (yes_no, other)]
     with pytest.raises(
         ConfigError, match=r"graded by different rules, yes_no and paper: give both the same dataset.sc"
     ):
@@ -186,9 +185,9 @@ def test_two_rules_are_not_compared(yes_no: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("digits", [4.99, 5.0, 5.01])
 def test_parting_begins_above_five_points(digits: float) -> None:
     row = {"dataset": "d", "method": "m", "scoring": "words", "accuracy": 50.0 + digits, "accuracy_strict": 50.0}
-    assert bool(metrics.parting([row])) == (digits > 5)
-    assert bool(metrics.parting([{name: str(value) for name, value in row.items()}])) == (digits > 5)
-    assert metrics.parting([{**row, "accuracy_strict": None}, {**row, "accuracy": ""}]) == ""
+    assert bool(metrics.describe_strict_gap([row])) == (digits > 5)
+    assert bool(metrics.describe_strict_gap([{name: str(value) for name, value in row.items()}])) == (digits > 5)
+    assert metrics.describe_strict_gap([{**row, "accuracy_strict": None}, {**row, "accuracy": ""}]) == ""
 
 
 def test_sweeps_at_the_defaults_keep_their_ids() -> None:
@@ -219,3 +218,24 @@ def test_sweeps_at_the_defaults_keep_their_ids() -> None:
         QuestionFile(Path("/quiz.jsonl"), orientation="stored"),
     ]
     assert len({named(dataset) for dataset in [quiz, *others]}) == 3
+
+
+def test_sub_tasks_of_one_benchmark_have_a_row_with_their_mean() -> None:
+    columns = ("dataset", "model", "method", "split", "n", "missing", "accuracy", "accuracy_low", "accuracy_high")
+    found = [
+        dict.fromkeys(ROW, "")
+        | dict(zip(columns, (dataset, "m", method, "test", 100, 0, accuracy, "", ""), strict=True))
+        for dataset, method, accuracy in (
+            ("blink_spatial:lmms", "base", 61.5),
+            ("blink_depth:lmms", "base", "52.5"),  # as a file holds it
+            ("blink_spatial:lmms", "vcd", 60.0),
+            ("blink_depth", "base", 10.0),
+            ("mmvp:lmms", "base", 20.0),
+        )
+    ]
+    sheet = report_tables.results_sheet(found)
+    shown = [dict(zip(sheet.header, row, strict=True)) for row in sheet.rows]
+    assert [(row["dataset"], row["method"], row["n"], row["macro"]) for row in shown[len(found) :]] == [
+        ("mean of 2: blink_*:lmms", "base", "200", "57.00")
+    ]
+    assert shown[-1]["accuracy"] == ""

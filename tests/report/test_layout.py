@@ -14,7 +14,7 @@ from spatial_eval.analysis import metrics, selection, sweep_data
 from spatial_eval.analysis.intervals import Estimate
 from spatial_eval.core.arms import BASE
 from spatial_eval.methods.routing import AdaptVis, Base, ScalingVis
-from spatial_eval.report import tables
+from spatial_eval.report import sheets, tables
 
 
 @pytest.fixture
@@ -81,10 +81,10 @@ def test_hyperparameters_have_one_label_whatever_they_are_read_from(row, label: 
 
 
 def test_a_sheet_without_a_title_has_no_line_for_it() -> None:
-    sheet = tables.Sheet("", ["a_b", "n"], [["x", "1"]], notes=["read {this}"])
-    assert tables.format_text(sheet) == "a_b  n\nx    1\nread {this}"
-    assert tables.format_markdown(sheet) == "| a_b | n |\n| --- | ---: |\n| x | 1 |\n\n* read {this}"
-    latex = tables.format_latex(sheet).splitlines()
+    sheet = sheets.Sheet("", ["a_b", "n"], [["x", "1"]], notes=["read {this}"])
+    assert sheets.format_text(sheet) == "a_b  n\nx    1\nread {this}"
+    assert sheets.format_markdown(sheet) == "| a_b | n |\n| --- | ---: |\n| x | 1 |\n\n* read {this}"
+    latex = sheets.format_latex(sheet).splitlines()
     assert latex[0] == r"\begin{tabular}{lr}"
     assert latex[2] == r"a\_b & n \\"
     assert latex[-2] == r"\multicolumn{2}{l}{\scriptsize read \{this\}} \\"
@@ -100,9 +100,9 @@ def test_the_terminal_shows_cells_and_the_layout(here, cli) -> None:
 
 def test_each_figure_has_its_interval_and_n(swept) -> None:
     files = sweep_data.read_sweep_data(swept)
-    sheets = tables.relation_sheets(files, selection.picks(files))
-    assert sheets
-    for sheet in sheets:
+    by_relation = tables.relation_sheets(files, selection.picks(files))
+    assert by_relation
+    for sheet in by_relation:
         assert len(sheet.header) > 1
         assert sheet.rows
         assert all("(n=" in name for name in sheet.header[1:])
@@ -110,19 +110,19 @@ def test_each_figure_has_its_interval_and_n(swept) -> None:
 
 
 def test_the_best_is_bold_and_ties_are_all_bold() -> None:
-    sheet = tables.Sheet("t", ["m", "a"], [["x", "1"], ["y|z", "2"]], best=frozenset({(1, 1)}), notes=["n"])
+    sheet = sheets.Sheet("t", ["m", "a"], [["x", "1"], ["y|z", "2"]], best=frozenset({(1, 1)}), notes=["n"])
     assert (
-        tables.format_markdown(sheet)
+        sheets.format_markdown(sheet)
         == "**t**\n\n| m | a |\n| --- | ---: |\n| x | 1 |\n| y\\|z | **2** |\n\n* bold: the choice of all methods\n* n"
     )
-    assert tables.format_text(sheet) == "t\nm     a\nx     1\ny|z  2*\n  *: the choice of all methods\n  n"
+    assert sheets.format_text(sheet) == "t\nm     a\nx     1\ny|z  2*\n  *: the choice of all methods\n  n"
 
 
 def narrow(width: int) -> list[str]:
     names = ["dataset", "method", "n", "strict", "accuracy"]
     rows = [["quiz", "base", "32", "1.00", "50.00"], ["quiz", "adapt_vis", "32", "2.00", "75.00"]]
-    sheet = tables.Sheet("", names, rows, 2, notes=["one two three"], group=("dataset",), drop=("strict",))
-    return tables.format_text(sheet, width).splitlines()
+    sheet = sheets.Sheet("", names, rows, 2, notes=["one two three"], group=("dataset",), drop=("strict",))
+    return sheets.format_text(sheet, width).splitlines()
 
 
 def test_a_table_too_wide_for_the_terminal_loses_in_the_stated_order() -> None:
@@ -147,12 +147,12 @@ def test_a_table_too_wide_for_the_terminal_loses_in_the_stated_order() -> None:
 
 
 def test_a_table_of_few_rows_is_turned_before_its_rows_become_paragraphs() -> None:
-    sheet = tables.Sheet("t", ["method", *(f"dataset {i}" for i in range(5))], [["base", *"12345"], ["x", *"67890"]])
-    assert tables.format_text(sheet, 30).splitlines()[:3] == ["t", "method     base  x", "dataset 0     1  6"]
+    sheet = sheets.Sheet("t", ["method", *(f"dataset {i}" for i in range(5))], [["base", *"12345"], ["x", *"67890"]])
+    assert sheets.format_text(sheet, 30).splitlines()[:3] == ["t", "method     base  x", "dataset 0     1  6"]
 
 
 def test_wide_characters_take_two_columns() -> None:
-    text = tables.format_text(tables.Sheet("", ["m", "a"], [["\u5de6", "1"], ["ab", "2"]]))
+    text = sheets.format_text(sheets.Sheet("", ["m", "a"], [["\u5de6", "1"], ["ab", "2"]]))
     assert text == "m   a\n\u5de6  1\nab  2"
 
 
@@ -160,19 +160,19 @@ HOSTILE = "\x1b]0;owned\x07a\nb|c\u202e<img src=x>[y](z)"
 
 
 def test_text_of_data_is_one_line_without_control_characters_in_every_format() -> None:
-    sheet = tables.Sheet(HOSTILE, [HOSTILE, "n"], [[HOSTILE, "1"], ["[0,15]", "2"]], notes=[HOSTILE])
+    sheet = sheets.Sheet(HOSTILE, [HOSTILE, "n"], [[HOSTILE, "1"], ["[0,15]", "2"]], notes=[HOSTILE])
     escaped = "\\x1b]0;owned\\x07a b|c\\u202e<img src=x>[y](z)"
-    assert tables.format_text(sheet).splitlines() == [
+    assert sheets.format_text(sheet).splitlines() == [
         escaped,
         f"{escaped}  n",
         f"{escaped}  1",
         "[0,15]".ljust(len(escaped)) + "  2",
         f"  {escaped}",
     ]
-    markdown = tables.format_markdown(sheet)
+    markdown = sheets.format_markdown(sheet)
     assert len(markdown.splitlines()) == 8
     assert markdown.count("a b\\|c\\\\u202e\\<img src=x>[y]\\(z)") == 4
-    latex = tables.format_latex(sheet).splitlines()
+    latex = sheets.format_latex(sheet).splitlines()
     assert len(latex) == 10
     assert latex[6] == r"{}[0,15] & 2 \\"
     assert not any(ord(character) < 32 for text in (markdown, *latex) for character in text.replace("\n", ""))
@@ -180,8 +180,8 @@ def test_text_of_data_is_one_line_without_control_characters_in_every_format() -
 
 def test_a_spreadsheet_computes_nothing_of_a_csv() -> None:
     row = {"relation": "=1+1", "settings": "@x", "low": "-0.5", "high": "+2", "n": -3, "text": "a\nb"}
-    assert tables.format_csv([row]) == "relation,settings,low,high,n,text\n'=1+1,'@x,-0.5,+2,-3,\"a\nb\""
-    assert tables.format_csv([], ["a", "b"]) == "a,b"
+    assert sheets.format_csv([row]) == "relation,settings,low,high,n,text\n'=1+1,'@x,-0.5,+2,-3,\"a\nb\""
+    assert sheets.format_csv([], ["a", "b"]) == "a,b"
 
 
 def test_a_default_stands_where_an_axis_varies_over_it() -> None:
@@ -334,8 +334,8 @@ def test_where_no_threshold_fires_some_are_named_that_do(swept) -> None:
 
 def test_a_missing_interval_is_written_out() -> None:
     nan = float("nan")
-    assert tables.format_estimate(Estimate(12.5, nan, nan, 8), 1, sign=True) == "+12.5 (no interval)"
-    assert tables.format_estimate(Estimate(nan, nan, nan, 0)) == ""
+    assert sheets.format_estimate(Estimate(12.5, nan, nan, 8), 1, sign=True) == "+12.5 (no interval)"
+    assert sheets.format_estimate(Estimate(nan, nan, nan, 0)) == ""
     names = dict.fromkeys(("dataset", "model", "split", "a", "b"), "x") | {"unmatched": 0, "test": "exact McNemar test"}
     row = names | {"n": 8, "accuracy_a": 50.0, "accuracy_b": 62.5, "difference": 12.5, "difference_low": None}
     sheet = tables.comparison_sheet([row | {"difference_high": None, "fixed": 1, "broken": 0, "p": 1.0, "p_holm": 1.0}])

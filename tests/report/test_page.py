@@ -57,11 +57,12 @@ def test_it_is_one_file_without_addresses(page) -> None:
 def test_it_has_every_section(page) -> None:
     headings = re.findall(r"<h[23]>(.*?)<", page)
     first, told = "What helped, where, by how much, how sure", "What each arm says against what is right"
-    for name in (first, told, "Hyperparameters", "Relations", "Confidence", "Flips", "Every cell", "The paper"):
+    for name in (first, told, "Hyperparameters", "Relations", "Confidence", "Fixed and broken questions", "Every cell"):
         assert name in headings
     assert {"Failures", "Reproduce"} <= set(headings)
     assert "<pre>python launch.py -m " in page
     assert "split=val,test" in page
+    assert "The paper" not in headings  # none of its settings ran
 
 
 def test_every_figure_has_its_caption_and_every_table_its_header(page) -> None:
@@ -223,7 +224,7 @@ def test_missing_answers_are_reported(tmp_path) -> None:
     done = run("-m", "split=all", "method=base,adapt_vis", *given)
     assert done.returncode == 3
     page = text_of((Path(done.stdout.splitlines()[-1]).parent / "report.html").read_text("utf8"))
-    assert "2 of 2 cells lack answers, up to 2 questions each." in page
+    assert "2 of 2 cells lack answers, to at most 2 questions each." in page
     assert "Recorded errors by cause" in page
 
 
@@ -248,11 +249,11 @@ def test_the_recorded_model_reproduces_known_numbers(recorded_sweep) -> None:
     text = text_of(page)
     assert "AUROC 0.891 (0.856 to 0.926, n = 330" in text
     assert "AUROC 0.546" in text
-    assert "would reach 94.85 % (91.9 to 96.8, n = 330)" in text
-    assert "would reach 50.00 % (46.8 to 53.2, n = 928)" in text
+    assert "accuracy would be 94.85 % (91.9 to 96.8, n = 330)" in text
+    assert "accuracy would be 50.00 % (46.8 to 53.2, n = 928)" in text
     assert "It was chosen on val from 306 cells" in text
     assert "It is the best of 5 on these questions (" in text
-    assert "By exact test by sign flips of whole sets or images, adjusted as above, p &lt; .001." in text
+    assert "By the exact test by sign flips of whole sets or images, adjusted as above, p &lt; .001." in text
     assert "exact McNemar test" in text
     assert re.search(
         r"vg_one_obj test, recorded: the threshold never fires up to 0\.\d+: \d+ of 306 cells are scaling_vis at", text
@@ -323,8 +324,8 @@ def test_where_base_is_best_the_page_says_so(launch, tmp_path) -> None:
     model = ["dataset=jsonl", f"dataset.path={quiz}", "model=recorded", f"model.path={recorded}"]
     done = launch("-m", "method=base,scaling_vis", "weight=0.5,0.8", "split=all", *model)
     text = text_of((Path(done.stdout.splitlines()[-1]).parent / "report.html").read_text("utf8"))
-    assert "The baseline answers 100.0 % (95.4 to 100.0) of 80 all questions." in text
-    assert "Nothing clearly helps on the dataset" in text
+    assert "The baseline answers 100.0 % (95.4 to 100.0) of all 80 questions right." in text
+    assert "Nothing clearly helps on quiz" in text
     assert "scaling_vis on quiz: worse than base." in text
 
 
@@ -453,15 +454,15 @@ def test_a_panel_of_attention_names_question_gold_and_each_arms_answer(gazed) ->
     files = sweep_data.read_sweep_data(gazed)
     for panel in panels:
         text = text_of(panel)
-        sample_id = re.findall(r"Picture of question (\S+)", text)[0].split("Arm")[0]
+        sample_id = re.findall(r"Picture of question (\S+)", text)[0]
         own = files.samples[files.samples["sample_id"] == sample_id]
         assert f"Gold: {own['gold'].iloc[0]}" in text
-        arms = re.findall(r"Arm ([\d.]+): ([✓✗]) (\w+)", text)
+        arms = re.findall(r"(?:weight (\S+)|base): ([✓✗]) (\w+)", text)
         assert len(arms) == sections.MAX_ARMS
         for label, mark, said in arms:
-            row = own[own["weight"] == float(label)].iloc[0]
+            row = own[own["weight"] == float(label or 1)].iloc[0]
             assert (row["text"].split()[0].rstrip("."), row["correct"]) == (said, mark == "✓")
-        (top,) = re.findall(r"([\d.]+) % of the row per image token", text)
+        (top,) = re.findall(r"([\d.]+) % of the attention per image token", text)
         assert float(top) == max(map(float, re.findall(r"brightest token ([\d.]+) %", text)))
 
 

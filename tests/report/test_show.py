@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
-import numpy as np
 import pytest
 
 from spatial_eval.analysis import selection, sweep_data
-from spatial_eval.cli.results import _csv
-from spatial_eval.methods.routing import METHODS
+from spatial_eval.analysis.sweep_data import parse_table_rows
 from spatial_eval.report import tables
 
 
@@ -60,32 +56,13 @@ def test_the_best_of_many_is_marked_and_its_corrected_value_stands_beside(many) 
     assert "41 cells; the best of each method is shown\n" in text
 
 
-def test_seeds_have_their_mean_below_the_table() -> None:
-    """Of each temperature and cut-off; one seed has none."""
-    sample, key, n = METHODS["sample"], ("pope", "vlm", 9, "test", 0), 40
-    methods = [*(sample(seed=seed) for seed in (0, 1)), *(sample(0.2, seed=seed) for seed in (0, 1)), sample(0.5)]
-    right = {method: np.arange(n) < 10 * (method.seed + 1) + 4 * (method.cutoff > 0) for method in methods}
-
-    def follow(method: Any) -> Any:
-        return SimpleNamespace(right=right[method], answered=np.ones(n, dtype=bool))
-
-    part = SimpleNamespace(follow=follow, cluster=np.arange(n))
-    plain, cut = tables._describe_seeds(SimpleNamespace(keys=[key] * 5, methods=methods, parts={key: part}))  # type: ignore
-    assert re.fullmatch(
-        r"pope, vlm, test: sample at its defaults, mean of 2 seeds 37\.50 \(.* to .*\) "
-        r"\(95 %, seeds and sets or images drawn again\)",
-        plain.replace("-", " to ", 1),
-    )
-    assert "sample cutoff=0.2, mean of 2 seeds 47.50 (" in cut
-
-
 def test_stdout_and_results_show_the_same(many, cli) -> None:
     text, _ = many
     assert cli("results").stdout.startswith("".join(text.splitlines(keepends=True)[:-1]))
 
 
 def test_without_a_choice_the_path_still_stands(many) -> None:
-    rows = _csv((many[1] / "results.csv").read_bytes())[0]
+    rows = parse_table_rows((many[1] / "results.csv").read_bytes())
     assert tables.results_table(rows, []).splitlines()[1:] == [
         "41 cells; the best of each method is shown",
         "quiz test, recorded: the threshold never fires up to 0.2: 10 of 40 cells are scaling_vis 1.5",

@@ -59,7 +59,7 @@ def test_each_line_says_what_the_best_control_gains_and_what_so_many_questions_s
     same = [s for s in chosen.values() if s.test.gain and verdicts.classify_gain(s) == "same"]
     assert same
     for s in same:
-        assert f"shows from {s.test.detectable:.1f}" in text
+        assert f"{s.test.detectable:.1f} would show" in text
 
 
 def test_the_ranking_holds_what_helps_and_greys_the_rest(judged: SweepData) -> None:
@@ -69,7 +69,7 @@ def test_the_ranking_holds_what_helps_and_greys_the_rest(judged: SweepData) -> N
     assert rows[-1]["method"] == "forced_yes\ncontrol"
     for i, row in enumerate(rows):
         assert (i in ranking.unproven) == (not row["rank"])
-        assert bool(row["rank"]) == (row["verdict"] == "Helps" and "control" not in row["method"])
+        assert bool(row["rank"]) == (row["verdict"].startswith("Helps\n") and "control" not in row["method"])
         assert row["yes %"]
     gains = [float(row["against base (95 %)"].split()[0]) for row in rows if row["rank"]]
     assert gains == sorted(gains, reverse=True)
@@ -78,7 +78,7 @@ def test_the_ranking_holds_what_helps_and_greys_the_rest(judged: SweepData) -> N
 def test_the_difference_from_the_control_is_paired(judged: SweepData) -> None:
     chosen = {s.family: s for s in selection.picks(judged) if s.family}
     new, control = (judged.outcome(chosen[name].cell) for name in ("scaling_vis", "forced_yes"))
-    found = selection.compare_cells(judged, chosen["scaling_vis"].cell, chosen["forced_yes"].cell)
+    found = selection.compare_settings(judged, chosen["scaling_vis"].seeds, chosen["forced_yes"].seeds)
     assert found is not None
     assert found.gain.value == pytest.approx(100 * (new.right.mean() - control.right.mean()))
     parted = int((new.right != control.right).sum())
@@ -108,6 +108,9 @@ def test_two_kinds_of_method_are_not_ranked(swept) -> None:
         (PaiFull(), "1 row and S + T rows"),
         (METHODS["sla"](), "early layers' output heads"),
         (METHODS["forced_yes"](), "none: from stored answers"),
+        (METHODS["answer_yes"](), "T rows"),
+        (METHODS["icd"](), "1 prefill"),
+        (METHODS["icd"](place="text"), "T rows"),
         (ScalingVis(1.0), ""),
     ],
 )

@@ -31,7 +31,8 @@ from spatial_eval.launch import status
 from spatial_eval.launch.records import read_request
 from spatial_eval.methods.routing import Base, ScalingVis
 from spatial_eval.models.hf import HF
-from spatial_eval.passes import capture as passes_capture
+from spatial_eval.passes import estimate
+from spatial_eval.passes import tables as pass_tables
 from spatial_eval.passes.pass_state import PassState, inspect_pass, run_pass
 from spatial_eval.report import page
 from spatial_eval.store import attention
@@ -203,16 +204,16 @@ def test_a_capture_of_other_layers_or_tokens_is_left_out_and_captured_again(tmp_
     """Another hand's, with a right CRC: arrays of several shapes cannot be stacked."""
     state = job(tmp_path, "map")
     run_pass(state, Places(tmp_path, tmp_path))
-    whole = passes_capture.gather_captures(tmp_path, state, Places(tmp_path, tmp_path)).read_bytes()
+    whole = pass_tables.gather_captures(tmp_path, state, Places(tmp_path, tmp_path)).read_bytes()
     (path,) = tmp_path.glob("captures/*/*.frames")
     for mass, seen in (((1, 9, 3), (1, 9, 4)), ((1, 2, 3), (1, 2, 6))):
         other = Capture("0", ARMS[:1], np.zeros(mass, np.float32), np.zeros(seen, np.float32))
         first = path.with_name("0.frames")
         first.write_bytes(b"".join(attention._format_frame(other, state.digests["0"])))
         with pytest.raises(StoreError, match=r"lacks \d captures; .*question 0 is damaged"):
-            passes_capture.gather_captures(tmp_path, state, Places(tmp_path, tmp_path))
+            pass_tables.gather_captures(tmp_path, state, Places(tmp_path, tmp_path))
         run_pass(job(tmp_path, "map"), Places(tmp_path, tmp_path))
-        again = passes_capture.gather_captures(tmp_path, state, Places(tmp_path, tmp_path))
+        again = pass_tables.gather_captures(tmp_path, state, Places(tmp_path, tmp_path))
         assert again.read_bytes() == whole
         first.unlink()
         first.with_name("0.frames.damaged").unlink()
@@ -382,7 +383,7 @@ def test_what_failed_has_no_row_and_what_is_missing_is_nan(tmp_path: Path) -> No
     run_pass(inspect_pass(Pass(TRUNK, ((Part("all"), ARMS[:1]),), "map"), out), out)
     partly = inspect_pass(Pass(TRUNK, ((Part("all"), ARMS),), "map"), out)
     run_pass(inspect_pass(Pass(TRUNK, ((Part("all", 2), ARMS),), "map"), out), out)
-    found = attention.read_attention(passes_capture.gather_captures(tmp_path, partly, out))
+    found = attention.read_attention(pass_tables.gather_captures(tmp_path, partly, out))
     assert not np.isnan(found.mass[:, 0]).any()
     assert np.isnan(found.mass[:, 1]).all(axis=(1, 2)).tolist() == [False, False] + [True] * 10
     assert np.isnan(found.map[5][1]).all()
@@ -454,7 +455,7 @@ def test_arrays_of_another_hand_are_passed_over_in_one_line(
 ) -> None:
     state = job(tmp_path, "map")
     run_pass(state, Places(tmp_path, tmp_path))
-    path = passes_capture.gather_captures(tmp_path, state, Places(tmp_path, tmp_path))
+    path = pass_tables.gather_captures(tmp_path, state, Places(tmp_path, tmp_path))
     with np.load(path) as file:
         content = dict(file)
     np.savez(path, **content | change)
@@ -503,7 +504,7 @@ def test_sizes_are_said_before() -> None:
 def test_the_size_is_what_is_written(level: str, tmp_path: Path) -> None:
     trunk = Experiment(Scenes("scenes_a", "scenes_a"), HF("package:tiny", name="tiny"))
     (work,) = fuse_cells([Cell(trunk, Base(), Part("test", 7))], level)
-    (line,) = passes_capture.capture_sizes([(work, 7)], Places(tmp_path, tmp_path))
+    (line,) = estimate.capture_sizes([(work, 7)], Places(tmp_path, tmp_path))
     each = {"mass": "4 heads", "map": "about 64 image tokens", "heads": "4 heads x about 64 image tokens"}[level]
     size = 7 * 4 * 4 * {"mass": 4, "map": 68, "heads": 260}[level]
     said = {"mass": "448 bytes", "map": "7.62 kB", "heads": "29.1 kB"}[level]
@@ -517,6 +518,6 @@ def test_the_size_is_what_is_written(level: str, tmp_path: Path) -> None:
 def test_the_size_of_a_model_that_is_not_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Gazing, "extent", lambda *_: None)
     works, places = [job(tmp_path, level).work for level in ("map", "none", "heads")], Places(tmp_path, tmp_path)
-    (line,) = passes_capture.capture_sizes([(works[0], 24), (works[1], 24), (works[2], 0)], places)
+    (line,) = estimate.capture_sizes([(works[0], 24), (works[1], 24), (works[2], 0)], places)
     assert line.startswith("capture=map of drill x gazing: 24 answers")
     assert line.endswith("of a size that is not known before the model is fetched")

@@ -29,6 +29,7 @@ from spatial_eval.passes import tables as pass_tables
 from spatial_eval.passes.pass_state import inspect_pass, run_pass
 from spatial_eval.store.generations import (
     EXPECTED,
+    AppendOnlyFile,
     Cost,
     Damaged,
     Environment,
@@ -239,7 +240,7 @@ def test_old_stores_without_checksums_are_read_unchanged(where: Places, stored: 
     stored.write_text("".join(json.dumps({k: v for k, v in row.items() if k != "crc"}) + "\n" for row in old))
     assert '"crc"' not in stored.read_text()
     assert inspect_pass(WORK, where).stored == before.stored
-    assert cli_store.count(stored.parent).problems == ()
+    assert cli_store.count_records(stored.parent).problems == ()
 
 
 def test_an_answer_that_no_reader_would_take_is_stored_as_an_error(where: Places) -> None:
@@ -381,6 +382,18 @@ def test_a_full_disk_is_one_line_and_loses_nothing(where: Places, stored: Path) 
     assert inspect_pass(WORK, where).todo == []
 
 
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_what_follows_a_write_that_stopped_begins_a_line(error, tmp_path, monkeypatch) -> None:
+    with AppendOnlyFile(tmp_path, ".jsonl") as file:
+        file.write([b"first\n"])
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "fsync", lambda _: (_ for _ in ()).throw(error))
+            with pytest.raises((StoreError, KeyboardInterrupt)):
+                file.write([b"lost, ", b"as a whole"])
+        file.write([b"second\n"])
+    assert file.path.read_bytes() == b"first\nsecond\n"
+
+
 def test_a_read_only_store_is_one_line(where: Places) -> None:
     if os.geteuid() == 0:
         where.output.parent.mkdir(parents=True, exist_ok=True)
@@ -406,7 +419,7 @@ def test_a_file_that_cannot_be_read_is_passed_over_and_computed_again(
     assert tables(where) == whole
     assert caplog.messages == [f"{stored} is passed over: it cannot be read (Permission denied); make it readable"]
     with pytest.raises(StoreError, match="Permission denied"):  # where the file is what was asked for
-        cli_store.count(stored.parent)
+        cli_store.count_records(stored.parent)
 
 
 def test_labels_may_change_without_losing_answers(where: Places, stored: Path) -> None:

@@ -165,5 +165,4 @@ class _Speaking(_Watched):
         else:
             text = sample.options[shown.index(means) if means in shown else 0]
         answer = super()._one(sample, arm)
-        assert isinstance(answer, Generation)
-        return replace(answer, text=text)
+        return replace(answer, text=text) if isinstance(answer, Generation) else answer

@@ -61,8 +61,8 @@ def eight() -> tuple[Sample, ...]:
 class Questions(BenchmarkDefaults):
     """A dataset's prompt settings, as a benchmark would carry them."""
 
-    def __init__(self, prompt: str = "auto", *, distort: bool = False) -> None:
-        self.prompt, self.distort = prompt, distort
+    def __init__(self, prompt: str = "auto", *, distort: bool = False, orientation: str = "upright") -> None:
+        self.prompt, self.distort, self.orientation = prompt, distort, orientation
 
 
 def samples(folder: Path) -> list[Sample]:

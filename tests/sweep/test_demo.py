@@ -43,6 +43,7 @@ def test_the_demo_gives_the_golden_tables(launch: Launch, record_property: Calla
     assert again.stdout == done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("sets", ["scenes_two_obj"])
 def test_two_runs_on_one_machine_are_equal_to_the_byte(launch: Launch, sets: str, tmp_path: Path) -> None:
     grid = ("-m", f"dataset={sets}", "method=base,scaling_vis,adapt_vis", "weight=0.5,2.0", "split=val")

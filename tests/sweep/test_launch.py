@@ -94,7 +94,7 @@ def test_plan_writes_nothing(launch, experiment, tmp_path) -> None:
     before = sorted(tmp_path.rglob("*"))
     done = launch("-m", "method=base,scaling_vis", "weight=0.5,0.8", "action=plan", *experiment)
     assert done.returncode == 0, done.stderr
-    assert "4 cells, 3 distinct, 1 passes" in done.stdout
+    assert "4 cells, 3 distinct, 1 pass\n" in done.stdout
     assert "32 questions x 3 arms (0.5 0.8 1); 0 of 96 answers stored" in done.stdout
     assert "prefills: 32 now, against 96" in done.stdout
     assert sorted(tmp_path.rglob("*")) == before
@@ -161,8 +161,10 @@ def test_one_cause_is_one_line_whatever_file_it_names() -> None:
         {"dataset": "a", "model": "m", "error": f"FileNotFoundError: no such file: 'img/{i}.jpg'", "sample_id": f"{i}"}
         for i in range(3)
     ]
+    rows += [{"dataset": "b", "model": "m", "error": f"/x/{i}.jpg is no file", "sample_id": f"{i}"} for i in range(3)]
     rows.append({"dataset": "a", "model": "m", "error": "out of memory", "sample_id": "7"})
     assert summarise_failures(rows) == [
         "a x m: FileNotFoundError: no such file: 'img/0.jpg' (3 answers, first: question 0)",
-        "a x m: out of memory (1 answers, first: question 7)",
+        "b x m: /x/0.jpg is no file (3 answers, first: question 0)",
+        "a x m: out of memory (1 answer, first: question 7)",
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from questions import ARMS, WEIGHTS, ask, load
+from questions import ARMS, WEIGHTS, Questions, ask, load
 from safetensors.torch import load_file
 
 from spatial_eval.core.types import Generation, Sample
@@ -65,7 +65,7 @@ def test_first_logits(batch: int, reference: Path) -> None:
     once in 56: exact arithmetic differs from it by 9e-5), of the same model evaluated in float64."""
     model = HF(str(reference / "model"))
     vlm = loading.load_model(model)
-    encoder = Encoder(model, vlm.config, prompt="auto", distort=False)
+    encoder = Encoder(model, Questions())  # type: ignore[arg-type]
     work = questions(reference)
     inputs = [encoder.encode(sample)[1] for sample in work]
     parts = [collate(inputs[start : start + batch], encoder.pad_id) for start in range(0, len(inputs), batch)]

@@ -116,17 +116,17 @@ def test_cells_that_differ_in_such_a_field_only_are_told_apart_everywhere(sweep)
         *METHOD,
     ]
     back = runs.TrackedSweep(files)
-    assert len({runs.cell_id(back, cell) for cell in back.cells}) == len(rows)
+    assert len({runs.make_cell_id(back, cell) for cell in back.cells}) == len(rows)
     assert len(back.relations) == len(rows)
 
 
 def test_the_dashboard_groups_by_the_fields_themselves(sweep) -> None:
     back = runs.TrackedSweep(sweep_data.read_sweep_data(sweep))
-    run = runs.cell_run(back, back.cells[-1], Wandb())
+    run = runs.build_cell_run(back, back.cells[-1], Wandb())
     assert run.config["alpha"] == 0.2
     assert run.config["sure"] is True
     assert run.name == "faded w=0.5 alpha=0.2 sure=true drill hashed val"
-    assert runs.sweep_run(back, Wandb(), []).config["settings"] == SETTINGS
+    assert runs.build_sweep_run(back, Wandb(), []).config["settings"] == SETTINGS
 
 
 def test_the_report_has_an_axis_for_each_field(sweep) -> None:
@@ -148,7 +148,7 @@ def test_cells_are_found_by_field_from_python_and_by_compare(sweep) -> None:
         found.find(split="test", alpha=0.2)
 
     def pair(a: str, b: str) -> list[dict]:
-        sides = (compare.side(f"{sweep}:{text}", sweep.parents[1]) for text in (a, b))
+        sides = (compare.read_side(f"{sweep}:{text}", sweep.parents[1]) for text in (a, b))
         return compare.compare(*sides)
 
     left = "split=test,method=faded,alpha=0.2,sure=false,mark=plain,layers="
@@ -184,7 +184,7 @@ def test_files_without_the_column_are_read(sweep, tmp_path) -> None:
             csv.writer(file).writerows(row for row in rows if row[2] in ("method", "base"))
     back = runs.TrackedSweep(sweep_data.read_sweep_data(sweep))
     assert [method.kind for method in back.files.methods] == ["base", "base"]
-    assert runs.cell_label(back.cells[0]) == "base drill hashed"
+    assert runs.label_cell(back.cells[0]) == "base drill hashed"
 
 
 def test_a_method_that_this_version_does_not_have_is_one_line(sweep, monkeypatch) -> None:

@@ -55,7 +55,7 @@ def status(folder: Path) -> dict[str, object]:
 def assert_complete(stub: Stub, folder: Path, runs: int) -> None:
     """Every run is there once, with every table that was staged, row for row."""
     assert stub.unknown == []
-    entries = PublishLedger(folder).written()
+    entries = PublishLedger(folder).list_written()
     assert len(entries) == runs
     assert set(stub.runs) == set(entries)
     for entry in entries.values():
@@ -175,7 +175,7 @@ def test_without_a_network(overrides, env, where) -> None:
         assert status(folder)["state"] == state
     failed = publish(folder, "--sync", env=env)
     assert failed.returncode == 3
-    assert all(id in failed.stderr for id in PublishLedger(folder).written())
+    assert all(id in failed.stderr for id in PublishLedger(folder).list_written())
 
 
 def test_a_wrong_key_and_no_key(overrides, env) -> None:
@@ -235,8 +235,8 @@ def test_what_the_server_did_not_commit_is_listed(overrides, env) -> None:
         failed = publish(folder, "--sync", env=env)
         assert failed.returncode == 3
         assert "failed to log artifact" in failed.stderr
-        assert all(id in failed.stderr for id in PublishLedger(folder).written())
-        assert PublishLedger(folder).synced() == set()
+        assert all(id in failed.stderr for id in PublishLedger(folder).list_written())
+        assert PublishLedger(folder).list_synced() == set()
 
 
 def test_the_probe_takes_two_seconds_at_most(env, monkeypatch) -> None:

@@ -45,9 +45,9 @@ def test_a_line_of_another_hand_removes_nothing(changes: dict[str, Any], tmp_pat
     lines = [row, {"id": [], "digest": {}, "synced": []}, entry(root, time=2)]
     (root / "ledger" / "h-1-a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     ledger = PublishLedger(root.parent)
-    assert [(one.run, one.time) for one in ledger.written().values()] == [("offline-1", 2)]
-    assert ledger.synced() == set()
-    ledger.sweep_up()
+    assert [(one.run, one.time) for one in ledger.list_written().values()] == [("offline-1", 2)]
+    assert ledger.list_synced() == set()
+    ledger.remove_leftovers()
     assert (tmp_path / "sweeps" / "other" / "file").exists()
     assert (root / "offline-1").is_dir()
     assert (root / "ledger").is_dir()

@@ -90,7 +90,7 @@ def tables(launched, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def shown(launched, home) -> dict[str, tuple[Path, dict[str, Any]]]:
     """Of every run: its folder and what the client's reader says, by name."""
-    entries = PublishLedger(launched[0]).written().values()
+    entries = PublishLedger(launched[0]).list_written().values()
     told = {entry.run: inspect(launched[0] / "wandb" / entry.run, home, "--summary") for entry in entries}
     found = {run: json.loads(text) for run, text in told.items()}
     return {said["name"]: (launched[0] / "wandb" / run, said) for run, said in found.items()}
@@ -162,8 +162,8 @@ def test_the_sweeps_tables_read_back_equal_the_files(launched, shown) -> None:
 
 def test_staged_tables_are_all_there(launched, home) -> None:
     ledger = PublishLedger(launched[0])
-    entries = ledger.written().values()
-    assert [ledger.broken(entry) for entry in entries] == [""] * 7
+    entries = ledger.list_written().values()
+    assert [ledger.explain_damage(entry) for entry in entries] == [""] * 7
     assert all(len(entry.staged) >= len(entry.artifacts) >= 2 for entry in entries)
     (entry,) = [entry for entry in entries if "cells" in entry.artifacts[0]]
     records = [json.loads(line) for line in inspect(ledger.root / entry.run, home).splitlines()]
@@ -213,21 +213,21 @@ def test_more_rows_than_the_client_keeps_by_default(tables, home) -> None:
     (tables / "by_relation.csv").write_text("\n".join([lines[0], *([lines[1]] * 10_500), ""]))
     (tables / "results.csv").write_text("\n".join((tables / "results.csv").read_text().splitlines()[:2]) + "\n")
     assert run(reseal(tables), home=home).returncode == 0
-    (entry,) = [e for e in PublishLedger(tables).written().values() if "cells" in e.artifacts[0]]
+    (entry,) = [e for e in PublishLedger(tables).list_written().values() if "cells" in e.artifacts[0]]
     where = tables / "wandb" / entry.run
     assert len(table(where, json.loads(inspect(where, home, "--summary")), "by_relation")) == 10_500
 
 
 def test_changed_results_replace_only_their_runs(tables, home) -> None:
     assert run(tables, home=home).returncode == 0
-    before = {entry.id: entry.run for entry in PublishLedger(tables).written().values()}
+    before = {entry.id: entry.run for entry in PublishLedger(tables).list_written().values()}
     text = (tables / "results.csv").read_text().splitlines()
     fields = text[2].split(",")
     fields[10] = "12.5"  # accuracy of one cell
     (tables / "results.csv").write_text("\n".join([*text[:2], ",".join(fields), *text[3:], ""]))
     done = run(reseal(tables), home=home)
     assert "7 runs, 2 written now" in done.stderr  # the cell and the sweep
-    after = {entry.id: entry.run for entry in PublishLedger(tables).written().values()}
+    after = {entry.id: entry.run for entry in PublishLedger(tables).list_written().values()}
     assert sorted(after) == sorted(before)
     assert sum(after[id] != before[id] for id in before) == 2
     assert {path.name for path in (tables / "wandb").glob("offline-run-*")} == set(after.values())
@@ -239,19 +239,19 @@ def test_a_moved_folder_fails_loudly_and_publishing_again_mends_it(tables, home,
     done = run(moved, "--staged", home={**home, "WANDB_BASE_URL": "http://127.0.0.1:9"})
     assert done.returncode == 3
     assert f"its tables were staged under {tables / 'wandb'}" in done.stderr
-    assert sum(entry.id in done.stderr for entry in PublishLedger(moved).written().values()) == 7
+    assert sum(entry.id in done.stderr for entry in PublishLedger(moved).list_written().values()) == 7
     mended = run(moved, home=home)
     assert mended.returncode == 0
     assert "the staged tables of 7 runs were not where they had been written" in mended.stderr
     ledger = PublishLedger(moved)
-    assert [ledger.broken(entry) for entry in ledger.written().values()] == [""] * 7
+    assert [ledger.explain_damage(entry) for entry in ledger.list_written().values()] == [""] * 7
     assert len(list((moved / "wandb").glob("offline-run-*"))) == 7
 
 
 def test_a_lost_payload_is_noticed_and_written_again(tables, home) -> None:
     assert run(tables, home=home).returncode == 0
     ledger = PublishLedger(tables)
-    entry = next(iter(ledger.written().values()))
+    entry = next(iter(ledger.list_written().values()))
     (ledger.root / entry.staged[0]).unlink()
     done = run(tables, "--staged", home={**home, "WANDB_BASE_URL": "http://127.0.0.1:9"})
     assert (done.returncode, "1 staged table payloads are gone" in done.stderr) == (3, True)
@@ -266,9 +266,9 @@ def test_what_two_wrote_at_once_is_kept_once(tables, home) -> None:
         path.rename(tables / "wandb" / "ledger" / path.name)
     assert len(list((tables / "wandb").glob("offline-run-*"))) == 14
     assert "7 runs, 0 written now" in run(tables, home=home).stderr
-    entries = PublishLedger(tables).written().values()
+    entries = PublishLedger(tables).list_written().values()
     assert {path.name for path in (tables / "wandb").glob("offline-run-*")} == {entry.run for entry in entries}
-    assert [PublishLedger(tables).broken(entry) for entry in entries] == [""] * 7
+    assert [PublishLedger(tables).explain_damage(entry) for entry in entries] == [""] * 7
 
 
 def test_a_kill_in_the_middle_leaves_nothing_lost_and_nothing_twice(tables, home) -> None:
@@ -286,20 +286,20 @@ def test_a_kill_in_the_middle_leaves_nothing_lost_and_nothing_twice(tables, home
     child.stdin.write(json.dumps(request))
     child.stdin.close()
     ledger, deadline = PublishLedger(tables), time.monotonic() + 60
-    while len(ledger.written()) < 2 and time.monotonic() < deadline:
+    while len(ledger.list_written()) < 2 and time.monotonic() < deadline:
         time.sleep(0.005)
     os.killpg(child.pid, signal.SIGKILL)
     child.wait()
-    struck = ledger.written()
+    struck = ledger.list_written()
     assert 2 <= len(struck) < 7, "not struck in the middle"
     assert list((tables / "wandb" / "writing").iterdir()), "nothing half written"
     done = run(tables, home=home)
     assert (done.returncode, "7 runs" in done.stderr) == (0, True), done.stderr
-    entries = ledger.written()
+    entries = ledger.list_written()
     folders = [path.name for path in (tables / "wandb").glob("offline-run-*")]
     assert len(entries) == 7
     assert sorted(folders) == sorted(entry.run for entry in entries.values())
-    assert [ledger.broken(entry) for entry in entries.values()] == [""] * 7
+    assert [ledger.explain_damage(entry) for entry in entries.values()] == [""] * 7
     whole = {id for id, entry in struck.items() if entry == entries[id]}
     assert len(whole) >= len(struck) - 1  # at most the one between its line and its place was written again
     assert list((tables / "wandb" / "writing").iterdir()) == []
@@ -319,7 +319,7 @@ def test_each_pass_publishes_its_cells_and_the_driver_the_rest(launched, home, t
         ["tracking: 5 runs", "1 written now"],
     ]
     folder = Path(done.stdout.splitlines()[-1]).parent
-    assert len(PublishLedger(folder).written()) == 5
+    assert len(PublishLedger(folder).list_written()) == 5
     assert not list((folder / "wandb" / "parts").glob("*"))
 
 

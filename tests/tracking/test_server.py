@@ -8,7 +8,7 @@ import pytest
 
 from spatial_eval.tracking.publications import PublishLedger
 from spatial_eval.tracking.publisher import WandbClient
-from spatial_eval.tracking.upload import PATIENCE, PROBE_S, Server, Unreachable, client_environment, find_server
+from spatial_eval.tracking.upload import PATIENCE, PROBE_S, Server, Unreachable, find_server, make_client_environment
 
 KEY = "k" * 40
 
@@ -39,7 +39,7 @@ def test_a_server_never_shows_its_key() -> None:
 
 
 def test_the_client_reports_nothing_and_writes_under_the_sweep(tmp_path: Path) -> None:
-    found = client_environment(tmp_path / "wandb", tmp_path / "wandb" / "writing", tmp_path / "wandb" / "data")
+    found = make_client_environment(tmp_path / "wandb", tmp_path / "wandb" / "writing", tmp_path / "wandb" / "data")
     assert {key: found.pop(key) for key in PATIENCE} == PATIENCE
     assert found.pop("WANDB_ERROR_REPORTING") == "false"
     assert found.pop("WANDB_SILENT") == "true"

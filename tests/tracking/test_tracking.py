@@ -20,7 +20,7 @@ from spatial_eval.core.columns import AGAINST
 from spatial_eval.core.errors import ConfigError, DataError
 from spatial_eval.report.charts import SIZE, HeatGrid, draw_heat_map
 from spatial_eval.tracking import runs
-from spatial_eval.tracking.runs import TrackedSweep, TrackedTable, run_id
+from spatial_eval.tracking.runs import TrackedSweep, TrackedTable, make_run_id
 
 GRID = (
     "-m",
@@ -53,7 +53,7 @@ def sweep(folder: Path) -> TrackedSweep:
 
 
 def samples(sweep: TrackedSweep, cell: int) -> list[dict[str, object]]:
-    return [dict(zip(runs.SAMPLES, row, strict=True)) for row in runs.sample_rows(sweep, cell)]
+    return [dict(zip(runs.SAMPLES, row, strict=True)) for row in runs.list_sample_rows(sweep, cell)]
 
 
 def test_every_cell_answers_again_as_it_was_counted(sweep) -> None:
@@ -71,7 +71,7 @@ def test_every_cell_answers_again_as_it_was_counted(sweep) -> None:
 def test_a_question_says_what_became_of_it(sweep) -> None:
     (cell,) = [c for c in sweep.cells if (c["weight1"], c["threshold"]) == (0.8, 0.5)]
     base = {row["id"]: row for row in samples(sweep, 0)}
-    rows = samples(sweep, sweep.find(cell))
+    rows = samples(sweep, sweep.indices[runs._key_cell(cell)])
     for row in rows:
         assert all(type(value) is runs.SAMPLES[name] for name, value in row.items() if value is not None)
     for row in rows:
@@ -85,16 +85,16 @@ def test_a_question_says_what_became_of_it(sweep) -> None:
 
 
 def test_ids_are_short_lower_case_and_for_ever(sweep) -> None:
-    ids = [run.id for run in runs.tracked_runs(sweep, Wandb())]
+    ids = [run.id for run in runs.build_runs(sweep, Wandb())]
     assert len(ids) == len(set(ids)) == 8
     assert all(re.fullmatch(r"[a-z0-9-]{1,64}", id) for id in ids)
-    assert run_id("0123456789ab", {"method": "base", "weight": None}) == "0123456789ab-29031706d3e486e6"
-    assert len(run_id("S" * 99, {})) <= 64
+    assert make_run_id("0123456789ab", {"method": "base", "weight": None}) == "0123456789ab-29031706d3e486e6"
+    assert len(make_run_id("S" * 99, {})) <= 64
 
 
 def test_equal_content_has_an_equal_digest_and_only_that(sweep) -> None:
-    run = runs.cell_run(sweep, sweep.cells[0], Wandb())
-    same = runs.cell_run(sweep, sweep.cells[0], Wandb(mode="online", max_cell_runs=3, timeout=1.0))
+    run = runs.build_cell_run(sweep, sweep.cells[0], Wandb())
+    same = runs.build_cell_run(sweep, sweep.cells[0], Wandb(mode="online", max_cell_runs=3, timeout=1.0))
     assert run.digest(Wandb()) == same.digest(Wandb(mode="auto"))
     assert dataclasses.replace(run, origin={"git": "other"}).digest(Wandb()) == run.digest(Wandb())
     table = TrackedTable({"a": int}, [(1,)])
@@ -105,7 +105,7 @@ def test_equal_content_has_an_equal_digest_and_only_that(sweep) -> None:
 
 
 def test_swept_keys_lie_flat_in_the_configuration(sweep) -> None:
-    run = runs.cell_run(sweep, sweep.cells[-1], Wandb(group="mine"))
+    run = runs.build_cell_run(sweep, sweep.cells[-1], Wandb(group="mine"))
     assert {name: value for name, value in run.config.items() if "." not in name} == {
         "dataset": "quiz",
         "model": "recorded",
@@ -128,7 +128,7 @@ def test_swept_keys_lie_flat_in_the_configuration(sweep) -> None:
 
 
 def test_the_sweep_run_holds_everything(sweep) -> None:
-    *_, run = runs.tracked_runs(sweep, Wandb())
+    *_, run = runs.build_runs(sweep, Wandb())
     assert set(run.tables) == {
         *("cells", "best", "by_relation", "failures", "heat", "accuracy_by_threshold", "calibration"),
         *("forest", "confusion"),
@@ -144,20 +144,20 @@ def test_the_sweep_run_holds_everything(sweep) -> None:
 
 def test_of_many_cells_base_and_the_best_get_tables_and_every_one_a_run(sweep) -> None:
     chosen = picks(sweep.files)
-    few = runs.cells_with_tables(sweep, 6, chosen)
+    few = runs.choose_cells_with_tables(sweep, 6, chosen)
     assert [cell["method"] for cell in few] == ["base", "scaling_vis", "adapt_vis"]
     assert few[2]["accuracy"] == max(c["accuracy"] for c in sweep.cells if c["method"] == "adapt_vis")
-    assert [cell["method"] for cell in runs.cells_with_tables(sweep, 2, chosen)] == ["base", "scaling_vis"]
-    *cells, run = runs.tracked_runs(sweep, Wandb(max_cell_runs=6))
+    assert [cell["method"] for cell in runs.choose_cells_with_tables(sweep, 2, chosen)] == ["base", "scaling_vis"]
+    *cells, run = runs.build_runs(sweep, Wandb(max_cell_runs=6))
     assert [one.id for one in cells] == [row[-1] for row in run.tables["cells"].rows]
-    assert [one.id for one in cells if one.tables] == [runs.cell_id(sweep, cell) for cell in few]
+    assert [one.id for one in cells if one.tables] == [runs.make_cell_id(sweep, cell) for cell in few]
     for light, cell in zip(cells, sweep.cells, strict=True):
-        whole = runs.cell_run(sweep, cell, Wandb())
+        whole = runs.build_cell_run(sweep, cell, Wandb())
         assert (light.config, light.figures, light.origin) == (whole.config, whole.figures, whole.origin)
 
 
 def test_the_forest_is_the_report_s_and_the_confusion_counts_every_answer(sweep) -> None:
-    *_, run = runs.tracked_runs(sweep, Wandb())
+    *_, run = runs.build_runs(sweep, Wandb())
     chosen = [s for s in picks(sweep.files) if s.family and s.method.kind != "base"]
     forest = [dict(zip(run.tables["forest"].columns, row, strict=True)) for row in run.tables["forest"].rows]
     assert [(row["method"], row["difference"], row["n"]) for row in forest] == [
@@ -178,14 +178,14 @@ def test_the_forest_is_the_report_s_and_the_confusion_counts_every_answer(sweep)
 
 
 def test_a_run_names_every_key_and_version(sweep) -> None:
-    run, *_ = runs.tracked_runs(sweep, Wandb())
+    run, *_ = runs.build_runs(sweep, Wandb())
     model = sweep.files.about["trunks"][0]["model"]
     assert {f"model.{key}" for key, value in model.items() if value is not None and key != "name"} <= set(run.config)
     assert {"version", "git", "ran_with.spatial_eval", "ran_with.python"} <= set(run.origin)
 
 
 def test_the_best_cells_are_those_of_every_other_table(sweep) -> None:
-    *_, run = runs.tracked_runs(sweep, Wandb())
+    *_, run = runs.build_runs(sweep, Wandb())
     best = run.tables["best"]
     chosen = picks(sweep.files)
     assert list(best.columns) == list(FIELDS)
@@ -203,21 +203,21 @@ def test_the_best_cells_are_those_of_every_other_table(sweep) -> None:
 def test_base_that_nobody_asked_for_takes_no_run_from_the_others(sweep) -> None:
     cells = sweep.files.about["cells"]
     about = {**sweep.files.about, "cells": [*cells[:-1], {**cells[-1], "asked": False}]}
-    assert len(runs.cells_with_tables(TrackedSweep(dataclasses.replace(sweep.files, about=about)), 6, [])) == 7
+    assert len(runs.choose_cells_with_tables(TrackedSweep(dataclasses.replace(sweep.files, about=about)), 6, [])) == 7
 
 
 def test_a_cell_brings_what_it_gains_on_base(sweep) -> None:
-    *_, run = runs.tracked_runs(sweep, Wandb())
+    *_, run = runs.build_runs(sweep, Wandb())
     cells = [dict(zip(run.tables["cells"].columns, row, strict=True)) for row in run.tables["cells"].rows]
     for cell, row in zip(sweep.cells, cells, strict=True):
         assert {name: row[name] for name in AGAINST} == {name: cell[name] for name in AGAINST}
-        figures = runs.cell_run(sweep, cell, Wandb()).figures
+        figures = runs.build_cell_run(sweep, cell, Wandb()).figures
         assert (figures.get("fixed"), figures.get("vs_base")) == (cell["fixed"], cell["vs_base"])
     assert [type(cells[-1][name]) for name in ("vs_base", "fixed", "p")] == [float, int, float]
 
 
 def test_calibration_bins_hold_every_answer_with_a_confidence(sweep) -> None:
-    rows = runs.calibration_rows(sweep)
+    rows = runs.list_calibration_rows(sweep)
     assert {row["weight"] for row in rows} == {1.0}  # recordings have the untouched model's only
     assert sum(row["n"] for row in rows) == 40
     assert all(row["low"] < row["confidence"] <= row["high"] for row in rows)
@@ -277,5 +277,5 @@ def test_settings_survive_the_sweep_file() -> None:
     ],
 )
 def test_values_are_plain(name, value, plain) -> None:
-    found = runs._plain(name, value)
+    found = runs._convert_value(name, value)
     assert (found, type(found)) == (plain, type(plain))

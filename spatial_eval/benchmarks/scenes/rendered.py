@@ -82,13 +82,13 @@ class Scenes(BenchmarkDefaults):
         """Find by question where its objects are: left, top, right and bottom, as shares of the picture."""
         from spatial_eval.benchmarks.scenes.pictures import describe_picture
 
-        found = {}
+        objects = {}
         scenes = {str(scene.row): scene for scene in self._scenes()}
         for name in ids:
             scene = scenes[name]
             boxes = [box for box in describe_picture(scene).boxes if box.name in (scene.first, scene.second)]
-            found[name] = [(box.left, box.top, box.right, box.bottom) for box in boxes]
-        return found
+            objects[name] = [(box.left, box.top, box.right, box.bottom) for box in boxes]
+        return objects
 
     def _scenes(self) -> list[Scene]:
         return generate_scenes(self.form, self.difficulty, self.seed)

@@ -7,6 +7,7 @@ const make = (tag, properties, ...children) => {
   node.append(...children);
   return node;
 };
+const count = n => n.toLocaleString("en");
 // Round ties to the even digit, as Python does; toFixed rounds them up.
 const format = (value, digits) => {
   if (value == null) return "";
@@ -65,12 +66,12 @@ const describe = i => {
     .map(d => `${d.name} ${shown(d.name, value(d.name, i))}`);
   const where = places.filter(p => byName[p] && value(p, i) >= 0 && (p === "dataset" || p === "split" || byName[p].values.length > 1));
   const lines = [[shown("method", value("method", i)), ...keys].join(", "),
-    `${format(cells.accuracy[i], 2)} % right (95 %: ${format(cells.low[i], 1)} to ${format(cells.high[i], 1)}, n = ${cells.n[i]})`];
+    `${format(cells.accuracy[i], 2)} % right (95 %: ${format(cells.low[i], 1)} to ${format(cells.high[i], 1)}, n = ${count(cells.n[i])})`];
   if (cells.difference?.[i] != null) lines.push(`${cells.difference[i] >= 0 ? "+" : ""}${format(cells.difference[i], 2)} points against base${cells.gain_low[i] == null ? "" : ` (95 %: ${format(cells.gain_low[i], 1)} to ${format(cells.gain_high[i], 1)})`}`);
   for (const [name, label] of figures) {
     if (!["accuracy", "difference"].includes(name) && cells[name]?.[i] != null) lines.push(`${label}: ${format(cells[name][i], 1)}`);
   }
-  if (cells.missing?.[i]) lines.push(`${cells.missing[i]} questions missing`);
+  if (cells.missing?.[i]) lines.push(`${count(cells.missing[i])} questions missing`);
   lines.push(where.map(p => shown(p, value(p, i))).join(", "));
   return lines.join("\n");
 };
@@ -92,7 +93,9 @@ const sortCodes = all => [...all].sort((a, b) => {
 
 const chooseAxes = () => {
   const first = wanted => wanted.find(name => axes.includes(name)) ?? "";
-  state.columns = first(["threshold", "weight", "method", "weight2", "dataset", "model", "split"]);
+  const kinds = new Set(Array.from({ length: total }, (_, i) => ["method", ...places].map(name => byName[name] ? value(name, i) : 0).join()));
+  const single = kinds.size === total && axes.includes("method");  // one setting per method: there is nothing to cross
+  state.columns = single ? "method" : first(["threshold", "weight", "method", "weight2", "dataset", "model", "split"]);
   const rest = [PAIR, "weight1", "weight2", "dataset", "model", "split", "method"].filter(name => name !== state.columns);
   state.rows = state.columns === "threshold" ? first(rest) : first(rest.filter(name => name === "dataset" || name === "model"));
   for (const name of places) if (byName[name]) state.only[name] = value(name, chosen[0] ?? 0);
@@ -200,7 +203,7 @@ const makeCaption = there => {
   const open = varying.filter(d => !inAxis(d.name) && !places.includes(d.name) && (state.only[d.name] ?? -2) === -2
     && new Set(there.map(i => value(d.name, i))).size > 1).map(d => d.name);
   const sizes = there.map(i => cells.n[i]), least = Math.min(...sizes.slice(0, 1), ...new Set(sizes)), most = Math.max(...new Set(sizes));
-  const n = there.length ? `; n = ${least === most ? least : `${least} to ${most}`}` : "";
+  const n = there.length ? `; n = ${least === most ? count(least) : `${count(least)} to ${count(most)}`}` : "";
   return `${label}: ${where.join(", ")}${n}${open.length ? `; each the best over ${open.join(", ")}` : ""}`;
 };
 grid.addEventListener("keydown", event => {
@@ -228,7 +231,7 @@ for (const box of document.querySelectorAll("form[data-curve]")) {
     const k = Number(pair?.value ?? 0);
     const sizes = curve.n[k] ?? curve.n[0], moved = curve.to[k] ?? curve.to[0];
     const right = curve.right[k][step], n = sizes[step] ?? sizes[0], [low, high] = wilson(right, n);
-    output.textContent = `threshold ${format(t, 2)}: ${format(100 * right / n, 2)} % (95 %: ${format(low, 1)} to ${format(high, 1)}, n = ${n}), ${format(100 * (moved[step] ?? moved[0]) / n, 1)} % to weight1`;
+    output.textContent = `threshold ${format(t, 2)}: ${format(100 * right / n, 2)} % (95 %: ${format(low, 1)} to ${format(high, 1)}, n = ${count(n)}), ${format(100 * (moved[step] ?? moved[0]) / n, 1)} % to weight1`;
     line.setAttribute("d", `M${curve.x0 + curve.x1 * t} ${curve.y0}V${curve.y1}`);
   };
   slider.addEventListener("input", readCurve);

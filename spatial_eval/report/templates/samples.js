@@ -9,6 +9,7 @@ const make = (tag, properties, ...children) => {
 };
 const form = find("form"), card = find("#samples-card"), image = find("img"), none = find(".none");
 const OUTCOMES = ["all", "right", "wrong", "fixed", "broken"];
+const count = n => n.toLocaleString("en");
 const MOST = 8;  // arms that are shown before anything is ticked
 let data = JSON.parse(find("#samples-data").textContent);
 const small = data.small;  // pictures by name, for a page that is read without its folder
@@ -74,7 +75,7 @@ const renderForm = candidates => {
   if (views.length > 1) addSelect("view", "Answers of", options, value => { only.view = Number(value); only.said = ""; });
   const every = trunk.columns.gold.map((_, i) => i);
   const outcomes = OUTCOMES.filter(name => (trunk.base >= 0 && views.length > 1) || !["fixed", "broken"].includes(name));
-  const counted = outcomes.map(name => option(name, `${name} (${candidates.filter(i => matches(i, name)).length})`));
+  const counted = outcomes.map(name => option(name, `${name} (${count(candidates.filter(i => matches(i, name)).length)})`));
   addSelect("outcome", "Outcome", counted, value => { only.outcome = value; });
   for (const name of ["split", "relation", "gold"]) addTexts(name, name[0].toUpperCase() + name.slice(1), every.map(i => column(name, i)));
   const said = every.map(i => answer(only.view, i)).filter(Boolean).map(own => data.texts[own.said]);
@@ -89,7 +90,7 @@ const renderCard = () => {
   find("#samples-back").disabled = place <= 0;
   find("#samples-next").disabled = place >= list.length - 1;
   const all = trunk.columns.gold.length;
-  find("#samples-place").textContent = list.length ? `${place + 1} of ${list.length}${list.length < all ? ` (of ${all} questions)` : " questions"}` : `none of ${all} questions`;
+  find("#samples-place").textContent = list.length ? `${count(place + 1)} of ${count(list.length)}${list.length < all ? ` (of ${count(all)} questions)` : " questions"}` : `none of ${count(all)} questions`;
   if (!list.length) return;
   const i = list[place], address = column("picture", i), name = column("image", i);
   const lack = why => { image.hidden = true; none.hidden = false; none.textContent = name ? `No picture: ${name} ${why}.` : "This sample has no picture."; };
@@ -134,7 +135,7 @@ const renderShown = () => {
   const details = find("#samples-shown");
   details.hidden = views.length < 3;
   const left = trunk.every - trunk.cells.length;
-  find("#samples-shown summary").textContent = `Answers shown (${views.length} arms and cells${left ? `; ${left} more cells: python -m spatial_eval samples --cell N` : ""})`;
+  find("#samples-shown summary").textContent = `Answers shown (${count(views.length)} arms and cells${left ? `; ${count(left)} more cells: python -m spatial_eval samples --cell N` : ""})`;
   find(".ticks").replaceChildren(...views.map((text, view) => {
     const box = make("input", { type: "checkbox", checked: ticked.has(view) });
     box.addEventListener("change", () => { if (box.checked) ticked.add(view); else ticked.delete(view); renderCard(); });
@@ -161,7 +162,7 @@ const renderPart = () => {
   part.hidden = data.whole;
   const counts = data.trunks.map(other => other.total).reduce((sum, n) => sum + n, 0);
   const here = data.trunks.map(other => other.columns.gold.length).reduce((sum, n) => sum + n, 0);
-  find("#samples-part span").textContent = `This page holds the first ${here.toLocaleString("en")} of ${counts.toLocaleString("en")} questions; report_samples.js beside it holds all.`;
+  find("#samples-part span").textContent = `This page holds the first ${count(here)} of ${count(counts)} questions; report_samples.js beside it holds all.`;
 };
 globalThis.spatialEvalSamples = all => {
   if (all.digest !== data.digest) { find("#samples-part span").textContent = "report_samples.js is of another run: make the report again."; return; }
