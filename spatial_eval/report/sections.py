@@ -230,7 +230,7 @@ def _forest_line(files: SweepData, s: Selected, control: Selected | None) -> dic
 
 
 def _find_twin(files: SweepData, s: Selected) -> str:
-    """Name the method that adapt_vis equals, or nearly equals, where one weight takes nearly all questions; else ""."""
+    """Say whose answers adapt_vis gives, or nearly, where one weight takes all, or nearly all, questions; else ""."""
     share = none_if_empty(files.cells["share_weight1"].iloc[s.cell])
     if share is None or not isinstance(s.method, AdaptVis):
         return ""
@@ -238,7 +238,7 @@ def _find_twin(files: SweepData, s: Selected) -> str:
     if RARE <= share <= 100 - RARE:
         return ""
     twin, others = (w2, share) if share < RARE else (w1, 100 - share)
-    return f"≈ {twin}" if others else f"= {twin}"
+    return f"nearly the answers of {twin}" if others else f"the same answers as {twin}"
 
 
 def _relation_changes(files: SweepData, chosen: Selected, *, strict: bool) -> tuple[list[str], list[str]]:

@@ -89,7 +89,7 @@ def test_a_method_is_the_twin_of_the_weight_that_answers_everything(swept: Path)
             share = (both["weight_new"] == 0.5).mean()
             found[share in (0, 1)] = sections._find_twin(context.files, replace(s, cell=cell, method=method))
             if share in (0, 1):
-                assert found[True] == f"= scaling_vis w={(1.2, 0.5)[int(share)]:g}"
+                assert found[True] == f"the same answers as scaling_vis w={(1.2, 0.5)[int(share)]:g}"
                 twin = both.index.map(
                     context.files.samples[context.files.samples["weight"] == (1.2, 0.5)[int(share)]]
                     .set_index("sample_id")["text"]
@@ -98,7 +98,8 @@ def test_a_method_is_the_twin_of_the_weight_that_answers_everything(swept: Path)
                 assert list(both["text_new"]) == list(twin)
     assert found[False] == ""
     nearly = context.files.cells.assign(share_weight1=0.3)
-    assert sections._find_twin(replace(context.files, cells=nearly), s).startswith("≈ scaling_vis w=")
+    twin = sections._find_twin(replace(context.files, cells=nearly), s)
+    assert twin.startswith("nearly the answers of scaling_vis w=")
 
 
 def test_arms_relations_and_routing_are_counted_from_the_samples(swept: Path) -> None:
