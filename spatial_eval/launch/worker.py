@@ -146,7 +146,8 @@ def compute_shards(job: Job, writer: AttemptWriter, find: Callable[[Shard], Pass
         except SpatialEvalError as error:
             writer.add_error(f"{shard.label}: {error}", needs_fix=isinstance(error, ModelError))
         except Exception as error:  # noqa: BLE001  it is listed at the end, with its traceback in the log
-            log.error("%s", traceback.format_exc())
+            if not (isinstance(error, OSError) and error.errno):  # an error of the file system says enough itself
+                log.error("%s", traceback.format_exc())
             message = " ".join(str(error).split())
             writer.add_error(f"{shard.label}: {type(error).__name__}: {message}", again=True)
 
