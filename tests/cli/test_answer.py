@@ -295,6 +295,7 @@ def test_the_plugin_says_where_its_process_ended(plugin: Any) -> None:
         model.loglikelihood([])
 
 
+@pytest.mark.long
 def test_lmms_eval_gets_the_answers_of_the_model(plugin: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Through the real process: it answers each line before it reads the next, or this would wait for ever."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

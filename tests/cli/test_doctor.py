@@ -121,6 +121,7 @@ def test_a_gpu_that_torch_does_not_see(monkeypatch) -> None:
     assert doctor._check_device(HF("package:tiny"), {"slow": "torch did not answer"})[0] == UNKNOWN
 
 
+@pytest.mark.long
 def test_the_whole_command_on_this_machine(tmp_path: Path) -> None:
     places = ("--data-dir", str(tmp_path / "data"), "--output-dir", str(tmp_path / "out"))
     env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub"), "HOME": str(tmp_path), "CUDA_VISIBLE_DEVICES": ""}

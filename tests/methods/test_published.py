@@ -88,6 +88,7 @@ def test_samples_and_relations(run) -> None:
     assert base == {"left": 98.8, "right": 97.7, "on": 0.0, "under": 43.8}
 
 
+@pytest.mark.long
 def test_a_second_run_computes_nothing_and_rewrites_the_same(run) -> None:
     folder, _ = run(*GRID)
     before = [(folder / name).read_bytes() for name in DERIVED]

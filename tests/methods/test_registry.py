@@ -251,6 +251,7 @@ def test_a_job_without_the_package_says_what_to_install(own, sheet, launch, tmp_
     assert said.count("\n") == 1
 
 
+@pytest.mark.long
 def test_a_package_brings_a_tracker(own, experiment, launch, tmp_path) -> None:
     """JSON lines of the cells after every run, in place of W&B's runs."""
     given = ("--config-dir", str(OWN / "conf"), "tracking=lines", f"tracking.folder={tmp_path / 'lines'}", *experiment)

@@ -91,6 +91,7 @@ def test_the_card_says_what_the_files_do(form: str, found) -> None:
             assert found[form][part] == pytest.approx(figure, abs=2.01 * ONE_ANSWER * (4 if part == "relations" else 1))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("form", FORMS)
 def test_the_default_leaves_room_both_ways(form: str, found) -> None:
     assert 55 <= found[form]["accuracy"]["1"] <= 85
@@ -101,6 +102,7 @@ def test_the_default_leaves_room_both_ways(form: str, found) -> None:
     assert found[form]["changed"]["2"] > 2
 
 
+@pytest.mark.long
 def test_without_the_image_rows_it_is_clearly_worse(found) -> None:
     assert found["scenes_a"]["accuracy"]["0"] < found["scenes_a"]["accuracy"]["1"] - 30
 

@@ -81,6 +81,7 @@ def test_on_the_command_line(checkout: Path, tmp_path: Path) -> None:
     assert "unknown model 'llava15_7c'; did you mean llava15_7b?" in run("model=llava15_7c").stderr
 
 
+@pytest.mark.long
 def test_a_model_is_fetched_from_a_folder_or_refused_without_network(tmp_path: Path) -> None:
     run = command("-m", "spatial_eval", "prepare")
     assert run("model=tiny").stdout.strip() == str(ROOT / "spatial_eval" / "tiny")
@@ -105,6 +106,7 @@ file: own.jsonl
 """
 
 
+@pytest.mark.long
 def test_options_of_ones_own_are_prepared_examined_and_imported(tmp_path: Path) -> None:
     """--config-dir means the same to prepare, doctor and import as to launch.py."""
     own = tmp_path / "own" / "dataset" / "own_vsr.yaml"

@@ -263,6 +263,7 @@ def test_an_image_that_never_opened_is_said(prepare: Prepare, server: Server, ca
     assert "000000000502.jpg does not open: cannot identify image file" in said
 
 
+@pytest.mark.long
 def test_killed_while_it_fetches_the_command_goes_on(server: Server, tmp_path: Path) -> None:
     data = tmp_path / "data"
     arguments = ["prepare", "dataset=controlled_a", "dataset.rows=8", "--data-dir", str(data)]

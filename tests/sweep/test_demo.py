@@ -54,6 +54,7 @@ def test_two_runs_on_one_machine_are_equal_to_the_byte(launch: Launch, sets: str
         assert (folders[0] / name).read_bytes() == (folders[1] / name).read_bytes()
 
 
+@pytest.mark.long
 def test_the_grid_of_the_readme_means_something(launch: Launch) -> None:
     grid = ("-m", "method=adapt_vis", "weight1=0.5,0.8", "threshold=0.2,0.3", "split=val")
     done = launch(*grid)

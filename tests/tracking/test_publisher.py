@@ -208,6 +208,7 @@ def test_running_again_publishes_nothing_twice(launched, home) -> None:
     assert sorted(folder.rglob("offline-run-*")) == before
 
 
+@pytest.mark.long
 def test_more_rows_than_the_client_keeps_by_default(tables, home) -> None:
     lines = (tables / "by_relation.csv").read_text().splitlines()
     (tables / "by_relation.csv").write_text("\n".join([lines[0], *([lines[1]] * 10_500), ""]))
@@ -218,6 +219,7 @@ def test_more_rows_than_the_client_keeps_by_default(tables, home) -> None:
     assert len(table(where, json.loads(inspect(where, home, "--summary")), "by_relation")) == 10_500
 
 
+@pytest.mark.long
 def test_changed_results_replace_only_their_runs(tables, home) -> None:
     assert run(tables, home=home).returncode == 0
     before = {entry.id: entry.run for entry in PublishLedger(tables).list_written().values()}
@@ -233,6 +235,7 @@ def test_changed_results_replace_only_their_runs(tables, home) -> None:
     assert {path.name for path in (tables / "wandb").glob("offline-run-*")} == set(after.values())
 
 
+@pytest.mark.long
 def test_a_moved_folder_fails_loudly_and_publishing_again_mends_it(tables, home, tmp_path) -> None:
     assert run(tables, home=home).returncode == 0
     moved = tables.rename(tmp_path / "moved")
@@ -248,6 +251,7 @@ def test_a_moved_folder_fails_loudly_and_publishing_again_mends_it(tables, home,
     assert len(list((moved / "wandb").glob("offline-run-*"))) == 7
 
 
+@pytest.mark.long
 def test_a_lost_payload_is_noticed_and_written_again(tables, home) -> None:
     assert run(tables, home=home).returncode == 0
     ledger = PublishLedger(tables)
@@ -258,6 +262,7 @@ def test_a_lost_payload_is_noticed_and_written_again(tables, home) -> None:
     assert "7 runs, 1 written now" in run(tables, home=home).stderr
 
 
+@pytest.mark.long
 def test_what_two_wrote_at_once_is_kept_once(tables, home) -> None:
     assert run(tables, home=home).returncode == 0
     (tables / "wandb" / "ledger").rename(tables / "ledger")
@@ -271,6 +276,7 @@ def test_what_two_wrote_at_once_is_kept_once(tables, home) -> None:
     assert [PublishLedger(tables).explain_damage(entry) for entry in entries] == [""] * 7
 
 
+@pytest.mark.long
 def test_a_kill_in_the_middle_leaves_nothing_lost_and_nothing_twice(tables, home) -> None:
     request = {"folder": str(tables), "source": str(tables), "tracker": {"kind": "wandb"}, "seconds": 100}
     child = subprocess.Popen(
@@ -307,6 +313,7 @@ def test_a_kill_in_the_middle_leaves_nothing_lost_and_nothing_twice(tables, home
     assert staged == {Path(name).name for entry in entries.values() for name in entry.staged}
 
 
+@pytest.mark.long
 def test_each_pass_publishes_its_cells_and_the_driver_the_rest(launched, home, tmp_path) -> None:
     overrides = [o for o in launched[2] if not o.startswith("output_dir")]
     grid = ["-m", "method=base,scaling_vis", "max_new_tokens=5,6", f"output_dir={tmp_path / 'out'}"]
@@ -323,6 +330,7 @@ def test_each_pass_publishes_its_cells_and_the_driver_the_rest(launched, home, t
     assert not list((folder / "wandb" / "parts").glob("*"))
 
 
+@pytest.mark.long
 def test_what_publishing_does_never_changes_the_exit_code(launched, home, tmp_path) -> None:
     overrides = [o for o in launched[2] if not o.startswith("output_dir")] + [f"output_dir={tmp_path / 'out'}"]
     (tmp_path / "wandb.py").write_text("raise ImportError('broken client')\n")
