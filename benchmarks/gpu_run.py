@@ -212,7 +212,7 @@ def run_program(folder: Path, engine: float, *, small: bool) -> Figures:
         if done.returncode:
             raise SystemExit(f"launch.py failed: {done.stderr[-2000:]}")
         store = Store(Path(place) / "out" / "generations")
-        efforts = [store.effort(key) for _, key in store.list_experiments()]
+        efforts = [effort for _, key in store.list_experiments() for effort in store.list_efforts(key)]
     count, computed = SHAPE[small][1], sum(one.seconds for one in efforts)
     host = after.ru_utime + after.ru_stime - used.ru_utime - used.ru_stime
     found: Figures = {

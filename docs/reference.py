@@ -204,7 +204,7 @@ COLUMNS = {
     "95 % level, given how often the two part; empty below 10 sets or images",
     "mark": "how the cell was chosen, and over how many seeds its figures are means; empty where it is the only one",
     "seeds": "number of cells that differ in their seed alone, whose mean the figures are; `fixed` and `broken` count "
-    "in each",
+    "in all of them together",
     "corrected": "accuracy corrected for being the best of many on the same questions; empty where it was chosen "
     "elsewhere or all are equal",
     "corrected_low": "lower end of its 95 % interval; empty below 10 sets or images",

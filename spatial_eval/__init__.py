@@ -55,5 +55,6 @@ def sweeps(output_dir: str | Path = "outputs") -> list[str]:
     """List the ids of finished sweeps in an output folder, the oldest first."""
     from pathlib import Path
 
-    folders = (Path(output_dir) / "sweeps").glob("*/results.csv")
-    return [path.parent.name for path in sorted(folders, key=lambda path: path.stat().st_mtime_ns)]
+    from spatial_eval.analysis.sweep_data import list_sweeps
+
+    return [folder.name for folder in list_sweeps(Path(output_dir))]

@@ -132,3 +132,12 @@ def test_the_glossary_names_every_column_and_no_other(reference) -> None:
     rows = [line.split("|") for line in (ROOT / "docs" / "glossary.md").read_text("utf8").splitlines() if "|" in line]
     named = {name for row in rows for name in re.findall(r"`(\w+)`", row[3])}
     assert named == {name for columns in reference.TABLES.values() for name in columns}
+
+
+def test_the_site_lists_every_page_once() -> None:
+    """mkdocs leaves a page out of the navigation in silence."""
+    listed = re.findall(r"^ +- (?:\w+: )?([\w/]+\.md)$", (ROOT / "mkdocs.yml").read_text("utf8"), re.M)
+    own = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
+    outside = re.findall(r'^    "[\w/]+\.md": "(\w+\.md)",$', (ROOT / "docs/site_pages.py").read_text("utf8"), re.M)
+    assert len(outside) == 5
+    assert sorted(listed) == sorted({*own, *outside})

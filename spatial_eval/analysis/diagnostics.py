@@ -15,7 +15,7 @@ import pandas as pd
 
 from spatial_eval.analysis import intervals
 from spatial_eval.analysis.intervals import Bin, Estimate, calibration_error, proportion, reliability_bins
-from spatial_eval.analysis.metrics import CellOutcome, Graded, against_base
+from spatial_eval.analysis.metrics import CellOutcome, Graded, against_base, label_method
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData
 from spatial_eval.core.arms import BASE, SCALINGS, Arm
 from spatial_eval.core.columns import AGAINST
@@ -23,8 +23,11 @@ from spatial_eval.core.types import Method
 from spatial_eval.core.validate import field_values
 from spatial_eval.methods.routing import CRITERIA, AdaptVis, Base, ScalingVis
 
+Runs = Method | Sequence[Method]  # a method, or those that differ in their seed alone: figures are their mean
+
 MAX_OPTIONS = 8  # distinct gold answers, beyond which there is no table of answers by gold
 RISK_POINTS = 60  # of a risk-coverage curve
+OTHER, UNREAD = "other", "unread"  # predictions beside the gold answers
 
 if TYPE_CHECKING:
     from numpy import bool_, intp
@@ -195,25 +198,44 @@ def list_branches(method: AdaptVis) -> tuple[Method, Method]:
 
 def list_compared(method: Method) -> dict[str, Method]:
     """List the methods to show beside one: the baseline, each of its branches alone, and itself."""
-    compared: dict[str, Method] = {"base": Base()}
-    if isinstance(method, AdaptVis):
-        alone = zip((method.weight1, method.weight2), list_branches(method), strict=True)
-        compared |= {f"weight {weight:g} alone": branch for weight, branch in alone if branch != Base()}
+    alone = list_branches(method) if isinstance(method, AdaptVis) else ()
+    compared: dict[str, Method] = {label_method(one): one for one in (Base(), *alone)}
     return compared | ({} if method.kind == "base" else {method.kind: method})
 
 
+def list_runs(methods: Runs) -> Sequence[Method]:
+    """List the methods of which a figure is the mean."""
+    return methods if isinstance(methods, Sequence) else [methods]
+
+
 def relation_accuracies(
-    part: SplitAnswers, methods: Mapping[str, Method], *, strict: bool = False
+    part: SplitAnswers, methods: Mapping[str, Runs], *, strict: bool = False
 ) -> dict[str, dict[str, Estimate]]:
     """Compute relation -> method -> accuracy; empty without relations, without methods whose arms are absent."""
-    outcomes = {name: part.follow(m) for name, m in methods.items() if m.arms() <= part.arms.keys()}
+    outcomes = {
+        name: [part.follow(method) for method in list_runs(runs)]
+        for name, runs in methods.items()
+        if all(method.arms() <= part.arms.keys() for method in list_runs(runs))
+    }
     relations = part.questions["relation"].to_numpy()
     return {
         str(relation): {
-            name: measure_accuracy(outcome, relations == relation, strict=strict) for name, outcome in outcomes.items()
+            name: _measure_runs(own, relations == relation, part.cluster, strict=strict)
+            for name, own in outcomes.items()
         }
         for relation in sorted(set(relations) - {""})
     }
+
+
+def _measure_runs(
+    outcomes: Sequence[CellOutcome], mask: NDArray[bool_], cluster: NDArray[intp], *, strict: bool
+) -> Estimate:
+    """Compute the accuracy on the questions where `mask` (N,) is True; of several runs as `mean_over_seeds`."""
+    if len(outcomes) == 1:
+        return measure_accuracy(outcomes[0], mask, strict=strict)
+    right = np.stack([(o.strict if strict else o.right)[mask] for o in outcomes])
+    answered = np.stack([o.answered[mask] for o in outcomes])
+    return intervals.mean_over_seeds(right, answered, intervals.number_clusters(cluster[mask]))
 
 
 def measure_accuracy(outcome: CellOutcome, mask: NDArray[bool_], *, strict: bool = False) -> Estimate:
@@ -222,19 +244,21 @@ def measure_accuracy(outcome: CellOutcome, mask: NDArray[bool_], *, strict: bool
     return proportion(int((right & mask).sum()), int((outcome.answered & mask).sum()))
 
 
-def risk_coverage(part: SplitAnswers, method: Method) -> list[tuple[float, Estimate]]:
+def risk_coverage(part: SplitAnswers, methods: Runs) -> list[tuple[float, Estimate]]:
     """Return (coverage, percent wrong) of the questions on which the baseline is most confident, coverage ascending.
 
     Coverage is in percent of the questions with a confidence; equal confidences enter together. At most RISK_POINTS
-    points; source: El-Yaniv, Wiener, JMLR 11 (2010) 1605-1641.
+    points; source: El-Yaniv, Wiener, JMLR 11 (2010) 1605-1641. Of several runs the mean, with the interval of one.
     """
-    score, outcome = part.arms[BASE].signals.max_prob, part.follow(method)
-    here = outcome.answered & ~np.isnan(score)
+    outcomes = [part.follow(method) for method in list_runs(methods)]
+    score, runs = np.tile(part.arms[BASE].signals.max_prob, len(outcomes)), len(outcomes)
+    right = np.concatenate([outcome.right for outcome in outcomes])
+    here = np.concatenate([outcome.answered for outcome in outcomes]) & ~np.isnan(score)
     order = np.argsort(-score[here], kind="stable")
-    wrong, ranked = np.cumsum(~outcome.right[here][order]), score[here][order]
+    wrong, ranked = np.cumsum(~right[here][order]), score[here][order]
     last = np.flatnonzero(np.append(ranked[1:] != ranked[:-1], True)) if len(ranked) else np.arange(0)
     kept = last[np.unique(np.linspace(0, len(last) - 1, min(len(last), RISK_POINTS)).round().astype(int))]
-    return [(100 * (i + 1) / len(ranked), proportion(int(wrong[i]), int(i) + 1)) for i in kept]
+    return [(100 * (i + 1) / len(ranked), proportion(int(wrong[i]), int(i) + 1, runs)) for i in kept]
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,13 +266,15 @@ class Confusion:
     """Count a method's predictions by gold answer, over the questions that it answered.
 
     Attributes:
-        golds: gold answers (G). answers: golds, then "other" for an option that is never gold and "none" for no option
-            or several, where they occur (A). counts: (G, A).
+        golds: gold answers (G). answers: golds, then OTHER for an option that is never gold and UNREAD for no option
+            or several, where they occur (A). counts: (G, A), of all runs together.
+        runs: number of methods counted, which differ in their seed alone.
     """
 
     golds: Sequence[str]
     answers: Sequence[str]
     counts: NDArray[intp]
+    runs: int = 1
 
     @property
     def never(self) -> list[str]:
@@ -257,22 +283,27 @@ class Confusion:
         return [name for i, name in enumerate(self.golds) if 100 * given[i] < n <= 20 * gold[i]]
 
 
-def confusions(part: SplitAnswers, methods: Mapping[str, Method]) -> dict[str, Confusion]:
+def confusions(part: SplitAnswers, methods: Mapping[str, Runs]) -> dict[str, Confusion]:
     """Return the confusion of each method by name; {} where there are not 2 to MAX_OPTIONS distinct gold answers."""
     gold = part.questions["gold"].to_numpy()
     golds = sorted(set(gold))
     if not 2 <= len(golds) <= MAX_OPTIONS:
         return {}
-    tables = {}
-    for name, method in methods.items():
+
+    def count(method: Method) -> NDArray[intp]:
         outcome, arms = part.follow(method), list(method.branches().values())
         given = np.stack([part.predictions[arm] for arm in arms])[outcome.branch, np.arange(len(gold))]
-        kinds = np.array([g if g in golds else "other" if g else "none" for g in given], dtype=object)
-        rows = [(kinds == answer) & outcome.answered for answer in (*golds, "other", "none")]
-        tables[name] = np.array([[int((row & (gold == g)).sum()) for row in rows] for g in golds], dtype=np.intp)
+        kinds = np.array([g if g in golds else OTHER if g else UNREAD for g in given], dtype=object)
+        rows = [(kinds == answer) & outcome.answered for answer in (*golds, OTHER, UNREAD)]
+        return np.array([[int((row & (gold == g)).sum()) for row in rows] for g in golds], dtype=np.intp)
+
+    tables = {name: np.sum([count(method) for method in list_runs(runs)], axis=0) for name, runs in methods.items()}
     shown = [True] * len(golds) + [any(t[:, place].any() for t in tables.values()) for place in (-2, -1)]
-    answers = [a for a, show in zip((*golds, "other", "none"), shown, strict=True) if show]
-    return {name: Confusion(golds, answers, counts[:, shown]) for name, counts in tables.items()}
+    answers = [a for a, show in zip((*golds, OTHER, UNREAD), shown, strict=True) if show]
+    return {
+        name: Confusion(golds, answers, counts[:, shown], len(list_runs(methods[name])))
+        for name, counts in tables.items()
+    }
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,8 +53,8 @@ class AskedForm:
 
     Attributes:
         framing: key of FRAMINGS, or OWN. cells: rows of results.csv by method.
-        source: (N,) index of the question of the group that each question asks. asks: (N,) number of questions of the
-            whole form that ask it.
+        golds: the right answers to each question. source: (N,) index of the question of the group that each question
+            asks. asks: (N,) number of questions of the whole form that ask it.
         meanings: per question, by code, the option that each prediction means: a letter its option, yes the claim.
         shares: by arm the image's share of the last prompt token's attention, the mean over layers and heads, of each
             question of the part that it was captured for; {} without a capture.
@@ -63,6 +63,7 @@ class AskedForm:
     framing: str
     part: SplitAnswers
     cells: Mapping[Method, int]
+    golds: Sequence[Sequence[str]]
     source: NDArray[intp]
     asks: NDArray[intp]
     meanings: Sequence[Mapping[str, int]]
@@ -78,9 +79,12 @@ class AskedForm:
 
     @cached_property
     def constant(self) -> float:
-        """Compute the accuracy of the best answer that is the same for all questions, in percent."""
-        golds = Counter(self.part.questions["gold"])
-        return 100 * golds.most_common(1)[0][1] / len(self.part.questions) if golds else math.nan
+        """Compute the accuracy of the best answer that is the same for all questions, in percent.
+
+        It is right where it is any of a question's right answers.
+        """
+        right = Counter(answer for golds in self.golds for answer in set(golds))
+        return 100 * max(right.values()) / len(self.golds) if right else math.nan
 
     @property
     def sources(self) -> int:
@@ -144,7 +148,7 @@ def find_groups(files: SweepData) -> list[FramingGroup]:
         source = str(key[0]).replace(f"@{framing}", "", 1) if framing else key[0]
         places.setdefault((source, *key[1:]), {})[framing or OWN] = key
     order = {name: rank for rank, name in enumerate([OWN, *FRAMINGS])}
-    options, shares = _read_options(files), _read_shares(files)
+    options, golds, shares = _read_lists(files, "options"), _read_lists(files, "golds"), _read_shares(files)
     groups = []
     for (dataset, *part_key), named in places.items():
         keys = {name: key for name, key in named.items() if key in files.parts}
@@ -156,22 +160,29 @@ def find_groups(files: SweepData) -> list[FramingGroup]:
         for name, key in sorted(keys.items(), key=lambda item: order.get(item[0], len(order))):
             part = files.parts[key]
             read = _read_questions(name, part, sources, codes, options.get(key[0], {}))
+            right = _list_golds(part, golds.get(key[0], {}))
             own_shares = _select_shares(part, shares.get(key[: len(EXPERIMENT_COLUMNS)]))
-            forms.append(AskedForm(name, part, cells[key], *read, own_shares))
+            forms.append(AskedForm(name, part, cells[key], right, *read, own_shares))
         model, max_new_tokens, split, limit = part_key
         groups.append(FramingGroup(dataset, model, max_new_tokens, split, limit, forms, len(sources)))
     return groups
 
 
-def _read_options(files: SweepData) -> dict[str, dict[str, str]]:
-    """Return the column `options` by dataset and sample; {} for files of a version that did not write it."""
-    table = read_parquet(files.content, ["dataset", "sample_id", "options"])
-    if "options" not in table.column_names:
+def _read_lists(files: SweepData, column: str) -> dict[str, dict[str, str]]:
+    """Return `options` or `golds` by dataset and sample, as JSON; {} for files of a version that did not write it."""
+    table = read_parquet(files.content, ["dataset", "sample_id", column])
+    if column not in table.column_names:
         return {}
-    options: dict[str, dict[str, str]] = {}
+    lists: dict[str, dict[str, str]] = {}
     for dataset, sample_id, listed in zip(*(table[name].to_pylist() for name in table.column_names), strict=True):
-        options.setdefault(dataset, {})[sample_id] = listed or ""
-    return options
+        lists.setdefault(dataset, {})[sample_id] = listed or ""
+    return lists
+
+
+def _list_golds(part: SplitAnswers, several: Mapping[str, str]) -> list[Sequence[str]]:
+    """List the right answers to each question: of those in `several` (JSON by sample), else the column `gold`."""
+    questions = zip(part.questions["sample_id"], part.questions["gold"], strict=True)
+    return [json.loads(several.get(sample_id) or "[]") or [gold] for sample_id, gold in questions]
 
 
 def _read_shares(files: SweepData) -> dict[tuple[Any, ...], tuple[Attention, NDArray[np.float64]]]:

@@ -54,7 +54,7 @@ class Bin:
     confidence: float  # their mean, in [0, 1]
 
 
-def wilson(right: float, n: int) -> tuple[float, float]:
+def wilson(right: float, n: float) -> tuple[float, float]:
     """Compute the 95 % score interval of a proportion, in percent (Wilson, JASA 22 (1927) 209-212); nan for n = 0."""
     if n == 0:
         return math.nan, math.nan
@@ -65,10 +65,13 @@ def wilson(right: float, n: int) -> tuple[float, float]:
     return (low if right else 0.0), (high if right < n else 100.0)  # exact where rounding leaves 3e-16
 
 
-def proportion(right: int, n: int) -> Estimate:
-    """Compute `right` of `n` in percent with its Wilson interval; all nan for n = 0."""
-    low, high = wilson(right, n)
-    return Estimate(100 * right / n if n else math.nan, low, high, n)
+def proportion(right: int, n: int, runs: int = 1) -> Estimate:
+    """Compute `right` of `n` in percent with its Wilson interval; all nan for n = 0.
+
+    Both are counted in all of several `runs` on the same questions: n and the interval are those of one.
+    """
+    low, high = wilson(right / runs, n / runs)
+    return Estimate(100 * right / n if n else math.nan, low, high, round(n / runs))
 
 
 @lru_cache(maxsize=4096)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,8 +15,8 @@ import numpy as np
 
 from spatial_eval.analysis.intervals import Paired, distinct_patterns, holm, link_questions, paired_each, proportion
 from spatial_eval.benchmarks.scoring import RULES, YES_NO, grade_answer, says_yes
-from spatial_eval.config.descriptions import build_sweep_method
-from spatial_eval.core.arms import Arm
+from spatial_eval.config.descriptions import build_sweep_method, written_fields
+from spatial_eval.core.arms import BASE, Arm
 from spatial_eval.core.columns import (
     AGAINST,
     BY_RELATION,
@@ -30,12 +31,13 @@ from spatial_eval.core.columns import (
     WHOLE,
 )
 from spatial_eval.core.types import Cell, Method, Sample, Signals
-from spatial_eval.core.validate import changed_values, field_values, format_value
+from spatial_eval.core.validate import field_values, format_value
 from spatial_eval.methods.published import published_accuracy
+from spatial_eval.methods.routing import find_method
 from spatial_eval.store.answers import Answers
 
 if TYPE_CHECKING:
-    from numpy import bool_, intp
+    from numpy import bool_, float64, intp
     from numpy.typing import NDArray
 
 T = TypeVar("T")
@@ -97,10 +99,46 @@ class Columns:
         images = ["\n".join(map(str, sample.images)) for sample in self.samples]
         return link_questions([s.set for s in self.samples], [s.pair for s in self.samples], images)
 
-    @property
+    @cached_property
     def scoring(self) -> str:
         """Return the rule that graded the answers."""
         return " ".join(dict.fromkeys(sample.scoring for sample in self.samples))
+
+    @cached_property
+    def golds(self) -> Sequence[str]:
+        """Return (N,) the first gold answer of each question."""
+        return [sample.answers[0] for sample in self.samples]
+
+    @cached_property
+    def chances(self) -> NDArray[float64] | None:
+        """Return (N,) the share of right ones among each question's options (of unknown ones of yes and no: 1/2).
+
+        None where a question's options are not known, or are one.
+        """
+        options = [s.options or (YES_NO if s.answers[0] in YES_NO else ()) for s in self.samples]
+        if min(map(len, options), default=0) < 2:
+            return None
+        pairs = zip(self.samples, options, strict=True)
+        return np.array([sum(o in one.answers for o in some) / len(some) for one, some in pairs])
+
+    @cached_property
+    def letters(self) -> NDArray[intp] | None:
+        """Return (N,) the place of each gold letter, a = 0; None where a question is not answered with a letter."""
+        if not all(RULES[sample.scoring].needs == "letters" for sample in self.samples):
+            return None
+        return np.array([ord(gold[0]) - ord("a") for gold in self.golds], dtype=np.intp)
+
+    @cached_property
+    def relations(self) -> Sequence[tuple[str, NDArray[intp], Sequence[str]]]:
+        """Return name, questions (M,) and their gold answers of each relation; without relations, of each of `macro`.
+
+        A question counts as often as it is in the group.
+        """
+        groups = self.groups["relation"]
+        if not groups.names:
+            groups = self.groups.get("macro", groups)
+        among = [groups.rows[groups.codes == code] for code in range(len(groups.names))]
+        return [(name, rows, [self.golds[i] for i in rows]) for name, rows in zip(groups.names, among, strict=True)]
 
 
 class Grader:
@@ -205,14 +243,14 @@ def follow_method(method: Method, arms: Mapping[Arm, Graded]) -> CellOutcome:
     """
     branches = list(method.branches().values())
     branch = method.route({arm: arms[arm].signals for arm in method.arms()})
-    here = np.arange(len(branch))
+    place = branch * len(branch) + np.arange(len(branch))  # in the columns of all branches, one behind the other
     graded = [arms[arm] for arm in branches]
-    answered = np.stack([one.signals.answered for one in graded])[branch, here] & (branch >= 0)
+    answered = np.concatenate([one.signals.answered for one in graded]).take(place) & (branch >= 0)
     for arm in method.arms() - set(branches):
         answered &= arms[arm].signals.answered
     columns = [[g.right, g.strict, g.says_yes, g.unreadable] for g in graded]
     return CellOutcome(
-        branch, answered, *(np.stack(column)[branch, here] & answered for column in zip(*columns, strict=True))
+        branch, answered, *(np.concatenate(column).take(place) & answered for column in zip(*columns, strict=True))
     )
 
 
@@ -233,10 +271,10 @@ def result_row(cell: Cell, data: Columns, outcome: CellOutcome | None = None) ->
             values[f"{kind}_accuracy"] = percent(right_groups * PARTNERS[kind], n)
     if "macro" in data.groups:
         values["macro_accuracy"] = macro_accuracy(outcome, data.groups["macro"])
-    values |= yes_no_figures(outcome, [sample.answers[0] for sample in data.samples])
+    values |= yes_no_figures(outcome, data.golds)
     values["unreadable"] = percent(int(outcome.unreadable.sum()), n)
-    values |= chance_figures(outcome, data.samples)
-    values["position_bias"] = position_bias(outcome, data.samples)
+    values |= chance_figures(outcome, data.chances)
+    values["position_bias"] = position_bias(outcome, data.letters)
     if len(cell.method.branches()) == 2 and cell.method.routing is not None:
         values["share_weight1"] = percent(int((outcome.answered & (outcome.branch == 0)).sum()), n)
     values["scoring"] = data.scoring
@@ -283,15 +321,11 @@ def relation_rows(cell: Cell, data: Columns, outcome: CellOutcome | None = None)
     For a dataset without relations, on each group of `macro`; a question counts as often as it is in the group.
     """
     outcome = outcome or follow_method(cell.method, data.arms)
-    groups = data.groups["relation"]
-    if not groups.names:
-        groups = data.groups.get("macro", groups)
     rows, identity = [], cell_identity(cell)
-    for code, name in enumerate(groups.names):
+    for name, among, golds in data.relations:
         values = identity | {"relation": name}
-        among = groups.rows[groups.codes == code]
         part = outcome.select(among)
-        values |= accuracy_figures(part) | yes_no_figures(part, [data.samples[i].answers[0] for i in among])
+        values |= accuracy_figures(part) | yes_no_figures(part, golds)
         rows.append({key: values.get(key) for key in BY_RELATION})
     return rows
 
@@ -314,9 +348,10 @@ def named_columns(method: Method) -> dict[str, Any]:
 def other_fields(method: Method) -> dict[str, Any]:
     """List a method's fields that have no column of their own and are not at their default, in the class's order.
 
-    A field added to a class with a default leaves every earlier cell as it was.
+    A field added to a class with a default leaves every earlier cell as it was; so does a default that changes, which
+    is listed (`descriptions.IMPLIED`).
     """
-    return {name: value for name, value in changed_values(method).items() if name not in NAMED}
+    return {name: value for name, value in written_fields(method).items() if name not in NAMED}
 
 
 def format_settings(method: Method) -> str:
@@ -350,6 +385,31 @@ def format_hyperparameters(row: Mapping[str, Any]) -> str:
     parts = [f"{name}={number:g}" for name, number in numbers.items() if not math.isnan(number)]
     parts += [str(known["criterion"])] if known.get("criterion", "max_prob") != "max_prob" else []
     return " ".join([*parts, *([str(known["settings"])] if "settings" in known else [])])
+
+
+def label_method(method: Method) -> str:
+    """Return a method's kind and hyperparameters, `adapt_vis w1=0.5 w2=1.5 t=0.4`."""
+    values = field_values(method) | {"settings": format_settings(method)}
+    return f"{method.kind} {format_hyperparameters(values)}".rstrip()
+
+
+def label_arm(arm: Arm) -> str:
+    """Return the label of the method that takes this arm for every question, `base` or `scaling_vis w=0.5`.
+
+    Of an arm that no method takes alone, its own label with spaces.
+    """
+    method = find_method(arm)
+    return label_method(method) if method else re.sub(r",(?=\w+=)", " ", arm.label)
+
+
+def list_arms(arms: Iterable[Arm]) -> str:
+    """Return the labels of arms in one line, those that differ in w alone as one: `base; scaling_vis w=0.5, 0.8`."""
+    groups: dict[tuple[str, str], list[str]] = {}
+    for label in map(label_arm, sorted(arms, key=lambda arm: (arm != BASE, arm))):
+        found = re.fullmatch(r"(\w+ w=)(\S+)(.*)", label)
+        head, weight, tail = found.groups() if found else (label, "", "")
+        groups.setdefault((head, tail), []).append(weight)
+    return "; ".join(f"{head}{', '.join(weights)}{tail}" for (head, tail), weights in groups.items())
 
 
 def format_field(value: Any) -> str:
@@ -410,16 +470,17 @@ def macro_accuracy(outcome: CellOutcome, groups: Groups) -> float | None:
     return level[()]
 
 
-def position_bias(outcome: CellOutcome, samples: Sequence[Sample]) -> float | None:
+def position_bias(outcome: CellOutcome, letters: NDArray[intp] | None) -> float | None:
     """Compute the standard deviation of the accuracies by the gold answer's letter, in points: 0 = none.
 
-    The standard deviation of recalls of arXiv 2309.03882. None where a question is not answered with a letter, or the
-    answered ones have one gold letter.
+    The standard deviation of recalls of arXiv 2309.03882. None where the answered questions have one gold letter.
+
+    Args:
+        letters: (N,) as Columns.letters.
     """
-    if not all(RULES[sample.scoring].needs == "letters" for sample in samples):
+    if letters is None:
         return None
-    position = np.array([ord(sample.answers[0][0]) - ord("a") for sample in samples], dtype=np.intp)
-    answered, right = (np.bincount(position[mask], minlength=26) for mask in (outcome.answered, outcome.right))
+    answered, right = (np.bincount(letters[mask], minlength=26) for mask in (outcome.answered, outcome.right))
     some = answered > 0
     return float(np.std(100 * right[some] / answered[some])) if some.sum() > 1 else None
 
@@ -443,18 +504,18 @@ def yes_no_figures(outcome: CellOutcome, golds: Sequence[str]) -> dict[str, floa
     return {"precision": precision, "recall": on_yes, **f1, "yes_rate": rate}
 
 
-def chance_figures(outcome: CellOutcome, samples: Sequence[Sample]) -> dict[str, float | None]:
+def chance_figures(outcome: CellOutcome, chances: NDArray[float64] | None) -> dict[str, float | None]:
     """Return chance, and accuracy above chance, (sum of right - sum of chances) / (n - sum of chances), in percent.
 
-    The chance of a question is the share of right ones among its options (of unknown ones of yes and no: 1/2); {} where
-    a question's options are not known, or are one; no accuracy above chance where every option is right.
+    No accuracy above chance where every option is right.
+
+    Args:
+        chances: (N,) as Columns.chances.
     """
-    options = [sample.options or (YES_NO if sample.answers[0] in YES_NO else ()) for sample in samples]
     n = int(outcome.answered.sum())
-    if not n or min(map(len, options)) < 2:
+    if not n or chances is None:
         return {}
-    chances = [sum(o in one.answers for o in some) / len(some) for one, some in zip(samples, options, strict=True)]
-    expected = float(np.array(chances)[outcome.answered].sum())
+    expected = float(chances[outcome.answered].sum())
     gained = percent(int(outcome.right.sum()) - expected, n - expected)
     return {"chance": 100 * expected / n, "accuracy_adjusted": gained}
 

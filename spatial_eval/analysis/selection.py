@@ -33,7 +33,7 @@ from spatial_eval.analysis.intervals import BestOf, Estimate, Paired, proportion
 from spatial_eval.analysis.metrics import CellOutcome, format_settings, named_columns
 from spatial_eval.analysis.sweep_data import SweepData, none_if_empty
 from spatial_eval.core.arms import Arm
-from spatial_eval.core.columns import NAMED
+from spatial_eval.core.columns import AGAINST, IDENTITY, NAMED, ROW
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.types import Method
 from spatial_eval.core.validate import field_values
@@ -85,7 +85,7 @@ class Against:
     `base`, `gain` and the exact `p` of `test` are None where the baseline's answers are not stored; `gain` and
     `p` also where the cell is base itself. `detectable`: the smallest difference that so many questions would have
     shown (intervals.Paired); nan where that is not known. Of several seeds all are means over them but `fixed` and
-    `broken`, which count in every seed.
+    `broken`, which count in all of them together.
     """
 
     now: Estimate
@@ -154,7 +154,21 @@ class Selected:
     @property
     def mean(self) -> str:
         """Say over how many seeds its figures are means; "" for one."""
-        return f"mean of {len(self.seeds)} seeds" if len(self.seeds) > 1 else ""
+        return describe_mean(len(self.seeds))
+
+    @property
+    def setting(self) -> Method:
+        """Return the method to name beside its figures: without a seed where they are means over several."""
+        return drop_seed(self.method) if self.mean else self.method
+
+    def list_runs(self, files: SweepData) -> list[Method]:
+        """List the methods whose mean it is: its own, and those with other seeds."""
+        return [files.methods[cell] for cell in self.seeds]
+
+
+def describe_mean(seeds: int) -> str:
+    """Say over how many seeds a figure is the mean; "" for one."""
+    return f"mean of {seeds} seeds" if seeds > 1 else ""
 
 
 def select_settings(
@@ -256,7 +270,8 @@ def _select(files: SweepData, family: str, pairs: Mapping[int, int], metric: str
     cell, seeds = pairs[runs[0]], tuple(pairs[run] for run in runs)
     on, report = files.keys[cells[0]][3], files.keys[cell][3]
     best = _correct_choice(files, cells[0], standing, choice.index, metric) if on == report and len(cells) > 1 else None
-    runner_ups = [(files.methods[cells[i]], times) for i, times in choice.runner_ups]
+    named = [drop_seed(files.methods[own[0]]) if len(own) > 1 else files.methods[own[0]] for own in settings]
+    runner_ups = [(named[i], times) for i, times in choice.runner_ups]
     paper = none_if_empty(files.cells["paper"].iloc[cell])
     dataset, model = files.keys[cell][:2]
     return Selected(
@@ -401,6 +416,26 @@ def mean_accuracy(files: SweepData, seeds: Sequence[int], metric: str = "accurac
     return intervals.mean_over_seeds(right, answered, files.parts[files.keys[seeds[0]]].cluster)
 
 
+def build_setting_row(files: SweepData, seeds: Sequence[int]) -> dict[str, Any]:
+    """Return a setting's row of results.csv; of several seeds with their mean in place of each figure.
+
+    Accuracy and the difference from base are those of `mean_accuracy` and `compare_with_base`; of any other figure the
+    mean weighted by n, nan where a seed has none. `missing` counts questions that no seed answered.
+
+    Args:
+        seeds: its rows of results.csv, one per seed.
+    """
+    row = files.row(seeds[0])
+    if len(seeds) == 1:
+        return row
+    rows, test, whole = files.cells.iloc[list(seeds)], compare_with_base(files, seeds), row["n"] + row["missing"]
+    figures = [name for name in ROW if name not in (*IDENTITY, *AGAINST, "scoring", "framing")]
+    row |= {name: float(np.average(rows[name], weights=rows["n"])) for name in figures}
+    row |= dict.fromkeys(AGAINST, math.nan) | {"settings": format_settings(drop_seed(files.methods[seeds[0]]))}
+    row |= {"n": test.now.n, "missing": whole - test.now.n} | test.now.columns("accuracy")
+    return row | (test.gain.columns("vs_base") if test.gain else {})
+
+
 def best_controls(chosen: Iterable[Selected]) -> dict[tuple[str, str], Selected]:
     """Return, per dataset and model, the control (methods.controls) with the largest gain on base, its seeds' mean."""
     best: dict[tuple[str, str], Selected] = {}
@@ -432,7 +467,7 @@ def selection_rows(chosen: Iterable[Selected]) -> list[dict[str, Any]]:
 
 def _build_row(s: Selected) -> dict[str, Any]:
     row: dict[str, Any] = {"dataset": s.dataset, "model": s.model, "family": s.family or "all", "method": s.method.kind}
-    row |= named_columns(s.method)
+    row |= named_columns(s.setting)
     row |= {"chosen_on": s.on, "split": s.split, "paper": s.paper, "p": s.test.p, "p_holm": s.p_holm, "mark": s.mark}
     row |= {"seeds": len(s.seeds), "candidates": s.candidates, "tied": s.choice.tied}
     row |= {"chosen_again": 100 * s.choice.again}

@@ -43,7 +43,13 @@ from spatial_eval.core.columns import (
     YES_NO,
 )
 from spatial_eval.core.errors import ConfigError, DataError, first_line
-from spatial_eval.core.files import is_regular_file, read_json_object, read_regular_file
+from spatial_eval.core.files import (
+    find_entries,
+    is_regular_file,
+    read_json_object,
+    read_regular_file,
+    translate_os_errors,
+)
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.paths import OutputPaths
 from spatial_eval.core.sweep_names import LATEST, match_sweep
@@ -180,8 +186,10 @@ def _is_there(mark: Path) -> bool:
 
 def list_sweeps(output: Path, mark: str = "results.csv") -> list[Path]:
     """List the folders of the sweeps under an output folder that hold `mark`, the oldest first."""
-    marks = [path for path in OutputPaths(output).sweeps.glob(f"*/{mark}") if _is_there(path)]
-    marks.sort(key=lambda path: path.stat().st_mtime_ns)
+    sweeps = OutputPaths(output).sweeps
+    with translate_os_errors(sweeps):
+        marks = [path for path in find_entries(sweeps, f"*/{mark}", required=False) if _is_there(path)]
+        marks.sort(key=lambda path: path.stat().st_mtime_ns)
     return [output.absolute() / path.relative_to(output).parents[mark.count("/")] for path in marks]
 
 

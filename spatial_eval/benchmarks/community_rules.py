@@ -99,10 +99,10 @@ def read_leading_letter(sample: Sample, text: str) -> str:
 def read_cambrian(sample: Sample, text: str) -> str:
     """Read as CV-Bench's authors: the first character behind the last "answer is" or "answer:", brackets aside.
 
-    A word counts by its first letter: `above` is A, `A bus is left` is A. Source: github.com/cambrian-mllm/cambrian,
-    eval/eval/coco/coco_test.py, extract_mcq_answer.
+    A word counts by its first letter: `above` is A, `A bus is left` is A; of `answer is: B` the colon is the first
+    character. Source: github.com/cambrian-mllm/cambrian, eval/eval/coco/coco_test.py, extract_mcq_answer.
     """
-    last = re.split(r"answer is:?|answer:", text.lower())[-1].strip().rstrip(".").lstrip("(").rstrip(")")
+    last = re.split(r"answer is|answer:", text.lower())[-1].strip().rstrip(".").lstrip("(").rstrip(")")
     return _known(sample, last[:1])
 
 

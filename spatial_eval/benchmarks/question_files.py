@@ -17,7 +17,7 @@ from spatial_eval.benchmarks.choices import Row
 from spatial_eval.benchmarks.lmms_samples import read_question
 from spatial_eval.benchmarks.rows import COLUMNS, Line, RowBenchmark, check_image
 from spatial_eval.core.errors import ConfigError, DataError, MissingData, describe_unknown
-from spatial_eval.core.files import parse_json
+from spatial_eval.core.files import find_entries, parse_json
 from spatial_eval.core.jsonl import read_file_bytes, read_json_lines
 from spatial_eval.core.types import Places, Sample
 
@@ -78,7 +78,7 @@ class QuestionFile(RowBenchmark):
     def _read_samples(self, lines: Iterator[Line]) -> Iterator[Line]:
         """Yield the question of each sample of lmms-eval's. Raises DataError where one names no picture."""
         column, folder = self._column("image"), self.path.parent / "images"
-        pictures = {path.stem: f"{folder.name}/{path.name}" for path in sorted(folder.glob("*.*"))}
+        pictures = {path.stem: f"{folder.name}/{path.name}" for path in find_entries(folder, "*.*")}
         for line in lines:
             try:
                 row = read_question(line.values)

@@ -31,7 +31,7 @@ from spatial_eval.benchmarks.lmms_samples import list_texts, read_prompt, read_r
 from spatial_eval.core.arms import BASELINE, Arm
 from spatial_eval.core.columns import EXPERIMENT_COLUMNS
 from spatial_eval.core.errors import ConfigError, DataError, first_line
-from spatial_eval.core.files import parse_json, read_json, read_regular_file, write_atomic
+from spatial_eval.core.files import find_entries, parse_json, read_json, read_regular_file, write_atomic
 from spatial_eval.core.jsonl import read_numbered_lines, read_sample_id
 from spatial_eval.core.types import Generation
 from spatial_eval.store.generations import check_answer, parse_arm
@@ -158,7 +158,7 @@ def read_answers(source: Path, hints: Hints) -> list[Block]:
         return _read_export(source)
     files = [source]
     if source.is_dir():
-        listed = (sorted(source.glob(pattern)) for pattern in ("*.jsonl", "*.tsv", "*.json"))
+        listed = (find_entries(source, pattern) for pattern in ("*.jsonl", "*.tsv", "*.json"))
         files = next(filter(None, listed), [])
     if not files:
         raise DataError(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -63,11 +64,17 @@ def fill_defaults(parsed: argparse.Namespace) -> None:
 
 
 def run_reporting(command: Callable[[], int], interrupted: str) -> int:
-    """Run a command and return its exit code; what the user must fix, or an interruption, is one line on stderr."""
+    """Run a command and return its exit code; what the user must fix, or an interruption, is one line on stderr.
+
+    With Hydra's HYDRA_FULL_ERROR=1 the traceback stands before that line.
+    """
     try:
         with translate_os_errors():
             return command()
     except SpatialEvalError as error:
+        if os.environ.get("HYDRA_FULL_ERROR") == "1":
+            for line in traceback.format_exc().splitlines():
+                terminal.write_error(line)
         terminal.write_error(f"error: {error}")
         return USER_ERROR
     except KeyboardInterrupt:

@@ -122,11 +122,10 @@ def _find_users(output: Path, folder: str) -> dict[Path, set[str]]:
     That is its own name; else those that another model.name of the same weights gave it, under the same key.
     """
     used: dict[Path, set[str]] = {}
-    finished = OutputPaths(output).sweeps.glob("*/results.csv")
-    for path in sorted(finished, key=lambda path: -path.stat().st_mtime_ns):
+    for sweep in reversed(sweep_data.list_sweeps(output)):
         with contextlib.suppress(OSError, ValueError, KeyError):
-            passes = sweep_data.parse_table_rows(read_regular_file(path.parent / "passes.csv"))
-            used[path.parent] = {row["generations"] for row in passes}
+            passes = sweep_data.parse_table_rows(read_regular_file(sweep / "passes.csv"))
+            used[sweep] = {row["generations"] for row in passes}
     names = {name for listed in used.values() for name in listed if _cut_hash(name) == _cut_hash(folder)}
     names = names & {folder} or names
     if not names:
@@ -203,10 +202,20 @@ def write_export(folder: Path, export: Export, file_format: str) -> list[Path]:
     """Write answers, trunks.json and card, or another framework's files; return the paths of the answer files.
 
     Raises:
-        ConfigError: the folder is not empty.
+        ConfigError: the folder is not empty. StoreError: the disk rejects a file; the folder is empty then.
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ConfigError(f"{folder} is there already and not empty: nothing was written; name another --out")
+    try:
+        return _write_files(folder, export, file_format)
+    except BaseException:  # half an export looks like a whole one, and the same command would reject its folder
+        with contextlib.suppress(OSError):
+            for path in folder.iterdir():
+                path.unlink()
+        raise
+
+
+def _write_files(folder: Path, export: Export, file_format: str) -> list[Path]:
     if file_format in WRITTEN_FORMS:
         return write_forms(folder, export.rows, file_format)
     path = folder / f"generations.{file_format}"

@@ -41,7 +41,7 @@ def show_status(parsed: argparse.Namespace) -> int:
         now = reader.read()
         if parsed.watch:
             terminal.clear_screen()
-        terminal.print_output(status.format_status(now).rstrip("\n"))
+        terminal.print_output(terminal.wrap_lines(status.format_status(now).rstrip("\n"), terminal.terminal_width()))
         if not parsed.watch or not now.is_open:
             return COMPLETE if now.is_complete else INCOMPLETE
         try:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spatial_eval.analysis import selection
+from spatial_eval.analysis.metrics import label_arm
 from spatial_eval.analysis.sweep_data import (
     find_sweep,
     parse_table_rows,
@@ -17,6 +18,7 @@ from spatial_eval.analysis.sweep_data import (
     translate_damage,
 )
 from spatial_eval.cli.arguments import OUTPUT_DIR, SWEEP, Commands, make_parent
+from spatial_eval.core.arms import parse_arm_label
 from spatial_eval.core.columns import FRAMED
 from spatial_eval.core.errors import COMPLETE, INCOMPLETE, ConfigError, describe_unknown
 from spatial_eval.core.terminal import clean_line, clean_text, print_output, start_logging, terminal_width
@@ -260,6 +262,7 @@ def _lay_out_sheet(rows: pd.DataFrame, n: int, *, widths: Mapping[str, int] = WI
     records: list[dict[Any, Any]] = rows.head(n).to_dict("records")
     names = ["sample_id", *(name for name in places if name not in same), "arm", "gold"]
     columns = {name: [row[name] for row in records] for name in names}
+    columns["arm"] = [label_arm(parse_arm_label(label, "arm")) for label in columns["arm"]]
     columns["graded"] = [("✓" if row["correct"] else "✗") + f" {row['flip']}".rstrip() for row in records]
     columns |= {name: [shorten_text(row[name], most) for row in records] for name, most in widths.items()}
     count = f"{n:,} of {len(rows):,} answers" + "; --limit N shows more" * (n < len(rows))

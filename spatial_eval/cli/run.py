@@ -100,6 +100,9 @@ def _ask_hydra(arguments: Sequence[str], own: Path | None) -> int:
         return COMPLETE
     import hydra  # 0.2 s, and nothing else here needs it
 
+    from spatial_eval.core.requirements import choose_hydra_base
+
     sys.argv[1:] = [*arguments, *(["--config-dir", str(own)] if own else [])]
-    hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(lambda _: None)()
+    main = hydra.main(**choose_hydra_base(), config_path=str(conf_folder()), config_name="config")
+    main(lambda _: None)()
     return COMPLETE

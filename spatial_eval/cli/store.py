@@ -17,7 +17,7 @@ import numpy as np
 
 from spatial_eval.cli.arguments import OUTPUT_DIR, Commands
 from spatial_eval.core.errors import COMPLETE, INCOMPLETE, ConfigError, StoreError, describe_unknown
-from spatial_eval.core.files import is_regular_file, list_files, read_json_object, translate_os_errors
+from spatial_eval.core.files import find_entries, is_regular_file, list_files, read_json_object, translate_os_errors
 from spatial_eval.core.paths import OutputPaths
 from spatial_eval.core.terminal import print_output
 from spatial_eval.core.types import Failure
@@ -55,7 +55,12 @@ def count_records(folder: Path) -> ExperimentCount:
     """Read and count every line of an experiment's folder; a damaged line is a problem, with file and line number."""
     problems = list(_check_manifest(folder))
     answers, failed = array("q"), array("q")  # hashes: of a million answers two are equal by chance once in 10 million
-    files = list_files(folder, "*.jsonl")
+    files, size = list[Path](), 0
+    try:
+        files = list_files(folder, "*.jsonl")
+        size = sum(path.stat().st_size for path in find_entries(folder, "*") if is_regular_file(path))
+    except OSError as error:
+        problems.append(f"{folder} cannot be read ({error.strerror}): make it readable")
     for path in files:
         for number, line in read_lines(path):
             if isinstance(line, Damaged):
@@ -65,11 +70,6 @@ def count_records(folder: Path) -> ExperimentCount:
                 kind = failed if isinstance(record, Failure) else answers
                 kind.append(hash((record.sample_id, line.digest, record.arm)))
     distinct, errors = (np.unique(np.array(kind)) for kind in (answers, failed))
-    size = 0
-    try:
-        size = sum(path.stat().st_size for path in folder.iterdir() if is_regular_file(path))
-    except OSError as error:
-        problems.append(f"{folder} cannot be read ({error.strerror}): make it readable")
     lacking = int((~np.isin(errors, distinct)).sum())
     return ExperimentCount(
         folder.name, len(files), size, len(distinct), len(answers) - len(distinct), lacking, tuple(problems)
@@ -91,7 +91,7 @@ def _check_manifest(folder: Path) -> Iterable[str]:
 
 def list_experiments(root: Path, names: Iterable[str] = ()) -> list[Path]:
     """List the folders of the store, or those in `names` (names or paths). Raises ConfigError."""
-    folders = {path.name: path for path in sorted(root.glob("*--*")) if path.is_dir()}
+    folders = {path.name: path for path in find_entries(root, "*--*") if path.is_dir()}
     chosen = [Path(name).name for name in names]
     for name in chosen:
         if name not in folders:

@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from spatial_eval.analysis.sweep_data import find_sweep, parse_table_rows, read_files, translate_damage
+from spatial_eval.analysis.sweep_data import find_sweep, list_sweeps, parse_table_rows, read_files, translate_damage
 from spatial_eval.cli.arguments import OUTPUT_DIR, SWEEP, Commands
 from spatial_eval.core.columns import SHORT_NAMES
 from spatial_eval.core.errors import DataError
 from spatial_eval.core.files import is_regular_file
-from spatial_eval.core.paths import OutputPaths, SweepPaths
+from spatial_eval.core.paths import SweepPaths
 from spatial_eval.core.sweep_names import read_name
 from spatial_eval.core.terminal import print_output, terminal_width
 from spatial_eval.report import sheets
@@ -68,10 +68,9 @@ def print_citation(parsed: argparse.Namespace) -> None:
 def list_folders(output: Path) -> list[Path]:
     """List the folders of sweeps under an output folder that were run or launched, the newest first."""
     moments: dict[Path, float] = {}
-    for folder in OutputPaths(output).sweeps.glob("*/"):
-        paths = SweepPaths(folder)
-        written = [path.stat().st_mtime for path in (paths.results, paths.request) if is_regular_file(path)]
-        moments |= {folder: max(written)} if written else {}
+    for mark in ("results.csv", "jobs/request.json"):
+        for folder in list_sweeps(output, mark):
+            moments[folder] = max(moments.get(folder, 0.0), (folder / mark).stat().st_mtime)
     return sorted(moments, key=lambda folder: -moments[folder])
 
 

@@ -27,8 +27,10 @@ from spatial_eval.benchmarks.protocols import CHANGED, find_protocol, name_proto
 from spatial_eval.config import schema
 from spatial_eval.config.defaults import read_yaml
 from spatial_eval.config.launchers import LISTED
-from spatial_eval.core.errors import ConfigError, describe_unknown, first_line
+from spatial_eval.core.errors import ConfigError, cut_text, describe_unknown, first_line
+from spatial_eval.core.files import find_entries
 from spatial_eval.core.paths import conf_folder, sweeps_folder
+from spatial_eval.core.requirements import choose_hydra_base
 from spatial_eval.core.types import Benchmark, Model
 from spatial_eval.core.validate import format_value
 from spatial_eval.models import registry
@@ -72,12 +74,12 @@ class Composer:
     def option_files(self, group: str) -> list[Path]:
         """List the YAML files of a group's options, built-in ones and the user's."""
         folders = [folder / group for folder in (conf_folder(), self.own) if folder is not None]
-        return [path for folder in folders for path in folder.glob("*.yaml")]
+        return [path for folder in folders for path in find_entries(folder, "*.yaml")]
 
     def sweep_files(self) -> dict[str, Path]:
         """Map the name of each sweep file, built-in or the user's, to its path."""
         folders = [sweeps_folder(), *([self.own / "sweeps"] if self.own else [])]
-        return {path.stem: path for folder in folders for path in sorted(folder.glob("*.yaml"))}
+        return {path.stem: path for folder in folders for path in find_entries(folder, "*.yaml")}
 
     def parse(self, override: str) -> tuple[str, list[Any]]:
         """Split one override in Hydra's grammar into its key and its values. Raises ConfigError."""
@@ -114,12 +116,13 @@ class Composer:
             self._check_own(choices)
             search = [f"hydra.searchpath=[{_quote(f'file://{self.own}')}]"] if self.own else []
             try:
-                with hydra.initialize_config_dir(str(conf_folder()), version_base="1.3"):
+                with hydra.initialize_config_dir(str(conf_folder()), **choose_hydra_base()):
                     self._trees[tuple(overrides)] = hydra.compose("config", overrides=[*search, *overrides])
             except (HydraException, OmegaConfBaseException) as error:
                 raise ConfigError(f"cannot compose {' '.join(overrides)}: {first_line(error)}") from None
             except (YAMLError, OSError, ValueError, RecursionError) as error:  # of a file that another one names
-                raise ConfigError(f"cannot compose {' '.join(overrides)}: {' '.join(str(error).split())}") from None
+                why = cut_text(" ".join(str(error).split()))
+                raise ConfigError(f"cannot compose {' '.join(overrides)}: {why}") from None
         return self._trees[tuple(overrides)]
 
     def _check_own(self, choices: Mapping[str, str]) -> None:
@@ -130,6 +133,8 @@ class Composer:
             path = self.own / group.removeprefix("+") / f"{option}.yaml"
             if os.path.lexists(path) and not isinstance(read_yaml(path) or {}, dict):
                 raise ConfigError(f"{path}: expected keys with values, such as `kind: hf`")
+            if os.path.lexists(path) and re.search(r"^\s*#\s*@package\b", path.read_text("utf8"), re.MULTILINE):
+                raise ConfigError(f"{path}: `# @package` puts its keys elsewhere: take this line away")
 
     def missing_keys(self, group: str, option: str) -> list[str]:
         """List the keys of an option that must be given."""
@@ -255,7 +260,7 @@ def _check_own_folder(own: Path) -> None:
     if not own.is_dir():
         raise ConfigError(f"--config-dir {own}: there is no such folder")
     folders = {own / group: conf_folder() / group for group in GROUP_FOLDERS} | {own / "sweeps": sweeps_folder()}
-    files = {path: ours / path.name for folder, ours in folders.items() for path in sorted(folder.glob("*.yaml"))}
+    files = {path: ours / path.name for folder, ours in folders.items() for path in find_entries(folder, "*.yaml")}
     if not files and not (own / "config.yaml").is_file():
         listed = ", ".join(folder.name for folder in folders)
         raise ConfigError(f"--config-dir {own} holds no config.yaml, and no YAML in any of its folders {listed}")

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, fields
+from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,7 +21,7 @@ from spatial_eval.benchmarks.protocols import Protocolled
 from spatial_eval.config.schema import build_by_kind
 from spatial_eval.core.errors import ConfigError, describe_unknown
 from spatial_eval.core.types import Benchmark, Method, Part
-from spatial_eval.core.validate import build_dataclass
+from spatial_eval.core.validate import build_dataclass, field_values
 from spatial_eval.methods.registry import BENCHMARKS, METHODS, PluginTable
 from spatial_eval.models.registry import MODELS
 
@@ -55,12 +55,14 @@ SWEEP_FORMS: Mapping[str, tuple[str, str]] = {
 }
 
 
-# What 0.1 did where a later field's default is another: not written in sweep.json, and so read where it is absent.
+# What earlier versions did where a field's default is another now: not written in sweep.json and in the column
+# `settings`, and so read where it is absent.
 IMPLIED: Mapping[tuple[str, str], Any] = {
     ("whatsup", "scoring"): "paper",
     ("vsr", "scoring"): "paper",
     ("jsonl", "columns"): {},
     ("hf", "share"): "question",
+    ("sparc", "pace"): 0.1,  # until 0.5
 }
 
 
@@ -72,7 +74,7 @@ def describe_value(table: Mapping[str, type[T]], value: T) -> dict[str, Any]:
     """
     kind = _kind_of(table, value)
     given = {f.name for f in fields(value) if f.init}  # type: ignore[arg-type]
-    values = {name: v for name, v in asdict(value).items() if name in given}  # type: ignore[call-overload]
+    values = {name: v for name, v in field_values(value).items() if name in given}
     return {"kind": kind, **{name: _to_plain(v, f"{kind}.{name}") for name, v in values.items()}}
 
 
@@ -96,8 +98,7 @@ def build_value(table: Mapping[str, type[T]], tree: Any, where: str) -> T:
     if tree["kind"] not in table:
         hint = "install the package that brings it"
         raise ConfigError(describe_unknown(f"{where}.kind", tree["kind"], table, hint=hint))
-    implied = {name: value for (kind, name), value in IMPLIED.items() if kind == tree["kind"]}
-    return build_by_kind(table, implied | tree, where)
+    return build_by_kind(table, _implied(tree["kind"]) | tree, where)
 
 
 def build_benchmark(tree: Any, where: str) -> Benchmark:
@@ -141,7 +142,18 @@ def build_sweep_method(tree: Mapping[str, Any]) -> Method:
     kind = next((kind for kind, (old, _) in SWEEP_FORMS.items() if old == name), name)
     if kind not in METHODS:
         raise ConfigError(describe_unknown("method", kind, METHODS, hint="install the package that brings it"))
-    return build_dataclass(METHODS[kind], values, "method")
+    return build_dataclass(METHODS[kind], _implied(kind) | values, "method")
+
+
+def written_fields(method: Method) -> dict[str, Any]:
+    """Return a method's fields that are not what a file implies where they are absent."""
+    given = field_values(method)
+    defaults = {f.name: IMPLIED.get((method.kind, f.name), f.default) for f in fields(method)}  # type: ignore[arg-type]
+    return {name: value for name, value in given.items() if value != defaults[name]}
+
+
+def _implied(kind: str) -> dict[str, Any]:
+    return {name: value for (own, name), value in IMPLIED.items() if own == kind}
 
 
 def _kind_of(table: Mapping[str, type[T]], value: T) -> str:
@@ -159,4 +171,6 @@ def _to_plain(value: Any, where: str) -> Any:
         return [_to_plain(item, where) for item in value]
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if is_dataclass(value) and not isinstance(value, type):
+        return _to_plain(asdict(value), where)
     raise ConfigError(f"{where} holds a {type(value).__name__}, which no file of job state can hold: make it a text")

@@ -18,6 +18,7 @@ from typing import Any
 
 import yaml
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from spatial_eval.config import schema
 from spatial_eval.config.compose import Composer, set_values
@@ -26,7 +27,7 @@ from spatial_eval.config.habits import reject_habits
 from spatial_eval.config.launchers import Resources
 from spatial_eval.config.schema import GROUPS, ONCE, PARTS, Settings
 from spatial_eval.core.columns import HYPERPARAMETERS, SHORT_NAMES
-from spatial_eval.core.errors import ConfigError, describe_unknown
+from spatial_eval.core.errors import ConfigError, cut_text, describe_unknown, first_line
 from spatial_eval.core.sweep_names import derive_name
 from spatial_eval.core.types import Benchmark, Cell, Experiment, Model, Part
 from spatial_eval.core.validate import describe_invalid, format_value
@@ -170,7 +171,10 @@ def build_grid(composer: Composer, arguments: Sequence[str], sweeps: Mapping[str
     """
     grids, names, notes = _read_axes(composer, arguments, sweeps)
     builder = _Builder(composer, alone=len(grids) == 1)
-    cells = [cell for axes in grids for cell in builder.cells(axes)]
+    try:
+        cells = [cell for axes in grids for cell in builder.cells(axes)]
+    except OmegaConfBaseException as error:  # `${nothing}` in a user's YAML
+        raise ConfigError(f"the chosen options cannot be read: {first_line(error)}") from None
     builder.reject_unknown_keys()
     distinct = tuple(dict.fromkeys(cells))
     return Grid(
@@ -337,7 +341,11 @@ class _Builder:
             return tree
         if name not in (options := self.composer.get_group_options("preset")):
             raise ConfigError(describe_unknown("model.preset", format_value(name), options))
-        preset = self.composer.compose({"+preset": name}).preset
+        preset = schema.to_plain_values(self.composer.compose({"+preset": name}).preset, f"preset {name}")
+        for group, own in preset.items():
+            if group not in tree or group not in GROUPS or not isinstance(own, dict):
+                expected = "expected keys of dataset, model or another group, such as `model: {batch_size: 1}`"
+                raise ConfigError(f"preset {name}: {cut_text(format_value(group))} is not valid; {expected}")
         values = {
             f"{group}.{key}": value
             for group in preset

@@ -210,6 +210,6 @@ def to_plain_values(node: Any, where: str, *, resolve: bool = True) -> dict[str,
 def build_by_kind(table: Mapping[str, type[T]], values: Mapping[str, Any], where: str) -> T:
     """Build the class that `kind` names in `table` from the other values."""
     kind: Any = values.get("kind")
-    if kind not in table:
+    if not isinstance(kind, str) or kind not in table:
         raise ConfigError(describe_unknown(f"{where}.kind", format_value(kind), table))
     return build_dataclass(table[kind], {key: value for key, value in values.items() if key != "kind"}, where)

@@ -259,7 +259,7 @@ class Sparc(AttentionChange):
     scope: str = field(default="last", metadata=_choice(SCOPES[:1]))
     steps: str = field(default="generated", metadata=_choice(STEPS[2:]))
     gain: float = field(default=1.1, metadata=AMOUNT)
-    pace: float = field(default=0.1, metadata=SHARE)
+    pace: float = field(default=0.9, metadata=SHARE)
     rise_min: float = field(default=1.5, metadata=AMOUNT)
     read_layer: str = field(default="20/32", metadata=_selection(canonical_layers))
 
@@ -529,6 +529,10 @@ class Arm:
             raise ConfigError(
                 f"arm.contrast={contrast.kind}: arm.scaling={attention.scaling} has no contrast beside it"
             )
+        if contrast and (contrast.instead or contrast.against == "stored") and not attention.untouched:
+            name = next(name for name, value in attention.values.items() if value != BASELINE[name])
+            value = attention.values[name]
+            raise ConfigError(f"arm.{name}={value}: {contrast.kind} is a control of the unchanged model, leave it out")
         for name in attention.values.keys() & contrast.values.keys() if contrast else ():
             if (value := attention.values[name]) != BASELINE[name]:
                 raise ConfigError(f"arm.{name}={value}: its contrast has {name} of its own, leave these out")
@@ -594,7 +598,10 @@ class Arm:
                 raise ConfigError(
                     f"{where}.{name}={value} is not valid; nothing else of this arm reads it: leave it out"
                 )
-        return cls(attention, contrast)
+        try:
+            return cls(attention, contrast)
+        except ConfigError as error:
+            raise ConfigError(str(error).replace("arm.", f"{where}.")) from None
 
     @property
     def label(self) -> str:

@@ -46,9 +46,18 @@ class StoreError(SpatialEvalError):
     """The store cannot be read or written safely."""
 
 
+LONGEST = 500  # characters of another hand's text in a message
+
+
 def first_line(error: BaseException) -> str:
     """Return the first line of a message that says something; the class's name where none does."""
-    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+    return cut_text(line)
+
+
+def cut_text(text: str) -> str:
+    """Cut a text of another hand to LONGEST characters, so that a message stays one that can be read."""
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}... ({len(text):,} characters)"
 
 
 def drop_names(error: str) -> str:
@@ -69,4 +78,4 @@ def describe_unknown(
     )
     guess = f"; did you mean {near}?" if near else ""
     listed = f" (valid: {', '.join(choices)})" if choices else ""
-    return f"unknown {what} {text!r}{guess}{listed}{hint and '; ' + hint}"
+    return f"unknown {what} {cut_text(text)!r}{guess}{listed}{hint and '; ' + hint}"

@@ -15,6 +15,7 @@ import socket
 import stat
 import time
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,6 +23,7 @@ from spatial_eval.core.errors import StoreError
 from spatial_eval.core.terminal import warn_once
 
 LARGEST_JSON = 2**28  # bytes; sweep.json of 100,000 cells has a tenth of it
+ABSENT = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP}  # errors that say "not there"
 TRIES = 3  # of reading a file that another machine replaces meanwhile: NFS then reports a stale handle
 
 
@@ -50,7 +52,7 @@ def open_atomic(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
     part = path.with_name(f".{path.name}.{os.getpid()}-{secrets.token_hex(3)}")
     with translate_os_errors(path):
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(path.parent)
             with part.open("wb") as file:
                 yield file
                 if sync:
@@ -59,6 +61,17 @@ def open_atomic(path: Path, *, sync: bool = True) -> Iterator[BinaryIO]:
             part.replace(path)
         finally:
             part.unlink(missing_ok=True)
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder. Raises OSError; of a link to nowhere, as of a disk that is not mounted, it names the link."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        link = next((path for path in (folder, *folder.parents) if path.is_symlink() and not path.exists()), None)
+        if link is None:
+            raise
+        raise OSError(errno.ENOENT, f"{link} is a link to {link.readlink()}, which is not there") from None
 
 
 def write_json(path: Path, value: Any, *, sync: bool = True) -> None:
@@ -74,13 +87,65 @@ def is_regular_file(path: Path) -> bool:
         return False
 
 
-def list_files(folder: Path, pattern: str) -> list[Path]:
-    """Return the regular files of a folder whose names match, in order; warn once about other matches."""
-    paths = sorted(folder.glob(pattern))
-    for path in paths:
-        if not is_regular_file(path):
-            warn_once(f"{path} is passed over: it is no regular file; move it away")
-    return [path for path in paths if is_regular_file(path)]
+def find_entries(folder: Path, pattern: str, *, required: bool = True) -> list[Path]:
+    """Return the paths below a folder that match a pattern, in order; an absent folder holds none.
+
+    Path.glob takes a folder that cannot be listed for an empty one: from Python 3.12 on also one with a stale handle.
+
+    Args:
+        pattern: as Path.glob's; folders below `**` that are links are not entered.
+        required: False = pass over a folder below `folder` that is private, such as another user's, with a warning.
+
+    Raises:
+        OSError: a folder cannot be listed.
+    """
+
+    def match(path: Path, part: str) -> list[Path]:
+        try:
+            return _match_part(path, part)
+        except PermissionError as error:
+            if required or path == folder:
+                raise
+            _warn_unreadable(path, error)
+            return []
+
+    paths = [folder]
+    for part in pattern.split("/"):
+        if part == "**":
+            for path in paths:  # which grows meanwhile, until no folder has another one in it
+                paths += match(path, part)
+        else:
+            paths = [entry for path in paths for entry in match(path, part)]
+    return sorted(paths)
+
+
+def _match_part(folder: Path, part: str) -> list[Path]:
+    """Return the paths in a folder that a part of a pattern means, `**` its folders; none where it is absent."""
+    try:
+        if part == "**":
+            with os.scandir(folder) as entries:
+                return [folder / entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+        if any(sign in part for sign in "*?["):
+            with os.scandir(folder) as entries:
+                return [folder / entry.name for entry in entries if fnmatchcase(entry.name, part)]
+        (folder / part).stat()
+        return [folder / part]
+    except OSError as error:
+        if error.errno in ABSENT:
+            return []
+        raise
+
+
+def list_files(folder: Path, pattern: str, *, required: bool = True) -> list[Path]:
+    """Return the regular files that find_entries finds; warn once about each other match. Raises as find_entries."""
+    files = []
+    for path in find_entries(folder, pattern, required=required):
+        with pass_over_unreadable(path):
+            if path.is_file():
+                files.append(path)
+            else:
+                warn_once(f"{path} is passed over: it is no regular file; move it away")
+    return files
 
 
 @contextlib.contextmanager
@@ -89,7 +154,11 @@ def pass_over_unreadable(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        warn_once(f"{path} is passed over: it cannot be read ({error.strerror or error}); make it readable")
+        _warn_unreadable(path, error)
+
+
+def _warn_unreadable(path: Path, error: OSError) -> None:
+    warn_once(f"{path} is passed over: it cannot be read ({error.strerror or error}); make it readable")
 
 
 def read_regular_file(path: Path, most: int | None = None) -> bytes:

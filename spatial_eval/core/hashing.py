@@ -13,6 +13,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import TypeVar
 
+from spatial_eval.core.files import find_entries
 from spatial_eval.core.jsonl import read_valid_lines
 from spatial_eval.core.types import Places
 
@@ -56,7 +57,7 @@ def compute_cached(arguments: Mapping[str, T], compute: Callable[[T], str], plac
 
 def digest_folder(folder: Path, patterns: Iterable[str], places: Places) -> str:
     """Digest the files of a folder whose names match; names count, the folder's own path does not."""
-    paths = sorted({path for pattern in patterns for path in folder.glob(pattern) if path.is_file()})
+    paths = sorted({path for pattern in patterns for path in find_entries(folder, pattern) if path.is_file()})
     names = [path.relative_to(folder).as_posix() for path in paths]
     return combine_digests(dict(zip(names, digest_files(paths, places), strict=True)))
 

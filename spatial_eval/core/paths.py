@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from spatial_eval.core.files import find_entries
+
 PACKAGE = Path(__file__).resolve().parents[1]
 
 
@@ -69,12 +71,12 @@ class SweepPaths:
     @property
     def launches(self) -> list[Path]:
         """List the folders of the launches, the oldest first."""
-        return [path.parent for path in sorted(self.jobs.glob("*/launch.json"))]
+        return [path.parent for path in find_entries(self.jobs, "*/launch.json")]
 
     @property
     def pickles(self) -> list[Path]:
         """List the state files that 0.1 wrote; they are never opened, because unpickling runs code."""
-        return [*self.jobs.glob("launch.pkl"), *self.jobs.glob("*/tasks.pkl")]
+        return [path for pattern in ("launch.pkl", "*/tasks.pkl") for path in find_entries(self.jobs, pattern)]
 
 
 def conf_folder() -> Path:

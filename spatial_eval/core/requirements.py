@@ -8,6 +8,7 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.version import Version
 
 _FILE = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
@@ -32,6 +33,11 @@ def find_version(name: str) -> str:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
         return ""
+
+
+def choose_hydra_base() -> dict[str, str]:
+    """Return the arguments that ask Hydra for the behaviour of 1.3; 1.4 has no other, and warns about the question."""
+    return {"version_base": "1.3"} if Version(find_version("hydra-core")).release < (1, 4) else {}
 
 
 def is_newer(package: Requirement, version: str) -> bool:

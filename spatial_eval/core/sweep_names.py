@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from spatial_eval.core.errors import ConfigError, describe_unknown
-from spatial_eval.core.files import read_regular_file, write_atomic
+from spatial_eval.core.files import find_entries, read_regular_file, write_atomic
 from spatial_eval.core.paths import SweepPaths
 
 LATEST = "latest"
@@ -41,8 +41,8 @@ def read_name(folder: Path) -> str:
 def write_name(folder: Path, name: str) -> Sequence[str]:
     """Name a sweep; return the ids of the other sweeps beside it that had the name. Raises StoreError."""
     write_atomic(SweepPaths(folder).name, f"{name}\n")
-    others = (path for path in folder.parent.glob("*/name.txt") if path.parent.name != folder.name)
-    return sorted(path.parent.name for path in others if read_name(path.parent) == name)
+    others = (path.parent for path in find_entries(folder.parent, "*/name.txt", required=False))
+    return [other.name for other in others if other.name != folder.name and read_name(other) == name]
 
 
 def label_sweep(folder: Path) -> str:

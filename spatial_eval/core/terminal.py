@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from functools import cache
@@ -44,6 +45,19 @@ def clean_line(text: str) -> str:
 def terminal_width() -> int | None:
     """Return the width in columns of stdout's terminal; None for a file or a pipe, or where it is unknown."""
     return shutil.get_terminal_size((0, 0)).columns or None if sys.stdout.isatty() else None
+
+
+def wrap_lines(text: str, width: int | None) -> str:
+    """Break the lines of a text that are longer than `width` columns between words, the rest further in; None: none."""
+    if width is None:
+        return text
+    wrapped = []
+    for line in text.split("\n"):
+        margin = line[: len(line) - len(line.lstrip())] + "  "
+        wrapped += textwrap.wrap(
+            line, width, subsequent_indent=margin, break_long_words=False, break_on_hyphens=False
+        ) or [line]
+    return "\n".join(wrapped)
 
 
 class GuardedStream(io.TextIOBase):

@@ -60,7 +60,13 @@ def build_dataclass(cls: type[T], values: Mapping[str, Any], where: str) -> T:
 
 def field_values(value: Any) -> dict[str, Any]:
     """Return a dataclass's fields by name, as they are: asdict would turn an arm into a dict."""
-    return {f.name: getattr(value, f.name) for f in dataclasses.fields(value)}  # slots: there is no __dict__
+    names = _names(type(value))  # type: ignore[arg-type]  # a class is hashable
+    return {name: getattr(value, name) for name in names}  # slots: there is no __dict__
+
+
+@cache
+def _names(cls: type) -> tuple[str, ...]:
+    return tuple(f.name for f in dataclasses.fields(cls))
 
 
 @cache

@@ -95,7 +95,6 @@ SCORES: dict[str, Callable[[Any, Reading], Tensor]] = {
     "sample": lambda own, seen: (
         seen.logits.masked_fill(~_plausible(seen.logits, own.cutoff), float("-inf")) / own.sampling_temperature
     ),
-    "answer_yes": lambda _own, seen: seen.other,
     "dola": lambda own, seen: dola_scores(seen.logits, seen.early, cutoff=own.cutoff),
     "text": lambda own, seen: guided_scores(seen.logits, seen.other, strength=own.alpha, cutoff=own.cutoff),
     "m3id": lambda own, seen: guided_scores(

@@ -44,6 +44,7 @@ from spatial_eval.engine.request import (
     Intervention,
     Prepared,
     draw_number,
+    fill_padding,
     image_token_id,
     prepare_inputs,
     sink_dimensions,
@@ -88,13 +89,18 @@ def decode_arms(
     distinct = tuple(dict.fromkeys(arms))  # arms that leave the model untouched are one
     asked, token = replace(intervention, arms=distinct), image_token_id(model.config)
     numbers = list(range(len(inputs["input_ids"])) if image is None else image)
-    prompts = PromptBatch.locate(inputs, numbers, token)
-    seconds = {second: PromptBatch.locate(own, numbers, token) for second, own in intervention.seconds.items()}
+    prompts, *others = (
+        PromptBatch.locate(fill_padding(own, token), numbers, token) for own in (inputs, *asked.seconds.values())
+    )
+    seconds = dict(zip(asked.seconds, others, strict=True))
     for batch in (prompts, *seconds.values()):
         batch.check_window(model.config.get_text_config(), max_new_tokens)
     dimensions = _find_sinks(model, asked, prompts)
     known = tuple(sorted(set(dimensions.values())))
-    prefixes = (memory or PrefixMemory()).recall((names, asked.span, graphs is None, asked.image_indices, known))
+    prefixes = (memory or PrefixMemory()).recall(
+        (names, asked.span, graphs is None, asked.image_indices, known),
+        {second: batch.prefix_ids for second, batch in seconds.items()},
+    )
     job = _Job(model, asked, prompts, seconds, prefixes, dimensions, counts, max_new_tokens, graphs)
     with switched(model):
         PrefixReader(model, prompts, asked, known, graphs).complete(prefixes, seconds)
@@ -129,18 +135,30 @@ class _Job:
     graphs: Graphs | None
 
     def answer(self, rows: slice, *, trace: bool) -> Decoded:
-        """Decode all arms of some of the prompts together."""
-        contrasts = {number: arm.contrast for number, arm in enumerate(self.asked.arms) if arm.contrast}
+        """Decode all arms of some of the prompts together; what answers a second prompt alone, over that one."""
+        arms = self.asked.arms
+        instead = {number: arm.contrast for number, arm in enumerate(arms) if arm.contrast and arm.contrast.instead}
+        own = [number for number in range(len(arms)) if number not in instead]
+        parts = []
+        if own:
+            parts.append(self._answer(rows, replace(self.asked, arms=tuple(arms[number] for number in own)), trace))
+        parts += [self._answer_second(rows, contrast.second, trace) for contrast in instead.values() if contrast.second]
+        order = [*own, *instead]
+        return Decoded.join(parts, arms=True).spread([order.index(number) for number in range(len(arms))])
+
+    def _answer_second(self, rows: slice, second: SecondPrompt, trace: bool) -> Decoded:
+        """Decode the baseline of the second prompts."""
+        job = replace(self, prompts=self.seconds[second], prefixes={None: self.prefixes[second]}, graphs=None)
+        return job._answer(rows, replace(self.asked, arms=(BASE,)), trace)
+
+    def _answer(self, rows: slice, asked: Intervention, trace: bool) -> Decoded:
+        """Decode the arms of `asked` together."""
+        contrasts = {number: arm.contrast for number, arm in enumerate(asked.arms) if arm.contrast}
         prepared = self._prepare(self.prompts, rows)
         _check_stopping(prepared.stopping)
         prompts = Prompts.cut(prepared, self.prompts.image[rows], self.prompts.ends[rows])
         main = DecodeState.start(
-            self.model,
-            self.prefixes[None],
-            prompts,
-            self.asked,
-            graphs=self.graphs,
-            dimensions=self.dimensions,
+            self.model, self.prefixes[None], prompts, asked, graphs=self.graphs, dimensions=self.dimensions
         )
         compared: dict[Place, list[int]] = {}
         for number, contrast in contrasts.items():
@@ -152,7 +170,7 @@ class _Job:
             )
             for place, numbers in compared.items()
         }
-        return _decode(main, followers, contrasts, prepared, names=self.asked.names[rows], trace=trace)
+        return _decode(main, followers, contrasts, prepared, names=asked.names[rows], trace=trace)
 
     def _prepare(self, batch: PromptBatch, rows: slice) -> Prepared:
         return prepare_inputs(self.model, batch.select_texts(rows, self.counts), self.max_new_tokens)
@@ -188,10 +206,6 @@ def _decode(
     tokens = prompts.whole.new_full((batch, arms, prompts.steps), -1)  # -1 = none
     first, scores = main.logits, _contrast(main, followers, contrasts, step=0)
     chosen_by, later = scores, []
-    wholes = [prompts.whole] * arms
-    for arm in [arm for arm, contrast in contrasts.items() if contrast.instead]:
-        wholes[arm] = followers[contrasts[arm].second].state.prompts.whole
-        first = first.where((main.branches.branch != arm)[..., None], scores)
     for step in range(prompts.steps):
         branches = main.branches
         numbers = {
@@ -199,7 +213,7 @@ def _decode(
             for arm, own in contrasts.items()
             if isinstance(own, Sampling)
         }
-        following = _choose(scores, prepared.processors, wholes, tokens[..., :step], branches, numbers)  # (n, R)
+        following = _choose(scores, prepared.processors, prompts.whole, tokens[..., :step], branches, numbers)  # (n, R)
         rows = (branches.question[:, None], branches.branch, step)
         tokens[rows] = following.where(branches.alive, tokens[rows])
         branches.alive = branches.alive & ~torch.isin(following, stop)
@@ -254,7 +268,7 @@ def _contrast(
 def _choose(
     logits: Tensor,
     processors: Any,
-    wholes: Sequence[Tensor],
+    whole: Tensor,
     tokens: Tensor,
     branches: BranchTable,
     numbers: Mapping[int, Tensor],
@@ -262,10 +276,10 @@ def _choose(
     """Choose (n, R) tokens after the checkpoint's own logits processors, which get one arm at a time.
 
     Args:
-        wholes: each arm's prompts. numbers: of arms that draw, (N,) each prompt's; the others take the largest.
+        whole: (N, L). numbers: of arms that draw, (N,) each prompt's; the others take the largest.
     """
     chosen = logits.argmax(dim=-1)
-    for arm, whole in enumerate(wholes):
+    for arm in range(tokens.shape[1]):
         if not processors and arm not in numbers:
             continue
         # Some processors hold a tensor per prompt: they get the whole batch, of which finished prompts mean nothing.

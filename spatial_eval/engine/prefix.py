@@ -61,19 +61,28 @@ def compared_prefix(contrast: Contrast) -> Place:
 
 @dataclass(slots=True)
 class PrefixMemory:
-    """Hold the prefixes that were read last."""
+    """Hold the prefixes that were read last.
+
+    Attributes:
+        names: tell them from all others. seconds: the tokens of those of second prompts, which `names` do not tell.
+    """
 
     names: Hashable = None
     prefixes: dict[Place, ImagePrefix] = field(default_factory=dict)
+    seconds: dict[SecondPrompt, list[list[int]]] = field(default_factory=dict)
 
-    def recall(self, names: Hashable) -> dict[Place, ImagePrefix]:
-        """Return those of `names`; others are dropped before new ones take memory."""
+    def recall(self, names: Hashable, seconds: Mapping[SecondPrompt, list[list[int]]]) -> dict[Place, ImagePrefix]:
+        """Return those of `names` and of the tokens of `seconds`; others are dropped before new ones take memory."""
         if names != self.names:
-            self.names, self.prefixes = names, {}
+            self.names, self.prefixes, self.seconds = names, {}, {}
+        for second, tokens in seconds.items():
+            if self.seconds.get(second, tokens) != tokens:
+                self.prefixes.pop(second, None)
+            self.seconds[second] = tokens
         return self.prefixes
 
     def clear(self) -> None:
-        self.recall(None)
+        self.recall(None, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,10 +108,10 @@ class PromptBatch:
         facts = torch.stack([valid.argmax(dim=-1), ends, shown.any(dim=-1), valid[:, -1].bool()], dim=1).tolist()
         if not all(has_image for _, _, has_image, _ in facts):
             raise ValueError("the prompt holds no image token, so there is nothing to scale")
-        if any(end == ids.shape[1] or not last for _, end, _, last in facts):
-            raise ModelError(
-                "the last prompt position must be text: pad on the left and let the prompt follow the image"
-            )
+        if not all(last for *_, last in facts):
+            raise ModelError("the last prompt position must be a token: pad on the left")
+        if any(end == ids.shape[1] for _, end, _, _ in facts):
+            raise ValueError(f"the prompt ends with its image, and text must stand behind it{PER_ARM}")
         return cls(inputs, image, [fact[0] for fact in facts], [fact[1] for fact in facts])
 
     @property
@@ -112,9 +121,9 @@ class PromptBatch:
 
     @property
     def prefix_ids(self) -> list[list[int]]:
-        """List each prompt's tokens up to its last image token."""
-        rows = zip(self.inputs["input_ids"].tolist(), self.starts, self.ends, strict=True)
-        return [row[start:end] for row, start, end in rows]
+        """List each image's tokens and those before it, of the first prompt about it."""
+        ids = self.inputs["input_ids"][self.first].tolist()
+        return [row[self.starts[one] : self.ends[one]] for one, row in zip(self.first, ids, strict=True)]
 
     @property
     def columns(self) -> list[Sequence[int]]:

@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -24,6 +24,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import eager_mask
 
 from spatial_eval.core.arms import (
+    BASE,
     AttentionChange,
     Contrast,
     Deco,
@@ -52,6 +53,7 @@ from spatial_eval.engine.request import (
     decoder_shape,
     draw_number,
     end_tokens,
+    fill_padding,
     image_token_id,
     prepare_inputs,
     select_image,
@@ -110,12 +112,9 @@ def decode_contrast_uncached(
             with _running(pruned, model) if pruned is not None else nullcontext():
                 against = _read(model, torch.cat([compared.ids, ids[:, length:]], dim=1), compared.given)[0]
         scores = CONTRAST_DEFINITIONS[contrast.kind](contrast, _Readings(model, logits, against, hidden, step))
-        raw, text, adjust = logits, ids, prepared.processors
-        if contrast.instead and compared is not None:
-            raw, text, adjust = against, torch.cat([compared.ids, ids[:, length:]], dim=1), compared.processors
-        first = raw if first is None else first
+        first = logits if first is None else first
         scored.append(scores)
-        adjusted = adjust(text, scores.clone()) if adjust else scores
+        adjusted = prepared.processors(ids, scores.clone()) if prepared.processors else scores
         chosen = adjusted.argmax(dim=-1)
         if isinstance(contrast, Sampling):
             drawn = [_draw(*one, contrast.seed, step) for one in zip(adjusted, job.names, strict=True)]
@@ -281,7 +280,6 @@ CONTRAST_DEFINITIONS: dict[str, Callable[[Any, _Readings], Tensor]] = {
     "icd": _icd,
     "sid": _vcd,
     "sample": _sample,
-    "answer_yes": lambda _own, seen: seen.other,
     "text": _text,
     "m3id": _m3id,
     "sla": _sla,
@@ -551,15 +549,21 @@ def decode_reference(
     `inputs` is what the processor gives: left padded `input_ids` (B, L) and the rest. `trace` keeps the scores of
     every token. Raises ModelError where the scaling did not fire once in every selected layer.
     """
+    token = image_token_id(model.config)
+    inputs = fill_padding(inputs, token)
     ids = inputs["input_ids"]
-    image, tokens_of_image = (
-        _image_positions(ids, image_token_id(model.config), span=span) for span in (intervention.span, False)
-    )
+    image, tokens_of_image = (_image_positions(ids, token, span=span) for span in (intervention.span, False))
     shape = decoder_shape(model)
     ends = end_tokens(model.generation_config)
     parts = []
     with _language_model_on_oracle(model), torch.no_grad():
         for arm in intervention.arms:
+            if arm.contrast and arm.contrast.instead and arm.contrast.second:  # the baseline of another prompt
+                asked, second = replace(intervention, arms=(BASE,)), intervention.seconds[arm.contrast.second]
+                parts.append(
+                    decode_reference(model, second, intervention=asked, max_new_tokens=max_new_tokens, trace=trace)
+                )
+                continue
             alone = arm.without_contrast
             heads = intervention.scaled_heads(alone, *shape)
             keys, index = image, alone.attention.image_index
@@ -576,7 +580,7 @@ def decode_reference(
                 if arm.noise is not None:
                     other = {**inputs, "pixel_values": intervention.noised[arm.noise]}
                 elif arm.against == "text":
-                    other = _without_image(inputs, image_token_id(model.config))
+                    other = _without_image(inputs, token)
                 elif arm.against == "pruned":
                     for row, mask in zip(image, inputs["attention_mask"].bool(), strict=True):
                         check_text_before(row[mask][None])

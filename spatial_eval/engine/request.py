@@ -88,6 +88,20 @@ def prepare_inputs(model: Any, inputs: Mapping[str, Tensor], max_new_tokens: int
     return prepared
 
 
+def fill_padding(inputs: Mapping[str, Tensor], image_token: int) -> dict[str, Tensor]:
+    """Return prompts whose padding holds their own first token of text, where logits processors look for tokens.
+
+    no_repeat_ngram_size and others would take the pad token, which is an end token of some checkpoints, for one of the
+    prompt: an answer would depend on the prompts beside it. repetition_penalty leaves padding out by itself.
+    """
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    if mask is None:
+        return dict(inputs)
+    text = mask.bool() & (ids != image_token)
+    first = ids.gather(1, text.int().argmax(dim=-1, keepdim=True))
+    return {**inputs, "input_ids": ids.where(mask.bool(), first)}
+
+
 @dataclass(frozen=True, slots=True)
 class Intervention:
     """Describe how attention logits towards the image are changed (arXiv 2503.01773), per arm.
@@ -266,9 +280,14 @@ def read_first_tokens(decoded: Decoded, options: Sequence[Mapping[str, Sequence[
 
 
 def _sum_by_option(named: Mapping[str, Sequence[int]], shares: Sequence[float]) -> dict[str, float]:
-    """Sum the shares of each option's tokens, which stand one option after the other."""
+    """Sum the shares of each option's tokens, which stand one option after the other, as parts of their own sum.
+
+    In float32 all together are 1 up to rounding: an option that has all of it would have more than 1.
+    """
     each = iter(shares)
-    return {option: sum(islice(each, len(tokens))) for option, tokens in named.items()}
+    sums = {option: sum(islice(each, len(tokens))) for option, tokens in named.items()}
+    whole = sum(sums.values())
+    return {option: own / whole for option, own in sums.items()}
 
 
 def select_image(image: Tensor, parts: Sequence[Sequence[int]], index: str, *, span: bool) -> Tensor:

@@ -9,6 +9,7 @@ submitit pickles an ArrayTask into a file that only the Slurm job of that submis
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from spatial_eval.core.files import read_json_object, write_json
+from spatial_eval.core.files import find_entries, read_json_object, write_json
 
 IDLE_LIMITS = 2  # a job is given up after so many time limits (and starts) without an answer stored
 EARLY_S = 60  # Slurm signals up to so long before the time that was asked for
@@ -71,12 +72,13 @@ class ArrayTask:
         """Return whether this start stored an answer."""
         if self._child is None:
             return False
-        for path in Path(self.launch).glob(f"{job}.*-{self._child.pid}-*.json"):
-            try:
+        paths: list[Path] = []
+        with contextlib.suppress(OSError):  # the job is queued again all the same
+            paths = find_entries(Path(self.launch), f"{job}.*-{self._child.pid}-*.json")
+        for path in paths:
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError, OverflowError):
                 if int(read_json_object(path)["computed"]) > 0:
                     return True
-            except (OSError, ValueError, KeyError, TypeError, OverflowError):
-                continue
         return False
 
     def _write_failure(self, job: str, error: str) -> None:

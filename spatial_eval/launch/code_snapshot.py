@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from spatial_eval.core.files import translate_os_errors
+from spatial_eval.core.files import find_entries, translate_os_errors
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.paths import PACKAGE
 
@@ -85,16 +85,17 @@ def _is_secret(name: str) -> bool:
 
 def _is_intact(folder: Path, digest: str) -> bool:
     """Return whether a snapshot is what its name says. Its bytecode, which no digest covers, is removed first."""
-    for cache in list(folder.rglob(CACHE)):
+    for cache in find_entries(folder, f"**/{CACHE}"):
         shutil.rmtree(cache, ignore_errors=True)
-    regular = all(path.is_dir() or path.is_file() for path in folder.rglob("*"))
-    linked = any(path.is_symlink() for path in [folder, *folder.rglob("*")])
+    paths = find_entries(folder, "**/*")
+    regular = all(path.is_dir() or path.is_file() for path in paths)
+    linked = any(path.is_symlink() for path in [folder, *paths])
     return folder.is_dir() and regular and not linked and _digest(_read_package(folder, folder)) == digest
 
 
 def _read_package(root: Path, folder: Path) -> dict[str, bytes]:
     """Return the files below `folder` by path relative to `root`, bytecode left out."""
-    paths = [path for path in sorted(folder.rglob("*")) if path.is_file() and CACHE not in path.parts]
+    paths = [path for path in find_entries(folder, "**/*") if path.is_file() and CACHE not in path.parts]
     return {path.relative_to(root).as_posix(): path.read_bytes() for path in paths}
 
 

@@ -245,7 +245,7 @@ class Pool:
 
     def _progress(self, reader: AttemptReader, ended: int) -> tuple[list[ProgressLine], int, int]:
         """Return what show_jobs's `show` takes."""
-        last = {name: attempts[-1] for name, attempts in reader.attempts().items()}
+        last = {name: attempts[-1] for name, attempts in reader.read_attempts().items()}
         lines = []
         for job in (child.job for child in self._running):
             attempt = last.get(job.name)

@@ -32,7 +32,7 @@ from spatial_eval.config.launchers import LAUNCHERS, Launcher, Resources
 from spatial_eval.config.tracking import TRACKERS, Publication
 from spatial_eval.core import plan
 from spatial_eval.core.errors import ConfigError, StoreError
-from spatial_eval.core.files import read_json, write_json
+from spatial_eval.core.files import find_entries, read_json, write_json
 from spatial_eval.core.paths import OutputPaths, SweepPaths
 from spatial_eval.core.sweep_names import write_name
 from spatial_eval.core.types import Cell, Experiment, Method, Model, Part, Pass, Places
@@ -158,7 +158,7 @@ class Attempt:
 
     Attributes:
         job: its name. state: running, done or failed.
-        born: start time of the process, as process_start returns it.
+        born: start time of the process, as read_process_start returns it.
         done, total: numbers of questions; those stored before count as done. computed: number that this start stored.
         errors: one line each. again: whether another start may help. needs_fix: whether a model
             is to blame, so that the same command would fail again.
@@ -278,7 +278,7 @@ class Launch:
 
 
 def _describe_process() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "born": process_start(os.getpid())}
+    return {"host": socket.gethostname(), "pid": os.getpid(), "born": read_process_start(os.getpid())}
 
 
 class AttemptReader:
@@ -288,10 +288,10 @@ class AttemptReader:
         self.launch = launch
         self._read: dict[str, tuple[int, Attempt]] = {}
 
-    def attempts(self) -> dict[str, list[Attempt]]:
+    def read_attempts(self) -> dict[str, list[Attempt]]:
         """Return the attempts by job, in the order in which they started."""
         found: dict[str, list[Attempt]] = {}
-        for attempt in self._read_attempts():
+        for attempt in self._read_files():
             found.setdefault(attempt.job, []).append(attempt)
         here = socket.gethostname()
         if any(a.state == "running" and a.host != here for attempts in found.values() for a in attempts):
@@ -299,7 +299,7 @@ class AttemptReader:
             found = {job: [replace(a, silent=now - a.beat) for a in attempts] for job, attempts in found.items()}
         return {job: sorted(attempts, key=lambda one: (one.started, one.pid)) for job, attempts in found.items()}
 
-    def _read_attempts(self) -> Iterator[Attempt]:
+    def _read_files(self) -> Iterator[Attempt]:
         """Yield every attempt; as last read where the file or the folder cannot be read now: no running job is lost."""
         try:
             entries = list(os.scandir(self.launch.folder))
@@ -327,7 +327,7 @@ def write_attempt(launch: Launch, name: str, attempt: Attempt) -> None:
     write_json(launch.folder / name, {"schema": SCHEMA, **values}, sync=False)
 
 
-def attempts_state(attempts: Sequence[Attempt]) -> str:
+def derive_state(attempts: Sequence[Attempt]) -> str:
     """Return the state that follows from a job's attempts: done, running, failed, or else pending."""
     if any(attempt.state == "done" for attempt in attempts):
         return "done"
@@ -350,10 +350,12 @@ def list_launches(sweep: Path) -> list[Launch]:
     return [Launch(folder) for folder in SweepPaths(sweep).launches]
 
 
-def open_launches(output: Path) -> Iterator[Launch]:
-    """Yield every launch under an output folder that may still have jobs."""
-    for sweep in sorted(OutputPaths(output).sweeps.glob("*")):
-        yield from (launch for launch in list_launches(sweep) if not launch.is_closed)
+def list_open_launches(output: Path) -> Iterator[Launch]:
+    """Yield every launch under an output folder that may still have jobs; private sweeps are passed over."""
+    for path in find_entries(OutputPaths(output).sweeps, "*/jobs/*/launch.json", required=False):
+        launch = Launch(path.parent)
+        if not launch.is_closed:
+            yield launch
 
 
 def read_request(sweep: Path) -> SweepRequest:
@@ -373,7 +375,7 @@ def is_alive(host: str, pid: int, started: str, silent: float) -> bool:
         silent: seconds since the last heartbeat, by the clock of the file system.
     """
     if host == socket.gethostname():
-        return started != "" and process_start(pid) == started
+        return started != "" and read_process_start(pid) == started
     return abs(silent) < STALE_S
 
 
@@ -408,7 +410,7 @@ def read_clock(folder: Path) -> float:
             path.unlink()
 
 
-def process_start(pid: int) -> str:
+def read_process_start(pid: int) -> str:
     """Return the start time of a process of this machine as the kernel writes it; "" where it does not run."""
     try:
         values = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()

@@ -24,7 +24,7 @@ from typing import Any
 
 from spatial_eval.config.launchers import Resources, Slurm
 from spatial_eval.core.errors import ConfigError
-from spatial_eval.core.files import read_json, write_json
+from spatial_eval.core.files import find_entries, read_json, write_json
 from spatial_eval.core.paths import python_path
 from spatial_eval.core.progress import ProgressLine, show_jobs
 from spatial_eval.launch import code_snapshot, records
@@ -174,7 +174,9 @@ class ArrayElement:
 def list_arrays(launch: Launch) -> list[JobArray]:
     """Return every array that a launch submitted, in order. Raises StoreError where a file of them cannot be read."""
     arrays = []
-    numbered = [path for path in launch.folder.glob("array-*.json") if path.stem.partition("-")[2].isdecimal()]
+    with records.translate_errors(launch.folder):
+        paths = find_entries(launch.folder, "array-*.json")
+    numbered = [path for path in paths if path.stem.partition("-")[2].isdecimal()]
     for path in sorted(numbered, key=lambda path: int(path.stem.partition("-")[2])):
         with records.translate_errors(path):
             row = read_json(path)
@@ -399,8 +401,8 @@ class SlurmQueue:
         asked = -self.launcher.poll
         with show_jobs(len(jobs), sum(job.questions for job in jobs)) as show:
             while open_jobs and not self.launch.is_cancelled:
-                attempts = reader.attempts()
-                for name in [n for n in open_jobs if records.attempts_state(attempts.get(n, [])) == "done"]:
+                attempts = reader.read_attempts()
+                for name in [n for n in open_jobs if records.derive_state(attempts.get(n, [])) == "done"]:
                     del open_jobs[name]
                 if time.monotonic() - asked >= self.launcher.poll:
                     asked = time.monotonic()

@@ -59,7 +59,7 @@ def read_job_states(launch: Launch) -> list[JobState]:
     """Return the state of every job of a launch. Raises StoreError where launch.json cannot be read."""
     spec = launch.read()
     names = [job.name for job in spec.jobs]
-    attempts = AttemptReader(launch).attempts()
+    attempts = AttemptReader(launch).read_attempts()
     closed = launch.is_closed
     queued = {} if closed else slurm.list_elements(launch)
     driven = not closed and launch.is_driven
@@ -79,7 +79,7 @@ def _judge_job(
     *,
     driven: bool,
 ) -> JobState:
-    state, last = records.attempts_state(attempts), attempts[-1] if attempts else None
+    state, last = records.derive_state(attempts), attempts[-1] if attempts else None
     element = (queued or {}).get(job.name)
     if state not in ("done", "running"):
         if element and element.is_active:
@@ -94,7 +94,7 @@ def _judge_job(
 
 def find_running_jobs(output: Path, own: Sequence[str] = ()) -> Iterator[tuple[Launch, JobState]]:
     """Yield running and waiting jobs of launches under an output folder; `own`: names of launches to pass over."""
-    for launch in records.open_launches(output):
+    for launch in records.list_open_launches(output):
         if launch.name not in own:
             try:
                 states = read_job_states(launch)

@@ -66,7 +66,7 @@ class AttemptWriter:
             state="running",
             host=host,
             pid=pid,
-            born=records.process_start(pid),
+            born=records.read_process_start(pid),
             total=total,
             slurm=f"{array}_{element}" if array else environ.get("SLURM_JOB_ID", ""),
             restart=int(environ.get("SLURM_RESTART_COUNT", "0")),

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, make_dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, get_type_hints
 
 import numpy as np
@@ -29,6 +31,7 @@ from spatial_eval.core.arms import (
 from spatial_eval.core.errors import ConfigError, describe_unknown
 from spatial_eval.core.layers import Heads, Selection, canonical_heads, canonical_layers
 from spatial_eval.core.types import Method, Routing, Signals
+from spatial_eval.core.validate import field_values
 
 if TYPE_CHECKING:
     from numpy import float64, intp
@@ -108,16 +111,23 @@ class _Scaled:
         self.branches()
 
     def branches(self) -> Mapping[str, Arm]:
-        return {name: self._scale(name, weight) for name, weight in asdict(self).items() if name in self.weights}
+        shared = (self.scaling, self.layers, self.scope, self.heads, self.steps, self.image)
+        values = field_values(self)
+        return {name: _build_scaled(name, values[name], *shared) for name in self.weights}
 
-    def _scale(self, name: str, weight: float) -> Arm:
-        places = {"layers": _arm_layers(self.layers), "heads": _arm_layers(self.heads)}
-        places["image_index"] = "" if self.image == "all" else str(self.image)
-        try:
-            scaling = Scaling(weight, self.scaling, scope=self.scope, steps=self.steps, **places)
-        except ConfigError as error:
-            raise ConfigError(str(error).replace("method.weight", name)) from None
-        return Arm(scaling.effective)
+
+@lru_cache(maxsize=2**12, typed=True)  # the cells of a grid ask for the same few arms again and again
+def _build_scaled(
+    name: str, weight: float, kind: str, layers: Selection, scope: str, heads: Heads, steps: str, image: int | str
+) -> Arm:
+    """Build the arm of a method's field `name`. Raises ConfigError naming it."""
+    places = {"layers": _arm_layers(layers), "heads": _arm_layers(heads)}
+    places["image_index"] = "" if image == "all" else str(image)
+    try:
+        scaling = Scaling(weight, kind, scope=scope, steps=steps, **places)
+    except ConfigError as error:
+        raise ConfigError(str(error).replace("method.weight", name)) from None
+    return Arm(scaling.effective)
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +316,20 @@ METHODS: dict[str, type[Method]] = {
     **{method.kind: method for method in (Route,)},
     **{kind: method for kind, method in _BY_CONTRAST.items() if CONTRASTS[kind].against == "stored"},
 }
+
+
+def find_method(arm: Arm) -> Method | None:
+    """Return the method that takes an arm's answer for every question; None where no method of METHODS does."""
+    if arm == BASE:
+        return Base()
+    kind = arm.contrast.kind if arm.contrast else arm.attention.scaling
+    method = METHODS.get(kind, ScalingVis)
+    values = arm.values | {name: arm.values[name] or "all" for name in ("layers", "heads")}
+    values["image"] = arm.values["image_index"] or "all"
+    with suppress(ConfigError):
+        found = method(**{f.name: values[f.name] for f in fields(method) if f.name in values})  # type: ignore[arg-type]
+        return found if set(found.branches().values()) == {arm} else None
+    return None
 
 
 def _check_criterion(criterion: str) -> None:

@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 
 class Encoded(NamedTuple):
-    """Hold the prompt sent and its tensors."""
+    """Hold the prompt sent and its tensors; of second prompts the same, or the error of one that cannot be encoded."""
 
     prompt: str
     inputs: Inputs
-    seconds: Mapping[SecondPrompt, Encoded]
+    seconds: Mapping[SecondPrompt, Encoded | Exception]
 
 
 MARK = "@"
@@ -100,18 +100,28 @@ class Encoder:
             pictures: list[Image.Image] = []
             for sample in samples:
                 try:
-                    prompts = [self._write(sample, second) for second in (None, *seconds)]
+                    prompt = self._write(sample)
                     pictures = pictures or self._open(sample)
-                    made = [self._process(prompt, pictures) for prompt in prompts]
+                    made = self._process(prompt, pictures)
                 except Exception as error:  # noqa: BLE001  it is this question's, and told as such
                     encoded.append(error)
                     continue
                 if sample.further_images and picture_name(sample) not in self._image_tokens:
                     self._image_tokens[picture_name(sample)] = self._count_each(pictures)
-                images = images or {name: value for name, value in made[0].items() if name not in SEQUENCES}
-                first, *others = (Encoded(text, {**new, **images}, {}) for text, new in zip(prompts, made, strict=True))
-                encoded.append(first._replace(seconds=dict(zip(seconds, others, strict=True))))
+                images = images or {name: value for name, value in made.items() if name not in SEQUENCES}
+                others = {second: self._encode_second(sample, second, pictures, images) for second in seconds}
+                encoded.append(Encoded(prompt, {**made, **images}, others))
         return encoded
+
+    def _encode_second(
+        self, sample: Sample, second: SecondPrompt, pictures: list[Image.Image], images: Inputs
+    ) -> Encoded | Exception:
+        """Encode a second prompt; one that fails is its error, as of the question's own."""
+        try:
+            prompt = self._write(sample, second)
+            return Encoded(prompt, {**self._process(prompt, pictures), **images}, {})
+        except Exception as error:  # noqa: BLE001
+            return error
 
     def marks(self, question: str) -> tuple[bool, bool]:
         """Return whether a question marks its images by `<image>`, and by the model's own placeholder."""

@@ -16,6 +16,7 @@ from typing import Any
 from spatial_eval.benchmarks.prompts import reworded_by
 from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import ConfigError, DataError
+from spatial_eval.core.files import find_entries
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.jsonl import read_json_lines
 from spatial_eval.core.types import (
@@ -71,7 +72,7 @@ class Recorded:
             held = Counter((row.get("dataset"), row.get("split")) for row in _load(self.path))
             listed = ", ".join(f"{name} {split}" for name, split in sorted(held, key=str)) or "nothing"
             raise DataError(f"{self.path} holds no recording of these {dataset.name} questions; it holds {listed}")
-        weights = {Arm(float(w)) for row in rows if row for w in row["generation"]}
+        weights = {Arm(float(text)) for text in {text for row in rows if row for text in row["generation"]}}
         absent = sorted(set(arms) - weights)
         if absent:
             raise ConfigError(
@@ -142,7 +143,7 @@ def _digest(row: dict[str, Any]) -> str:
 
 @lru_cache(maxsize=4)
 def _load(path: Path) -> tuple[dict[str, Any], ...]:
-    files = sorted(path.glob("*.jsonl")) if path.is_dir() else [path]
+    files = find_entries(path, "*.jsonl") if path.is_dir() else [path]
     if not files:
         raise DataError(f"model.path={path} holds no *.jsonl file")
     if not path.exists():
@@ -190,7 +191,7 @@ class Imported:
         held = list(self._list_keys(places))
         mine = [key for key in held if key.description["dataset"] == describe_dataset(dataset)]
         store, digests = Store(places.paths.generations), sample_digests(samples, ["" for _ in samples])
-        valid = sorted({arm for key in mine for arm in store.answered_arms(key, digests)})
+        valid = sorted({arm for key in mine for arm in store.find_answered_arms(key, digests)})
         if not valid:
             names = sorted({str(key.description["dataset"].get("name")) for key in held})
             raise DataError(

@@ -190,20 +190,28 @@ class LoadedModel:
 
     def _answer(self, batch: _Pending) -> list[Record]:
         records: list[Record] = []
-        groups: dict[Hashable, list[_Ready]] = {}
+        alike: dict[tuple[Arm, ...], dict[Hashable, list[_Ready]]] = {}
         for items, future in batch:
             for (sample, arms), encoded in zip(items, future.result(), strict=True):
                 if isinstance(encoded, Exception):
                     records += self._fail_encoding(sample, arms, encoded)
                     continue
-                tokens = prefix_tokens(encoded.inputs, self._encoder.image_token)
-                alone = "" if self._cfg.shares_images else sample.id
-                ready = _Ready(sample, arms, *encoded, (picture_name(sample), *self._shown, alone, tokens))
-                groups.setdefault(ready.prefix, []).append(ready)
-        members = list(groups.values())
-        lengths = [len(prefix_tokens(group[0].inputs, self._encoder.image_token)) for group in members]
-        for bucket in bucket_by_length(lengths):
-            records += self._decode_or_halve([members[index] for index in sorted(bucket)])
+                errors = {second: own for second, own in encoded.seconds.items() if isinstance(own, Exception)}
+                for second, error in errors.items():
+                    reading = tuple(arm for arm in arms if arm.contrast and arm.contrast.second == second)
+                    records += self._fail_encoding(sample, reading, error)
+                if left := tuple(arm for arm in arms if not (arm.contrast and arm.contrast.second in errors)):
+                    seconds = {second: own for second, own in encoded.seconds.items() if isinstance(own, Encoded)}
+                    tokens = prefix_tokens(encoded.inputs, self._encoder.image_token)
+                    alone = "" if self._cfg.shares_images else sample.id
+                    prefix = (picture_name(sample), *self._shown, alone, tokens)
+                    ready = _Ready(sample, left, encoded.prompt, encoded.inputs, seconds, prefix)
+                    alike.setdefault(left, {}).setdefault(prefix, []).append(ready)
+        for groups in alike.values():
+            members = list(groups.values())
+            lengths = [len(prefix_tokens(group[0].inputs, self._encoder.image_token)) for group in members]
+            for bucket in bucket_by_length(lengths):
+                records += self._decode_or_halve([members[index] for index in sorted(bucket)])
         return records
 
     def _fail_encoding(self, sample: Sample, arms: tuple[Arm, ...], error: Exception) -> list[Record]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from spatial_eval.core.errors import ModelError
-from spatial_eval.core.files import parse_json, read_json
+from spatial_eval.core.files import find_entries, parse_json, read_json
 
 SINGLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 # What a run reads beside the weights: config, tokenizer, processor, chat templates.
@@ -44,7 +44,7 @@ def check_files(folder: Path, label: str) -> None:
     """
     if not (folder / "config.json").is_file():
         raise ModelError(f"model.path={label} has no config.json: it is not a model in transformers' format")
-    for path in sorted({path for pattern in TEXTS for path in folder.glob(pattern) if path.is_file()}):
+    for path in sorted({path for pattern in TEXTS for path in find_entries(folder, pattern) if path.is_file()}):
         with path.open("rb") as file:
             _reject_pointer(path, file.read(len(LFS)))
     config = _read_object(folder / "config.json")
@@ -76,7 +76,7 @@ def find_files(folder: Path, label: str) -> list[Path]:
     elif isinstance(named, str) or (folder / SINGLE).is_file():
         return [_check_there(folder / (named if isinstance(named, str) else SINGLE), "config.json names it")]
     if not index.is_file():
-        if not any(folder.glob("*.safetensors")):
+        if not find_entries(folder, "*.safetensors"):
             raise ModelError(f"model.path={label} has no *.safetensors file; other formats run code and are rejected")
         raise ModelError(f"model.path={label} has neither {SINGLE} nor {INDEX}: copy or fetch the whole checkpoint")
     places = _read_object(index).get("weight_map")

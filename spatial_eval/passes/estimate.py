@@ -10,26 +10,27 @@ import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from spatial_eval.core import plan
-from spatial_eval.core.arms import Sid
+from spatial_eval.core.arms import Arm, Sid
 from spatial_eval.core.errors import MissingData, MissingModel, SpatialEvalError
-from spatial_eval.core.files import list_files
-from spatial_eval.core.types import Generation, Model, Pass, Places, Sample
+from spatial_eval.core.types import Experiment, Model, Pass, Places, Sample
 from spatial_eval.models import devices
 from spatial_eval.models.devices import DEVICES, UTILISATION, Shape, find_shape, match_device
 from spatial_eval.models.hf import HF
 from spatial_eval.passes.pass_state import inspect_pass
 from spatial_eval.store.attention import CapturableModel
-from spatial_eval.store.generations import Effort, Store, StoredRecord, read_lines
+from spatial_eval.store.generations import Effort, Store
 
 STAND_IN = "llava-hf/llava-1.5-7b"  # whose shape a model of the hub is taken to have that is not listed
 BATCH = 16  # what batch_size=auto is taken for
 PROMPT = 40  # tokens of a prompt outside its image where no question can be read
 CHARACTERS, TEMPLATE = 4.0, 25  # of a question's token, and a chat template's tokens
-SPREAD = (0.75, 1.5)  # of a recorded rate: other arms, other answers, another load
+SPREAD = (0.75, 1.5)  # of a recorded rate: other answers, another load
+# Of a reading of the image, an arm's own rows and tokens: of a weight, or of a contrast that decodes a sentence
+# (benchmarks/RESULTS.md, grid_cost).
+ARM_SHARES = (0.01, 0.15)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ class Rate:
     measured: bool = False
 
 
-Efforts = dict[str, dict[str, list[tuple[Effort, str]]]]  # by model's description, dataset's name: with the device
+Efforts = dict[str, dict[str, list[Effort]]]  # by model's description, dataset's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,6 +61,7 @@ class PassEstimate:
         total: number of rows of the dataset. questions: number that the pass asks, by part in `parts`.
         answers: number of (question, arm).
         stored: number of these that are stored. todo: rows to compute. pairs: number of answers to compute.
+        arms: those that some of these rows lack.
         images: number of image prefills for these; one per row where questions do not share a prefill.
         batches: their blocks.
         uncaptured: number of answers whose attention is requested and not stored.
@@ -73,6 +75,7 @@ class PassEstimate:
     stored: int
     todo: tuple[int, ...]
     pairs: int
+    arms: frozenset[Arm]
     images: int
     batches: int
     rate: Rate | None
@@ -89,7 +92,7 @@ class PassEstimate:
         """Count the prefills of an image: one for all arms, and one per noise or text before it."""
         model = self.work.experiment.model
         one_per_arm = isinstance(model, HF) and model.decoding == "per_arm"
-        return self.pairs if one_per_arm else self.images * count_images(self.work) + self._sid_readings
+        return self.pairs if one_per_arm else self.images * count_images(self.arms) + self._sid_readings
 
     @property
     def prefills(self) -> int | None:
@@ -98,13 +101,12 @@ class PassEstimate:
         if not isinstance(model, HF):
             return None
         return (
-            self.pairs if model.decoding == "per_arm" else self.batches * count_images(self.work) + self._sid_readings
+            self.pairs if model.decoding == "per_arm" else self.batches * count_images(self.arms) + self._sid_readings
         )
 
     @property
     def _sid_readings(self) -> int:
-        """Count the readings of whole questions: one per question and number of pruned image keys."""
-        return len(self.todo) * len({arm.contrast.rank for arm in self.work.arms if isinstance(arm.contrast, Sid)})
+        return len(self.todo) * count_sid_readings(self.arms)
 
     @property
     def seconds(self) -> tuple[float, float] | None:
@@ -112,11 +114,25 @@ class PassEstimate:
         return None if self.rate is None else (self.rate.low * len(self.todo), self.rate.high * len(self.todo))
 
 
-def count_images(work: Pass) -> int:
+def count_images(arms: Collection[Arm]) -> int:
     """Count the readings of an image: one for all arms that read it as it is, and one per noise or text before it."""
-    seconds = {arm.contrast.second for arm in work.arms if arm.contrast}
+    seconds = {arm.contrast.second for arm in arms if arm.contrast}
     before = {second for second in seconds if second is not None and second.place == "system"}
-    return 1 + len({arm.noise for arm in work.arms} - {None}) + len(before)
+    return 1 + len({arm.noise for arm in arms} - {None}) + len(before)
+
+
+def count_sid_readings(arms: Collection[Arm]) -> int:
+    """Count the readings of a whole question: one per number of pruned image keys."""
+    return len({arm.contrast.rank for arm in arms if isinstance(arm.contrast, Sid)})
+
+
+def weigh_arms(arms: Collection[Arm], decoding: str) -> tuple[float, float]:
+    """Return what a question with these arms costs, in readings of its image: where an arm costs least, and most."""
+    if decoding == "per_arm":
+        return float(len(arms)), float(len(arms))
+    readings = count_images(arms) + count_sid_readings(arms)
+    least, most = (readings + share * len(arms) for share in ARM_SHARES)
+    return least, most
 
 
 def estimate_passes(
@@ -149,6 +165,7 @@ def _estimate_pass(
     except (MissingData, MissingModel) as error:
         return _estimate_rows(work, places, model, rates, error)
     answers, pairs = sum(map(len, state.need.values())), sum(len(arms) for _, arms in state.todo)
+    missing = frozenset(arm for _, arms in state.todo for arm in arms)
     todo = tuple(sample.row for sample, _ in state.todo)
     images, batches = _count_prefills(state.samples, state.blocks, todo, work.experiment.model)
     return PassEstimate(
@@ -159,9 +176,10 @@ def _estimate_pass(
         stored=answers - pairs,
         todo=todo,
         pairs=pairs,
+        arms=missing,
         images=images,
         batches=batches,
-        rate=rates.find(work, model, images / max(1, len(todo)), state.samples),
+        rate=rates.find(work.experiment, missing, model, images / max(1, len(todo)), state.samples),
         uncaptured=state.uncaptured,
         parts=tuple(len(plan.split_indices(state.samples, part)) for part, _ in work.needs),
     )
@@ -207,9 +225,10 @@ def _estimate_rows(
         stored=0,
         todo=tuple(sorted(need)),
         pairs=pairs,
+        arms=frozenset(work.arms),
         images=images,
         batches=batches,
-        rate=rates.find(work, model, images / max(1, len(need)), samples),
+        rate=rates.find(work.experiment, frozenset(work.arms), model, images / max(1, len(need)), samples),
         note=f"{known}: {str(error).partition('; ')[0]}",
         uncaptured=pairs,
         parts=tuple(len(plan.split_indices(samples or total, part)) for part, _ in work.needs),
@@ -221,11 +240,11 @@ def _read_efforts(places: Places, models: Iterable[Mapping[str, Any]]) -> Effort
     known = {json.dumps(model, sort_keys=True) for model in models}
     efforts: Efforts = {}
     store = Store(places.paths.generations)
-    for folder, key in store.list_experiments():
+    for _, key in store.list_experiments():
         model = json.dumps(key.description.get("model"), sort_keys=True)
         if model in known:
             of_dataset = efforts.setdefault(model, {}).setdefault(key.description["dataset"]["name"], [])
-            of_dataset.append((store.effort(key), _find_device(folder)))
+            of_dataset.extend(store.list_efforts(key))
     return efforts
 
 
@@ -240,37 +259,56 @@ class _RateFinder:
     def _chosen(self) -> tuple[str, str]:
         return devices.find_device() if self.device is None else (self.device, "as asked for")
 
-    def find(self, work: Pass, model: Mapping[str, Any], images: float, samples: Sequence[Sample]) -> Rate | None:
+    def find(
+        self,
+        experiment: Experiment,
+        arms: frozenset[Arm],
+        model: Mapping[str, Any],
+        images: float,
+        samples: Sequence[Sample],
+    ) -> Rate | None:
         """Find the measured rate of this model, on this dataset or else on others; None where none is stored.
 
-        `images`: prefills of an image per question.
+        `arms`: those to compute. `images`: prefills of an image per question.
         """
-        recorded = self._find_recorded(work.experiment.dataset.name, json.dumps(model, sort_keys=True))
-        return recorded or self._compute(work, images, samples)
+        return self._find_recorded(experiment, arms, model) or self._compute(experiment, arms, images, samples)
 
-    def _find_recorded(self, dataset: str, model: str) -> Rate | None:
-        stored = self.known.get(model, {})
+    def _find_recorded(self, experiment: Experiment, arms: frozenset[Arm], model: Mapping[str, Any]) -> Rate | None:
+        dataset, stored = experiment.dataset.name, self.known.get(json.dumps(model, sort_keys=True), {})
         if self.device is not None:
             stored = {
                 name: kept
                 for name, efforts in stored.items()
-                if (kept := [e for e in efforts if self.device in (e[1], match_device(e[1]))])
+                if (kept := [e for e in efforts if self.device in (e.device, match_device(e.device))])
             }
         efforts = stored.get(dataset) or [effort for efforts in stored.values() for effort in efforts]
-        seconds, questions = sum(effort.seconds for effort, _ in efforts), sum(e.questions for e, _ in efforts)
-        if not seconds or not questions:
+        if not efforts:
             return None
-        device = " and ".join(sorted({device for _, device in efforts if device})) or "an unknown device"
+        seconds, questions = sum(effort.seconds for effort in efforts), sum(effort.questions for effort in efforts)
+        decoding = experiment.model.decoding if isinstance(experiment.model, HF) else ""
+        weighed = [(effort.questions, weigh_arms(effort.arms, decoding)) for effort in efforts]
+        scales = [  # these arms' share of the recorded ones' cost
+            weight * questions / sum(asked * recorded[share] for asked, recorded in weighed)
+            for share, weight in enumerate(weigh_arms(arms, decoding))
+        ]
+        low, high = min(scales) * SPREAD[0], max(scales) * SPREAD[1]
+        device = " and ".join(sorted({effort.device for effort in efforts if effort.device})) or "an unknown device"
         name = dataset if dataset in stored else ", ".join(stored)
-        low, high = (seconds / questions * share for share in SPREAD)
-        text = f"recorded of {name}: {questions:,} questions in {seconds:,.0f} s, times {SPREAD[0]:g} to {SPREAD[1]:g}"
-        return Rate(low, high, device, text, measured=True)
+        counts = dict.fromkeys((min(len(e.arms) for e in efforts), max(len(e.arms) for e in efforts)))
+        text = (
+            f"recorded of {name}: {questions:,} questions in {seconds:,.0f} s, arms: {' to '.join(map(str, counts))}; "
+            f"times {low:.2g} to {high:.2g}, arms: {len(arms)}"
+        )
+        per_question = seconds / questions
+        return Rate(low * per_question, high * per_question, device, text, measured=True)
 
-    def _compute(self, work: Pass, images: float, samples: Sequence[Sample]) -> Rate | None:
-        model = work.experiment.model
+    def _compute(
+        self, experiment: Experiment, arms: frozenset[Arm], images: float, samples: Sequence[Sample]
+    ) -> Rate | None:
+        model = experiment.model
         if not isinstance(model, HF) or model.path.startswith("package:"):
             return None
-        shape, name = self._find_shape(model, work, samples)
+        shape, name = self._find_shape(model, experiment, samples)
         if shape is None:
             return None
         device, why = self._chosen
@@ -285,11 +323,11 @@ class _RateFinder:
             dtype,
             text=text,
             images=1 if per_arm else images,
-            readings=count_images(work),
-            arms=1 if per_arm else len(work.arms),
+            readings=count_images(arms),
+            arms=1 if per_arm else len(arms),
             batch=size,
         )
-        times = len(work.arms) if per_arm else 1
+        times = len(arms) if per_arm else 1
         tokens = " to ".join(f"{n:,}" for n in dict.fromkeys(shape.tokens))
         peak = f"{DEVICES[device].peak(dtype):g} TFLOP/s in {dtype}"
         speed = f"{device} ({why}) at {100 * UTILISATION[1]:.0f} to {100 * UTILISATION[0]:.0f} % of {peak}"
@@ -300,11 +338,11 @@ class _RateFinder:
         saved = (1 - images) * shape.tokens[0] / (shape.tokens[0] + text)
         return Rate(times * low, times * high, device, source, 0.0 if per_arm else saved)
 
-    def _find_shape(self, model: HF, work: Pass, samples: Sequence[Sample]) -> tuple[Shape | None, str]:
+    def _find_shape(self, model: HF, experiment: Experiment, samples: Sequence[Sample]) -> tuple[Shape | None, str]:
         """Return a model's shape and name: by its own files where they are there, else by its id, else LLaVA-1.5-7B."""
         listed = find_shape(model.path)
         try:
-            extent = model.extent(work.experiment.dataset, samples[0]) if samples else None
+            extent = model.extent(experiment.dataset, samples[0]) if samples else None
             if extent is not None:
                 from spatial_eval.models.loading import load_config  # transformers: only where its files are there
 
@@ -314,13 +352,6 @@ class _RateFinder:
         if model.local().is_dir():
             return None, ""
         return (listed, model.name) if listed else (find_shape(STAND_IN), f"{model.name} as if it were LLaVA-1.5-7B")
-
-
-def _find_device(folder: Path) -> str:
-    """Return the device that an experiment's answers were computed on; of several devices, the first."""
-    lines = (line for path in list_files(folder, "*.jsonl") for _, line in read_lines(path))
-    records = (line.record for line in lines if isinstance(line, StoredRecord))
-    return next((record.device for record in records if isinstance(record, Generation) and record.device), "")
 
 
 def capture_sizes(passes: Sequence[tuple[Pass, int]], places: Places) -> list[str]:

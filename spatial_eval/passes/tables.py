@@ -8,6 +8,7 @@ import json
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +57,11 @@ FAILURES = ("dataset", "model", "sample_id", "weight", "error", "arm")
 
 def sweep_id(cells: Iterable[Cell]) -> str:
     """Hash the cells, in any order: the same grid always has the same folder."""
-    tree = describe_cells(cells)
+    return hash_cells(describe_cells(cells))
+
+
+def hash_cells(tree: Mapping[str, Any]) -> str:
+    """Return the id of a sweep whose cells are described so by describe_cells."""
     trunks = [{**trunk, "dataset": _drop_upright(trunk["dataset"])} for trunk in tree["trunks"]]
     text = [json.dumps([trunks[cell["trunk"]], cell["method"], cell["part"]]) for cell in tree["cells"]]
     return hash_text(json.dumps(sorted(text)), 6)
@@ -65,11 +70,12 @@ def sweep_id(cells: Iterable[Cell]) -> str:
 def describe_cells(cells: Iterable[Cell]) -> dict[str, Any]:
     """Describe cells as JSON: `trunks`, each experiment once, and `cells`, which refer to them by index."""
     experiments: dict[Experiment, int] = {}
+    describe_part = cache(describe_for_sweep)  # tens of thousands of cells have a few parts
     rows = [
         {
             "trunk": experiments.setdefault(cell.experiment, len(experiments)),
             "method": describe_for_sweep(cell.method),
-            "part": describe_for_sweep(cell.part),
+            "part": describe_part(cell.part),
         }
         for cell in cells
     ]

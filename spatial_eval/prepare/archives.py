@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from spatial_eval.core.errors import DataError, first_line
-from spatial_eval.core.files import translate_os_errors
+from spatial_eval.core.files import find_entries, translate_os_errors
 from spatial_eval.prepare.http import check_space
 
 DAMAGE = (
@@ -64,7 +64,7 @@ def _extract(opened: Archive, paths: Mapping[str, str], folder: Path) -> None:
     """Put each path of the archive into `folder`, under its new name."""
     with translate_os_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        for left in folder.glob(".unpacking-*"):  # of a killed process
+        for left in find_entries(folder, ".unpacking-*"):  # of a killed process
             shutil.rmtree(left)
         with tempfile.TemporaryDirectory(prefix=".unpacking-", dir=folder) as scratch:
             for name, path in paths.items():

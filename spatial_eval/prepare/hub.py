@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from spatial_eval.core.errors import ConfigError, DataError, describe_unknown, first_line
-from spatial_eval.core.files import translate_os_errors
+from spatial_eval.core.files import find_entries, translate_os_errors
 from spatial_eval.models.spec import hub_errors
 from spatial_eval.prepare.http import check_space
 from spatial_eval.prepare.verify import Checksums, sha256
@@ -52,7 +52,7 @@ def find_repository(repo: str, revision: str, downloads: Path) -> Repository:
     """
     folder = Path(repo).expanduser()
     if folder.is_dir():
-        names = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+        names = [path.relative_to(folder).as_posix() for path in find_entries(folder, "**/*") if path.is_file()]
         return Repository(repo, "", folder, dict.fromkeys(names, HubFile(0, "")))
     if repo.count("/") != 1 or repo.startswith(("/", ".", "~")):
         raise DataError(f"repo={repo} is neither a folder nor a data set on the hub (organisation/name)")

@@ -19,7 +19,7 @@ from spatial_eval.benchmarks.hub_dataset import Hub, prepared_folder
 from spatial_eval.benchmarks.question_files import PublicFile
 from spatial_eval.benchmarks.readers import Vsr, WhatsUp, first_existing
 from spatial_eval.core.errors import ConfigError, DataError, StoreError
-from spatial_eval.core.files import translate_os_errors, write_atomic
+from spatial_eval.core.files import find_entries, translate_os_errors, write_atomic
 from spatial_eval.core.jsonl import read_gold_answers, read_json_lines
 from spatial_eval.core.types import Benchmark, Places
 from spatial_eval.core.validate import field_values
@@ -377,7 +377,7 @@ def fetch_hub_split(dataset: Hub, data: DataFolder, options: FetchOptions) -> No
 def _has_whole_images(folder: Path) -> bool:
     """Return whether every image of the rows is there, and each holds what its name says."""
     names = {name for row in read_json_lines(folder / "rows.jsonl") for name in _list_image_names(row)}
-    paths = {path.name: path for path in (folder / "images").glob("*")}
+    paths = {path.name: path for path in find_entries(folder / "images", "*")}
     return names <= paths.keys() and all(path.stem == sha256(path) for path in paths.values())
 
 

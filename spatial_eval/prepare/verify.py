@@ -17,7 +17,7 @@ from spatial_eval.benchmarks.hub_dataset import Hub, prepared_folder
 from spatial_eval.benchmarks.question_files import PublicFile
 from spatial_eval.benchmarks.readers import UPSTREAM, Vsr, WhatsUp, first_existing
 from spatial_eval.core.errors import ConfigError, DataError, describe_unknown
-from spatial_eval.core.files import is_regular_file, pass_over_unreadable, read_json, translate_os_errors
+from spatial_eval.core.files import find_entries, is_regular_file, pass_over_unreadable, read_json, translate_os_errors
 from spatial_eval.core.jsonl import read_valid_lines
 from spatial_eval.core.paths import conf_folder
 from spatial_eval.core.types import Benchmark, Places
@@ -127,7 +127,7 @@ def list_data_benchmarks(composer: Composer, name: str, values: Mapping[str, Any
         return composer.compose({"dataset": option}).dataset.get("kind") in DATA_KINDS
 
     if name == "all":
-        ours = {path.stem for path in (conf_folder() / "dataset").glob("*.yaml")} - set(DATASETS)
+        ours = {path.stem for path in find_entries(conf_folder() / "dataset", "*.yaml")} - set(DATASETS)
         candidates = [option for option in options if option not in ours and lies_in_data_dir(option)]
         names = [option for option in candidates if not composer.missing_keys("dataset", option)]
         if not names:

@@ -34,6 +34,8 @@ from spatial_eval.store.attention import View
 WIDTH, HEIGHT = 450, 232
 LEFT, RIGHT, TOP, BOTTOM = 40, 430, 12, 190  # of the plotting area
 MAX_RELATIONS = 12  # in the figure; the table has all
+FEW = 10  # questions: what fewer say is pale, and no finding mentions it
+PALE = f" Pale: fewer than {FEW} questions."
 Series = Mapping[str, Mapping[Any, Estimate]]
 
 
@@ -103,7 +105,7 @@ def threshold_figure(curves: Sequence[Curve], method: AdaptVis, gains: Sequence[
     marks.append(_text(css, at + shift, TOP + 8, f"chosen {method.threshold:g}"))
     marks.append(_path("cursor", f"M{LEFT} {BOTTOM}V{TOP}"))
     note = f"In front: weights {pairs[front][0]:g}, {pairs[front][1]:g}" + ", with 95 % intervals" * bool(bands)
-    note += f"; thin: the other {len(curves) - 1} pairs" * (len(curves) > 1)
+    note += f"; thin: the other {f'{len(curves) - 1} pairs' if len(curves) > 2 else 'pair'}" * (len(curves) > 1)
     note += f". Exact: it changes at {len(edges)} confidences only. n = {max(curves[front].n):,}."
     slider = {
         "pairs": [f"{first:g}, {second:g}" for first, second in pairs],
@@ -161,16 +163,24 @@ def weight_figures(responses: Series, gains: Series) -> list[Figure]:
     places = {w for w in neutral.values() if not math.isnan(w)}  # no share is every model's own
     weights = sorted(places | {w for series in alone.values() for w in series})
     grey = " Grey: the baseline with its interval." * (base is not None)
-    accuracy = Figure("Accuracy against weight", note + grey, _weight_marks(alone, colours, weights, base), legend)
+    marks = _weight_marks(alone, colours, weights, neutral, base)
+    accuracy = Figure("Accuracy against weight", note + grey, marks, legend)
     if not gains:
         return [accuracy]
-    marks = _weight_marks({kind: gains[kind] for kind in colours}, colours, weights, None, signed=True)
+    marks = _weight_marks({kind: gains[kind] for kind in colours}, colours, weights, neutral, None, signed=True)
     return [Figure("Points against base, by weight", note, marks, legend), accuracy]
 
 
 def _weight_marks(
-    series: Series, colours: Mapping[str, str], weights: Sequence[float], base: Estimate | None, *, signed: bool = False
+    series: Series,
+    colours: Mapping[str, str],
+    weights: Sequence[float],
+    neutral: Mapping[str, float],
+    base: Estimate | None,
+    *,
+    signed: bool = False,
 ) -> list[Mark]:
+    """Draw figures by weight, a line per kind, which passes through the baseline at its `neutral` weight."""
     every = [e for values in series.values() for e in values.values()] + ([base] if base else [])
     ends = [end for e in every for end in (e.low, e.high, e.value) if not math.isnan(end)]
     low, high = signed_span(ends) if signed else _round_span(min(ends), max(ends))
@@ -189,7 +199,10 @@ def _weight_marks(
         marks.append(_group(f"baseline: {_spell(base)}", band, _path("zero", f"M{LEFT} {y(base.value)}H{RIGHT}")))
     for number, (kind, values) in enumerate(series.items()):
         shift = round(7 * (number - (len(series) - 1) / 2))  # kinds often agree: side by side each is seen
-        line = "L".join(f"{x(weight) + shift} {y(e.value)}" for weight, e in values.items())
+        points = {weight: e.value for weight, e in values.items()}
+        if not math.isnan(neutral[kind]) and (signed or base):
+            points[neutral[kind]] = base.value if base else 0.0
+        line = "L".join(f"{x(weight) + shift} {y(value)}" for weight, value in sorted(points.items()))
         marks.append(_path(f"thin k{colours[kind][1]}", f"M{line}"))
         for weight, e in values.items():
             at = x(weight) + shift
@@ -205,23 +218,27 @@ def confusion_figure(name: str, confusion: Confusion) -> Figure:
     """Draw one method's predictions (columns) by gold answer (rows), in percent of the row; the diagonal is framed."""
     left, top, wide, tall = 66, 26, 44, 26
     totals = confusion.counts.sum(axis=1)
-    marks = [_text("m", left + wide * j + wide // 2, top - 8, answer[:7]) for j, answer in enumerate(confusion.answers)]
+    marks = [
+        _text("m", left + wide * j + wide // 2, top - 8, _cut(answer, 7)) for j, answer in enumerate(confusion.answers)
+    ]
     for i, gold in enumerate(confusion.golds):
-        marks.append(_text("b e", left - 6, top + tall * i + 17, gold[:10]))
+        marks.append(_text("b e", left - 6, top + tall * i + 17, _cut(gold, 10)))
         for j, answer in enumerate(confusion.answers):
-            e = proportion(int(confusion.counts[i, j]), int(totals[i]))
+            e = proportion(int(confusion.counts[i, j]), int(totals[i]), confusion.runs)
             at = {"x": left + wide * j, "y": top + tall * i, "width": wide - 2, "height": tall - 2}
             share = 0 if math.isnan(e.value) else e.value
             box = Mark(
                 "rect", {"class": f"cell {'r' if i == j else 'x'}", "fill-opacity": f"{0.006 * share:.2f}", **at}
             )
             number = _text("m b", left + wide * j + wide // 2 - 1, top + tall * i + 17, f"{share:.0f}" if e.n else "")
-            tip = f"{name}, gold {gold}: answers {answer} {confusion.counts[i, j]:,} times, {_spell(e)}"
-            marks.append(_group(tip, box, number))
+            times = f"{confusion.counts[i, j]:,} times" + f" in {confusion.runs} seeds" * (confusion.runs > 1)
+            tip = f"{name}, gold {gold}: answers {answer} {times}, {_spell(e)}"
+            marks.append(_group(tip, box, number, pale=totals[i] < FEW * confusion.runs))
     height, width = top + tall * len(confusion.golds) + 6, left + wide * len(confusion.answers)
     never = " and ".join(f"“{option}”" for option in confusion.never)
     note = f"Never or hardly ever says {never}. " * bool(never)
-    return Figure(name, f"{note}n = {totals.sum():,}.", marks, height=height, width=max(width, 240))
+    note += f"n = {round(totals.sum() / confusion.runs):,}." + PALE * bool((totals < FEW * confusion.runs).any())
+    return Figure(name, note, marks, height=height, width=max(width, 240))
 
 
 def risk_figure(curves: Mapping[str, Sequence[tuple[float, Estimate]]]) -> Figure:
@@ -306,15 +323,21 @@ def relation_figure(accuracies: Series) -> Figure:
         marks += [_path("ax", f"M{x(tick)} {top}V{bottom}"), _text("m", x(tick), bottom + 14, f"{tick} %")]
     for relation, row in shown.items():
         middle, n = top + bar * len(row) // 2 + 8, max(e.n for e in row.values())
-        marks += [_text("b e", left - 8, middle - 5, relation[:14]), _text("e", left - 8, middle + 7, f"n = {n:,}")]
+        marks += [
+            _text("b e", left - 8, middle - 5, _cut(relation, 14)),
+            _text("e", left - 8, middle + 7, f"n = {n:,}"),
+        ]
         least = top + 24  # two lines of text
         for name, e in row.items():
+            if not e.n:  # every answer failed
+                top += bar
+                continue
             box = _mark("rect", colours[name], x=left, y=top + 4, width=max(x(e.value) - left, 1), height=bar - 2)
-            whisker = _path("w", f"M{x(e.low)} {top + 4 + bar // 2}H{x(e.high)}")
-            marks.append(_group(f"{relation}, {name}: {_spell(e)}", box, whisker))
+            whisker = [] if math.isnan(e.low) else [_path("w", f"M{x(e.low)} {top + 4 + bar // 2}H{x(e.high)}")]
+            marks.append(_group(f"{relation}, {name}: {_spell(e)}", box, *whisker, pale=n < FEW))
             top += bar
         top = max(top + gap, least + 6)
-    note = "Bars with 95 % intervals."
+    note = "Bars with 95 % intervals." + PALE * any(e.n < FEW for row in shown.values() for e in row.values())
     if len(accuracies) > MAX_RELATIONS:
         note += f" The {MAX_RELATIONS} most frequent of {len(accuracies)} relations; the table has all."
     legend = {f"c{colours[name][1]}": name for name in names}
@@ -323,8 +346,9 @@ def relation_figure(accuracies: Series) -> Figure:
 
 def confidence_figures(confidence: Confidence) -> list[Figure]:
     """Draw questions by the baseline's confidence, and accuracy against confidence (a reliability diagram)."""
-    high, x = _round_up(max(right + wrong for _, _, right, wrong in confidence.bars)), _scale(0, 1, LEFT, RIGHT)
-    y, axis_x = _scale(0, high, BOTTOM, TOP), _axis_x(_tenths(x), "confidence at weight 1")
+    most = max(6, *(right + wrong for _, _, right, wrong in confidence.bars))  # ticks at whole questions
+    high, x = _round_up(most), _scale(0, 1, LEFT, RIGHT)
+    y, axis_x = _scale(0, high, BOTTOM, TOP), _axis_x(_tenths(x), "confidence of base")
     bars = _axis_y(0, high, unit="")
     for start, end, right, wrong in confidence.bars:
         tip = f"confidence {start:.2f} to {end:.2f}: {right:,} right, {wrong:,} wrong, n = {right + wrong:,}"
@@ -347,13 +371,20 @@ def confidence_figures(confidence: Confidence) -> list[Figure]:
 
 def _spell(e: Estimate) -> str:
     """Format an estimate as `84.8 % (95 %: 80.6 to 88.3, n = 330)`."""
-    return f"{e.value:.1f} % (95 %: {e.low:.1f} to {e.high:.1f}, n = {e.n:,})"
+    if not e.n:
+        return "no answers"
+    interval = "no interval" if math.isnan(e.low) else f"95 %: {e.low:.1f} to {e.high:.1f}"
+    return f"{e.value:.1f} % ({interval}, n = {e.n:,})"
 
 
 def spell_gain(e: Estimate) -> str:
     """Format a difference as `+2.1 points (95 %: -0.3 to +4.8, n = 330)`."""
     interval = "no interval" if math.isnan(e.low) else f"95 %: {e.low:+.1f} to {e.high:+.1f}"
     return f"{e.value:+.1f} points ({interval}, n = {e.n:,})"
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def _mark(tag: str, css: str, **attributes: object) -> Mark:
@@ -372,8 +403,8 @@ def _circle(css: str, x: int, y: int, radius: float = 4) -> Mark:
     return _mark("circle", css, cx=x, cy=y, r=radius)
 
 
-def _group(tip: str, *children: Mark) -> Mark:
-    return Mark("g", {}, tip=tip, children=children)
+def _group(tip: str, *children: Mark, pale: bool = False) -> Mark:
+    return Mark("g", {"class": "pale"} if pale else {}, tip=tip, children=children)
 
 
 def _scale(low: float, high: float, start: float, end: float) -> Callable[[float], int]:

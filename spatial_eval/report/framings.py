@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 from spatial_eval.analysis.framings import (
     OWN,
+    AskedForm,
     FramingGroup,
     above_chance,
     agreement,
@@ -19,7 +20,8 @@ from spatial_eval.analysis.framings import (
     robust,
 )
 from spatial_eval.analysis.intervals import NO_INTERVAL, Estimate
-from spatial_eval.analysis.metrics import format_hyperparameters
+from spatial_eval.analysis.metrics import format_hyperparameters, label_method
+from spatial_eval.analysis.selection import build_setting_row
 from spatial_eval.analysis.sweep_data import SweepData, none_if_empty
 from spatial_eval.core.columns import AGAINST, FRAMED
 from spatial_eval.core.files import write_atomic
@@ -28,11 +30,13 @@ from spatial_eval.core.types import Method
 from spatial_eval.methods.routing import Base
 from spatial_eval.report import figures
 from spatial_eval.report.sheets import Sheet, format_csv, format_number
-from spatial_eval.report.tables import label_method
+from spatial_eval.report.tables import label_runs
 
 MAX_GROUPS = 12  # data sets and models on a page
 MAX_METHODS = 3  # beside base
+SEEDS = "How answers agree between forms is not shown of a mean over seeds; framings.csv has it for each seed."
 Figures = Mapping[str, Estimate]  # by form
+Runs = tuple[Method, ...]  # of one setting, which differ in their seed alone: figures are their mean
 
 
 def write_framings(files: SweepData) -> None:
@@ -62,19 +66,21 @@ def framing_sheet(rows: Sequence[Mapping[str, Any]]) -> Sheet:
     return Sheet("", [*names, "n", *(name.replace("accuracy_adjusted", "adjusted") for name in numbers)], lines, 6)
 
 
-def show_groups(files: SweepData, chosen: Sequence[Method]) -> list[dict[str, Any]]:
+def show_groups(files: SweepData, chosen: Iterable[Sequence[Method]]) -> list[dict[str, Any]]:
     """Return the report's content on each data set that was asked in several forms.
 
     Args:
-        chosen: methods to show beside base: the first MAX_METHODS of those that a group has in two forms.
+        chosen: settings to show beside base, each as its runs, which differ in their seed alone: the first MAX_METHODS
+            of those that a group has in two forms.
     """
-    return [_show_group(files, group, chosen) for group in find_groups(files)[:MAX_GROUPS]]
+    settings = list(dict.fromkeys(map(tuple, chosen)))
+    return [_show_group(files, group, settings) for group in find_groups(files)[:MAX_GROUPS]]
 
 
-def _show_group(files: SweepData, group: FramingGroup, chosen: Sequence[Method]) -> dict[str, Any]:
-    shown = [method for method in dict.fromkeys(chosen) if method in group.methods and method != Base()]
-    methods = [method for method in (Base(), *shown[:MAX_METHODS]) if method in group.methods]
-    accuracies, gains, shares = ({label_method(m): read(files, group, m) for m in methods} for read in READERS)
+def _show_group(files: SweepData, group: FramingGroup, chosen: Sequence[Runs]) -> dict[str, Any]:
+    shown = [runs for runs in chosen if len(_find_cells(group, runs)) > 1 and runs != (Base(),)]
+    settings = [runs for runs in ((Base(),), *shown[:MAX_METHODS]) if len(_find_cells(group, runs)) > 1]
+    accuracies, gains, shares = ({label_runs(runs): read(files, group, runs) for runs in settings} for read in READERS)
     gains = {name: values for name, values in gains.items() if values}
     shares = {name: values for name, values in shares.items() if values}
     drawn = [figures.form_figure("Accuracy above chance, in percent", accuracies, "0 is guessing, 100 all right.")]
@@ -83,7 +89,7 @@ def _show_group(files: SweepData, group: FramingGroup, chosen: Sequence[Method])
     if shares:
         note = "Of the last prompt token's attention, mean over layers and heads."
         drawn.append(figures.form_figure("The image's share, in percent", shares, note))
-    first = methods[0] if methods else None
+    first = next((runs[0] for runs in settings if len(runs) == 1), None)
     return {
         "title": f"{group.dataset}, {group.split}",
         "model": group.model,
@@ -93,23 +99,28 @@ def _show_group(files: SweepData, group: FramingGroup, chosen: Sequence[Method])
             *(
                 _describe_forms(files, group, first, accuracies[label_method(first)], shares)
                 if first is not None
-                else []
+                else [SEEDS] * bool(settings)
             ),
             *(_describe_gain(name, values) for name, values in gains.items()),
         ],
     }
 
 
-def _read_accuracies(files: SweepData, group: FramingGroup, method: Method) -> Figures:
-    rows = {form: files.row(form.cells[method]) for form in group.forms if method in form.cells}
-    found = {form.framing: above_chance(row, form.sources) for form, row in rows.items()}
+def _find_cells(group: FramingGroup, runs: Runs) -> dict[AskedForm, list[int]]:
+    """Return the rows of results.csv of all runs of a setting, by form; forms without one of the runs are left out."""
+    return {form: [form.cells[m] for m in runs] for form in group.forms if form.cells.keys() >= set(runs)}
+
+
+def _read_accuracies(files: SweepData, group: FramingGroup, runs: Runs) -> Figures:
+    cells = _find_cells(group, runs).items()
+    found = {form.framing: above_chance(build_setting_row(files, own), form.sources) for form, own in cells}
     return {framing: e for framing, e in found.items() if not math.isnan(e.value)}
 
 
-def _read_gains(files: SweepData, group: FramingGroup, method: Method) -> Figures:
+def _read_gains(files: SweepData, group: FramingGroup, runs: Runs) -> Figures:
     found: dict[str, Estimate] = {}
-    for form in group.forms:
-        row = files.row(form.cells[method]) if method in form.cells else {}
+    for form, cells in _find_cells(group, runs).items():
+        row = build_setting_row(files, cells)
         value, low, high = (none_if_empty(row.get(name)) for name in AGAINST[:3])
         if value is not None:
             ends = [math.nan if end is None else float(end) for end in (low, high)]
@@ -117,8 +128,9 @@ def _read_gains(files: SweepData, group: FramingGroup, method: Method) -> Figure
     return found
 
 
-def _read_shares(_: SweepData, group: FramingGroup, method: Method) -> Figures:
-    found = {form.framing: image_share(form, method) for form in group.forms}
+def _read_shares(_: SweepData, group: FramingGroup, runs: Runs) -> Figures:
+    """Return the image's share of attention; {} of several runs, which differ in what they draw and not in that."""
+    found = {form.framing: image_share(form, runs[0]) for form in group.forms if len(runs) == 1}
     return {framing: e for framing, e in found.items() if e is not None}
 
 
@@ -135,7 +147,7 @@ def _form_sheet(files: SweepData, group: FramingGroup, method: Method) -> Sheet:
             numbers = [format_number(none_if_empty(row[name]), 1) for name in names]
             numbers.insert(2, f"{form.constant:.1f}")
             rows.append([form.framing, f"{int(row['n']):,}", *numbers])
-    header = ["form", "n", "accuracy", "chance", "one answer", "above chance", "unreadable"]
+    header = ["form", "n", "accuracy", "chance", "one answer", "above chance", "unread"]
     return Sheet(f"{label_method(method)}, in percent", header, rows)
 
 
@@ -145,7 +157,7 @@ def _agreement_sheet(group: FramingGroup, method: Method) -> Sheet:
     rows = []
     for a in outcomes:
         found = [agreement(outcomes[a], outcomes[b]) if a != b else None for b in outcomes]
-        rows.append([a, *(f"{e.value:.0f}" if e is not None and e.n else "" for e in found)])
+        rows.append([a, *(f"{e.value:.1f}" if e is not None and e.n else "" for e in found)])
     return Sheet("Percent of the questions whose answers mean the same option", ["form", *outcomes], rows)
 
 
@@ -161,7 +173,7 @@ def _describe_forms(
     if accuracies:
         lines.append(f"Accuracy above chance of {name} runs from {_span(accuracies)}.")
     if strange:
-        listed = ", ".join(f"{form} {share:.0f} %" for form, share in strange.items())
+        listed = ", ".join(f"{form} {share:.1f} %" for form, share in strange.items())
         lines.append(f"Most answers of {name} name no option in: {listed}. It does not follow these forms.")
     own = {form: accuracies[form] for form in followed if form in accuracies}
     if strange and len(own) > 1:

@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
+from spatial_eval.analysis.metrics import label_arm
 from spatial_eval.analysis.sweep_data import SweepData
 from spatial_eval.core.types import BASE, Arm
 from spatial_eval.report.figures import RAMP, Thumbnails, draw_attention, fit_picture
-from spatial_eval.report.samples import name_arm, shorten_text
+from spatial_eval.report.samples import shorten_text
 from spatial_eval.store import attention as captured
 from spatial_eval.store.attention import Attention, View
 
@@ -43,7 +44,7 @@ class ArmMap:
 
     @property
     def name(self) -> str:
-        return name_arm(self.arm)
+        return label_arm(self.arm)
 
     @property
     def caption(self) -> str:

@@ -18,6 +18,7 @@ from urllib.parse import quote
 import numpy as np
 import pandas as pd
 
+from spatial_eval.analysis.metrics import label_arm, label_method
 from spatial_eval.analysis.selection import Selected
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData
 from spatial_eval.core.arms import BASE, Arm, find_arm
@@ -27,7 +28,6 @@ from spatial_eval.core.files import write_atomic
 from spatial_eval.core.paths import SweepPaths
 from spatial_eval.core.types import Method
 from spatial_eval.report.figures import Thumbnails, thumbnails
-from spatial_eval.report.tables import label_method
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -49,11 +49,6 @@ def shorten_text(text: str, most: int = 160) -> str:
     """Return a prompt or an answer on one line, without the roles of a chat, cut at `most` characters."""
     line = " ".join(_PROMPT.sub(" ", text).split())
     return line if len(line) <= most else f"{line[: most - 1]}…"
-
-
-def name_arm(arm: Arm) -> str:
-    """Return `base`, the name of a contrast, or the weight with what it is."""
-    return "base" if arm == BASE else arm.label if arm.contrast else f"weight {arm.label}"
 
 
 def list_answers(files: SweepData, *, cell: int | None = None, arm: str | None = None) -> pd.DataFrame:
@@ -230,7 +225,7 @@ def _pack_arm(part: SplitAnswers, arm: Arm, encode: Any) -> dict[str, Any]:
     graded = part.arms[arm]
     texts = zip(encode(part.texts[arm]), graded.signals.answered, strict=True)
     return {
-        "label": name_arm(arm),
+        "label": label_arm(arm),
         "text": [code if answered else -1 for code, answered in texts],
         "said": encode(part.predictions[arm]),
         "right": graded.right.astype(int).tolist(),

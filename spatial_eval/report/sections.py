@@ -17,10 +17,19 @@ from numpy.typing import NDArray
 
 from spatial_eval.analysis import diagnostics
 from spatial_eval.analysis.intervals import FLIPS, MCNEMAR, NO_INTERVAL
-from spatial_eval.analysis.metrics import PARTED, describe_mixtures, describe_strict_gap, format_settings, strict_gap
-from spatial_eval.analysis.selection import RULE, Selected, best_controls, compare_with_base
+from spatial_eval.analysis.metrics import (
+    PARTED,
+    describe_mixtures,
+    describe_strict_gap,
+    format_settings,
+    label_arm,
+    label_method,
+    list_arms,
+    strict_gap,
+)
+from spatial_eval.analysis.selection import RULE, Selected, best_controls, build_setting_row, compare_with_base
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData, none_if_empty
-from spatial_eval.core.arms import BASE
+from spatial_eval.core.arms import BASE, parse_arm_label
 from spatial_eval.core.columns import EXPERIMENT_COLUMNS
 from spatial_eval.core.errors import DataError, drop_names
 from spatial_eval.core.types import Method
@@ -28,12 +37,12 @@ from spatial_eval.methods.controls import CONTROLS
 from spatial_eval.methods.routing import AdaptVis, Base
 from spatial_eval.report import figures
 from spatial_eval.report.citation import describe_effort
-from spatial_eval.report.figures import EmbeddedImage, Thumbnails
+from spatial_eval.report.figures import FEW, EmbeddedImage, Thumbnails
 from spatial_eval.report.framings import show_groups
 from spatial_eval.report.panels import PanelSource
-from spatial_eval.report.samples import MAX_PICTURES, name_arm, pack_samples, shorten_text
+from spatial_eval.report.samples import MAX_PICTURES, pack_samples, shorten_text
 from spatial_eval.report.sheets import Sheet, format_interval, format_number, format_p_value
-from spatial_eval.report.tables import describe_equal_cells, label_method, stored_accuracy
+from spatial_eval.report.tables import describe_equal_cells, label_runs, stored_accuracy
 from spatial_eval.report.verdicts import PUBLISHED, WORDS, classify_gain, rank_methods, spell_rows
 from spatial_eval.store import attention as captured
 from spatial_eval.store.attention import Attention
@@ -43,8 +52,8 @@ MAX_DETAILS = 12  # per page: a report stays small however many models are compa
 MAX_CONFUSIONS = 6  # methods and arms per dataset and model
 MAX_LISTED_ARMS = 8  # named in a sentence
 MIN_GAIN = 5.0  # points of difference on a relation that a finding mentions
-MIN_QUESTIONS = 10  # of a relation that a finding mentions
 RARE = 1.0  # percent routed to weight1 below which a finding calls adapt_vis scaling_vis
+MOSTLY = 50.0  # percent of unread answers above which the first screen names a method
 MAX_ARMS = 4  # in a figure of attention and in a row of maps
 MAX_MAPS = 3  # questions with maps, per capture
 MAX_CAPTURES = 6  # per page
@@ -107,8 +116,8 @@ def answer(context: ReportContext) -> Mapping[str, Any]:
     helped = [s for s in tried if classify_gain(s) == "helps"]
     hurt = [s for s in tried if classify_gain(s) == "hurts"]
     largest = max(helped or tried, key=lambda s: s.test.gain.value if s.test.gain else 0.0, default=None)
-    notes = [RULE, describe_strict_gap(context.files.row(s.cell) for s in families)]
-    notes += [NO_INTERVAL] * any(s.test.gain and math.isnan(s.test.gain.low) for s in families)
+    notes = [RULE, describe_strict_gap(build_setting_row(context.files, s.seeds) for s in families)]
+    unknown = any(s.test.gain and math.isnan(s.test.gain.low) for s in families)
     notes = [_capitalize(note) for note in notes if note]
     notes += [f"{line}." for line in describe_equal_cells(context.files.cells.to_dict("records"), context.files.parts)]
     return {
@@ -136,6 +145,10 @@ def answer(context: ReportContext) -> Mapping[str, Any]:
         "several_models": len({s.model for s in families}) > 1,
         "tests": [test for test in MARKS if any(s.test.test == test for s in compared)],
         "marks": MARKS,
+        "missing": int(context.files.cells["missing"].max()),
+        "unread": [s for s in families if (none_if_empty(context.files.row(s.cell)["unreadable"]) or 0) > MOSTLY],
+        "no_interval": _capitalize(NO_INTERVAL) if unknown else "",
+        "few": FEW if any(line["few"] for line in lines) else None,
         "symbols": [SYMBOLS[kind] for kind in SYMBOLS if any(_has_symbols(line["selected"], kind) for line in lines)],
         "findings": every,
         "notes": notes,
@@ -157,22 +170,20 @@ def _has_symbols(s: Selected, kind: str) -> bool:
 def _explain_change(context: ReportContext, s: Selected) -> dict[str, Any] | None:
     """Compute for which gold answer a method gives the right one most more often than base, and what base says there.
 
-    None where no gold answer gains, or where they are too many for a table of answers; of a mean over seeds too.
+    None where no gold answer gains, or where they are too many for a table of answers.
     """
-    if s.mean:
-        return None
     files, key = context.files, context.files.keys[s.cell]
-    tables = diagnostics.confusions(files.parts[key], {"base": Base(), "new": s.method})
+    tables = diagnostics.confusions(_select_shared(files, s), {"base": Base(), "new": s.list_runs(files)})
     if not tables:
         return None
     base, new = tables["base"], tables["new"]
-    place = int(np.argmax(new.counts.diagonal() - base.counts.diagonal()))
+    place = int(np.argmax(new.counts.diagonal() - new.runs * base.counts.diagonal()))
     before, after = base.counts[place], new.counts[place]
-    if after[place] <= before[place]:
+    if after[place] <= new.runs * before[place]:
         return None
     other = int(np.argmax(np.where(np.arange(len(before)) == place, -1, before)))
     number = next(i for i, o in enumerate(context.overall) if files.keys[o.cell] == key)
-    words = {"none": "names no option", "other": "names another option"}
+    words = {diagnostics.UNREAD: "names no option, or several,", diagnostics.OTHER: "names another option"}
     return {
         "gold": base.golds[place],
         "n": int(before.sum()),
@@ -193,7 +204,7 @@ def _forest_line(files: SweepData, s: Selected, control: Selected | None) -> dic
     gain, now, base = s.test.gain, s.test.now, s.test.base
     strict = (
         compare_with_base(files, s.seeds, "accuracy_strict").gain
-        if gain and strict_gap(files.row(s.cell)) > PARTED
+        if gain and strict_gap(build_setting_row(files, s.seeds)) > PARTED
         else None
     )
     bars = [
@@ -212,6 +223,7 @@ def _forest_line(files: SweepData, s: Selected, control: Selected | None) -> dic
         "selected": s,
         "verdict": verdict,
         "unseen": unseen,
+        "few": (gain or now).n < FEW,
         "is_control": s.family in CONTROLS,
         "control": control if gain and s.family not in CONTROLS else None,
         "word": word,
@@ -244,16 +256,20 @@ def _find_twin(files: SweepData, s: Selected) -> str:
 def _relation_changes(files: SweepData, chosen: Selected, *, strict: bool) -> tuple[list[str], list[str]]:
     """Return the relations with the largest gains and the largest losses against base, with their points.
 
-    Of relations with MIN_QUESTIONS and changes from MIN_GAIN on, at most two each. `strict`: with the strict figures.
+    Of relations with FEW questions or more and changes from MIN_GAIN on, at most two each.
+
+    Args:
+        strict: whether to add the strict figures.
     """
-    if chosen.method.kind == "base" or chosen.mean:
+    if chosen.method.kind == "base":
         return [], []
-    part, methods = files.parts[files.keys[chosen.cell]], {"base": Base(), "new": chosen.method}
+    part = _select_shared(files, chosen)
+    methods: dict[str, diagnostics.Runs] = {"base": Base(), "new": chosen.list_runs(files)}
     headline, strictly = (
         {
             name: row["new"].value - row["base"].value
             for name, row in diagnostics.relation_accuracies(part, methods, strict=how).items()
-            if len(row) == 2 and min(e.n for e in row.values()) >= MIN_QUESTIONS
+            if len(row) == 2 and min(e.n for e in row.values()) >= FEW
         }
         for how in (False, True)
     )
@@ -261,6 +277,12 @@ def _relation_changes(files: SweepData, chosen: Selected, *, strict: bool) -> tu
     spelled = {name: f"“{name}” {x:+.1f}" + f" (strict {strictly[name]:+.1f})" * strict for name, x in ordered}
     gains = [spelled[name] for name, x in ordered if x >= MIN_GAIN]
     return gains[:2], [spelled[name] for name, x in reversed(ordered) if x <= -MIN_GAIN][:2]
+
+
+def _select_shared(files: SweepData, chosen: Selected) -> SplitAnswers:
+    """Select the questions that base and all runs of a choice answered: those that a difference is about."""
+    part = files.parts[files.keys[chosen.cell]]
+    return part.within(np.all([part.follow(method).answered for method in (Base(), *chosen.list_runs(files))], axis=0))
 
 
 def _format_share(files: SweepData, cell: int) -> str:
@@ -271,7 +293,7 @@ def _format_share(files: SweepData, cell: int) -> str:
 @section
 def framings(context: ReportContext) -> Mapping[str, Any] | None:
     """Compare the forms in which a data set was asked."""
-    groups = show_groups(context.files, [s.method for s in context.families])
+    groups = show_groups(context.files, [s.list_runs(context.files) for s in context.families])
     return {"links": {"framings": "Forms"}, "groups": groups} if groups else None
 
 
@@ -313,35 +335,40 @@ def details(context: ReportContext) -> Mapping[str, Any]:
 def _detail(context: ReportContext, s: Selected) -> dict[str, Any]:
     files, key = context.files, context.files.keys[s.cell]
     part = files.parts[key]
-    best = [c.method for c in context.families if files.keys[c.cell] == key]
+    best = [c for c in context.families if files.keys[c.cell] == key]
     responses, gains = diagnostics.weight_responses(part), diagnostics.weight_gains(part)
-    beside = {label_method(m): m for method in best for m in diagnostics.list_compared(method).values()}
-    stored = {name: m for name, m in beside.items() if m.arms() <= part.arms.keys()}
-    own = {label_method(m) for m in diagnostics.list_compared(s.method).values()}  # shown however many there are
+    beside = {label_runs(runs): runs for c in best for runs in _list_compared(files, c).values()}
+    stored = {name: runs for name, runs in beside.items() if all(m.arms() <= part.arms.keys() for m in runs)}
+    own = set(map(label_runs, _list_compared(files, s).values()))  # shown however many there are
     shown = sorted(stored, key=lambda name: name not in own)[:MAX_CONFUSIONS]
-    answers = diagnostics.confusions(part, {name: m for name, m in stored.items() if name in shown})
-    accuracies = diagnostics.relation_accuracies(part, diagnostics.list_compared(s.method))
+    answers = diagnostics.confusions(part, {name: runs for name, runs in stored.items() if name in shown})
+    accuracies = diagnostics.relation_accuracies(part, _list_compared(files, s))
     confidence = diagnostics.summarize_confidence(part)
-    listed = "; ".join(arm.label for arm in sorted(part.arms))
     return {
         "selected": s,
-        "name": "one seed of " * bool(s.mean) + f"{s.method.kind} {spell_rows(files, [s])[0]}".rstrip(),
-        "strays": any("none" in counts.answers for counts in answers.values()),
+        "name": f"{s.method.kind} {spell_rows(files, [s])[0]}".rstrip() + f", {s.mean}" * bool(s.mean),
+        "strays": any(diagnostics.UNREAD in counts.answers for counts in answers.values()),
         "confusions": [figures.confusion_figure(label, counts) for label, counts in answers.items()],
         "weights": figures.weight_figures(responses, gains) if responses else [],
         "thresholds": [
-            f for method in best if isinstance(method, AdaptVis) for f in _threshold_figures(context, key, method)
+            f for c in best if isinstance(c.method, AdaptVis) for f in _threshold_figures(context, key, c.method)
         ],
         "ceiling": diagnostics.oracle_accuracy(part) if len(part.arms) > 1 else None,
         "n_arms": len(part.arms),
-        "arms": listed if len(part.arms) <= MAX_LISTED_ARMS else "listed in passes.csv",
+        "arms": list_arms(part.arms) if len(part.arms) <= MAX_LISTED_ARMS else "listed in passes.csv",
         "relation_figure": figures.relation_figure(accuracies) if accuracies else None,
         "relations": _relation_sheet(accuracies) if accuracies else None,
         "confidence": confidence,
         "calibration": NO_INTERVAL if confidence and math.isnan(confidence.ece.low) else "",
-        "confidence_figures": _confidence_figures(part, s.method, confidence) if confidence else [],
+        "confidence_figures": _confidence_figures(part, s.list_runs(files), confidence) if confidence else [],
         "flips": _flips(context, s, part) if s.method.kind != "base" and s.test.base is not None else None,
     }
+
+
+def _list_compared(files: SweepData, s: Selected) -> dict[str, Sequence[Method]]:
+    """List the methods to show beside a choice (diagnostics.list_compared), itself with all of its seeds."""
+    compared = diagnostics.list_compared(s.method)
+    return {name: s.list_runs(files) if method == s.method else [method] for name, method in compared.items()}
 
 
 def _threshold_figures(context: ReportContext, key: tuple[Any, ...], method: AdaptVis) -> list[figures.Figure]:
@@ -354,26 +381,33 @@ def _threshold_figures(context: ReportContext, key: tuple[Any, ...], method: Ada
     return [figures.threshold_figure(curves, method, gain) for gain in gains]
 
 
-def _confidence_figures(part: SplitAnswers, method: Method, confidence: diagnostics.Confidence) -> list[figures.Figure]:
-    methods = {"base": Base(), label_method(method): method}
+def _confidence_figures(
+    part: SplitAnswers, runs: Sequence[Method], confidence: diagnostics.Confidence
+) -> list[figures.Figure]:
+    methods: dict[str, diagnostics.Runs] = {"base": Base(), label_runs(runs): runs}
     risks = {name: points for name, m in methods.items() if (points := diagnostics.risk_coverage(part, m))}
     return [*figures.confidence_figures(confidence), *([figures.risk_figure(risks)] if risks else [])]
 
 
 def _relation_sheet(accuracies: figures.Series) -> Sheet:
     names = list(next(iter(accuracies.values())))
+    sizes = [max(e.n for e in row.values()) for row in accuracies.values()]
     rows = [
         [
             relation,
-            f"{max(e.n for e in row.values()):,}",
+            f"{n:,}" + "\nfew" * (n < FEW),
             *(f"{row[name].value:.1f}\n{format_interval(row[name])}" if row[name].n else "" for name in names),
         ]
-        for relation, row in accuracies.items()
+        for n, (relation, row) in zip(sizes, accuracies.items(), strict=True)
     ]
-    return Sheet("Percent right (95 % interval)", ["relation", "n", *names], rows)
+    pale = frozenset(i for i, n in enumerate(sizes) if n < FEW)
+    return Sheet("Percent right (95 % interval)", ["relation", "n", *names], rows, pale=pale)
 
 
 def _flips(context: ReportContext, s: Selected, part: SplitAnswers) -> dict[str, Any]:
+    """Count the questions that it fixed and broke, and lay out some; of several seeds count them alone."""
+    if s.mean:
+        return {"n": s.test.now.n, "sizes": {"fixed": s.test.fixed, "broken": s.test.broken}, "sheets": {}}
     flips = diagnostics.count_flips(part, s.method)
     frames = {"fixed": flips.fixed, "broken": flips.broken}
     sheets = {name: _flip_sheet(context, name, frame, s) for name, frame in frames.items() if len(frame)}
@@ -449,7 +483,7 @@ def attention(context: ReportContext) -> Mapping[str, Any] | None:
 def _capture(context: ReportContext, capture: Attention) -> dict[str, Any]:
     chosen = spread_arms(capture)
     by_layer = 100 * np.nanmean(capture.mass, axis=(0, 3))  # (W, layers)
-    shares = {name_arm(capture.arms[w]): [float(value) for value in by_layer[w]] for w in chosen}
+    shares = {label_arm(capture.arms[w]): [float(value) for value in by_layer[w]] for w in chosen}
     return {
         "title": f"{capture.dataset}, {capture.model}",
         "figure": figures.attention_figure(shares, len(capture.ids)),
@@ -470,7 +504,7 @@ def _outcome_sheet(files: SweepData, capture: Attention) -> Sheet:
     share = 100 * capture.mass.mean(axis=(2, 3))  # (N, W)
     right = captured.answered_right(files.samples, capture)
     rows = [
-        [name_arm(arm), _format_mean(values), *(_format_mean(values[right[:, w] == outcome]) for outcome in (1, 0))]
+        [label_arm(arm), _format_mean(values), *(_format_mean(values[right[:, w] == outcome]) for outcome in (1, 0))]
         for w, (arm, values) in enumerate(zip(capture.arms, share.T, strict=True))
     ]
     return Sheet("Percent on the image, all layers", ["arm", "all", "right", "wrong"], rows)
@@ -508,12 +542,12 @@ def paper(context: ReportContext) -> Mapping[str, Any] | None:
     files, rows = context.files, []
     for i in map(int, files.cells.index[files.cells["paper"].notna()]):
         row, e = files.row(i), stored_accuracy(files, i)
-        here = f"{e.value:.1f} % ({format_interval(e)}) n = {e.n:,}"
-        values = [here, f"{row['paper']:.1f}", f"{row['difference']:+.2f}", _format_share(files, i)]
+        here = f"{e.value:.2f} ({format_interval(e)})"
+        values = [f"{e.n:,}", here, f"{row['paper']:.1f}", f"{row['difference']:+.2f}", _format_share(files, i)]
         rows.append([row["dataset"], row["model"], label_method(files.methods[i]), *values])
     if not rows:
         return None
-    header = ["dataset", "model", "method", "here", "paper", "difference", "to weight1"]
+    header = ["dataset", "model", "method", "n", "here (95 %)", "paper", "difference", "to weight1"]
     sheet = Sheet("Published settings, percent right on test", header, rows, 3)
     return {"links": {"paper": "The paper"}, "sheet": sheet}
 
@@ -550,12 +584,13 @@ def reproduce(context: ReportContext) -> Mapping[str, Any]:
     ]
     names = [f"{d}, {m}" for d, m in zip(passes["dataset"], passes["model"], strict=True)]
     every = {str(name): [_format_value(value) for value in passes[name]] for name in passes}
+    every["arms"] = [list_arms(parse_arm_label(label, "arm") for label in text.split()) for text in every["arms"]]
     rows = [[name, *values] for name, values in every.items() if any(values) and name not in ("dataset", "model")]
     return {
         "links": {"reproduce": "Reproduce"},
         "state": state,
         "effort": describe_effort(ran),
-        "sheet": Sheet("What ran", ["", *names], rows, len(names) + 1),
+        "sheet": Sheet("What ran", ["", *names], rows, len(names) + 1, long=names),
         "mixtures": describe_mixtures(passes.to_dict("records")).values(),
     }
 

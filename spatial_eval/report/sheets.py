@@ -13,7 +13,7 @@ import math
 import re
 import textwrap
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.cells import cell_len
@@ -34,6 +34,8 @@ class Sheet:
         left: number of leading columns that are aligned left; the others are aligned right.
         best: (row, column) of the choice of all methods: in bold (in a terminal with a star).
         notes: lines to read with the table.
+        glosses: what a column holds, by heading; those of the columns shown are one note.
+        pale: rows that are pale on the page: not proven, or of few questions.
         long: headings of the columns whose text is wrapped on the page.
         group, drop: headings of the columns that move above the rows, and of those that are left out, one after
             another, while the table is wider than the terminal.
@@ -45,6 +47,8 @@ class Sheet:
     left: int = 1
     best: Container[tuple[int, int]] = frozenset()
     notes: Sequence[str] = ()
+    glosses: Mapping[str, str] = field(default_factory=dict)
+    pale: Container[int] = frozenset()
     long: Container[str] = ()
     group: Container[str] = ()
     drop: Sequence[str] = ()
@@ -91,7 +95,7 @@ def format_text(sheet: Sheet, width: int | None = None) -> str:
             lines.append(", ".join(filter(None, place)))
             last = place
         lines += _stack(header, row, shown, left, width) if stacked else [indent + line(row)]
-    notes = _clean_notes(sheet, "*")
+    notes = _clean_notes(sheet, "*", dropped)
     notes += [f"left out to fit: {', '.join(dropped)}; a wider terminal or a pipe shows all"] * bool(dropped)
     margin = GAP * bool(sheet.title)
     below = [text for note in notes for text in _wrap(note, width, margin, margin + GAP)]
@@ -165,9 +169,12 @@ def _format_cells(sheet: Sheet, bold: str, escape: Callable[[str], str]) -> list
     ]
 
 
-def _clean_notes(sheet: Sheet, mark: str) -> list[str]:
-    """Return a sheet's notes as lines, with what the mark of the best means."""
-    return [*[f"{mark}: the choice of all methods"] * bool(sheet.best), *map(clean_line, sheet.notes)]
+def _clean_notes(sheet: Sheet, mark: str, dropped: Container[str] = ()) -> list[str]:
+    """Return a sheet's notes as lines, with what the mark of the best and the columns not `dropped` mean."""
+    shown = [name for name in sheet.glosses if name in sheet.header and name not in dropped]
+    glosses = "; ".join(f"{name}: {sheet.glosses[name]}" for name in shown)
+    marks = [f"{mark}: the choice of all methods"] * bool(sheet.best)
+    return [*marks, *map(clean_line, sheet.notes), *[glosses] * bool(glosses)]
 
 
 SHEET_FORMATS: dict[str, Callable[[Sheet], str]] = {

@@ -22,10 +22,20 @@ from spatial_eval.analysis.metrics import (
     describe_strict_gap,
     format_hyperparameters,
     format_settings,
+    label_method,
+    list_arms,
     spell_settings,
     strict_gap,
 )
-from spatial_eval.analysis.selection import RULE, Selected, drop_seed, group_seeds, mean_accuracy
+from spatial_eval.analysis.selection import (
+    RULE,
+    Selected,
+    build_setting_row,
+    describe_mean,
+    drop_seed,
+    group_seeds,
+    mean_accuracy,
+)
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData, none_if_empty
 from spatial_eval.config.grid import Grid
 from spatial_eval.core.arms import BASE
@@ -34,7 +44,6 @@ from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.progress import format_duration
 from spatial_eval.core.terminal import clean_line
 from spatial_eval.core.types import Method
-from spatial_eval.core.validate import field_values
 from spatial_eval.methods.controls import CONTROLS
 from spatial_eval.methods.published import DATASETS, TABLE
 from spatial_eval.methods.registry import METHODS
@@ -64,10 +73,10 @@ MAX_ARMS = 24  # that a plan lists of a pass
 GROUPED = ("dataset", "model")  # columns that move above their rows
 
 
-def label_method(method: Method) -> str:
-    """Return a method's kind and hyperparameters, `adapt_vis w1=0.5 w2=1.5 t=0.4`."""
-    values = field_values(method) | {"settings": format_settings(method)}
-    return f"{method.kind} {format_hyperparameters(values)}".rstrip()
+def label_runs(runs: Sequence[Method]) -> str:
+    """Return a setting's label; of several runs, which differ in their seed alone, `sample, mean of 5 seeds`."""
+    several = len(runs) > 1
+    return label_method(drop_seed(runs[0]) if several else runs[0]) + f", {describe_mean(len(runs))}" * several
 
 
 def describe_choice(chosen: Selected) -> str:
@@ -98,17 +107,19 @@ def describe_equal_cells(
             routed.setdefault(key, []).append(row)
     lines = []
     for (criterion, *part), cells in routed.items():
-        idle = [row for row in cells if float(row["share_weight1"]) == 0]
-        if not idle:
-            continue
-        dataset, model, _, split, limit = part
-        answers = parts.get(tuple(part)) if parts and len(idle) == len(cells) else None
+        answers = parts.get(tuple(part)) if parts else None
         signal = CRITERIA[criterion](answers.arms[BASE].signals) if answers else np.array([])
         signal = np.round(signal[~np.isnan(signal)], 2)
+        least = signal.min() if signal.size else math.inf  # where it fires, the answers may have failed
+        idle = [row for row in cells if float(row["share_weight1"]) == 0 and float(row["threshold"]) <= least]
+        if not idle:
+            continue
+        signal = signal[: len(signal) * (len(idle) == len(cells))]
+        dataset, model, _, split, limit = part
         place = f"{dataset} {split}" + f" limit={limit}" * bool(limit) + f" by {criterion}" * (criterion != "max_prob")
         top = signal.min() if signal.size else max(float(row["threshold"]) for row in idle)
         twins = {f"{float(row['weight2']):g} {none_if_empty(row.get('settings')) or ''}".rstrip() for row in idle}
-        twin = f"scaling_vis {min(twins)}" if len(twins) == 1 else "scaling_vis at their weight2"
+        twin = f"scaling_vis w={min(twins)}" if len(twins) == 1 else "scaling_vis at their weight2"
         count = "the cell is" if len(cells) == 1 else f"all {len(cells):,} cells are"
         if len(idle) < len(cells):
             count = f"{len(idle):,} of {len(cells):,} cells {'is' if len(idle) == 1 else 'are'}"
@@ -169,6 +180,11 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {  # files of earlier v
     "chosen": lambda row: (row.get("mark") or "").replace(" on these questions", ""),
     "corrected": lambda row: format_number(row.get("corrected")),
 }
+GLOSSES = {  # of headings that do not say what their column holds
+    "strict": "percent right where nothing beside the right answer is accepted",
+    "pair": "percent of pairs with both right",
+    "set": "percent of sets with all right",
+}
 # Datasets that are sub-tasks of one benchmark, which counts them alike, and what their mean is called.
 SUBTASKS = dict.fromkeys(("blink_spatial", "blink_depth", "blink_multiview"), "blink_*")
 LEFT_COLUMNS = ("dataset", "model", "method", "setting", "split", "limit", "max_new_tokens", "relation", "rule")
@@ -224,7 +240,8 @@ def results_sheet(rows: Rows, columns: Mapping[str, Callable[[Mapping[str, Any]]
         notes.append("best of N: on these very questions; corrected: what such a choice gives on others")
     constant = {name for name in ("split", "limit") if len(set(texts[name])) == 1}
     lines = list(zip(*shown.values(), strict=True))
-    return Sheet("", list(shown), lines, left, notes=notes, group={*GROUPED, *constant}, drop=DROPPED)
+    group = {*GROUPED, *constant}
+    return Sheet("", list(shown), lines, left, notes=notes, glosses=GLOSSES, group=group, drop=DROPPED)
 
 
 def _name_controls(rows: Rows) -> Rows:
@@ -288,15 +305,20 @@ def results_table(
     """
     cells, notes = list(range(len(rows))), describe_equal_cells(rows, files.parts if files else None)
     marks: list[dict[str, Any]] = [{} for _ in cells]
+    methods: list[Method] | None = None
     if chosen is not None and len(rows) > MAX_ROWS:
-        cells = [s.cell for s in chosen]
+        cells, methods = [s.cell for s in chosen], [s.setting for s in chosen]
         marks = [
-            {**(_show_mean(s) if s.mean else {}), "mark": s.mark, "corrected": s.corrected and s.corrected.value}
+            {
+                **(_show_mean(files, s) if s.mean and files else {}),
+                "mark": s.mark,
+                "corrected": s.corrected and s.corrected.value,
+            }
             for s in chosen
         ]
         notes = [f"{len(rows):,} cells; the best of each method is shown", *notes]
     if files is not None:
-        spelled = spell_settings([files.methods[cell] for cell in cells])
+        spelled = spell_settings([files.methods[cell] for cell in cells] if methods is None else methods)
         marks = [{**mark, "settings": text} for mark, text in zip(marks, spelled, strict=True)]
         notes += _describe_seeds(files)
         notes += _describe_templates(files, {rows[cell]["dataset"] for cell in cells})
@@ -307,13 +329,10 @@ def results_table(
     return format_text(replace(sheet, notes=notes), width)
 
 
-def _show_mean(chosen: Selected) -> dict[str, Any]:
-    """Return the figures of results.csv for the mean over a setting's seeds: accuracy and gain, none of the others."""
-    now, gain = chosen.test.now, chosen.test.gain
-    found = {name: None for name in ROW if name not in (*IDENTITY, "missing", "scoring", "framing")}
-    figures = {"n": now.n, "accuracy": now.value, "accuracy_low": now.low, "accuracy_high": now.high}
-    known = zip(AGAINST, (gain.value, gain.low, gain.high), strict=False) if gain else ()
-    return found | figures | dict(known)
+def _show_mean(files: SweepData, chosen: Selected) -> dict[str, Any]:
+    """Return the figures that stand in place of a seed's own; what identifies the cell stays as it was read."""
+    found = build_setting_row(files, chosen.seeds)
+    return {name: value for name, value in found.items() if name not in IDENTITY}
 
 
 def _describe_seeds(files: SweepData) -> list[str]:
@@ -379,15 +398,15 @@ def paper_sheets(files: SweepData, chosen: Sequence[Selected]) -> list[Sheet]:
 def _paper_sheet(files: SweepData, model: str, every: Sequence[Selected]) -> Sheet:
     chosen = [s for s in every if s.family]
     kinds = [kind for kind in METHODS if any(s.family == kind for s in chosen)]
-    cells = {(s.family, files.keys[s.cell]): s for s in chosen}
-    parts = list(dict.fromkeys(part for _, part in cells))
+    found = {(s.family, files.keys[s.cell]): build_setting_row(files, s.seeds) for s in chosen}
+    parts = list(dict.fromkeys(part for _, part in found))
     header, columns = ["method"], []
     for part in parts:
         here = [s for s in chosen if files.keys[s.cell] == part]
-        extra = [name for name in EXTRA if _has_extra(files, [s.cell for s in here], name)]
+        extra = [name for name in EXTRA if _has_extra([row for (_, at), row in found.items() if at == part], name)]
         header += [f"{_label_part(part, parts)} (n={max(s.test.now.n for s in here):,})", *extra]
         columns += [(part, name) for name in ("accuracy", *extra)]
-    rows = [[kind, *(_format_chosen(files, cells.get((kind, part)), name) for part, name in columns)] for kind in kinds]
+    rows = [[kind, *(_format_figure(found.get((kind, part)), name) for part, name in columns)] for kind in kinds]
     best = {
         (kinds.index(s.method.kind), 1 + columns.index((files.keys[s.cell], "accuracy")))
         for s in every
@@ -395,43 +414,38 @@ def _paper_sheet(files: SweepData, model: str, every: Sequence[Selected]) -> She
     }
     for kind in kinds:
         rows += _published_rows(files, kind, columns, {s.cell for s in chosen})
-    missing = [int(files.cells["missing"].iloc[s.cell]) for s in chosen]
+    missing = [int(row["missing"]) for row in found.values()]
     notes = [
-        f"{s.dataset}: {label_method(s.method)}, {describe_choice(s)}" + f"; {n:,} questions missing" * bool(n)
+        f"{s.dataset}: {label_method(s.setting)}, {describe_choice(s)}" + f"; {n:,} questions missing" * bool(n)
         for s, n in zip(chosen, missing, strict=True)
         if s.family != "base"
     ]
     notes += _best_notes(every) if best else []
-    notes += filter(None, [describe_strict_gap(files.row(s.cell) for s in chosen)])
-    return Sheet(f"{model}: accuracy in percent (95 % interval)", header, rows, 1, best, notes)
+    notes += filter(None, [describe_strict_gap(found.values())])
+    title = f"{model}: accuracy in percent (95 % interval)"
+    return Sheet(title, header, rows, 1, best, notes, GLOSSES)
 
 
-def _format_chosen(files: SweepData, chosen: Selected | None, name: str) -> str:
-    """Format a chosen cell as `_format_cell`; of several seeds their mean accuracy alone."""
-    if chosen is not None and chosen.mean:
-        return format_estimate(chosen.test.now) if name == "accuracy" else ""
-    return _format_cell(files, chosen.cell if chosen else None, name)
-
-
-def _format_cell(files: SweepData, cell: int | None, name: str) -> str:
-    """Format a cell's accuracy with its interval, or one of EXTRA; "" without a cell."""
-    if cell is None:
+def _format_figure(row: Mapping[str, Any] | None, name: str) -> str:
+    """Format the accuracy of a row of results.csv with its interval, or one of EXTRA; "" without a row."""
+    if row is None:
         return ""
-    if name == "accuracy":
-        return format_estimate(stored_accuracy(files, cell))
-    return format_number(files.cells.loc[cell, EXTRA[name]])
+    return format_estimate(_read_accuracy(row)) if name == "accuracy" else format_number(row[EXTRA[name]])
 
 
 def stored_accuracy(files: SweepData, cell: int) -> Estimate:
-    """Return the accuracy of a row of results.csv."""
-    row = files.row(cell)
+    """Return the accuracy of a cell as results.csv has it."""
+    return _read_accuracy(files.row(cell))
+
+
+def _read_accuracy(row: Mapping[str, Any]) -> Estimate:
     return Estimate(row["accuracy"], row["accuracy_low"], row["accuracy_high"], row["n"])
 
 
 def _best_notes(chosen: Sequence[Selected]) -> list[str]:
     """Say what is marked as the best of all methods, and how it was chosen."""
     overall = [s for s in chosen if not s.family]
-    notes = [f"marked for {s.dataset}: {label_method(s.method)}, of all methods {describe_choice(s)}" for s in overall]
+    notes = [f"marked for {s.dataset}: {label_method(s.setting)}, of all methods {describe_choice(s)}" for s in overall]
     return [*notes, f"{RULE}."]
 
 
@@ -442,9 +456,8 @@ def _label_part(part: tuple[Any, ...], among: Sequence[tuple[Any, ...]]) -> str:
     return f"{dataset} {split}" + f" limit={limit}" * bool(limit) + f" max_new_tokens={tokens}" * several
 
 
-def _has_extra(files: SweepData, cells: Sequence[int], name: str) -> bool:
-    """Return whether a column of EXTRA is shown for these cells of a dataset."""
-    rows = [files.row(cell) for cell in cells]
+def _has_extra(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
+    """Return whether a column of EXTRA is shown for these rows of a dataset."""
     if name == "strict":
         return any(strict_gap(row) > PARTED for row in rows)
     if name == PAPER_F1 and any(row["dataset"] not in DATASETS for row in rows):
@@ -473,7 +486,7 @@ def _published_rows(
             value = TABLE[find_paper_model(files, part[1])][kind][7]
             found = none_if_empty(files.cells.loc[cell, EXTRA[name]])
             less = None if found is None or value is None else found - value
-        ours.append(_format_cell(files, cell, name))
+        ours.append(_format_figure(None if cell is None else files.row(cell), name))
         paper.append(format_number(value, 1))
         difference.append(format_number(less, sign=True))
     return [*([] if all(cell in shown for cell in here) else [ours]), paper, difference]
@@ -493,7 +506,7 @@ def relation_sheets(files: SweepData, chosen: Sequence[Selected]) -> list[Sheet]
     for key in dict.fromkeys(files.keys[s.cell] for s in chosen):
         every = [s for s in chosen if files.keys[s.cell] == key]
         here = [s for s in every if s.family]
-        accuracies = relation_accuracies(files.parts[key], {s.family: s.method for s in here})
+        accuracies = relation_accuracies(files.parts[key], {s.family: s.list_runs(files) for s in here})
         if not accuracies or not here:
             continue
         kinds = [s.family for s in here]
@@ -501,11 +514,7 @@ def relation_sheets(files: SweepData, chosen: Sequence[Selected]) -> list[Sheet]
         header = ["method", *(f"{relation} (n={n:,})" for relation, n in sizes.items())]
         rows = [[kind, *(format_estimate(row[kind], 1) for row in accuracies.values())] for kind in kinds]
         best = {(kinds.index(s.method.kind), 0) for s in every if not s.family and len(kinds) > 1}
-        notes = [
-            f"{label_method(s.method)}, {'one of its seeds' if s.mean else describe_choice(s)}"
-            for s in here
-            if s.family != "base"
-        ]
+        notes = [f"{label_method(s.setting)}, {describe_choice(s)}" for s in here if s.family != "base"]
         notes += _best_notes(every) if best else []
         title = f"{key[0]} {key[3]}, {key[1]}: accuracy by relation in percent (95 % interval)"
         sheets.append(Sheet(title, header, rows, 1, best, notes))
@@ -519,7 +528,7 @@ def selection_sheet(chosen: Sequence[Selected]) -> Sheet:
     header += ["against base", "p (Holm)", "paper"]
     rows = [
         [
-            *(s.dataset, s.model, f"{s.family or 'all'}, {s.candidates:,}", label_method(s.method)),
+            *(s.dataset, s.model, f"{s.family or 'all'}, {s.candidates:,}", label_method(s.setting)),
             f"{format_estimate(s.choice.accuracy)} ({s.choice.accuracy.n:,})",
             f"{100 * s.choice.again:.0f} %" if s.candidates > 1 else "",
             f"{format_estimate(s.test.now)} ({s.test.now.n:,})",
@@ -535,7 +544,7 @@ def selection_sheet(chosen: Sequence[Selected]) -> Sheet:
         "themselves).",
         *_interval_notes(s.test.gain for s in chosen),
         "paper: of a published setting only.",
-        *(f"{s.dataset}: {label_method(s.method)}, {describe_choice(s)}" for s in chosen if s.best or s.mean),
+        *(f"{s.dataset}: {label_method(s.setting)}, {describe_choice(s)}" for s in chosen if s.best or s.mean),
         *(_describe_runner_ups(s) for s in chosen if not s.family and len(s.runner_ups) > 1),
     ]
     best = {(i, 6) for i, s in enumerate(chosen) if not s.family}
@@ -548,8 +557,8 @@ def _interval_notes(gains: Iterable[Estimate | None]) -> list[str]:
 
 
 def _describe_runner_ups(chosen: Selected) -> str:
-    others = ", ".join(f"{label_method(m)} {100 * share:.0f} %" for m, share in chosen.runner_ups if m != chosen.method)
-    return f"{chosen.dataset}: other redraws choose {others}"
+    others = [f"{label_method(m)} {100 * share:.0f} %" for m, share in chosen.runner_ups if m != chosen.setting]
+    return f"{chosen.dataset}: other redraws choose {', '.join(others)}"
 
 
 def comparison_sheet(rows: Rows, most: int = MAX_ROWS) -> Sheet:
@@ -590,8 +599,8 @@ def format_plan(grid: Grid, estimates: Sequence[PassEstimate]) -> str:
     lines = [f"{grid.total:,} cells, {len(grid.cells):,} distinct, {passes}"]
     separate = 0  # prefills of one generate per question and cell
     for one in estimates:
-        labels = [arm.label for arm in one.work.arms]
-        arms = " ".join(labels[:MAX_ARMS]) + f" and {len(labels) - MAX_ARMS:,} more" * (len(labels) > MAX_ARMS)
+        listed = one.work.arms[:MAX_ARMS]
+        arms = list_arms(listed) + f" and {len(one.work.arms) - MAX_ARMS:,} more" * (len(one.work.arms) > MAX_ARMS)
         todo = f"{one.stored:,} of {one.answers:,} answers stored, {len(one.todo):,} questions to compute"
         if one.note:
             todo = f"at most {one.answers:,} answers to compute"

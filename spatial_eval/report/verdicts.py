@@ -37,14 +37,13 @@ class Ranking:
     Attributes:
         findings: what is said of each method, a line per kind of finding: its verdict, its words, the methods.
         control: the best control, and what it gains; "" without one.
-        sheet: the methods that help, the others, then the controls. unproven: rows without a proven gain.
+        sheet: the methods that help, the others, then the controls; rows without a proven gain are pale.
     """
 
     title: str
     findings: Sequence[tuple[str, str, str]]
     control: str
     sheet: Sheet
-    unproven: frozenset[int]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,13 +137,15 @@ def _rank_place(files: SweepData, rows: Sequence[Ranked], control: Selected | No
         "cost beside base": [describe_cost(s.method) for s in chosen],
     }
     shown = {name: texts for name, texts in columns.items() if any(texts) or name == "method"}
-    sheet = Sheet("", list(shown), list(zip(*shown.values(), strict=True)), left=list(shown).index("verdict") + 1)
-    unproven = frozenset(i for i, row in enumerate(ranked) if not row.holds)
+    lines, left = list(zip(*shown.values(), strict=True)), list(shown).index("verdict") + 1
+    pale = frozenset(i for i, row in enumerate(ranked) if not row.holds)
+    sheet = Sheet("", list(shown), lines, left, pale=pale)
     s, gain = chosen[0], control and control.test.gain
     best = next((row for row in ranked if row.selected is control), None)
     named = ", ".join(filter(None, [best.name, best.selected.mean])) if best else ""
     bar = f"{named}, {gain.value:+.1f} ({format_interval(gain, sign='+')})" if gain else ""
-    return Ranking(f"{s.dataset}, {s.split}: {s.model}", _list_findings(ranked, control), bar, sheet, unproven)
+    title = f"{s.dataset}, {s.split}: {s.model}, n = {max(one.test.now.n for one in chosen):,}"
+    return Ranking(title, _list_findings(ranked, control), bar, sheet)
 
 
 def _list_findings(ranked: Sequence[Ranked], control: Selected | None) -> list[tuple[str, str, str]]:
@@ -169,7 +170,7 @@ def _list_findings(ranked: Sequence[Ranked], control: Selected | None) -> list[t
 
 def spell_rows(files: SweepData, rows: Sequence[Selected]) -> list[str]:
     """Return each method's hyperparameters, what varies between its cells at its default too."""
-    methods = [drop_seed(s.method) if s.mean else s.method for s in rows]
+    methods = [s.setting for s in rows]
     spelled = zip(methods, spell_settings([*methods, *map(drop_seed, files.methods)]), strict=False)
     return [format_hyperparameters(field_values(method) | {"settings": text}) for method, text in spelled]
 

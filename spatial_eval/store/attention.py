@@ -209,10 +209,9 @@ class Captures:
         return CaptureWriter(self.root / f"{key.label}--{key.hash}", digests)
 
     def _list_frames(self, key: ExperimentKey) -> Iterator[Frame]:
-        for folder in sorted(self.root.glob(f"*--{key.hash}")):
-            for path in list_files(folder, "*.frames"):
-                with pass_over_unreadable(path), path.open("rb") as file:
-                    yield from _scan_frames(path, file)
+        for path in list_files(self.root, f"*--{key.hash}/*.frames", required=False):
+            with pass_over_unreadable(path), path.open("rb") as file:
+                yield from _scan_frames(path, file)
 
 
 class CaptureWriter(AppendOnlyFile):
@@ -404,7 +403,7 @@ class Members(Sequence[NDArray[float32]]):
         if isinstance(index, slice):
             return Members(self._path, self._members[index], mean=self._mean)
         name, shape = self._members[index]
-        with _reading(self._path):
+        with _translate_errors(self._path):
             with zipfile.ZipFile(self._path) as archive, archive.open(f"{name}.npy") as member:
                 array = np.lib.format.read_array(member, allow_pickle=False)
             _check_array(name, array, shape)
@@ -412,7 +411,7 @@ class Members(Sequence[NDArray[float32]]):
 
 
 @contextlib.contextmanager
-def _reading(path: Path) -> Iterator[None]:
+def _translate_errors(path: Path) -> Iterator[None]:
     """Raise DataError, one line, for any error in reading a file of arrays."""
     try:
         yield
@@ -532,7 +531,7 @@ def _write_array(archive: zipfile.ZipFile, name: str, array: NDArray[Any]) -> No
 
 def read_attention(path: Path) -> Attention:
     """Read a file that `write_attention` wrote. Raises DataError where it is not one."""
-    with _reading(path):
+    with _translate_errors(path):
         with np.load(path, allow_pickle=False) as file:
             plain = {name: file[name] for name in file.files if "/" not in name}
         level, n = str(plain["level"]), len(plain["ids"])

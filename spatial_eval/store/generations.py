@@ -30,9 +30,15 @@ from typing import Any, Self
 from spatial_eval.benchmarks.prompts import MODES, prompt_mode
 from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import ConfigError, StoreError
-from spatial_eval.core.files import list_files, make_writer_name, pass_over_unreadable, read_json_object
-from spatial_eval.core.files import translate_os_errors as refusals
-from spatial_eval.core.files import write_atomic as replace
+from spatial_eval.core.files import (
+    find_entries,
+    list_files,
+    make_writer_name,
+    pass_over_unreadable,
+    read_json_object,
+    translate_os_errors,
+    write_atomic,
+)
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.types import Benchmark, Experiment, Failure, Generation, Places, Record, Sample
 from spatial_eval.core.validate import changed_values
@@ -64,7 +70,7 @@ def experiment_key(experiment: Experiment, places: Places) -> ExperimentKey:
         "model": experiment.model.describe(places),
         "max_new_tokens": experiment.max_new_tokens,
     }
-    return ExperimentKey(f"{_slug(experiment.dataset.name)}--{_slug(experiment.model.name)}", description)
+    return ExperimentKey(f"{_clean_name(experiment.dataset.name)}--{_clean_name(experiment.model.name)}", description)
 
 
 def describe_dataset(dataset: Benchmark) -> dict[str, Any]:
@@ -124,21 +130,21 @@ def check_answer(values: Mapping[str, Any]) -> str:
             low, high = _RANGES[name]
             good = (kind is float or kind is int) and low <= value <= high  # nan lies in no range
         elif name == "tokens":
-            good = kind in (list, tuple) and (not value or (set(map(type, value)) == {int} and _whole(value, 0)))
+            good = kind in (list, tuple) and (not value or (set(map(type, value)) == {int} and _are_whole(value, 0)))
         elif name == "option_probs":
-            good = kind is dict and all(type(option) is str and _within(p, _SHARE) for option, p in value.items())
+            good = kind is dict and all(type(option) is str and _is_within(p, _SHARE) for option, p in value.items())
         else:
-            good = name not in EXPECTED or (kind is int and _whole([value], 1))
+            good = name not in EXPECTED or (kind is int and _are_whole([value], 1))
         if not good and not (value is None and name in _OPTIONAL):
-            return f"{name}={_shortened(value)} is not valid; expected {EXPECTED[name]}"
+            return f"{name}={_shorten(value)} is not valid; expected {EXPECTED[name]}"
     return ""
 
 
-def _whole(values: Sequence[int], least: int) -> bool:
+def _are_whole(values: Sequence[int], least: int) -> bool:
     return min(values) >= least and max(values) < 2**63
 
 
-def _within(value: Any, limits: tuple[float, float]) -> bool:
+def _is_within(value: Any, limits: tuple[float, float]) -> bool:
     return type(value) in (float, int) and limits[0] <= value <= limits[1]
 
 
@@ -161,11 +167,11 @@ def parse_arm(values: Any, known: dict[str, Arm] | None = None) -> Arm:
 
 def _check_arm(values: Any) -> Arm:
     if not isinstance(values, dict):
-        raise ConfigError(f"arm={_shortened(values)} is not valid; expected its fields")
+        raise ConfigError(f"arm={_shorten(values)} is not valid; expected its fields")
     return Arm.from_flat(values)
 
 
-def _shortened(value: Any) -> str:
+def _shorten(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 40 else f"{text[:37]}..."
 
@@ -209,7 +215,7 @@ def read_lines(
     """Yield every line of a writer's file with its number from 1, typed and checked; one line is in memory at a time.
 
     Args:
-        wanted: digests by sample id; records of other questions are passed over. None = every record.
+        wanted: digests by sample id; records of other questions are passed over. None = every question's.
         passed: JSON of arms whose records are passed over.
         required: False = pass over a file that cannot be read, with a warning: its answers are computed again.
 
@@ -217,9 +223,9 @@ def read_lines(
     """
     digests = None if wanted is None else {digest.encode() for digest in wanted.values()}
     arms: dict[str, Arm] = {}
-    with (refusals if required else pass_over_unreadable)(path), path.open("rb") as file:
+    with (translate_os_errors if required else pass_over_unreadable)(path), path.open("rb") as file:
         for number, text in enumerate(iter(partial(file.readline, LONGEST), b""), 1):
-            if digests is not None and _is_other(text, digests, passed):
+            if _is_other(text, digests, passed):
                 continue
             try:
                 line = _parse(text, wanted, arms)
@@ -231,18 +237,19 @@ def read_lines(
                 yield number, line
 
 
-def _is_other(text: bytes, digests: Collection[bytes], passed: Collection[bytes]) -> bool:
+def _is_other(text: bytes, digests: Collection[bytes] | None, passed: Collection[bytes]) -> bool:
     """Whether a line can be passed over unparsed: a record of a question that is not wanted, or of an arm in `passed`.
 
     Within the JSON of an id a quotation mark stands behind a backslash, so what is found is the record's own key.
     """
-    if not text.startswith(b'{"id": "'):
+    if (digests is None and not passed) or not text.startswith(b'{"id": "'):
         return False
     _, _, rest = text.partition(b'", "digest": "')
     digest, _, rest = rest.partition(b'", "arm": ')
     if not rest:
         return False
-    return digest not in digests or (bool(passed) and rest[: rest.find(b"}") + 1] in passed)
+    unwanted = digests is not None and digest not in digests
+    return unwanted or (bool(passed) and rest[: rest.find(b"}") + 1] in passed)
 
 
 def _parse(text: bytes, wanted: Mapping[str, str] | None, arms: dict[str, Arm]) -> Line | None:
@@ -252,15 +259,15 @@ def _parse(text: bytes, wanted: Mapping[str, str] | None, arms: dict[str, Arm]) 
     if type(row) is not dict or text[end:].strip():
         return Damaged("it is no JSON object")
     sealed = "crc" in row
-    if sealed and not _matches(text, row.pop("crc")):
+    if sealed and not _matches_crc(text, row.pop("crc")):
         return Damaged("its checksum does not match")
     if not sealed and not row.keys() <= _KEYS:  # with a checksum it is a later version's field
-        return Damaged(f"it has the unknown field {_shortened(min(row.keys() - _KEYS))}")
+        return Damaged(f"it has the unknown field {_shorten(min(row.keys() - _KEYS))}")
     if "id" in row:
         return _parse_record(row, wanted, arms)
     if "seconds" in row:
         seconds, questions = row["seconds"], row.get("questions")
-        if _within(seconds, _AMOUNT) and isinstance(questions, int) and questions >= 0:
+        if _is_within(seconds, _AMOUNT) and isinstance(questions, int) and questions >= 0:
             return Cost(float(seconds), questions)
         return Damaged("its seconds or questions are no amount")
     versions = row.get("environment")
@@ -288,12 +295,12 @@ def _parse_record(row: dict[str, Any], wanted: Mapping[str, str] | None, arms: d
     return StoredRecord(digest, Generation(sample_id, arm, **known))
 
 
-def _matches(line: bytes, crc: Any) -> bool:
+def _matches_crc(line: bytes, crc: Any) -> bool:
     head, mark, tail = line.rpartition(_CRC)
     return type(crc) is int and bool(mark) and tail == b"%d}" % crc and zlib.crc32(b"}", zlib.crc32(head)) == crc
 
 
-def _sealed(values: Mapping[str, Any]) -> str:
+def _seal_line(values: Mapping[str, Any]) -> str:
     """A line with its checksum, without a line break."""
     text = json.dumps(values)
     return f"{text[:-1]}{_CRC.decode()}{zlib.crc32(text.encode())}}}"
@@ -301,10 +308,16 @@ def _sealed(values: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """Hold the cost of an experiment over all its writers: wall-clock seconds, number of questions."""
+    """Hold the cost of batches: wall-clock seconds, number of questions.
+
+    Attributes:
+        arms: those of a writer's answers. device: where its first answer was computed, "" = not recorded.
+    """
 
     seconds: float = 0.0
     questions: int = 0
+    arms: frozenset[Arm] = frozenset()
+    device: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -312,7 +325,7 @@ class Stored:
     """Hold the stored answers to some questions, by (sample id, arm), and the cost of the whole experiment.
 
     Attributes:
-        failures: recorded errors of questions without an answer.
+        failures: recorded errors of questions without an answer. effort: over all writers, without arms and device.
     """
 
     generations: Answers
@@ -345,7 +358,7 @@ class Store:
         failures = {where: failure for where, failure in failures.items() if where not in answers}
         return Stored(answers, failures, Effort(seconds, questions))
 
-    def answered_arms(self, key: ExperimentKey, digests: Mapping[str, str]) -> set[Arm]:
+    def find_answered_arms(self, key: ExperimentKey, digests: Mapping[str, str]) -> set[Arm]:
         """Return the arms with an answer to any of the samples in `digests`. Raises StoreError."""
         found: set[Arm] = set()
         seen: set[bytes] = set()  # their JSON: a line of an arm that is known need not be parsed
@@ -356,25 +369,37 @@ class Store:
                     seen.add(json.dumps(_describe_arm(line.record.arm)).encode())
         return found
 
-    def effort(self, key: ExperimentKey) -> Effort:
-        """Sum seconds and questions of all batches ever stored for the experiment. Raises StoreError."""
-        return self.read(key, {}).effort
-
-    def folders(self, key: ExperimentKey) -> list[Path]:
-        """Return the experiment's folders under all labels: a model may be renamed, its hash stays."""
-        return sorted(self.root.glob(f"*--{key.hash}"))
+    def list_efforts(self, key: ExperimentKey) -> Iterator[Effort]:
+        """Yield the cost of each writer of the experiment that recorded one. Raises StoreError."""
+        for path in self.list_writers(key):
+            seconds, questions, device = 0.0, 0, ""
+            arms: set[Arm] = set()
+            seen: set[bytes] = set()  # their JSON: a line of an arm that is known need not be parsed
+            for _, line in read_lines(path, passed=seen, required=False):
+                if isinstance(line, StoredRecord) and isinstance(line.record, Generation):
+                    arms.add(line.record.arm)
+                    seen.add(json.dumps(_describe_arm(line.record.arm)).encode())
+                    device = device or line.record.device or ""
+                elif isinstance(line, Cost):
+                    seconds, questions = seconds + line.seconds, questions + line.questions
+            if seconds and questions:
+                yield Effort(seconds, questions, frozenset(arms), device)
 
     def list_experiments(self) -> Iterator[tuple[Path, ExperimentKey]]:
         """Yield every experiment's folder and key (label empty); folders without their own manifest are skipped."""
-        for folder in sorted(self.root.glob("*--*")):
+        for folder in find_entries(self.root, "*--*"):
             found = ExperimentKey("", read_manifest(folder) or {})
             if found.hash == folder.name.rpartition("--")[2]:
                 yield folder, found
 
     def list_writers(self, key: ExperimentKey) -> list[Path]:
-        """List the files of the experiment's writers, in the order in which they are read. Raises StoreError."""
+        """List the files of the experiment's writers, in the order in which they are read. Raises StoreError.
+
+        Their folders have the experiment's hash under any label: a model may be renamed.
+        """
         self._check(key)
-        return [path for folder in self.folders(key) for path in list_files(folder, "*.jsonl")]
+        with translate_os_errors(self.root):
+            return list_files(self.root, f"*--{key.hash}/*.jsonl", required=False)
 
     def writer(
         self, key: ExperimentKey, digests: Mapping[str, str], environment: Mapping[str, Any]
@@ -382,13 +407,15 @@ class Store:
         """Open a new file for this process in the experiment's folder. Raises StoreError."""
         self._check(key)
         folder = self.root / f"{key.label}--{key.hash}"
-        with refusals(folder):
+        with translate_os_errors(folder):
             if not read_manifest(folder):
-                replace(folder / "trunk.json", json.dumps(key.description, indent=2, sort_keys=True) + "\n")
+                write_atomic(folder / "trunk.json", json.dumps(key.description, indent=2, sort_keys=True) + "\n")
         return GenerationWriter(folder, digests, environment)
 
     def _check(self, key: ExperimentKey) -> None:
-        for folder in self.folders(key):
+        with translate_os_errors(self.root):
+            folders = find_entries(self.root, f"*--{key.hash}")
+        for folder in folders:
             found = read_manifest(folder)
             if found and found != json.loads(json.dumps(key.description)):
                 raise StoreError(
@@ -402,7 +429,7 @@ class AppendOnlyFile:
 
     def __init__(self, folder: Path, suffix: str) -> None:
         self.path, self._end = folder / f"{make_writer_name()}{suffix}", 0
-        with refusals(folder):
+        with translate_os_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o666)
 
@@ -410,13 +437,13 @@ class AppendOnlyFile:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with refusals(self.path):
+        with translate_os_errors(self.path):
             os.close(self._file)
 
     def write(self, parts: Iterable[bytes]) -> None:
         """Write the parts and flush them to disk; after a StoreError none of them is there."""
         end = self._end
-        with refusals(self.path):
+        with translate_os_errors(self.path):
             try:
                 for part in parts:
                     done = 0
@@ -450,7 +477,7 @@ class GenerationWriter(AppendOnlyFile):
         self._write([*lines, cost])
 
     def _write(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        self.write(["".join(f"{_sealed(line)}\n" for line in lines).encode()])
+        self.write(["".join(f"{_seal_line(line)}\n" for line in lines).encode()])
 
 
 def _describe_arm(arm: Arm) -> dict[str, Any]:
@@ -480,6 +507,6 @@ def _hash(value: Any) -> str:
     return hash_text(json.dumps(value, sort_keys=True, separators=(",", ":")), 8)
 
 
-def _slug(name: str) -> str:
+def _clean_name(name: str) -> str:
     """A name that is safe in a path."""
     return "".join(c if c.isalnum() or c in "._" else "-" for c in name)[:60] or "-"

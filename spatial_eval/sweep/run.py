@@ -53,7 +53,8 @@ def launch_sweep(arguments: Sequence[str], *, multirun: bool, own: Path | None =
         places, passes = replace(settings.places, remember=False), plan.fuse_cells(grid.cells, settings.capture)
         estimates = estimate.estimate_passes(passes, places, retry=settings.retry, device=settings.device)
         sizes = estimate.capture_sizes([(each.work, each.uncaptured) for each in estimates], places)
-        sys.stdout.write(report_tables.format_plan(grid, estimates) + "".join(f"{line}\n" for line in sizes))
+        text = report_tables.format_plan(grid, estimates) + "".join(f"{line}\n" for line in sizes)
+        sys.stdout.write(terminal.wrap_lines(text, terminal.terminal_width()))
         return COMPLETE
     return run_request(*inspect_grid(grid, arguments, own))
 
@@ -287,7 +288,7 @@ def make_request(grid: Grid, states: Mapping[Experiment, PassState], about: Mapp
     """Build the request to dispatch for a grid; `about`: the content of sweep.json without versions."""
     settings = grid.settings
     return SweepRequest(
-        folder=settings.places.paths.sweeps / tables.sweep_id(grid.cells),
+        folder=settings.places.paths.sweeps / about["id"],
         places=settings.places,
         launcher=settings.launcher,
         resources=grid.resources,
@@ -300,14 +301,15 @@ def make_request(grid: Grid, states: Mapping[Experiment, PassState], about: Mapp
 
 def describe_sweep(grid: Grid, arguments: Sequence[str]) -> dict[str, Any]:
     """Return the content of sweep.json without versions."""
-    settings, sweep = grid.settings, tables.sweep_id(grid.cells)
+    settings, tree = grid.settings, tables.describe_cells(grid.cells)
+    sweep = tables.hash_cells(tree)
     name = settings.name or read_name(settings.places.paths.sweeps / sweep) or grid.file_name
     plugins = {**METHODS.loaded, **BENCHMARKS.loaded, **MODELS.loaded}
     return {
         "id": sweep,
         **({"name": name} if name else {}),
         "command": ["launch.py", "-m", *arguments],
-        **tables.describe_cells(grid.cells),
+        **tree,
         "config": {
             "data_dir": str(settings.places.data),
             "output_dir": str(settings.places.output),

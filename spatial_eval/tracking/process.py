@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 COMMAND_S = 3600.0  # what `python -m spatial_eval publish` may take; a stalled upload ends long before
 PLUGIN_S = 600.0  # what a tracker of another package may take
+MAX_NAMED = 3  # runs in a warning; publish.json has all
 PROBE_S = 12.0  # to load the client and ask the server
 UPLOAD = {"offline": "never", "auto": "auto", "online": "always"}
 
@@ -152,7 +153,8 @@ def _log_status(folder: Path, status: Mapping[str, Any]) -> None:
     for run, reason in status["waiting"].items():
         runs.setdefault(reason.replace(run, "RUN"), []).append(run)
     for reason, names in runs.items():
-        log.warning("tracking: not uploaded: %s: %s", ", ".join(names), reason)
+        listed = ", ".join(names[:MAX_NAMED]) + f" and {len(names) - MAX_NAMED:,} more" * (len(names) > MAX_NAMED)
+        log.warning("tracking: not uploaded: %s: %s", listed, reason)
 
 
 def _run_publisher(folder: Path, tracking: Tracking, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:

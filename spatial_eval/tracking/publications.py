@@ -19,7 +19,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from spatial_eval.core.errors import ConfigError
-from spatial_eval.core.files import list_files, pass_over_unreadable, read_json_object
+from spatial_eval.core.files import find_entries, list_files, pass_over_unreadable, read_json_object
 from spatial_eval.core.jsonl import read_valid_lines
 from spatial_eval.core.paths import SweepPaths
 from spatial_eval.core.validate import build_dataclass
@@ -161,10 +161,10 @@ class PublishLedger:
         for entry in self._read_entries():
             self._remove_replaced(entry, newest[entry.id])
         kept = {name for entry in newest.values() for name in entry.staged}
-        for folder in (self.root / "writing").glob("*-*-*"):
+        for folder in find_entries(self.root / "writing", "*-*-*"):
             host, pid, _ = folder.name.rsplit("-", 2)
             if host == socket.gethostname() and pid.isdigit() and not _is_alive(int(pid)):
-                for path in (self.root / "data" / folder.name).rglob("tmp*"):
+                for path in find_entries(self.root / "data" / folder.name, "**/tmp*"):
                     if path.is_file() and str(path.relative_to(self.root)) not in kept:
                         path.unlink(missing_ok=True)
                 shutil.rmtree(folder, ignore_errors=True)

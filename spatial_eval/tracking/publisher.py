@@ -26,6 +26,7 @@ from spatial_eval.config import schema
 from spatial_eval.config.tracking import TRACKERS, TrackedFiles, Tracking, Wandb
 from spatial_eval.core.columns import HYPERPARAMETERS
 from spatial_eval.core.errors import SpatialEvalError
+from spatial_eval.core.files import find_entries
 from spatial_eval.core.sweep_names import label_sweep
 from spatial_eval.report.charts import draw_heat_map
 from spatial_eval.tracking import upload
@@ -234,8 +235,7 @@ class WandbClient:
 
     def _list_staged(self) -> set[str]:
         """List the payloads in the staging folder, relative to the ledger's root."""
-        folder = self.ledger.data / "artifacts" / "staging"
-        paths = folder.iterdir() if folder.is_dir() else ()
+        paths = find_entries(self.ledger.data / "artifacts" / "staging", "*")
         return {path.relative_to(self.ledger.root).as_posix() for path in paths}
 
     def connect(self, server: Server, seconds: float) -> Any:

@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from spatial_eval.analysis.diagnostics import Runs, table_of
 from spatial_eval.analysis.diagnostics import confusions as count_confusions
-from spatial_eval.analysis.diagnostics import table_of
 from spatial_eval.analysis.intervals import reliability_bins, wilson
 from spatial_eval.analysis.metrics import format_hyperparameters, other_fields
 from spatial_eval.analysis.selection import FIELDS, Selected, picks, selection_rows
@@ -25,10 +25,9 @@ from spatial_eval.analysis.sweep_data import SweepData
 from spatial_eval.config.tracking import Wandb
 from spatial_eval.core.arms import BASE, BASELINE, Arm
 from spatial_eval.core.columns import ASKED, BY_RELATION, EXPERIMENT_COLUMNS, IDENTITY, ROW, VERSIONS
-from spatial_eval.core.types import Method
 from spatial_eval.methods.routing import Base
 from spatial_eval.report.charts import HeatGrid
-from spatial_eval.report.tables import label_method
+from spatial_eval.report.tables import label_runs
 from spatial_eval.report.verdicts import classify_gain
 
 VERSION = 3  # raised when a run of equal results should be published again
@@ -39,7 +38,7 @@ WHOLE = (
 )
 TEXT = (
     *("dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error", "arm", "run"),
-    *("scoring", "dtype", "preset", "decoding", "revision", "family", "chosen_on", "mark", "test"),
+    *("scoring", "framing", "dtype", "preset", "decoding", "revision", "family", "chosen_on", "mark", "test"),
     *("setting", "verdict", "gold", "answer"),
 )
 SAMPLES: dict[str, type] = {
@@ -269,7 +268,7 @@ def build_cell_run(sweep: TrackedSweep, cell: Row, settings: Wandb, *, light: bo
     index, key = sweep.indices[_key_cell(cell)], _key_experiment(cell)
     fields = other_fields(sweep.files.methods[index])
     own = {name: list(value) if isinstance(value, tuple) else value for name, value in fields.items()}
-    own |= {name: cell[name] for name in (*IDENTITY, "scoring") if cell.get(name) is not None}
+    own |= {name: cell[name] for name in (*IDENTITY, "framing", "scoring") if cell.get(name) is not None}
     tables = {}
     if not light:
         tables["samples"] = TrackedTable(SAMPLES, list_sample_rows(sweep, index))
@@ -387,12 +386,15 @@ def draw_forest_charts(forest: Sequence[Row]) -> dict[str, LineChart]:
 
 
 def list_confusion_rows(sweep: TrackedSweep, chosen: Sequence[Selected]) -> list[Row]:
-    """List CONFUSION of base and of the best cell of each method: numbers of predictions by gold answer."""
+    """List CONFUSION of base and of the best cell of each method: numbers of predictions by gold answer.
+
+    Of a mean over seeds both `count` and `of` are counted in all of them, so that their ratio is the mean.
+    """
     rows: list[Row] = []
     for key, part in sweep.files.parts.items():
         here = [s for s in chosen if s.family and sweep.files.keys[s.cell] == key and s.method.kind != "base"]
-        methods: dict[str, Method] = {"base": Base()} if BASE in part.arms else {}
-        methods |= {label_method(s.method): s.method for s in here}
+        methods: dict[str, Runs] = {"base": Base()} if BASE in part.arms else {}
+        methods |= {label_runs(runs): runs for s in here for runs in [s.list_runs(sweep.files)]}
         for label, matrix in count_confusions(part, methods).items():
             for gold, counts in zip(matrix.golds, matrix.counts.tolist(), strict=True):
                 for answer, count in zip(matrix.answers, counts, strict=True):
@@ -467,7 +469,7 @@ def draw_calibration_charts(bins: Sequence[Row]) -> dict[str, LineChart]:
     for i, (key, group) in enumerate(list(groups.items())[:PICTURES]):
         points = sorted((row["confidence"], row["accuracy"]) for row in group)
         lines = {"measured": points, "perfect": [(0.0, 0.0), (1.0, 100.0)]}
-        title = f"confidence calibration at weight 1, {key[0]} x {key[1]} {key[3]}"
+        title = f"confidence calibration of base, {key[0]} x {key[1]} {key[3]}"
         charts[f"calibration_chart_{i}"] = LineChart(title, "confidence", "accuracy (%)", lines)
     return charts
 

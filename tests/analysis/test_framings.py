@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +12,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ordered, run_cells
-from doubles import Drill, Speaking, gaze
+from conftest import ordered, run_cells, write_lines
+from doubles import Drill, Hashed, Speaking, gaze
 
 from spatial_eval.analysis import framings
 from spatial_eval.analysis.framings import agreement, find_groups, fragile, framing_rows, image_share, robust
 from spatial_eval.analysis.intervals import wilson
 from spatial_eval.analysis.sweep_data import SplitAnswers, SweepData, read_sweep_data
 from spatial_eval.benchmarks.framing import apply_framing
+from spatial_eval.benchmarks.readers import QuestionFile
 from spatial_eval.cli import main
 from spatial_eval.core.columns import FRAMED
 from spatial_eval.core.errors import INCOMPLETE
@@ -156,11 +158,11 @@ def test_a_gain_survives_where_its_interval_says_so() -> None:
 
 def test_a_form_that_is_not_followed_is_told_from_one_that_is_harder(files: SweepData) -> None:
     (group,) = find_groups(files)
-    accuracies = report_framings._read_accuracies(files, group, Base())
+    accuracies = report_framings._read_accuracies(files, group, (Base(),))
     letters = next(form for form in group.forms if form.framing == "letters").cells[Base()]
     odd = replace(files, cells=files.cells.assign(unreadable=[90.0 * (i == letters) for i in files.cells.index]))
     said = "\n".join(report_framings._describe_forms(odd, group, Base(), accuracies, {}))
-    assert "name no option in: letters 90 %. It does not follow these forms. In the others accuracy" in said
+    assert "name no option in: letters 90.0 %. It does not follow these forms. In the others accuracy" in said
     assert "Between the forms that it follows it is " in said
     plain = "\n".join(report_framings._describe_forms(files, group, Base(), accuracies, {}))
     assert "follow" not in plain
@@ -202,6 +204,24 @@ def test_what_is_left_in_the_mirror_is_right() -> None:
     assert list(source) == [0, 0, 0]
     left, on = codes["left"], codes["on"]
     assert meanings == [{"a": left, "b": on}, {"a": left, "b": on}, {"a": on, "b": left}]
+
+
+def test_a_constant_answer_is_right_where_it_is_any_of_the_right_ones(tmp_path: Path) -> None:
+    """Recounted from samples.parquet, where `golds` is empty if `gold` is the only one."""
+    options = ["left", "right", "on", "under"]
+    golds = [["left"], ["left", "on"], ["on", "left"], ["on"], ["under", "on"], ["right"]]
+    rows = [
+        {"id": f"q{i}", "question": "Where is it?", "answer": own, "options": options} for i, own in enumerate(golds)
+    ]
+    dataset = QuestionFile(write_lines(tmp_path / "quiz.jsonl", rows))
+    sets = [dataset, apply_framing(dataset, "listed")]
+    cells = [Cell(Experiment(one, Hashed(), 10), Base(), Part("all")) for one in sets]
+    found = read_sweep_data(run_cells(cells, tmp_path))
+    asked = found.samples[found.samples["dataset"] == "quiz"]
+    right = [json.loads(several or "[]") or [one] for several, one in asked[["golds", "gold"]].itertuples(index=False)]
+    assert [sum(answer in own for own in right) for answer in options] == [3, 1, 4, 1]
+    rows = framing_rows(found, find_groups(found))
+    assert [row["constant_accuracy"] for row in rows] == pytest.approx([100 * 4 / 6] * 2)
 
 
 def test_ids_and_options_may_hold_the_sign_of_a_claim() -> None:

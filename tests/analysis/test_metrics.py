@@ -17,9 +17,9 @@ from scipy import stats
 from spatial_eval.analysis import intervals, metrics
 from spatial_eval.analysis.intervals import wilson
 from spatial_eval.core import columns as column_names
-from spatial_eval.core.arms import BASE, Arm
+from spatial_eval.core.arms import BASE, Arm, Scaling
 from spatial_eval.core.types import Cell, Experiment, Generation, Part, Places, Sample
-from spatial_eval.methods.routing import AdaptVis, Base, ScalingVis
+from spatial_eval.methods.routing import METHODS, AdaptVis, Base, PaiFull, ScalingVis
 from spatial_eval.store.answers import Answers
 
 TRUNK = Experiment(Drill(size=8), Hashed())
@@ -344,3 +344,21 @@ def test_of_few_sets_there_is_a_p_and_no_interval() -> None:
 def test_questions_of_a_set_a_pair_or_an_image_are_one_cluster(given: list[dict], clusters: int) -> None:
     samples = [Sample(str(i), i, "?", ("left",), **one) for i, one in enumerate(given)]
     assert len(set(metrics.grade_columns(samples, Answers(), []).cluster)) == clusters
+
+
+@pytest.mark.parametrize("kind", sorted(METHODS.keys() - {"adapt_vis", "route", "pai_full"}))
+def test_an_arm_is_called_as_the_method_that_takes_it_alone(kind: str) -> None:
+    several = [ScalingVis(0.5), ScalingVis(2, scaling="mass", layers="0-15"), ScalingVis(1.2, image=2, heads="3:1,2")]
+    for method in several if kind == "scaling_vis" else [METHODS[kind]()]:
+        (arm,) = method.branches().values()
+        assert metrics.label_arm(arm) == metrics.label_method(method)
+
+
+def test_an_arm_that_no_method_takes_alone_is_called_by_its_label() -> None:
+    (arm,) = PaiFull().branches().values()
+    assert metrics.label_arm(arm) == "text weight=0.2 scaling=pai layers=2- alpha=0.1 cutoff=0.1 steps=all"
+
+
+def test_arms_that_differ_in_their_weight_are_listed_together() -> None:
+    arms = [Arm(0.8), Arm(Scaling(0.5, "mass")), BASE, Arm(0.5), *METHODS["vcd"]().branches().values()]
+    assert metrics.list_arms(arms) == "base; scaling_vis w=0.5 scaling=mass; scaling_vis w=0.5, 0.8; vcd"

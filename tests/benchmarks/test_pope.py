@@ -103,7 +103,8 @@ def test_other_rules_on_stored_answers(tmp_path: Path, capsys: pytest.CaptureFix
     }
     assert (folder / "results.csv").read_bytes() == before
     assert main.main([*given, "l_lead"]) == 0
-    head, line = capsys.readouterr().out.splitlines()
+    head, line, note = capsys.readouterr().out.splitlines()
+    assert note == "strict: percent right where nothing beside the right answer is accepted"
     assert " ".join(head.split()) == "dataset model method split rule n accuracy 95 % strict unread %"
     assert line.split()[4:] == ["l_lead", "2", "50.00", "9.45-90.55", "50.00", "50.0"]
     files = read_sweep_data(folder)

@@ -44,6 +44,14 @@ def test_formats(swept, cli) -> None:
     assert latex.startswith(r"\begin{tabular}")
 
 
+def test_hydras_full_error_prints_the_traceback_before_the_line(cli, tmp_path) -> None:
+    arguments = ("results", "--output-dir", str(tmp_path))
+    short, whole = cli(*arguments), cli(*arguments, env={"HYDRA_FULL_ERROR": "1"})
+    assert (short.returncode, short.stderr.count("\n"), whole.returncode) == (1, 1, 1)
+    assert whole.stderr.startswith("Traceback (most recent call last):\n")
+    assert whole.stderr.endswith(f"\n{short.stderr}")
+
+
 def test_wrong_use(swept, cli, tmp_path) -> None:
     done = cli("results", "zzz")
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
@@ -52,16 +60,24 @@ def test_wrong_use(swept, cli, tmp_path) -> None:
     assert cli().returncode == 2
 
 
+ENDING = {
+    signal.SIGTERM: signal.SIG_DFL,
+    signal.SIGHUP: signal.SIG_DFL,
+    signal.SIGINT: signal.default_int_handler,
+}
+
+
 @pytest.fixture
-def heeded_interrupts() -> Iterator[None]:
-    """A shell starts jobs in the background with Ctrl-C ignored, and their children inherit that."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+def heeded_signals() -> Iterator[None]:
+    """A shell starts jobs in the background with Ctrl-C ignored, nohup with SIGHUP, and their children inherit that."""
+    before = {number: signal.signal(number, handler) for number, handler in ENDING.items()}
     yield
-    signal.signal(signal.SIGINT, before)
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
-@pytest.mark.usefixtures("heeded_interrupts")
+@pytest.mark.parametrize("number", ENDING)
+@pytest.mark.usefixtures("heeded_signals")
 def test_a_signal_before_anything_is_computed_is_one_line(number, monkeypatch, capsys) -> None:
     before = signal.getsignal(number)
     monkeypatch.setattr(run, "_run", lambda parsed: os.kill(os.getpid(), number))

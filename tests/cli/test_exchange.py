@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import errno
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -148,6 +150,27 @@ def test_the_export_says_what_it_is_and_no_path(swept: Path, tmp_path: Path) -> 
     assert len(export_answers.gather_rows(output, name).rows) == 240
     with pytest.raises(ConfigError, match="unknown sweep 'nothing'"):
         export_answers.gather_rows(output, "nothing")
+
+
+@pytest.mark.parametrize(("form", "files"), [("jsonl", 3), ("lmms", 4)])
+def test_an_export_that_fails_half_way_leaves_its_folder_empty(
+    form: str, files: int, swept: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What stays behind would be taken for an export, and keep the same command from writing it."""
+    export, flush = export_answers.gather_rows(swept.parents[1], swept.name), os.fsync
+    synced: list[int] = []
+
+    def fail(file: int) -> None:
+        synced.append(file)
+        if len(synced) == files:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        flush(file)
+
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(StoreError, match="No space left on device"):
+        export_answers.write_export(tmp_path / "shared", export, form)
+    assert list((tmp_path / "shared").iterdir()) == []
+    assert len(export_answers.write_export(tmp_path / "shared", export, form)) >= 1
 
 
 def test_other_answers_to_the_same_question_are_refused_and_nothing_is_written(

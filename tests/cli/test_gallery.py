@@ -104,7 +104,7 @@ def test_a_panel_holds_each_arms_map_on_one_scale_and_its_own_answer(gazed: Path
         assert one.right == bool(right[i, w])
         text = files.samples.query("sample_id == @panel.id")
         assert one.answer in set(text["text"])
-    assert [one.name for one in panel.arms] == ["base", "weight 0.5", "weight 2"]
+    assert [one.name for one in panel.arms] == ["base", "scaling_vis w=0.5", "scaling_vis w=2"]
     drawn = np.asarray(panels.draw_panel(panel, "3")).astype(int)
     asked = 1  # line of the question
     top = panels.GAP + panels.LINE * (asked + 1) + panels.GAP
@@ -181,7 +181,7 @@ def test_the_report_shows_it_and_stays_one_small_file(gazed: Path) -> None:
     assert "src=" not in page.replace('src="data:', "")
     assert len(section) < 60_000
     pictures = re.findall(r'src="data:image/webp;base64,([^"]+)" alt="attention of ([^"]+)"', section)
-    names = {"1": "base", "0.5": "weight 0.5", "1.2": "weight 1.2", "2": "weight 2"}
+    names = {"1": "base"} | {weight: f"scaling_vis w={weight}" for weight in ("0.5", "1.2", "2")}
     assert [name for _, name in pictures] == [*names.values()] * 3
     for data, _ in pictures:
         assert Image.open(io.BytesIO(base64.b64decode(data))).size == (150, 150)

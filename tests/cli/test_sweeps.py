@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import io
 import json
 import logging
@@ -16,13 +17,16 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from unreadable import make_unreadable
 
 import spatial_eval
 from spatial_eval.analysis.sweep_data import LARGEST_TABLE, find_sweep, read_files
 from spatial_eval.cli import sweeps as cli_sweeps
 from spatial_eval.cli.main import COMMANDS, GLOSSARY, build_parser, main
-from spatial_eval.core.errors import ConfigError
+from spatial_eval.core.errors import ConfigError, StoreError
+from spatial_eval.core.files import write_json
 from spatial_eval.core.sweep_names import derive_name, is_name, read_name, write_name
+from spatial_eval.launch.records import list_open_launches
 from spatial_eval.report import citation, sources
 from spatial_eval.report.citation import cite_sweep
 
@@ -144,6 +148,36 @@ def test_list_shows_what_it_can(tmp_path: Path, capsys, monkeypatch) -> None:
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
     assert main(["list", "--output-dir", str(tmp_path / "none")]) == 0
     assert "no sweep under" in capsys.readouterr().out
+
+
+def test_a_private_sweep_beside_ours_is_one_line_of_every_command(tmp_path, monkeypatch, caplog, capsys) -> None:
+    """Neither an error of our commands nor a sweep that is silently not there."""
+    output = make_sweeps(tmp_path, ("aa11", "demo"), ("bb22", "demo"))
+    launched = output / "sweeps" / "bb22" / "jobs" / "20260101T000000-abcdef" / "launch.json"
+    write_json(launched, {})
+    write_json(launched.parents[1] / "request.json", {})
+    assert [launch.folder for launch in list_open_launches(output)] == [launched.parent]
+    make_unreadable(output / "sweeps" / "bb22", errno.EACCES, monkeypatch)
+    assert main(["list", "--output-dir", str(output)]) == 0
+    shown = capsys.readouterr()
+    assert "aa11" in shown.out
+    assert "bb22" not in shown.out
+    assert spatial_eval.sweeps(output) == ["aa11"]
+    assert find_sweep(output, "demo").name == "aa11"
+    assert list(list_open_launches(output)) == []
+    assert list(write_name(output / "sweeps" / "aa11", "demo")) == []
+    said = f"{output}/sweeps/bb22 is passed over: it cannot be read (Permission denied); make it readable"
+    assert caplog.messages == [said]
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EACCES])
+def test_sweeps_that_cannot_be_listed_are_no_empty_list(code: int, tmp_path: Path, monkeypatch, capsys) -> None:
+    output = make_sweeps(tmp_path, ("aa11", "demo"))
+    make_unreadable(output / "sweeps", code, monkeypatch)
+    with pytest.raises(StoreError, match=os.strerror(code)):
+        spatial_eval.sweeps(output)
+    assert main(["list", "--output-dir", str(output)]) == 1
+    assert capsys.readouterr().err.startswith(f"error: {output}/sweeps: {os.strerror(code)}; ")
 
 
 def test_tables_of_another_hand_are_a_line(swept: Path, tmp_path: Path, capsys) -> None:

@@ -11,6 +11,7 @@ from hydra_front import COMPOSER
 
 from spatial_eval.benchmarks.readers import QuestionFile, Vsr
 from spatial_eval.config.compose import Composer, set_values
+from spatial_eval.config.grid import build_grid
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.paths import conf_folder, sweeps_folder
 from spatial_eval.models.hf import HF
@@ -137,3 +138,31 @@ def test_without_our_own_options_nothing_is_composed_in_silence(tmp_path: Path, 
         Composer().read_benchmark("vsr", {})
     with pytest.raises(ConfigError, match="cannot compose"):
         Composer().compose({})
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "arguments", "message"),
+    [
+        ("method/mine", "kind: [base]", ["method=mine"], r"unknown method.kind"),
+        ("dataset/mine", "kind: {a: 1}", ["dataset=mine"], r"unknown dataset.kind"),
+        ("launcher/mine", "kind: [inline]", ["launcher=mine"], r"unknown launcher.kind"),
+        ("method/mine", "kind: ${nothing}", ["method=mine"], r"Interpolation key 'nothing' not found"),
+        ("method/mine", "kind: ${method.kind}", ["method=mine"], r"Recursive interpolation"),
+        ("model/mine", "# @package _global_\nkind: hf", ["model=mine"], r"mine.yaml: `# @package` puts its keys"),
+        ("preset/mine", "kind: 7", ["model=tiny", "model.preset=mine"], r"preset mine: kind is not valid; expected"),
+        ("preset/mine", "model: 7", ["model=tiny", "model.preset=mine"], r"preset mine: model is not valid; expected"),
+        ("preset/mine", "model: ???", ["model=tiny", "model.preset=mine"], r"model must be given"),
+        ("preset/mine", "model: ${nothing}", ["model=tiny", "model.preset=mine"], r"preset mine: Interpolation key"),
+        ("method/mine", f"kind: {'x' * 9999}", ["method=mine"], r"x{500}\.\.\. \(9,999 characters\)"),
+        ("method/mine", "kind: base\na: &a [*a]", ["method=mine"], r"cannot compose .{,600}characters\)"),
+    ],
+)
+def test_a_wrong_option_of_the_users_is_one_short_line(file, text, arguments, message, tmp_path) -> None:
+    path = tmp_path / f"{file}.yaml"
+    path.parent.mkdir()
+    path.write_text(text)
+    rest = [] if path.parent.name == "dataset" else ["dataset=controlled_a"]
+    with pytest.raises(ConfigError, match=message) as caught:
+        build_grid(Composer(tmp_path), [*arguments, *rest], {})
+    assert len(str(caught.value)) < 1200
+    assert "\n" not in str(caught.value)

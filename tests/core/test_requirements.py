@@ -107,3 +107,13 @@ def test_versions_that_the_tests_are_run_with() -> None:
     assert lowest["transformers"] == FLOOR
     assert set(lowest) == {one.name for one in requirements.read_packages()} - versions.KEPT
     assert all((versions.ROOT / folder).is_dir() for folder in versions.ENGINE)
+
+
+@pytest.mark.parametrize(
+    ("version", "arguments"),
+    [("1.3.2", {"version_base": "1.3"}), ("1.3.8", {"version_base": "1.3"}), ("1.4.0rc3", {}), ("1.4.1", {})],
+)
+def test_hydra_is_asked_for_its_behaviour_only_where_it_has_several(version, arguments, monkeypatch) -> None:
+    """1.3 warns without the question, 1.4 with it."""
+    installed(monkeypatch, "hydra-core", version)
+    assert requirements.choose_hydra_base() == arguments

@@ -59,6 +59,19 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.parametrize("stream", [io.StringIO(), None])
+def test_a_guarded_stream_is_one_for_writing_text_wherever_it_goes(stream: io.StringIO | None) -> None:
+    """What libraries ask of sys.stdout, also where a process has none (pythonw, a closed descriptor)."""
+    guarded = terminal.GuardedStream(stream, clean=True)
+    assert (guarded.writable(), guarded.readable(), guarded.isatty(), guarded.encoding) == (True, False, False, "utf8")
+    assert guarded.write("two\n") == 4
+    guarded.flush()
+    assert guarded.error is None
+    assert stream is None or stream.getvalue() == "two\n"
+    with pytest.raises(io.UnsupportedOperation):
+        guarded.fileno()
+
+
 def test_a_terminal_gets_no_control_characters_and_a_file_gets_the_bytes(monkeypatch) -> None:
     for stream, wanted in ((Terminal(), "a\\x1b[2J\\x9b\n\tb\\r"), (io.StringIO(), "a\x1b[2J\x9b\n\tb\r")):
         monkeypatch.setattr(sys, "stdout", stream)
@@ -145,3 +158,10 @@ def test_a_log_has_a_plain_line_now_and_then(monkeypatch, caplog) -> None:
     assert lines[-2].startswith("pass 1 of 2, 20 %, ")
     assert " questions/s, " in lines[-2]
     assert lines[-1].startswith("quiz x tiny: 20/40 questions, ")
+
+
+def test_lines_break_between_words_at_the_width_and_go_on_further_in() -> None:
+    text = "one two three\n  four five-six seven\n\nunbreakable_word"
+    wrapped = "one two\n  three\n  four\n    five-six\n    seven\n\nunbreakable_word"
+    assert terminal.wrap_lines(text, 12) == wrapped
+    assert terminal.wrap_lines(text, None) == text

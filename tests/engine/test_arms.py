@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ from spatial_eval.engine.attention import FORMULAS, OwnRows
 from spatial_eval.engine.decode import decode_arms
 from spatial_eval.engine.prefix import PrefixMemory
 from spatial_eval.engine.reference import decode_reference
-from spatial_eval.engine.request import Decoded, Intervention, draw_number, image_token_id
+from spatial_eval.engine.request import Decoded, Intervention, draw_number, fill_padding, image_token_id
 from spatial_eval.models.batches import collate
 
 SHARES = (
@@ -240,12 +241,89 @@ def test_second_prompts_are_exact(name: str, monkeypatch: pytest.MonkeyPatch) ->
     assert own == {500, SECONDS[0].contrast.second}  # type: ignore[union-attr]
 
 
-def test_another_prompt_alone_is_its_own_generate(no_image_token: None) -> None:
+@pytest.mark.parametrize("way", [decode_arms, decode_reference])
+def test_another_prompt_alone_is_its_own_baseline(way: Any, no_image_token: None) -> None:
+    """Its numbers and what it attends to, beside other arms; as a plain generate answers it."""
+    model, arms = build("llava").model, (Arm(0.5), Arm(contrast=AnswerYes()), BASE)
+    _, _, (inputs, asked) = ask_twice("llava", {0: 2, 3: 1}, arms)
+    (second,) = asked.seconds.values()
+    ours = way(model, inputs, intervention=replace(asked, capture="map"), max_new_tokens=5, trace=True)
+    job = Intervention((BASE,), capture="map")
+    base = way(model, second, intervention=job, max_new_tokens=5, trace=True)
+    assert [said[1] for said in ours.tokens] == [said[0] for said in base.tokens]
+    for mine, theirs in (
+        (ours.logits, base.logits),
+        (ours.scores, base.scores),
+        *zip(ours.later, base.later, strict=False),
+    ):
+        torch.testing.assert_close(mine[:, 1:2], theirs, atol=1e-5, rtol=0, equal_nan=True)
+    assert ours.attended is not None
+    assert base.attended is not None
+    torch.testing.assert_close(ours.attended.mass[:, 1:2], base.attended.mass, atol=1e-6, rtol=0)
+    torch.testing.assert_close([m[1:2] for m in ours.attended.maps or ()], base.attended.maps, atol=1e-6, rtol=0)
+    stock = model.generate(**second, max_new_tokens=5, do_sample=False)[:, second["input_ids"].shape[1] :]
+    assert all(list(said[1]) == row[: len(said[1])] for said, row in zip(ours.tokens, stock.tolist(), strict=True))
+
+
+def test_another_prompt_alone_decodes_no_row_beside_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    model = build("llava").model
+    monkeypatch.setattr(model.generation_config, "eos_token_id", None)
+    forward, rows = model.model.language_model.forward, []
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        rows.append(kwargs["inputs_embeds"].shape[1])
+        return forward(*args, **kwargs)
+
+    monkeypatch.setattr(model.model.language_model, "forward", counted)
     asked, _, _ = ask_twice("llava", {0: 1}, (Arm(contrast=AnswerYes()),))
-    ours = decode_arms(build("llava").model, asked[0].inputs, intervention=asked[1], max_new_tokens=5)
+    decode_arms(model, asked[0].inputs, intervention=replace(asked[1], noised={}), max_new_tokens=4)
     (second,) = asked[1].seconds.values()
-    stock = build("llava").model.generate(**second, max_new_tokens=5, do_sample=False)
-    assert list(ours.tokens[0][0]) == stock[0, second["input_ids"].shape[1] :].tolist()
+    assert sum(rows[:2]) == second["input_ids"].shape[1] + 1  # one of the prefix's is not kept
+    assert rows[2:] == [1, 1, 1]
+
+
+def test_a_kept_prefix_is_that_of_its_own_second_prompt(no_image_token: None) -> None:
+    """Two passes whose prompts are alike up to the image, and whose second prompts are not, take turns."""
+    model, memory, arms = build("llava").model, PrefixMemory(), (Arm(contrast=Icd(alpha=2.0, cutoff=0.0)), BASE)
+    asked, second = share("llava", {0: 2}), Icd().second
+    for before in ("Look away.", "Count all the cups.", "Look away."):
+        own = {second: share("llava", {0: 2}, "{}", before).inputs}
+        given = {"intervention": Intervention(arms, seconds=own), "image": asked.image, "max_new_tokens": 4}
+        fresh = decode_arms(model, asked.inputs, **given)  # type: ignore[arg-type]
+        main = memory.prefixes.get(None)
+        kept = decode_arms(model, asked.inputs, memory=memory, names="the picture", **given)  # type: ignore[arg-type]
+        torch.testing.assert_close(kept.scores, fresh.scores, atol=1e-5, rtol=0)
+        assert kept.tokens == fresh.tokens
+        assert main is None or memory.prefixes[None] is main
+
+
+@pytest.mark.parametrize("way", [decode_arms, decode_reference])
+def test_padding_is_no_token_that_was_said(way: Any, monkeypatch: pytest.MonkeyPatch, no_image_token: None) -> None:
+    """A checkpoint's bans and penalties on repetition take the pad token for none, which may be an end token."""
+    model, arms = build("llava").model, (BASE, Arm(0.5), Arm(contrast=Dola(layers="low")), Arm(contrast=AnswerYes()))
+    monkeypatch.setattr(model.generation_config, "repetition_penalty", 1.3)
+    monkeypatch.setattr(model.generation_config, "no_repeat_ngram_size", 1)
+    _, alone, _ = ask_twice("llava", {0: 1, 3: 1, 5: 1}, arms)
+    assert len({one["input_ids"].shape[1] for one, _ in alone}) == 3
+    each = Decoded.join([way(model, one, intervention=how, max_new_tokens=6) for one, how in alone])
+    shortest = min(range(3), key=lambda i: alone[i][0]["input_ids"].shape[1])
+    for pad_id in {token for arm in each.tokens[shortest] for token in arm}:
+        batch = collate([one for one, _ in alone], pad_id)
+        texts = {second: collate([how.seconds[second] for _, how in alone], pad_id) for second in alone[0][1].seconds}
+        whole = way(model, batch, intervention=Intervention(arms, seconds=texts), max_new_tokens=6)
+        assert whole.tokens == each.tokens
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_padding_is_filled_with_text(name: str) -> None:
+    token = image_token_id(build(name).model.config)
+    batch = collate(encode(name), 7)
+    filled = fill_padding(batch, token)["input_ids"]
+    shown = batch["attention_mask"].bool()
+    assert torch.equal(filled[shown], batch["input_ids"][shown])
+    for row, valid in zip(filled, shown, strict=True):
+        first = next(one for one in row[valid].tolist() if one != token)
+        assert set(row[~valid].tolist()) <= {first}
 
 
 def test_sampling_draws_from_the_models_probabilities() -> None:

@@ -433,8 +433,11 @@ def test_stop_strings_are_refused() -> None:
 def test_prompt_must_end_in_text_and_hold_an_image() -> None:
     model, inputs = build("llava").model, encode("llava", slice(1))[0]
     image = {**inputs, "input_ids": torch.full_like(inputs["input_ids"], model.config.image_token_id)}
-    with pytest.raises(ModelError, match="last prompt position must be text"):
+    with pytest.raises(ValueError, match=r"the prompt ends with its image.*model.decoding=per_arm may still do"):
         decode_arms(model, image, intervention=ALL, max_new_tokens=1)
+    padded = {**inputs, "attention_mask": inputs["attention_mask"].flip(-1).cumsum(dim=-1).flip(-1).gt(1).long()}
+    with pytest.raises(ModelError, match="pad on the left"):
+        decode_arms(model, padded, intervention=ALL, max_new_tokens=1)
     words = {**inputs, "input_ids": torch.full_like(inputs["input_ids"], 9)}
     with pytest.raises(ValueError, match="no image token"):
         decode_arms(model, words, intervention=ALL, max_new_tokens=1)

@@ -14,6 +14,7 @@ from spatial_eval.core.arms import Arm, Scaling
 from spatial_eval.core.errors import ModelError
 from spatial_eval.engine import reference
 from spatial_eval.engine.request import Decoded, Intervention, read_first_tokens
+from spatial_eval.store.generations import check_answer
 
 
 def inputs(name: str) -> dict[str, Any]:
@@ -102,3 +103,15 @@ def test_numbers_come_in_one_transfer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.Tensor, "item", lambda self: pytest.fail("one number at a time"))
     read_first_tokens(decoded(torch.randn(3, 7, 50)), [{"left": [1, 3]}, {}, {"left": [1], "on": [2]}])
     assert moved == [3 * 7 * (2 + 3 + 2)]
+
+
+def test_an_option_never_has_more_than_everything() -> None:
+    """In float32 the parts of an option's spellings add up to 1.0000001, which no store takes."""
+    logits = torch.randn(400, 1, 30, generator=torch.Generator().manual_seed(0))
+    named = [{"yes": list(range(20)), "no": [20, 21]}, {"yes": list(range(30))}] * 200
+    shares = [first.option_probs for (first,) in read_first_tokens(decoded(logits), named)]
+    assert all(math.fsum(own.values()) == pytest.approx(1, abs=1e-12) for own in shares if own)
+    assert max(max(own.values()) for own in shares if own) == 1.0
+    assert not any(check_answer({"text": "", "option_probs": own}) for own in shares)
+    exact = torch.softmax(logits[0, 0, :22].double(), dim=-1)
+    assert shares[0] == pytest.approx({"yes": exact[:20].sum().item(), "no": exact[20:].sum().item()}, abs=1e-6)

@@ -77,6 +77,16 @@ def test_sparc_counts_what_rises_and_multiplies_from_the_next_step_on() -> None:
             torch.testing.assert_close(memory.weigh(layer, seen), seen * expected)
 
 
+def test_sparc_compares_with_mostly_the_newest_attention() -> None:
+    """As its code: a~ = (1 - beta) a + beta a~, beta 0.1."""
+    given = (IMAGE, {}, torch.arange(N), torch.zeros(N, 1, dtype=torch.long), [Sparc()], [0])
+    memory = GainMemory(*given, *(torch.zeros(N, 1, P) for _ in range(2)), torch.zeros(N, 1, P, dtype=torch.bool))
+    for seen, usual in ((0.1, 0.1), (0.2, 0.9 * 0.2 + 0.1 * 0.1), (0.05, 0.9 * 0.05 + 0.1 * 0.19)):
+        memory.weigh(0, torch.full((N, H, 1, P + S), seen))
+        torch.testing.assert_close(memory.usual, torch.full((N, 1, P), usual))
+        memory.turn(*given[2:4])
+
+
 def test_sinks_are_where_the_hidden_state_is_large() -> None:
     hidden = torch.ones(1, 2, 16)
     hidden[0, 1, 3] = -9.0

@@ -49,7 +49,7 @@ def strike(cluster: Cluster, trial: Trial, least: int = 2) -> tuple[str, int]:
 
 def await_death(pid: int) -> None:
     """What the test did to a job has happened: only then may the others, and its next start, go on."""
-    wait_for(lambda: not records.process_start(pid), "the job to die")
+    wait_for(lambda: not records.read_process_start(pid), "the job to die")
 
 
 def same(trial: Trial, done: Done, in_flight: int = 1) -> None:

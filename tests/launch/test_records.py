@@ -87,7 +87,7 @@ def test_a_launch_of_schema_1_is_read(state: Path) -> None:
     ]
     assert spec.jobs[1].resources == Resources(gpus=2, memory="16G", time=30)
     assert spec.request.cells == WRITTEN
-    done, failed = (attempts[0] for _, attempts in sorted(AttemptReader(launch).attempts().items()))
+    done, failed = (attempts[0] for _, attempts in sorted(AttemptReader(launch).read_attempts().items()))
     assert (done.state, done.total, done.slurm, done.restart) == ("done", 80, "77_0", 0)
     assert (failed.errors, failed.again) == (("scenes_a x vlm: RuntimeError: no such kernel",), True)
     assert [(array.jobs, array.id) for array in slurm.list_arrays(launch)] == [(("t00000",), "77"), (("t00001",), "78")]
@@ -243,7 +243,7 @@ def test_a_job_array_that_cannot_be_read_is_one_line(text, state, capsys) -> Non
 
 def test_foreign_files_in_a_launch_are_passed_over(state: Path) -> None:
     (launch,) = records.list_launches(state)
-    before = AttemptReader(launch).attempts()
+    before = AttemptReader(launch).read_attempts()
     path = launch.folder / "t00000.node1-42-1767268800000.json"
     later = launch.folder / "t00000.node9-1-1767268900000.json"
     damage_free = json.loads(path.read_text())
@@ -258,7 +258,7 @@ def test_foreign_files_in_a_launch_are_passed_over(state: Path) -> None:
         (launch.folder / f"t00000.{name}-1-1.json").write_text(content)
     (launch.folder / "t00000.f-1-1.json").mkdir()
     os.mkfifo(launch.folder / "t00000.g-1-1.json")
-    after = AttemptReader(launch).attempts()
+    after = AttemptReader(launch).read_attempts()
     assert [attempt.pid for attempt in after["t00000"]] == [1, 42]  # a later version's attempt still counts
     assert after["t00001"] == before["t00001"]
     (launch.folder / "driver.json").write_text('{"host": 1}')
@@ -284,7 +284,7 @@ def test_a_file_servers_clock_ends_no_job_and_keeps_none(ahead, age, lives, tmp_
     for path in tmp_path.iterdir():
         os.utime(path, (now - age, now - age))
     monkeypatch.setattr(records, "read_clock", lambda folder: now)
-    (attempt,) = AttemptReader(launch).attempts()["t00000"]
+    (attempt,) = AttemptReader(launch).read_attempts()["t00000"]
     assert (attempt.alive, launch.is_driven) == (lives, lives)
 
 
@@ -373,14 +373,14 @@ def test_an_attempt_that_cannot_be_read_for_a_moment_still_runs(tmp_path, monkey
     launch = Launch(tmp_path)
     records.write_attempt(launch, "t00000.a-1-1.json", Attempt("t00000", "running", "far", 1, "5"))
     reader = AttemptReader(launch)
-    before = reader.attempts()
+    before = reader.read_attempts()
     os.utime(tmp_path / "t00000.a-1-1.json", (time.time() - 1, time.time() - 1))
     with monkeypatch.context() as patch:
         patch.setattr(records, "read_json", lambda _: (_ for _ in ()).throw(OSError(5, "Input/output error")))
-        assert list(reader.attempts()) == ["t00000"]
+        assert list(reader.read_attempts()) == ["t00000"]
     with monkeypatch.context() as patch:
         patch.setattr(os, "scandir", lambda _: (_ for _ in ()).throw(OSError(116, "Stale file handle")))
-        assert list(reader.attempts()) == list(before) == ["t00000"]
+        assert list(reader.read_attempts()) == list(before) == ["t00000"]
 
 
 class Bomb:

@@ -198,11 +198,23 @@ def test_an_array_whose_name_no_command_can_take_is_a_line(tmp_path) -> None:
         slurm.list_arrays(Launch(tmp_path))
 
 
+def test_arrays_that_cannot_be_listed_are_an_error_and_no_job_is_lost(tmp_path, monkeypatch) -> None:
+    """No array would mean that no job was submitted; a task that cannot look at its folder is queued again."""
+    starts = Starts(tmp_path, monkeypatch)
+    (tmp_path / "array-0.json").write_text(json.dumps({"name": "n", "jobs": ["t00000"], "id": "17"}))
+    launch = Launch(tmp_path)
+    assert [array.id for array in slurm.list_arrays(launch)] == ["17"]
+    monkeypatch.setattr(os, "scandir", lambda _: (_ for _ in ()).throw(OSError(116, "Stale file handle")))
+    with pytest.raises(StoreError, match="Stale file handle"):
+        slurm.list_arrays(launch)
+    assert starts.interrupt(60)
+
+
 def test_two_time_limits_without_an_answer_are_enough(tmp_path, monkeypatch) -> None:
     starts = Starts(tmp_path, monkeypatch)
     assert starts.interrupt(1000)
     assert not starts.interrupt(1000)
-    (said,) = AttemptReader(Launch(tmp_path)).attempts()["t00000"]
+    (said,) = AttemptReader(Launch(tmp_path)).read_attempts()["t00000"]
     fault, again = slurm.explain_end(Launch(tmp_path), task(), [said], None)
     assert fault.cause == (
         "quiz x slow [0:8]: interrupted 2 times before the first answer: raise launcher.time (or model.resources.time)"

@@ -96,6 +96,32 @@ def test_second_prompts(name: str, system: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("decoding", ["shared", "per_arm"])
+def test_a_second_prompt_that_cannot_be_written_costs_its_own_arms_alone(decoding: str, tmp_path: Path) -> None:
+    arms = (Arm(0.5), *SECONDS[1:3], Arm())
+    late = replace(eight()[0], question="USER: Where is the cup? <image>\nASSISTANT:")
+    asked = [late, *eight()[1:3]]
+    found = {
+        (record.sample_id, record.arm): record
+        for vlm in [load(HF(saved("llava"), decoding=decoding), tmp_path, tokens=3)]
+        for batch in vlm.answer(cut([(sample, arms) for sample in asked], vlm))
+        for record in batch
+    }
+    assert len(found) == len(asked) * len(arms)
+    failed = {key: record.error for key, record in found.items() if isinstance(record, Failure)}
+    assert failed == {(late.id, arm): "ValueError: <image> stands in the midst of the question" for arm in SECONDS[1:3]}
+    alone = ask(load(HF(saved("llava"), decoding=decoding), tmp_path, tokens=3), [late], (arms[0], arms[-1]))
+    assert all(found[late.id, arm].tokens == alone[late.id, arm.weight].tokens for arm in (arms[0], arms[-1]))  # type: ignore
+
+
+def test_a_question_that_ends_with_its_image_costs_itself_alone(tmp_path: Path) -> None:
+    last = replace(eight()[1], question="USER: Where is the cup? <image>")
+    found = ask(load(HF(saved("llava")), tmp_path, tokens=2), [eight()[0], last, eight()[2]], ARMS[:2])
+    failed = {key[0]: record.error for key, record in found.items() if isinstance(record, Failure)}
+    assert failed.keys() == {last.id}
+    assert "the prompt ends with its image" in failed[last.id]
+
+
+@pytest.mark.parametrize("decoding", ["shared", "per_arm"])
 def test_nothing_is_pruned_where_no_text_stands_before_the_image(decoding: str, tmp_path: Path) -> None:
     vlm = load(HF(saved("llava"), decoding=decoding), tmp_path)
     with pytest.raises(ModelError, match="sid: no token stands before the image"):
@@ -105,7 +131,8 @@ def test_nothing_is_pruned_where_no_text_stands_before_the_image(decoding: str, 
 def test_a_template_without_system_messages(tmp_path: Path) -> None:
     vlm = load(HF(saved("llava")), tmp_path, dataset=Questions("chat"))
     vlm._encoder._processor.chat_template = "USER: <image>\n{{ messages[-1]['content'][1]['text'] }}"  # type: ignore
-    (error,) = vlm._encoder.encode_picture([eight()[0]], [SecondPrompt("system", "Look away.")])  # type: ignore
+    (encoded,) = vlm._encoder.encode_picture([eight()[0]], [SecondPrompt("system", "Look away.")])  # type: ignore
+    (error,) = encoded.seconds.values()
     says = str(error.__cause__)
     assert says.startswith("method.place=system: the chat template of ")
     assert says.endswith("has no place for a system message: take method.place=text, or dataset.prompt=raw")

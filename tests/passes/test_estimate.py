@@ -19,13 +19,14 @@ from spatial_eval.benchmarks.question_files import QuestionFile
 from spatial_eval.config.compose import Composer
 from spatial_eval.config.grid import format_config
 from spatial_eval.config.schema import check_root_value
-from spatial_eval.core.arms import Arm
+from spatial_eval.core.arms import Arm, Vcd
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.types import Experiment, Part, Pass, Places
 from spatial_eval.models import devices
 from spatial_eval.models.hf import HF
 from spatial_eval.passes import estimate
 from spatial_eval.passes.pass_state import inspect_pass, run_pass
+from spatial_eval.store.generations import Store
 
 SEVEN = (330, 327, 1798, 352, 928, 233, 978)
 
@@ -34,8 +35,8 @@ def test_a_plan_lists_some_of_many_arms(launch, tmp_path: Path) -> None:
     weights = ",".join(f"{0.1 * i:.1f}" for i in range(11, 41))
     done = launch("-m", "method=scaling_vis", f"weight={weights}", "action=plan", f"output_dir={tmp_path}")
     assert done.returncode == 0, done.stderr
-    assert " x 30 arms (1.1 1.2 1.3 " in done.stdout
-    assert " 3.3 3.4 and 6 more); " in done.stdout
+    assert " x 30 arms (scaling_vis w=1.1, 1.2, 1.3, " in done.stdout
+    assert " 3.3, 3.4 and 6 more); " in done.stdout
 
 
 def test_the_papers_table_is_planned_without_data_images_model_or_network(launch, tmp_path: Path) -> None:
@@ -47,7 +48,7 @@ def test_the_papers_table_is_planned_without_data_images_model_or_network(launch
     lines = done.stdout.splitlines()
     assert lines[0] == "21 cells, 21 distinct, 7 passes"
     assert [int(n.replace(",", "")) for n in re.findall(r"x llava15_7b: ([\d,]+) questions", done.stdout)] == [*SEVEN]
-    assert "330 questions x 4 arms (0.5 0.8 1 1.5); at most 1,320 answers to compute" in lines[1]
+    assert "330 questions x 4 arms (base; scaling_vis w=0.5, 0.8, 1.5); at most 1,320 answers to compute" in lines[1]
     assert "counted from the YAML's rows" in lines[2]
     assert "no prompts/Controlled_Images_A_with_answer_four_options.jsonl under data_dir=/nowhere" in lines[2]
     assert f"prefills: {sum(SEVEN):,} now, against {3 * sum(SEVEN):,} with one generate" in done.stdout
@@ -63,7 +64,7 @@ def test_a_model_whose_commit_is_unknown_is_planned_and_a_wrong_one_refused(laun
     env = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hub")}
     done = launch("action=plan", "model=hf", "model.path=org/absent", "dataset=vsr", "data_dir=/nowhere", env=env)
     assert done.returncode == 0, done.stderr
-    assert "978 questions x 1 arms (1); at most 978 answers" in done.stdout
+    assert "978 questions x 1 arms (base); at most 978 answers" in done.stdout
     assert "org/absent is not in the hub cache and the hub cannot be asked" in done.stdout
     done = launch("action=plan", "model=hf", "model.path=/nowhere", "dataset=vsr", "data_dir=/nowhere", env=env)
     assert (done.returncode, done.stderr.count("\n")) == (1, 1)
@@ -101,6 +102,30 @@ def test_recorded_rates_are_of_the_same_dataset_else_of_the_same_model(places: P
     assert other_device.rate is None  # what was recorded here says nothing of an A100, and a double has no shape
     stranger = Pass(Experiment(Drill(), Hashed("stranger")), first.needs)
     assert estimate.estimate_passes([stranger], places)[0].rate is None
+
+
+def test_a_recorded_rate_is_scaled_to_the_arms_that_are_missing(places: Places) -> None:
+    """What is stored has two weights of one reading of the image; more weights cost little, noised images a reading."""
+    dataset = Drill("drill")
+    run_pass(inspect_pass(work(dataset, 0.5, 1.0), places), places)
+    store = Store(places.paths.generations)
+    (effort,) = (effort for _, key in store.list_experiments() for effort in store.list_efforts(key))
+    assert (effort.questions, effort.arms) == (12, {Arm(0.5), Arm(1.0)})
+
+    def scales(*arms: Arm) -> tuple[float, ...]:
+        asked = Pass(Experiment(dataset, Hashed()), ((Part("all"), (Arm(0.5), *arms)),))
+        (found,) = estimate.estimate_passes([asked], places)
+        assert found.arms == set(arms)
+        assert found.rate is not None
+        return tuple(round(rate * 12 / effort.seconds, 3) for rate in (found.rate.low, found.rate.high))
+
+    assert scales(Arm(2.0), Arm(3.0)) == (0.75, 1.5)
+    assert scales(*(Arm(weight) for weight in range(2, 22))) == (round(0.75 * 1.2 / 1.02, 3), round(1.5 * 4 / 1.3, 3))
+    noised = [Arm(contrast=Vcd(noise=noise)) for noise in (100, 200, 300)]
+    assert scales(*noised) == (round(0.75 * 4.45 / 1.3, 3), round(1.5 * 4.03 / 1.02, 3))
+    assert scales(Arm(2.0)) == (round(0.75 * 1.15 / 1.3, 3), round(1.5 * 1.01 / 1.02, 3))
+    (whole,) = estimate.estimate_passes([work(dataset, 0.5, 1.0)], places)
+    assert (whole.arms, whole.seconds) == (frozenset(), (0, 0))
 
 
 def estimate_hub_model(places: Places, path: str = "llava-hf/llava-1.5-7b-hf", **how: Any) -> estimate.Rate:

@@ -7,9 +7,12 @@ from dataclasses import dataclass, fields, replace
 import pytest
 from every_kind import DATASETS, METHODS, MODELS
 
+from spatial_eval.analysis.metrics import format_settings, methods_by_row
 from spatial_eval.benchmarks.prompts import apply_template
 from spatial_eval.config.descriptions import build_sweep_method, describe_for_sweep
+from spatial_eval.core.columns import IDENTITY
 from spatial_eval.core.types import Cell, Experiment, Part
+from spatial_eval.methods import routing
 from spatial_eval.models.registry import MODELS as MODEL_KINDS
 from spatial_eval.passes.tables import describe_cells, sweep_id
 
@@ -75,6 +78,20 @@ def test_a_method_of_sweep_json_is_built_again(kind: str) -> None:
     (cell,) = describe_cells(cells_of(kind))["cells"]
     assert build_sweep_method(cell["method"]) == METHODS[kind]
     assert build_sweep_method({**cell["method"], "kind": kind}) == METHODS[kind]
+
+
+def test_sparc_of_an_earlier_version_is_read_as_what_it_computed() -> None:
+    """Its sweep.json and results.csv leave pace out, which was 0.1 by default; the paper's is 0.9."""
+    old, new = (routing.METHODS["sparc"](pace=pace) for pace in (0.1, 0.9))
+    assert routing.METHODS["sparc"]() == new
+    assert build_sweep_method({"kind": "sparc"}) == old
+    assert describe_for_sweep(old) == {"kind": "sparc"}
+    assert describe_for_sweep(new) == {"kind": "sparc", "pace": 0.9}
+    assert [format_settings(method) for method in (old, new)] == ["", "pace=0.9"]
+    trunk = {"dataset": {"name": "a"}, "model": {"name": "b"}, "max_new_tokens": 5}
+    cell = {"trunk": 0, "method": {"kind": "sparc"}, "part": {"split": "all", "limit": None}}
+    (row,) = methods_by_row({"cells": [cell], "trunks": [trunk]})
+    assert row[IDENTITY.index("settings")] is None  # as it stands in the table of then
 
 
 def test_a_new_kind_is_described_with_its_default_name(monkeypatch: pytest.MonkeyPatch) -> None:

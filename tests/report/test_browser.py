@@ -125,7 +125,7 @@ def test_keys_move_in_the_grid_and_show_the_cell(opened: Open, swept: Path) -> N
     assert here.get_attribute("aria-describedby") == "tip"
     assert "weight1 0.5, weight2 1.5, threshold 0.1" in tip.text
     interval = f"95 %: {row['accuracy_low']:.1f} to {row['accuracy_high']:.1f}, n = {row['n']}"
-    assert f"{row['accuracy']:.2f} % right ({interval})" in tip.text
+    assert f"{row['accuracy']:.1f} % right ({interval})" in tip.text
     here.send_keys(Keys.ESCAPE)
     assert not tip.is_displayed()
 
@@ -142,7 +142,7 @@ def test_the_slider_reads_the_exact_curve(opened: Open, swept: Path) -> None:
         low, high = wilson(round(row["accuracy"] * row["n"] / 100), row["n"])
         said = browser.find_element("css selector", "form[data-curve] output").text
         assert said == (
-            f"threshold {row['threshold']:.2f}: {row['accuracy']:.2f} % "
+            f"threshold {row['threshold']:.2f}: {row['accuracy']:.1f} % "
             f"(95 %: {low:.1f} to {high:.1f}, n = {row['n']}), {row['share_weight1']:.1f} % to weight1"
         )
 
@@ -357,7 +357,7 @@ def test_samples_are_filtered_and_paged(opened: Open, swept: Path) -> None:
             assert shown["place"] == f"{k + 1} of {len(turned)} (of 40 questions)"
             assert shown["about"].endswith(f"sample {row['sample_id']}")
             assert (shown["gold"], shown["none"]) == (row["gold"], "This sample has no picture.")
-            assert [line[0] for line in shown["rows"]][:2] == ["base", "weight 0.5"]
+            assert [line[0] for line in shown["rows"]][:2] == ["base", "scaling_vis w=0.5"]
             assert shown["rows"][0][1:3] == [base, row["before"]]
             assert shown["rows"][1][1].endswith(f", {name}")
             assert shown["rows"][1][2] == row["after"]
@@ -377,6 +377,34 @@ def test_samples_are_filtered_and_paged(opened: Open, swept: Path) -> None:
     assert not browser.find_element("id", "samples-card").is_displayed()
 
 
+def test_a_link_leads_below_the_navigation_however_narrow_the_page(opened: Open, recorded_sweep: Path) -> None:
+    browser = opened(recorded_sweep)
+    browser.set_window_size(500, 900)
+    try:
+        assert browser.execute_script("return document.querySelector('nav').offsetHeight") > 70  # several lines
+        for link in browser.find_elements("css selector", "nav a")[1:-1]:  # the last sections end at the page's end
+            browser.execute_script("arguments[0].click()", link)
+            title = browser.find_element("css selector", f"#{link.get_attribute('href').partition('#')[2]} h2")
+            nav = browser.find_element("tag name", "nav")
+            below = "return arguments[0].getBoundingClientRect().top >= arguments[1].getBoundingClientRect().bottom"
+            assert browser.execute_script(below, title, nav)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 500
+    finally:
+        browser.set_window_size(1200, 900)
+
+
+def test_paper_has_what_is_open_and_no_controls(opened: Open, swept: Path) -> None:
+    browser = opened(swept)
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": "print"})
+    try:
+        shown = "return [...document.querySelectorAll(arguments[0])].filter(e => e.checkVisibility()).length"
+        assert browser.execute_script(shown, "nav,form,button:not(th *),input,select,.hint,details[open]>summary") == 0
+        assert browser.execute_script(shown, "details:not([open])>summary") > 0
+        assert browser.execute_script(shown, "#answer .findings") == 0  # folded
+    finally:
+        browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"media": ""})
+
+
 def test_a_cell_shows_which_arm_answered(opened: Open, swept: Path) -> None:
     browser, files = opened(swept), sweep_data.read_sweep_data(swept)
     labels = browser.execute_script("return [...document.querySelectorAll('#samples-view option')].map(o => o.text)")
@@ -388,12 +416,12 @@ def test_a_cell_shows_which_arm_answered(opened: Open, swept: Path) -> None:
     pick(browser, "split", "")
     for _, row in table.iloc[:6].iterrows():
         (line,) = [line for line in sample(browser)["rows"] if line[0].startswith("adapt_vis")]
-        assert line[0] == f"{labels[40]} → weight {row['weight']:g}"
+        assert line[0] == f"{labels[40]} → scaling_vis w={row['weight']:g}"
         assert line[2] == row["text"]
         browser.find_element("id", "samples-next").click()
     browser.find_element("css selector", "#samples-shown summary").click()
     browser.find_elements("css selector", "#samples-shown input")[2].click()
-    assert "weight 0.8" not in [line[0] for line in sample(browser)["rows"]]
+    assert "scaling_vis w=0.8" not in [line[0] for line in sample(browser)["rows"]]
 
 
 def test_nasty_texts_pictures_and_a_file_beside_the_page(
@@ -414,7 +442,7 @@ def test_nasty_texts_pictures_and_a_file_beside_the_page(
     browser = opened(sweep.folder)
     shown = sample(browser)
     assert (shown["place"], shown["question"], shown["image"]) == ("1 of 20 questions", nasty, 30)
-    assert [line[0] for line in shown["rows"]] == ["weight 0.5"]
+    assert [line[0] for line in shown["rows"]] == ["scaling_vis w=0.5"]
     options = browser.execute_script(
         "return [...document.querySelectorAll('#samples-outcome option')].map(o => o.value)"
     )

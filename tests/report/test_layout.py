@@ -32,7 +32,7 @@ def test_the_papers_layout_has_a_line_per_method_and_a_column_per_benchmark(here
     assert lines[8] == "* bold: the choice of all methods"
     assert "* quiz: adapt_vis" in lines[10]
     assert "chosen on val from 66 cells" in lines[10]
-    assert [line.partition(":")[0] for line in lines[11:]] == ["* marked for quiz", "* of equal accuracies"]
+    assert [line.partition(":")[0] for line in lines[11:]] == ["* marked for quiz", "* of equal accuracies", "* pair"]
 
 
 def test_latex_is_booktabs_with_escapes(here, cli) -> None:
@@ -275,10 +275,10 @@ def cell(**values: object) -> dict[str, object]:
 
 
 EQUAL = [
-    ([cell(threshold="0.1"), cell(threshold="0.2")], ["quiz test, m: {} 0.2: all 2 cells are scaling_vis 1.5"]),
+    ([cell(threshold="0.1"), cell(threshold="0.2")], ["quiz test, m: {} 0.2: all 2 cells are scaling_vis w=1.5"]),
     (
         [cell(threshold="0.1"), cell(threshold="0.2", share_weight1="3.0")],
-        ["quiz test, m: {} 0.1: 1 of 2 cells is scaling_vis 1.5"],
+        ["quiz test, m: {} 0.1: 1 of 2 cells is scaling_vis w=1.5"],
     ),
     (
         [
@@ -291,8 +291,8 @@ EQUAL = [
     (
         [cell(threshold="0.1", settings="scaling=mass"), cell(threshold="0.1", split="val")],
         [
-            "quiz test, m: {} 0.1: the cell is scaling_vis 1.5 scaling=mass",
-            "quiz val, m: {} 0.1: the cell is scaling_vis 1.5",
+            "quiz test, m: {} 0.1: the cell is scaling_vis w=1.5 scaling=mass",
+            "quiz val, m: {} 0.1: the cell is scaling_vis w=1.5",
         ],
     ),
     ([cell(method="base", weight1="", weight2="", share_weight1=None)], []),
@@ -342,3 +342,14 @@ def test_a_missing_interval_is_written_out() -> None:
     assert sheet.rows[0][8] == "+12.5 (no interval)"
     assert "no interval: fewer than 10 sets or images, too few to draw again." in sheet.notes
     assert sheet.notes[0].endswith("p: exact McNemar test.")
+
+
+def test_columns_are_explained_below_unless_they_are_left_out() -> None:
+    header, glosses = ["method", "strict", "pair"], {"strict": "a", "pair": "b", "set": "c"}
+    sheet = sheets.Sheet("", header, [["base", "50.00", "60.00"]], glosses=glosses)
+    assert sheets.format_text(sheet).splitlines()[-1] == "strict: a; pair: b"
+    assert "* strict: a; pair: b" in sheets.format_markdown(sheet)
+    narrow = sheets.format_text(dataclasses.replace(sheet, drop=["pair"]), 18).splitlines()
+    assert narrow[0] == "method  strict"
+    assert narrow[2] == "strict: a"
+    assert " ".join(narrow[3:]).startswith("left out to fit:   pair; ")

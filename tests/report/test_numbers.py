@@ -167,8 +167,9 @@ def test_the_paper_and_what_ran_are_the_files(recorded_sweep: Path) -> None:
     table = pd.read_csv(recorded_sweep / "results.csv").dropna(subset="paper")
     for row, (_, wanted) in zip(built["sheet"].rows, table.iterrows(), strict=True):
         low, high = proportion_confint(round(wanted["accuracy"] * wanted["n"] / 100), wanted["n"], method="wilson")
-        here = f"{wanted['accuracy']:.1f} % ({100 * low:.1f} to {100 * high:.1f}) n = {wanted['n']:,}"
-        assert row[3:6] == [here, f"{wanted['paper']:.1f}", f"{wanted['accuracy'] - wanted['paper']:+.2f}"]
+        here = f"{wanted['accuracy']:.2f} ({100 * low:.1f} to {100 * high:.1f})"
+        less = f"{wanted['accuracy'] - wanted['paper']:+.2f}"
+        assert row[3:7] == [f"{wanted['n']:,}", here, f"{wanted['paper']:.1f}", less]
     ran = {row[0]: row[1:] for row in sections.reproduce(context)["sheet"].rows}
     passes = pd.read_csv(recorded_sweep / "passes.csv")
     assert [int(text.replace(",", "")) for text in ran["stored"]] == passes["stored"].tolist()

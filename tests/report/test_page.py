@@ -142,7 +142,7 @@ def test_questions_are_wrapped_and_other_first_cells_are_row_headers(page) -> No
     assert '<td class="wrap">Where is the object' in flips
     assert '<th scope="row"' not in flips
     (relations,) = re.findall(r'<table class="data relations">.*?</table>', page, flags=re.S)
-    assert '<th scope="row">left</th><td>5</td>' in relations.replace("\n", "")
+    assert '<th scope="row">left</th><td>5<br>' in relations.replace("\n", "")
 
 
 @pytest.mark.parametrize("limit", [8, 36, 40])
@@ -249,8 +249,8 @@ def test_the_recorded_model_reproduces_known_numbers(recorded_sweep) -> None:
     text = text_of(page)
     assert "AUROC 0.891 (0.856 to 0.926, n = 330" in text
     assert "AUROC 0.546" in text
-    assert "accuracy would be 94.85 % (91.9 to 96.8, n = 330)" in text
-    assert "accuracy would be 50.00 % (46.8 to 53.2, n = 928)" in text
+    assert "accuracy would be 94.8 % (91.9 to 96.8, n = 330)" in text
+    assert "accuracy would be 50.0 % (46.8 to 53.2, n = 928)" in text
     assert "It was chosen on val from 306 cells" in text
     assert "It is the best of 5 on these questions (" in text
     assert "By the exact test by sign flips of whole sets or images, adjusted as above, p &lt; .001." in text
@@ -373,7 +373,7 @@ def test_what_each_arm_says_is_the_cross_table_of_samples(recorded_sweep) -> Non
     for name, method in methods.items():
         (arm,) = method.arms()
         own = rows[rows["weight"] == arm.weight]
-        said = own["prediction"].where(own["prediction"] != "", "none")
+        said = own["prediction"].where(own["prediction"] != "", "unread")
         table = pd.crosstab(own["gold"], said).reindex(columns=tables[name].answers, fill_value=0)
         assert list(table.index) == tables[name].golds
         assert (tables[name].counts == table.to_numpy()).all()
@@ -457,7 +457,7 @@ def test_a_panel_of_attention_names_question_gold_and_each_arms_answer(gazed) ->
         sample_id = re.findall(r"Picture of question (\S+)", text)[0]
         own = files.samples[files.samples["sample_id"] == sample_id]
         assert f"Gold: {own['gold'].iloc[0]}" in text
-        arms = re.findall(r"(?:weight (\S+)|base): ([✓✗]) (\w+)", text)
+        arms = re.findall(r"(?:scaling_vis w=(\S+)|base): ([✓✗]) (\w+)", text)
         assert len(arms) == sections.MAX_ARMS
         for label, mark, said in arms:
             row = own[own["weight"] == float(label or 1)].iloc[0]
@@ -485,3 +485,21 @@ def test_several_pictures_stand_side_by_side(tmp_path: Path) -> None:
     assert [drawn.getpixel((x, 15)) for x in (5, 75)] == [(255, 0, 0), (0, 0, 255)]
     assert small.uri("a.png\nb.png").startswith("data:image/webp")
     assert small.uri("a.png\nabsent.png") == ""
+
+
+def test_the_first_screen_says_what_is_unread_and_what_is_missing(swept) -> None:
+    files = sweep_data.read_sweep_data(swept)
+    chosen = selection.picks(files)
+    head = report_page.render_page(files, chosen).split("<table")[0]
+    assert "are unread" not in head
+    assert "are missing" not in head
+    bad = replace(files, cells=files.cells.assign(unreadable=60.0, missing=3))
+    text = " ".join(re.sub("<[^>]+>", "", report_page.render_page(bad, chosen).split("<table")[0]).split())
+    assert "Most answers are unread (they name no option, or several): base on quiz, scaling_vis on quiz" in text
+    assert "Answers are missing, to up to 3 questions of a cell: see failures." in text
+
+
+def test_names_that_are_cut_say_so() -> None:
+    accuracies = {name: {"base": intervals.proportion(5, 20)} for name in ("left of", "a rather long relation")}
+    texts = [mark.text for mark in report_figures.relation_figure(accuracies).marks]
+    assert {"left of", "a rather long…"} <= set(texts)

@@ -40,7 +40,7 @@ def pack(files: SweepData, pictures: Thumbnails | None = None) -> dict[str, Any]
 def test_the_page_holds_every_answer_and_what_cells_take(files: SweepData) -> None:
     data = pack(files)
     (trunk,), texts, (part,) = data["trunks"], data["texts"], files.experiments.values()
-    assert [arm["label"] for arm in trunk["arms"]][:3] == ["base", "weight 0.5", "weight 0.8"]
+    assert [arm["label"] for arm in trunk["arms"]][:3] == ["base", "scaling_vis w=0.5", "scaling_vis w=0.8"]
     for packed, arm in zip(trunk["arms"], sorted(part.arms, key=lambda one: (one != BASE, one)), strict=True):
         rows = files.samples[files.samples["weight"] == arm.weight].sort_values("row")
         assert [texts[code] for code in packed["text"]] == list(rows["text"])

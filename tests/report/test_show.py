@@ -36,7 +36,7 @@ def test_a_small_sweep_shows_all_and_base_beside_them(few) -> None:
     assert [row["method"] for row in found] == ["base", "adapt_vis", "adapt_vis", "adapt_vis"]
     assert "vs base" in few.splitlines()[0]
     assert "best of" not in few
-    assert "quiz test, recorded: the threshold never fires up to 0.1: 2 of 3 cells are scaling_vis 1.5\n" in few
+    assert "quiz test, recorded: the threshold never fires up to 0.1: 2 of 3 cells are scaling_vis w=1.5\n" in few
     assert "base was not asked for: its answers are stored anyway\n" in few
     assert re.search(r" [+-]\d+\.\d\d \([+-]\d+\.\d\d to [+-]\d+\.\d\d\)$", few.splitlines()[4])
 
@@ -65,6 +65,6 @@ def test_without_a_choice_the_path_still_stands(many) -> None:
     rows = parse_table_rows((many[1] / "results.csv").read_bytes())
     assert tables.results_table(rows, []).splitlines()[1:] == [
         "41 cells; the best of each method is shown",
-        "quiz test, recorded: the threshold never fires up to 0.2: 10 of 40 cells are scaling_vis 1.5",
+        "quiz test, recorded: the threshold never fires up to 0.2: 10 of 40 cells are scaling_vis w=1.5",
     ]
-    assert len(tables.results_table(rows).splitlines()) == 1 + 41 + 2
+    assert len(tables.results_table(rows).splitlines()) == 1 + 41 + 3

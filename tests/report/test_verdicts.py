@@ -15,10 +15,11 @@ from PIL import Image
 
 import spatial_eval
 from spatial_eval.analysis import selection
+from spatial_eval.analysis.intervals import Estimate, proportion
 from spatial_eval.analysis.sweep_data import SweepData, read_sweep_data
 from spatial_eval.methods.published import TABLE, published_gains
 from spatial_eval.methods.routing import METHODS, PaiFull, ScalingVis
-from spatial_eval.report import page, verdicts
+from spatial_eval.report import figures, page, sections, verdicts
 from spatial_eval.report.tables import results_sheet
 
 
@@ -68,7 +69,7 @@ def test_the_ranking_holds_what_helps_and_greys_the_rest(judged: SweepData) -> N
     assert [row["rank"] for row in rows][:1] == ["1"]
     assert rows[-1]["method"] == "forced_yes\ncontrol"
     for i, row in enumerate(rows):
-        assert (i in ranking.unproven) == (not row["rank"])
+        assert (i in ranking.sheet.pale) == (not row["rank"])
         assert bool(row["rank"]) == (row["verdict"].startswith("Helps\n") and "control" not in row["method"])
         assert row["yes %"]
     gains = [float(row["against base (95 %)"].split()[0]) for row in rows if row["rank"]]
@@ -136,3 +137,23 @@ def test_the_page_says_gpu_hours_and_nothing_of_answers_from_elsewhere(judged: S
     assert "Batches took" not in page.render_page(judged)
     ran = replace(judged, passes=judged.passes.assign(device="NVIDIA H100", seconds=5400.0))
     assert page.render_page(ran).count("Batches took 1.5 GPU hours (NVIDIA H100).") == 2  # on top, and to reproduce
+
+
+def test_what_few_questions_say_is_pale_and_says_why() -> None:
+    accuracies = {"left": {"base": proportion(1, 9)}, "on": {"base": proportion(8, 10)}}
+    figure, sheet = figures.relation_figure(accuracies), sections._relation_sheet(accuracies)
+    assert [mark.tip[:10] for mark in figure.marks if mark.attributes.get("class") == "pale"] == ["left, base"]
+    assert figure.note == "Bars with 95 % intervals. Pale: fewer than 10 questions."
+    assert [row[1] for row in sheet.rows] == ["9\nfew", "10"]
+    assert sheet.pale == {0}
+
+
+def test_the_line_of_weights_passes_through_base() -> None:
+    answers = {0.5: proportion(10, 100), 1.0: proportion(40, 100), 2.0: proportion(50, 100)}
+    gains = {0.5: Estimate(-30, -40, -20, 100), 2.0: Estimate(10, 5, 15, 100)}
+    for figure in figures.weight_figures({"multiply": answers}, {"multiply": gains}):
+        (line,) = [mark.attributes["d"] for mark in figure.marks if mark.attributes.get("class") == "thin k3"]
+        marks = [*figure.marks, *(child for mark in figure.marks for child in mark.children)]
+        (zero,) = [mark.attributes["d"] for mark in marks if mark.attributes.get("class") == "zero"]
+        assert len(points := str(line).split("L")) == 3
+        assert points[1].split()[1] == str(zero).split()[1].partition("H")[0]

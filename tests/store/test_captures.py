@@ -242,8 +242,8 @@ def test_stored_answers_are_computed_again_and_not_stored_again(tmp_path: Path) 
     run_pass(again, places)
     assert lines(tmp_path) == before
     assert len(before) == 24
-    effort = Store(tmp_path / "generations").effort(again.key)
-    assert effort.questions == 12
+    (effort,) = Store(tmp_path / "generations").list_efforts(again.key)
+    assert (effort.questions, len(effort.arms)) == (12, 2)
     for capture in ("mass", "none"):
         done = job(tmp_path, capture)
         assert (done.todo, done.uncaptured) == ([], 0)

@@ -4,6 +4,7 @@ SIGKILL, a full disk.
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -18,6 +19,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from doubles import Drill, Hashed
+from unreadable import make_unreadable
 
 from spatial_eval.cli import store as cli_store
 from spatial_eval.core import plan
@@ -33,6 +35,7 @@ from spatial_eval.store.generations import (
     Cost,
     Damaged,
     Environment,
+    ExperimentKey,
     Store,
     StoredRecord,
     check_answer,
@@ -420,6 +423,26 @@ def test_a_file_that_cannot_be_read_is_passed_over_and_computed_again(
     assert caplog.messages == [f"{stored} is passed over: it cannot be read (Permission denied); make it readable"]
     with pytest.raises(StoreError, match="Permission denied"):  # where the file is what was asked for
         cli_store.count_records(stored.parent)
+
+
+def test_an_experiment_in_a_private_folder_is_passed_over_and_one_that_fails_is_an_error(
+    where: Places, stored: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a model that another user named otherwise, say; from Python 3.12 on Path.glob takes both for empty."""
+    key = ExperimentKey("", json.loads((stored.parent / "trunk.json").read_text()))
+    store = Store(where.output / "generations")
+    assert store.list_writers(key) == [stored]
+    with monkeypatch.context() as patch:
+        make_unreadable(stored.parent, errno.EACCES, patch)
+        assert store.list_writers(key) == []
+        (problem,) = cli_store.count_records(stored.parent).problems[1:]
+    assert caplog.messages == [
+        f"{stored.parent} is passed over: it cannot be read (Permission denied); make it readable"
+    ]
+    assert problem == f"{stored.parent} cannot be read (Permission denied): make it readable"
+    make_unreadable(stored.parent, errno.ESTALE, monkeypatch)
+    with pytest.raises(StoreError, match="Stale file handle"):
+        store.list_writers(key)
 
 
 def test_labels_may_change_without_losing_answers(where: Places, stored: Path) -> None:

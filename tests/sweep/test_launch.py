@@ -95,7 +95,7 @@ def test_plan_writes_nothing(launch, experiment, tmp_path) -> None:
     done = launch("-m", "method=base,scaling_vis", "weight=0.5,0.8", "action=plan", *experiment)
     assert done.returncode == 0, done.stderr
     assert "4 cells, 3 distinct, 1 pass\n" in done.stdout
-    assert "32 questions x 3 arms (0.5 0.8 1); 0 of 96 answers stored" in done.stdout
+    assert "32 questions x 3 arms (base; scaling_vis w=0.5, 0.8); 0 of 96 answers stored" in done.stdout
     assert "prefills: 32 now, against 96" in done.stdout
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -9,17 +9,22 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import command, questions, recordings, write_lines
+from conftest import command, questions, recordings, run_cells, write_lines
+from doubles import Drill, Hashed
 
 from spatial_eval.analysis.selection import FIELDS, picks, selection_rows
 from spatial_eval.analysis.sweep_data import read_sweep_data
+from spatial_eval.benchmarks.framing import apply_framing
 from spatial_eval.config import schema
 from spatial_eval.config.tracking import TRACKERS, Wandb, describe_tracking
 from spatial_eval.core.arms import BASE
 from spatial_eval.core.columns import AGAINST
 from spatial_eval.core.errors import ConfigError, DataError
+from spatial_eval.core.types import Cell, Experiment, Part
+from spatial_eval.methods.routing import Base
 from spatial_eval.report.charts import SIZE, HeatGrid, draw_heat_map
-from spatial_eval.tracking import runs
+from spatial_eval.tracking import process, runs
+from spatial_eval.tracking.publications import PublishStatus
 from spatial_eval.tracking.runs import TrackedSweep, TrackedTable, make_run_id
 
 GRID = (
@@ -200,6 +205,23 @@ def test_the_best_cells_are_those_of_every_other_table(sweep) -> None:
     assert run.figures["best_corrected"] == overall.best.corrected.value < run.figures["best_accuracy"]
 
 
+def test_tables_hold_the_form_of_the_questions_as_text(tmp_path: Path) -> None:
+    """As results.csv and by_relation.csv do; a cell's run has it in its configuration, and not among its numbers."""
+    sets = [Drill(size=8), apply_framing(Drill(size=8), "letters")]
+    cells = [Cell(Experiment(one, Hashed(), 10), Base(), Part("all")) for one in sets]
+    framed = TrackedSweep(read_sweep_data(run_cells(cells, tmp_path)))
+    own, letters, run = runs.build_runs(framed, Wandb())
+    assert [one.config.get("framing") for one in (own, letters)] == [None, "letters"]
+    assert all(isinstance(value, int | float) for one in (own, letters) for value in one.figures.values())
+    for table, csv in ((run.tables["cells"], "results.csv"), (run.tables["by_relation"], "by_relation.csv")):
+        assert table.columns["framing"] is str
+        written = pd.read_csv(framed.files.folder / csv, keep_default_na=False)["framing"]
+        at = list(table.columns).index("framing")
+        assert [row[at] or "" for row in table.rows] == list(written)
+        assert set(written) == {"", "letters"}
+    assert letters.tables["by_relation"].columns["framing"] is str
+
+
 def test_base_that_nobody_asked_for_takes_no_run_from_the_others(sweep) -> None:
     cells = sweep.files.about["cells"]
     about = {**sweep.files.about, "cells": [*cells[:-1], {**cells[-1], "asked": False}]}
@@ -279,3 +301,11 @@ def test_settings_survive_the_sweep_file() -> None:
 def test_values_are_plain(name, value, plain) -> None:
     found = runs._convert_value(name, value)
     assert (found, type(found)) == (plain, type(plain))
+
+
+def test_of_many_runs_that_wait_three_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    waiting = {f"run{i}": f"no artifact of run{i}" for i in range(1200)}
+    status = dataclasses.asdict(PublishStatus("incomplete", waiting=waiting))
+    with caplog.at_level("WARNING"):
+        process._log_status(tmp_path, status)
+    assert caplog.messages == ["tracking: not uploaded: run0, run1, run2 and 1,197 more: no artifact of RUN"]

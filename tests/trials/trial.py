@@ -119,7 +119,9 @@ class Trial:
         return [launch for sweep in self.output.glob("sweeps/*") for launch in records.list_launches(sweep)]
 
     def runs(self) -> list[Attempt]:
-        return [run for launch in self.launches() for runs in AttemptReader(launch).attempts().values() for run in runs]
+        return [
+            run for launch in self.launches() for runs in AttemptReader(launch).read_attempts().values() for run in runs
+        ]
 
     def struck(
         self, least: int = 2, seconds: float = 120.0, where: Callable[[Attempt], bool] = lambda run: True

@@ -21,7 +21,7 @@ def processes(word: str) -> Iterator[int]:
     """Living processes with a word in their command line."""
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         try:
-            if word in path.read_text() and records.process_start(int(path.parent.name)):
+            if word in path.read_text() and records.read_process_start(int(path.parent.name)):
                 yield int(path.parent.name)
         except (OSError, ValueError):
             continue

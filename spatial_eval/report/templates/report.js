@@ -66,8 +66,8 @@ const describe = i => {
     .map(d => `${d.name} ${shown(d.name, value(d.name, i))}`);
   const where = places.filter(p => byName[p] && value(p, i) >= 0 && (p === "dataset" || p === "split" || byName[p].values.length > 1));
   const lines = [[shown("method", value("method", i)), ...keys].join(", "),
-    `${format(cells.accuracy[i], 2)} % right (95 %: ${format(cells.low[i], 1)} to ${format(cells.high[i], 1)}, n = ${count(cells.n[i])})`];
-  if (cells.difference?.[i] != null) lines.push(`${cells.difference[i] >= 0 ? "+" : ""}${format(cells.difference[i], 2)} points against base${cells.gain_low[i] == null ? "" : ` (95 %: ${format(cells.gain_low[i], 1)} to ${format(cells.gain_high[i], 1)})`}`);
+    `${format(cells.accuracy[i], 1)} % right (95 %: ${format(cells.low[i], 1)} to ${format(cells.high[i], 1)}, n = ${count(cells.n[i])})`];
+  if (cells.difference?.[i] != null) lines.push(`${cells.difference[i] >= 0 ? "+" : ""}${format(cells.difference[i], 1)} points against base${cells.gain_low[i] == null ? "" : ` (95 %: ${format(cells.gain_low[i], 1)} to ${format(cells.gain_high[i], 1)})`}`);
   for (const [name, label] of figures) {
     if (!["accuracy", "difference"].includes(name) && cells[name]?.[i] != null) lines.push(`${label}: ${format(cells[name][i], 1)}`);
   }
@@ -182,7 +182,7 @@ const render = focus => {
       const share = signed ? Math.abs(figure[i]) / far : high > low ? (figure[i] - low) / (high - low) : 0.5;
       const marks = [chosen.includes(i) ? "chosen" : "", i === best ? "best" : "", same(i) ? "same" : ""].filter(Boolean).join(" ");
       const to = signed && figure[i] < 0 ? ";--to:var(--neg)" : "";
-      parts.push(`<td data-i="${i}" tabindex="${first ? 0 : -1}"${marks ? ` class="${marks}"` : ""} style="--x:${Math.round(100 * share)}%${to}">${format(figure[i], 1)}</td>`);
+      parts.push(`<td data-i="${i}" tabindex="${first ? 0 : -1}"${marks ? ` class="${marks}"` : ""} style="--x:${Math.round(100 * share)}%${to}">${signed && figure[i] >= 0 ? "+" : ""}${format(figure[i], 1)}</td>`);
       first = false;
     }
     parts.push("</tr>");
@@ -231,7 +231,7 @@ for (const box of document.querySelectorAll("form[data-curve]")) {
     const k = Number(pair?.value ?? 0);
     const sizes = curve.n[k] ?? curve.n[0], moved = curve.to[k] ?? curve.to[0];
     const right = curve.right[k][step], n = sizes[step] ?? sizes[0], [low, high] = wilson(right, n);
-    output.textContent = `threshold ${format(t, 2)}: ${format(100 * right / n, 2)} % (95 %: ${format(low, 1)} to ${format(high, 1)}, n = ${count(n)}), ${format(100 * (moved[step] ?? moved[0]) / n, 1)} % to weight1`;
+    output.textContent = `threshold ${format(t, 2)}: ${format(100 * right / n, 1)} % (95 %: ${format(low, 1)} to ${format(high, 1)}, n = ${count(n)}), ${format(100 * (moved[step] ?? moved[0]) / n, 1)} % to weight1`;
     line.setAttribute("d", `M${curve.x0 + curve.x1 * t} ${curve.y0}V${curve.y1}`);
   };
   slider.addEventListener("input", readCurve);
@@ -287,5 +287,8 @@ const nameScheme = () => { scheme.hidden = false; scheme.textContent = isDark() 
 scheme.addEventListener("click", () => { document.documentElement.style.colorScheme = isDark() ? "light" : "dark"; nameScheme(); });
 dark.addEventListener("change", nameScheme);
 nameScheme();
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach(part => { part.open = true; }));
+
+// A link to a section must not put its title below the navigation, however many lines that takes.
+const nav = one("nav");
+new ResizeObserver(() => { document.documentElement.style.scrollPaddingTop = `${nav.offsetHeight + 8}px`; }).observe(nav);
 })();

@@ -60,7 +60,7 @@ const option = (value, text) => make("option", { value: String(value), textConte
 const addTexts = (name, label, texts) => {
   const values = [...new Set(texts)].sort();
   if (values.length < 2) return;
-  const options = values.map(text => option(`=${text}`, name === "said" && text === "" ? "none or several" : shownText(text)));
+  const options = values.map(text => option(`=${text}`, name === "said" && text === "" ? "unread (no option, or several)" : shownText(text)));
   addSelect(name, label, [option("", "all"), ...options], value => { only[name] = value; });
 };
 const renderForm = candidates => {
@@ -126,7 +126,7 @@ const renderCard = () => {
       make("th", { scope: "row", textContent: label }),
       make("td", { className: "l mark", textContent: own ? `${own.right ? "✓ right" : "✗ wrong"}${turned && ", " + turned}` : "" }),
       make("td", { className: "text", textContent: own ? shownText(data.texts[own.text]) : "no answer" }),
-      make("td", { className: "text", textContent: own ? data.texts[own.said] : "" }),
+      make("td", { className: "text", textContent: own ? data.texts[own.said] || "unread" : "" }),
       make("td", { textContent: own?.confidence == null ? "" : own.confidence.toFixed(2) }));
   });
   find("#samples-card tbody").replaceChildren(...rows);
