@@ -108,7 +108,8 @@ def describe_equal_cells(
     lines = []
     for (criterion, *part), cells in routed.items():
         answers = parts.get(tuple(part)) if parts else None
-        signal = CRITERIA[criterion](answers.arms[BASE].signals) if answers else np.array([])
+        base = answers.arms.get(BASE) if answers else None
+        signal = CRITERIA[criterion](base.signals) if base else np.array([])
         signal = np.round(signal[~np.isnan(signal)], 2)
         least = signal.min() if signal.size else math.inf  # where it fires, the answers may have failed
         idle = [row for row in cells if float(row["share_weight1"]) == 0 and float(row["threshold"]) <= least]
