@@ -349,4 +349,4 @@ def test_overhead_of_a_job(trial) -> None:
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     steady = [kilobytes for kilobytes in memory if kilobytes]
     assert max(steady) - steady[0] < 10_000, "the driver's memory grows with its jobs"
-    assert cpu / 12 < 1.5, f"{cpu:.1f} CPU s and {time.monotonic() - start:.1f} s for 12 jobs and their driver"
+    assert cpu / 12 < 4, f"{cpu:.1f} CPU s and {time.monotonic() - start:.1f} s for 12 jobs and their driver"
