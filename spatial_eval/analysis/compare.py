@@ -15,7 +15,7 @@ from spatial_eval.analysis.intervals import holm, paired
 from spatial_eval.analysis.metrics import format_hyperparameters, percent
 from spatial_eval.analysis.sweep_data import SweepData, find_sweep, none_if_empty, read_sweep_data
 from spatial_eval.core.columns import IDENTITY, NAMED
-from spatial_eval.core.errors import ConfigError, describe_unknown
+from spatial_eval.core.errors import ConfigError, DataError, describe_unknown
 
 FIELDS = (
     *("a", "b", "dataset", "model", "method", "split", "n", "unmatched", "accuracy_a", "accuracy_b"),
@@ -156,6 +156,9 @@ def _compare_pair(a: Side, old_cell: int, b: Side, new_cell: int) -> dict[str, A
 
 
 def _tabulate_answers(files: SweepData, cell: int) -> pd.DataFrame:
+    if files.keys[cell] not in files.parts:
+        place = f"{format_label(files.folder.name, files.cells.loc[cell])} of {files.keys[cell][0]}"
+        raise DataError(f"{place} has no stored answer: run the sweep's command again")
     part, outcome = files.parts[files.keys[cell]], files.outcome(cell)
     frame = part.questions[["sample_id", "question"]].assign(right=outcome.right, cluster=part.cluster)
     return frame[outcome.answered]

@@ -72,7 +72,9 @@ class Confidence:
 
 
 def threshold_curve(part: SplitAnswers, method: AdaptVis) -> Curve | None:
-    """Compute the method's exact curve over all thresholds; None where its criterion was not recorded."""
+    """Compute the curve over all thresholds; None where an arm has no answer, or the criterion was not recorded."""
+    if not method.arms() <= part.arms.keys():
+        return None
     low, high = (part.arms[arm] for arm in method.branches().values())
     untouched = part.arms[BASE].right
     values = np.round(CRITERIA[method.criterion](part.arms[BASE].signals), 2)
@@ -291,8 +293,8 @@ def confusions(part: SplitAnswers, methods: Mapping[str, Runs]) -> dict[str, Con
         return {}
 
     def count(method: Method) -> NDArray[intp]:
-        outcome, arms = part.follow(method), list(method.branches().values())
-        given = np.stack([part.predictions[arm] for arm in arms])[outcome.branch, np.arange(len(gold))]
+        outcome = part.follow(method)
+        given = part.read_chosen(part.predictions, method, outcome.branch)
         kinds = np.array([g if g in golds else OTHER if g else UNREAD for g in given], dtype=object)
         rows = [(kinds == answer) & outcome.answered for answer in (*golds, OTHER, UNREAD)]
         return np.array([[int((row & (gold == g)).sum()) for row in rows] for g in golds], dtype=np.intp)
@@ -334,15 +336,12 @@ def table_of(part: SplitAnswers, method: Method) -> pd.DataFrame:
     `confidence` is the baseline's, in [0, 1]; `branch` and `weight` say whose answer was taken.
     """
     outcome = part.follow(method)
-    arms = list(method.branches().values())
-    here: Any = np.arange(len(outcome.branch))
-    text = np.stack([part.texts[arm] for arm in arms])[outcome.branch, here]
     base = part.arms.get(BASE)
     return part.questions.assign(
         confidence=base.signals.max_prob if base else math.nan,
         branch=np.array(list(method.branches()), dtype=object)[outcome.branch],
-        weight=np.array([arm.weight for arm in arms])[outcome.branch],
-        text=text,
+        weight=np.array([arm.weight for arm in method.branches().values()])[outcome.branch],
+        text=part.read_chosen(part.texts, method, outcome.branch),
         answered=outcome.answered,
         correct=outcome.right,
         correct_strict=outcome.strict,

@@ -225,6 +225,15 @@ class SplitAnswers:
         absent = method.arms() - self.arms.keys()
         return follow_method(method, {**self.arms, **dict.fromkeys(absent, _unanswered(len(self.questions)))})
 
+    def read_chosen(self, columns: Mapping[Arm, NDArray[Any]], method: Method, branch: NDArray[intp]) -> NDArray[Any]:
+        """Return what `columns` (`texts` or `predictions`) hold of the arm that `branch` (N,) chose.
+
+        "" where that arm has no answer to any question.
+        """
+        absent = np.full(len(branch), "", dtype=object)
+        stacked = np.stack([columns.get(arm, absent) for arm in method.branches().values()])
+        return stacked[branch, np.arange(len(branch))]
+
     def within(self, mask: NDArray[bool_]) -> SplitAnswers:
         """Select the questions where `mask` (N,) is True."""
         if mask.all():

@@ -116,7 +116,8 @@ def answer(context: ReportContext) -> Mapping[str, Any]:
     helped = [s for s in tried if classify_gain(s) == "helps"]
     hurt = [s for s in tried if classify_gain(s) == "hurts"]
     largest = max(helped or tried, key=lambda s: s.test.gain.value if s.test.gain else 0.0, default=None)
-    notes = [RULE, describe_strict_gap(build_setting_row(context.files, s.seeds) for s in families)]
+    figures_of = [build_setting_row(context.files, s.seeds) for s in families]
+    notes = [RULE, describe_strict_gap(figures_of)]
     unknown = any(s.test.gain and math.isnan(s.test.gain.low) for s in families)
     notes = [_capitalize(note) for note in notes if note]
     notes += [f"{line}." for line in describe_equal_cells(context.files.cells.to_dict("records"), context.files.parts)]
@@ -146,7 +147,7 @@ def answer(context: ReportContext) -> Mapping[str, Any]:
         "tests": [test for test in MARKS if any(s.test.test == test for s in compared)],
         "marks": MARKS,
         "missing": int(context.files.cells["missing"].max()),
-        "unread": [s for s in families if (none_if_empty(context.files.row(s.cell)["unreadable"]) or 0) > MOSTLY],
+        "unread": [s for s, row in zip(families, figures_of, strict=True) if row["unreadable"] > MOSTLY],
         "no_interval": _capitalize(NO_INTERVAL) if unknown else "",
         "few": FEW if any(line["few"] for line in lines) else None,
         "symbols": [SYMBOLS[kind] for kind in SYMBOLS if any(_has_symbols(line["selected"], kind) for line in lines)],

@@ -237,6 +237,17 @@ def read_lines(
                 yield number, line
 
 
+def _read_first_answers(path: Path, wanted: Mapping[str, str] | None = None) -> Iterator[Generation | Cost]:
+    """Yield the first answer under each arm in a writer's file, and every cost: no other answer is parsed."""
+    seen: set[bytes] = set()  # JSON of their arms
+    for _, line in read_lines(path, wanted, passed=seen, required=False):
+        if isinstance(line, StoredRecord) and isinstance(line.record, Generation):
+            seen.add(json.dumps(_describe_arm(line.record.arm)).encode())
+            yield line.record
+        elif isinstance(line, Cost):
+            yield line
+
+
 def _is_other(text: bytes, digests: Collection[bytes] | None, passed: Collection[bytes]) -> bool:
     """Whether a line can be passed over unparsed: a record of a question that is not wanted, or of an arm in `passed`.
 
@@ -360,30 +371,19 @@ class Store:
 
     def find_answered_arms(self, key: ExperimentKey, digests: Mapping[str, str]) -> set[Arm]:
         """Return the arms with an answer to any of the samples in `digests`. Raises StoreError."""
-        found: set[Arm] = set()
-        seen: set[bytes] = set()  # their JSON: a line of an arm that is known need not be parsed
-        for path in self.list_writers(key):
-            for _, line in read_lines(path, digests, passed=seen, required=False):
-                if isinstance(line, StoredRecord) and isinstance(line.record, Generation):
-                    found.add(line.record.arm)
-                    seen.add(json.dumps(_describe_arm(line.record.arm)).encode())
-        return found
+        lines = (line for path in self.list_writers(key) for line in _read_first_answers(path, digests))
+        return {line.arm for line in lines if isinstance(line, Generation)}
 
     def list_efforts(self, key: ExperimentKey) -> Iterator[Effort]:
         """Yield the cost of each writer of the experiment that recorded one. Raises StoreError."""
         for path in self.list_writers(key):
-            seconds, questions, device = 0.0, 0, ""
-            arms: set[Arm] = set()
-            seen: set[bytes] = set()  # their JSON: a line of an arm that is known need not be parsed
-            for _, line in read_lines(path, passed=seen, required=False):
-                if isinstance(line, StoredRecord) and isinstance(line.record, Generation):
-                    arms.add(line.record.arm)
-                    seen.add(json.dumps(_describe_arm(line.record.arm)).encode())
-                    device = device or line.record.device or ""
-                elif isinstance(line, Cost):
-                    seconds, questions = seconds + line.seconds, questions + line.questions
+            lines = list(_read_first_answers(path))
+            answers = [line for line in lines if isinstance(line, Generation)]
+            costs = [line for line in lines if isinstance(line, Cost)]
+            seconds, questions = sum(cost.seconds for cost in costs), sum(cost.questions for cost in costs)
+            device = next((answer.device for answer in answers if answer.device), "")
             if seconds and questions:
-                yield Effort(seconds, questions, frozenset(arms), device)
+                yield Effort(seconds, questions, frozenset(answer.arm for answer in answers), device)
 
     def list_experiments(self) -> Iterator[tuple[Path, ExperimentKey]]:
         """Yield every experiment's folder and key (label empty); folders without their own manifest are skipped."""

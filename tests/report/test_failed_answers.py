@@ -9,17 +9,22 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import write_lines
+from conftest import ordered, write_lines
+from doubles import Drill, Hashed
 
 import spatial_eval
 from spatial_eval.analysis import selection
 from spatial_eval.analysis.sweep_data import SweepData
 from spatial_eval.benchmarks.readers import QuestionFile
+from spatial_eval.cli.main import main
 from spatial_eval.core.arms import BASE, Arm
-from spatial_eval.core.types import Experiment, Failure, Generation, Places, Sample
+from spatial_eval.core.errors import COMPLETE, INCOMPLETE, USER_ERROR
+from spatial_eval.core.types import Cell, Experiment, Failure, Generation, Part, Places, Sample
+from spatial_eval.methods.routing import METHODS, AdaptVis, Base, ScalingVis
 from spatial_eval.models.recorded import Imported
 from spatial_eval.report import figures, page, sections, tables
 from spatial_eval.store.generations import Store, experiment_key, sample_digests
+from spatial_eval.sweep import run
 
 OPTIONS = ("left", "right", "on", "under")
 LOW, HIGH = Arm(0.5), Arm(1.5)
@@ -104,3 +109,48 @@ def test_a_threshold_that_fires_is_not_said_never_to_fire(tmp_path: Path) -> Non
     assert cells["share_weight1"].tolist() == [0, 0]
     (line,) = tables.describe_equal_cells(files.cells.to_dict("records"), files.parts)
     assert line == "quiz all, mine: the threshold never fires up to 0: 1 of 2 cells is scaling_vis w=1.5"
+
+
+SEEDS = tuple(METHODS["sample"](seed=seed) for seed in range(3))  # type: ignore[call-arg]
+DRAWN = tuple(arm for method in SEEDS for arm in method.arms())
+COMMANDS = ("results", "results --cells", "select --on all", "samples", "list", "cite", "report")
+
+
+@pytest.mark.parametrize(
+    ("methods", "failing"),
+    [
+        ((Base(), ScalingVis(0.5)), (BASE,)),
+        ((Base(), ScalingVis(0.5)), (LOW,)),
+        ((Base(), ScalingVis(0.5)), (BASE, LOW)),
+        ((ScalingVis(0.5), ScalingVis(1.5)), ()),
+        ((Base(), AdaptVis(0.5, 1.5, 0.4)), (BASE,)),
+        ((Base(), AdaptVis(0.5, 1.5, 0.4)), (LOW,)),
+        ((Base(), AdaptVis(0.5, 1.5, 0.4)), (LOW, HIGH)),
+        ((Base(), *SEEDS), DRAWN),
+        ((Base(), *SEEDS), DRAWN[:1]),
+        ((Base(), *SEEDS), (BASE,)),
+        ((Base(), *SEEDS), (BASE, *DRAWN)),
+        (SEEDS, ()),
+    ],
+)
+def test_an_arm_of_which_every_answer_failed_leaves_a_report(methods, failing, tmp_path: Path, capsys) -> None:
+    """With all answers to weight1 failed there was none, and compare ended with a KeyError."""
+    experiment = Experiment(Drill(size=40), Hashed(failing=tuple(arm.label for arm in failing)), 10)
+    request, states = ordered([Cell(experiment, method, Part("all")) for method in methods], tmp_path)
+    assert run.run_request(request, states) == (INCOMPLETE if failing else COMPLETE)
+    assert (request.folder / "report.html").is_file()
+    for command in COMMANDS:
+        assert main([*command.split(), "--output-dir", str(tmp_path)]) in (COMPLETE, USER_ERROR, INCOMPLETE), command
+    assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("failing", "code"), [((LOW,), COMPLETE), ((BASE, LOW), USER_ERROR)])
+def test_cells_without_an_answer_are_not_compared(failing, code: int, tmp_path: Path, capsys) -> None:
+    experiment = Experiment(Drill(size=40), Hashed(failing=tuple(arm.label for arm in failing)), 10)
+    request, states = ordered([Cell(experiment, m, Part("all")) for m in (Base(), ScalingVis(0.5))], tmp_path)
+    run.run_request(request, states)
+    capsys.readouterr()
+    assert main(["compare", "method=base", "method=scaling_vis", "--output-dir", str(tmp_path)]) == code
+    said = capsys.readouterr().err
+    assert said.count("\n") == (code == USER_ERROR)
+    assert ("of drill has no stored answer: run the sweep's command again" in said) == (code == USER_ERROR)

@@ -43,12 +43,13 @@ class Drill(BenchmarkDefaults):
 
 @dataclass(frozen=True, slots=True)
 class Hashed:
-    """Answers from a hash of question and arm; every question in `broken` fails; counts what it answers in `log`."""
+    """Answers from a hash of question and arm; every question in `broken` fails, and every one under `failing` arms."""
 
     name: str = "hashed"
     paper_model: str = ""
     pause_s: float = 0.0
     broken: tuple[str, ...] = ()
+    failing: tuple[str, ...] = ()  # labels
 
     @property
     def batching(self) -> Batching:
@@ -86,7 +87,7 @@ class _Loaded:
 
     def _one(self, sample: Sample, arm: Arm) -> Record:
         ANSWERED.append((sample.id, arm))
-        if sample.id in self.model.broken:
+        if sample.id in self.model.broken or arm.label in self.model.failing:
             return Failure(sample.id, arm, "cannot open its image")
         digest = hashlib.sha256(f"{sample.id}/{arm.weight!r}".encode()).digest()
         confidence = digest[1] / 255
