@@ -161,7 +161,8 @@ def _tabulate_answers(files: SweepData, cell: int) -> pd.DataFrame:
         raise DataError(f"{place} has no stored answer: run the sweep's command again")
     part, outcome = files.parts[files.keys[cell]], files.outcome(cell)
     frame = part.questions[["sample_id", "question"]].assign(right=outcome.right, cluster=part.cluster)
-    return frame[outcome.answered]
+    answered: pd.DataFrame = frame[outcome.answered]
+    return answered
 
 
 def format_label(sweep: str, cell: Any) -> str:

@@ -65,6 +65,7 @@ def wilson(right: float, n: float) -> tuple[float, float]:
     return (low if right else 0.0), (high if right < n else 100.0)  # exact where rounding leaves 3e-16
 
 
+@lru_cache(maxsize=4096)
 def proportion(right: int, n: int, runs: int = 1) -> Estimate:
     """Compute `right` of `n` in percent with its Wilson interval; all nan for n = 0.
 

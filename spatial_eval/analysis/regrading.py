@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from spatial_eval.analysis.metrics import accuracy_figures, percent, yes_no_figures
+from spatial_eval.analysis.metrics import accuracy_figures, mark_yes, percent, yes_no_figures
 from spatial_eval.analysis.sweep_data import SweepData, none_if_empty, translate_damage
 from spatial_eval.benchmarks.scoring import RULES, YES_NO, Grade, check_rule, grade_answer, read_number
 from spatial_eval.core.columns import IDENTITY
@@ -71,7 +71,7 @@ def rule_rows(files: SweepData, rules: Sequence[str]) -> list[dict[str, Any]]:
             if key in regraded.parts:
                 outcome = regraded.outcome(cell)
                 figures = accuracy_figures(outcome)
-                figures |= yes_no_figures(outcome, list(regraded.parts[key].questions["gold"]))
+                figures |= yes_no_figures(outcome, mark_yes(list(regraded.parts[key].questions["gold"])))
                 figures |= {"unreadable": percent(int(outcome.unreadable.sum()), figures["n"]), "scoring": rule}
                 values = {name: value for name, value in files.row(cell).items() if name in kept}
                 plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in values.items()}

@@ -222,8 +222,10 @@ class SplitAnswers:
 
     def follow(self, method: Method) -> CellOutcome:
         """Apply the method to the stored arms; an arm that is not stored answers no question."""
-        absent = method.arms() - self.arms.keys()
-        return follow_method(method, {**self.arms, **dict.fromkeys(absent, _unanswered(len(self.questions)))})
+        arms = self.arms
+        if absent := method.arms() - arms.keys():
+            arms = {**arms, **dict.fromkeys(absent, _unanswered(len(self.questions)))}
+        return follow_method(method, arms)
 
     def read_chosen(self, columns: Mapping[Arm, NDArray[Any]], method: Method, branch: NDArray[intp]) -> NDArray[Any]:
         """Return what `columns` (`texts` or `predictions`) hold of the arm that `branch` (N,) chose.

@@ -10,8 +10,9 @@ and its fields, which are always written. A later field or kind is written where
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -147,9 +148,13 @@ def build_sweep_method(tree: Mapping[str, Any]) -> Method:
 
 def written_fields(method: Method) -> dict[str, Any]:
     """Return a method's fields that are not what a file implies where they are absent."""
-    given = field_values(method)
-    defaults = {f.name: IMPLIED.get((method.kind, f.name), f.default) for f in fields(method)}  # type: ignore[arg-type]
-    return {name: value for name, value in given.items() if value != defaults[name]}
+    defaults = _list_implied_defaults(type(method), method.kind)
+    return {name: value for name, default in defaults if (value := getattr(method, name)) != default}
+
+
+@cache
+def _list_implied_defaults(cls: type[Method], kind: str) -> Sequence[tuple[str, Any]]:
+    return [(f.name, IMPLIED.get((kind, f.name), f.default)) for f in fields(cls)]  # type: ignore[arg-type]
 
 
 def _implied(kind: str) -> dict[str, Any]:

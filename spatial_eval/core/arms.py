@@ -510,8 +510,21 @@ for _part in (*ATTENTIONS.values(), *CONTRASTS.values()):
     BASELINE |= {name: type(value)() for name, value in asdict(_part()).items() if name not in BASELINE}
 
 
+class _HashedOnce:
+    """Keep the hash: the same few arms are looked up for each cell of a grid."""
+
+    __slots__ = ("_hash",)
+
+    def __hash__(self: Any) -> int:
+        try:
+            return int(self._hash)
+        except AttributeError:
+            object.__setattr__(self, "_hash", hash((self.attention, self.contrast)))
+            return int(self._hash)
+
+
 @dataclass(frozen=True, slots=True, init=False)
-class Arm:
+class Arm(_HashedOnce):
     """Describe one decoding of a prompt.
 
     Attributes:
@@ -538,6 +551,8 @@ class Arm:
                 raise ConfigError(f"arm.{name}={value}: its contrast has {name} of its own, leave these out")
         object.__setattr__(self, "attention", attention)
         object.__setattr__(self, "contrast", contrast)
+
+    __hash__ = _HashedOnce.__hash__
 
     def __lt__(self, other: Arm) -> bool:
         return tuple(self.values.values()) < tuple(other.values.values())

@@ -76,6 +76,8 @@ def _hints(cls: type) -> Mapping[str, Any]:
 
 def check_type(hint: Any, value: Any, where: str) -> Any:
     """Convert `value` to its annotation: a list to a tuple, text to an absolute path. Raises ConfigError."""
+    if type(value) is hint:  # of most fields
+        return value
     if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         if value is None and type(None) in typing.get_args(hint):
             return None

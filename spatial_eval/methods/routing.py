@@ -31,7 +31,6 @@ from spatial_eval.core.arms import (
 from spatial_eval.core.errors import ConfigError, describe_unknown
 from spatial_eval.core.layers import Heads, Selection, canonical_heads, canonical_layers
 from spatial_eval.core.types import Method, Routing, Signals
-from spatial_eval.core.validate import field_values
 
 if TYPE_CHECKING:
     from numpy import float64, intp
@@ -112,8 +111,7 @@ class _Scaled:
 
     def branches(self) -> Mapping[str, Arm]:
         shared = (self.scaling, self.layers, self.scope, self.heads, self.steps, self.image)
-        values = field_values(self)
-        return {name: _build_scaled(name, values[name], *shared) for name in self.weights}
+        return {name: _build_scaled(name, getattr(self, name), *shared) for name in self.weights}
 
 
 @lru_cache(maxsize=2**12, typed=True)  # the cells of a grid ask for the same few arms again and again

@@ -62,8 +62,8 @@ def sweep_id(cells: Iterable[Cell]) -> str:
 
 def hash_cells(tree: Mapping[str, Any]) -> str:
     """Return the id of a sweep whose cells are described so by describe_cells."""
-    trunks = [{**trunk, "dataset": _drop_upright(trunk["dataset"])} for trunk in tree["trunks"]]
-    text = [json.dumps([trunks[cell["trunk"]], cell["method"], cell["part"]]) for cell in tree["cells"]]
+    trunks = [json.dumps({**trunk, "dataset": _drop_upright(trunk["dataset"])}) for trunk in tree["trunks"]]
+    text = [f"[{trunks[c['trunk']]}, {json.dumps(c['method'])}, {json.dumps(c['part'])}]" for c in tree["cells"]]
     return hash_text(json.dumps(sorted(text)), 6)
 
 

@@ -279,7 +279,7 @@ def test_the_paper_stands_only_beside_its_own_setting() -> None:
 
 def outcome(right: np.ndarray, answered: np.ndarray) -> metrics.CellOutcome:
     right = right & answered
-    return metrics.CellOutcome(np.zeros(len(right), dtype=np.intp), answered, right, right, right, ~right)
+    return metrics.CellOutcome(np.zeros(len(right), dtype=np.intp), np.stack([answered, right, right, right, ~right]))
 
 
 def test_each_distinct_cell_is_compared_with_base_and_counted_once() -> None:
