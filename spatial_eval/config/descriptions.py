@@ -148,8 +148,8 @@ def build_sweep_method(tree: Mapping[str, Any]) -> Method:
 
 def written_fields(method: Method) -> dict[str, Any]:
     """Return a method's fields that are not what a file implies where they are absent."""
-    defaults = _list_implied_defaults(type(method), method.kind)
-    return {name: value for name, default in defaults if (value := getattr(method, name)) != default}
+    defaults, values = _list_implied_defaults(type(method), method.kind), field_values(method)
+    return {name: value for name, default in defaults if (value := values[name]) != default}
 
 
 @cache
