@@ -25,6 +25,7 @@ from spatial_eval.core.paths import SweepPaths
 from spatial_eval.core.validate import build_dataclass
 
 OFFLINE, COMPLETE, INCOMPLETE = "offline", "complete", "incomplete"
+LONGEST_NAME, LONGEST_PATH = 255, 3_000  # bytes: a file system's own, and a path's below the wandb folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +178,8 @@ class PublishLedger:
         if old.run != new.run:
             shutil.rmtree(self.root / old.run, ignore_errors=True)
         for name in set(old.staged) - set(new.staged):
-            (self.root / name).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # what cannot be removed stays, as a run's folder does
+                (self.root / name).unlink(missing_ok=True)
 
     def _append(self, row: Mapping[str, Any]) -> None:
         path = self.root / "ledger" / f"{self.writer}.jsonl"
@@ -207,9 +209,14 @@ class PublishLedger:
 
 
 def _is_inside(name: str) -> bool:
-    """Whether a name from a ledger stays in the wandb folder: files of it are removed, and ledgers are passed on."""
+    """Whether a name from a ledger is a file's in the wandb folder: they are removed, and ledgers are passed on."""
     path = PurePath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
+    try:
+        sizes = [len(os.fsencode(part)) for part in path.parts]
+    except UnicodeEncodeError:  # half a character
+        return False
+    short = bool(sizes) and max(sizes) <= LONGEST_NAME and sum(sizes) + len(sizes) <= LONGEST_PATH
+    return short and not path.is_absolute() and ".." not in path.parts and "\0" not in name
 
 
 def _is_alive(pid: int) -> bool:

@@ -31,6 +31,13 @@ def entry(root: Path, **changes: Any) -> dict[str, Any]:
         {"id": ["r"]},
         {"digest": None},
         {"later": 1},
+        {"run": "x" * 300},
+        {"run": "\ud800"},
+        {"id": "x" * 300},
+        {"staged": ["x" * 12_000]},
+        {"staged": ["a/" * 5_000]},
+        {"staged": ["\udfff.json"]},
+        {"staged": ["a\0b"]},
     ],
 )
 def test_a_line_of_another_hand_removes_nothing(changes: dict[str, Any], tmp_path: Path) -> None:
@@ -51,6 +58,20 @@ def test_a_line_of_another_hand_removes_nothing(changes: dict[str, Any], tmp_pat
     assert (tmp_path / "sweeps" / "other" / "file").exists()
     assert (root / "offline-1").is_dir()
     assert (root / "ledger").is_dir()
+
+
+def test_what_cannot_be_removed_stays(tmp_path: Path) -> None:
+    root = tmp_path / "wandb"
+    (root / "ledger").mkdir(parents=True)
+    (root / "folder").mkdir()
+    lines = [entry(root, staged=["folder", "a.json/b"]), entry(root, time=2)]
+    (root / "ledger" / "h-1-a.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (root / "a.json").touch()
+    ledger = PublishLedger(tmp_path)
+    ledger.remove_leftovers()
+    assert (root / "folder").is_dir()
+    assert (root / "a.json").is_file()
+    assert ledger.list_written()["r"].time == 2
 
 
 @pytest.mark.parametrize("content", ["[]", "{", '{"urls": 7}', "[" * 100_000, "7"])
