@@ -1,5 +1,7 @@
 """Run commands in processes forked from one that has imported the package: its imports are paid for once.
 
+So is what depends on no command: the page's templates, and conf/ composed for the options that tests choose most.
+
 Each command still has a process of its own, which starts as a script does. Variables that are read as Python starts or
 as a package is imported must be the parent's (see `fits`). What a command imports and how an interpreter ends are for
 tests that start one.
@@ -34,6 +36,11 @@ PRELOADED = (
     *("spatial_eval.models.loading", "transformers.generation", "transformers.modeling_utils"),
     "transformers.models.auto",
 )
+COMPOSED = [  # what most tests choose, as a command line orders it
+    *("", "dataset=jsonl model=recorded"),
+    *(f"method={method} dataset=jsonl model=recorded" for method in ("base", "scaling_vis", "adapt_vis")),
+    *(f"method={method}" for method in ("base", "scaling_vis", "adapt_vis")),
+]
 # Variables that Python and these packages read as they start; who moves the hub's cache names HF_HOME, not only HOME
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch is imported later; test processes share the cores
 READ_EARLY = ("CUDA_", "HF_", "HUGGINGFACE_", "MKL_", "OMP_", "PYTHON", "TORCH", "TRANSFORMERS_", "XDG_")
@@ -81,6 +88,30 @@ class WarmProcess:
 WARM = WarmProcess()  # one per test process: conftest is imported more than once
 
 
+def prepare() -> None:
+    """Do what takes half of a small command's time and is the same for all: this is the parent of every one."""
+    for name in PRELOADED:
+        importlib.import_module(name)
+    import hydra
+
+    from spatial_eval.config.compose import Composer
+    from spatial_eval.report import page
+
+    for template in page.templates().list_templates(["j2"]):
+        page.templates().get_template(template)
+    compose, composed = hydra.compose, {}
+    for choices in COMPOSED:
+        choice = dict(word.split("=") for word in choices.split())
+        composed["config", tuple(choices.split())] = Composer().compose(choice)
+
+    def compose_known(name: str, overrides: list[str]) -> Any:
+        known = composed.get((name, tuple(overrides)))
+        return compose(name, overrides=overrides) if known is None else known
+
+    hydra.compose = compose_known
+    gc.freeze()  # what is never looked at again is never copied
+
+
 def serve() -> None:
     """Fork a process per line of stdin and answer its exit code."""
     fork = multiprocessing.get_context("fork")
@@ -113,7 +144,5 @@ def become(request: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     sys.path[0] = str(ROOT)
-    for name in PRELOADED:
-        importlib.import_module(name)
-    gc.freeze()  # what is never looked at again is never copied
+    prepare()
     serve()
