@@ -40,6 +40,7 @@ from spatial_eval.core.columns import (
     IDENTITY,
     NAMED,
     ROW,
+    VERSIONS,
     YES_NO,
 )
 from spatial_eval.core.errors import ConfigError, DataError, first_line
@@ -197,11 +198,19 @@ ANSWER = ("text", "confidence", "entropy", "margin", "logit", "correct", "correc
 QUESTION = ("sample_id", "row", "split", "relation", "gold", "pair", "set", "question", "image")
 _TEXT = {"dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error", "scoring"}
 _TEXT |= {"python", "spatial_eval", "torch", "transformers", "device"}  # a version or a commit may look like a number
-_TEXT |= {"dtype", "preset", "decoding", "revision", "arm", "framing"}
+_TEXT |= {"dtype", "preset", "decoding", "revision", "arm", "arms", "framing", "generations"}
 # Columns of results.csv and by_relation.csv that earlier versions did not write, and what stands for them.
 LATER: Mapping[str, Any] = {"settings": "", "scoring": "", "framing": ""} | dict.fromkeys(
     (*HYPERPARAMETERS, *YES_NO, "unreadable", "chance", "accuracy_adjusted", *GROUPED), math.nan
 )
+
+
+# What every version wrote of the tables that list the passes and the failures.
+_PASSES = (
+    *("dataset", "model", "arms", "questions", "stored", "missing", "seconds", "questions_per_second", "device"),
+    *("python", *VERSIONS, "max_new_tokens", "generations"),
+)
+_FAILURES = ("dataset", "model", "sample_id", "weight", "error", "arm")
 
 
 @dataclass(frozen=True)
@@ -284,15 +293,15 @@ class SweepData:
         """Return all stored answers by (dataset, model, max_new_tokens)."""
         with self._reading():
             table = _Columns(self.content)
-        first, which = table.distinct(EXPERIMENT_COLUMNS)
-        keys = zip(*(table.values(name, first).tolist() for name in EXPERIMENT_COLUMNS), strict=True)
-        return {key: _collect_answers(table, np.flatnonzero(which == i)) for i, key in enumerate(keys)}
+            first, which = table.distinct(EXPERIMENT_COLUMNS)
+            keys = zip(*(table.values(name, first).tolist() for name in EXPERIMENT_COLUMNS), strict=True)
+            return {key: _collect_answers(table, np.flatnonzero(which == i)) for i, key in enumerate(keys)}
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[None]:
         try:
             yield
-        except (OSError, ValueError) as error:
+        except DAMAGE as error:
             reason = first_line(error)
             raise DataError(f"{self.folder}/samples.parquet cannot be read: {reason}; run its command again") from None
 
@@ -347,13 +356,15 @@ def read_sweep_data(folder: Path) -> SweepData:
     with translate_damage(folder):
         cells = _parse_table("results.csv", tables, ROW)
         names = read_footer(tables["samples.parquet"]).schema.names
-        passes, failures = (_parse_table(name, tables, ()) for name in ("passes.csv", "failures.csv"))
+        passes = _parse_table("passes.csv", tables, _PASSES)
+        failures = _parse_table("failures.csv", tables, _FAILURES)
         relations = _parse_table("by_relation.csv", tables, BY_RELATION)
         check_about(about)
         known = methods_by_row(about)
         rows = cells[list(IDENTITY)].itertuples(index=False, name=None)
         methods = [known[tuple(map(none_if_empty, row))] for row in rows]
-    lacking = [name for name in ("row", "set", "question") if name not in names]
+    needed = (*EXPERIMENT_COLUMNS, "weight", *QUESTION, *ANSWER)
+    lacking = [name for name in needed if name not in names and name != "scoring"]
     if lacking:
         raise DataError(f"{folder}/samples.parquet is of an older version (no {lacking[0]}): run its command again")
     data = SweepData(folder, about, cells, relations, tables["samples.parquet"], passes, failures, methods)
@@ -376,7 +387,10 @@ def _compute_gains(files: SweepData) -> dict[str, Any]:
 
 
 def _parse_table(name: str, tables: Mapping[str, bytes], columns: Sequence[str]) -> pd.DataFrame:
-    """Parse a table; numbers to the last digit as written, text stays text, `NA` and `None` too."""
+    """Parse a table; numbers to the last digit as written, text stays text, `NA` and `None` too.
+
+    Raises ValueError where one of `columns` is absent, though every version wrote it, or holds a text for a number.
+    """
     names, *rows = csv.reader(io.StringIO(tables[name].decode(), newline=""))
     absent = [key for key in columns if key not in names]
     # What a cell gains on base can be computed again.
@@ -385,13 +399,16 @@ def _parse_table(name: str, tables: Mapping[str, bytes], columns: Sequence[str])
         raise ValueError(f"{name} has no column {lacking[0]}")
     values = zip(*rows, strict=True) if rows else ([] for _ in names)
     frame = pd.DataFrame({key: _parse_column(key, column) for key, column in zip(names, values, strict=True)})
+    for key in columns:
+        if key in frame and key not in _TEXT and not pd.api.types.is_numeric_dtype(frame[key].dtype):
+            raise ValueError(f"{name} holds a text in its column {key}, which has numbers")
     kinds: dict[str, Any] = {key: "str" if LATER[key] == "" else "float64" for key in absent if key in LATER}
     return frame.assign(**{key: pd.Series(LATER[key], frame.index, dtype=kind) for key, kind in kinds.items()})
 
 
 def _parse_column(name: str, column: Sequence[str]) -> pd.Series[Any]:
     if name not in _TEXT:
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, OverflowError):
             return pd.Series([int(value) for value in column], dtype="int64")
         with contextlib.suppress(ValueError):
             return pd.Series([float(value) if value else math.nan for value in column], dtype="float64")

@@ -29,6 +29,7 @@ from typing import Any
 
 from spatial_eval.config import descriptions
 from spatial_eval.config.launchers import LAUNCHERS, Launcher, Resources
+from spatial_eval.config.schema import check_root_value
 from spatial_eval.config.tracking import TRACKERS, Publication
 from spatial_eval.core import plan
 from spatial_eval.core.errors import ConfigError, StoreError
@@ -473,16 +474,21 @@ def _build_request(tree: Mapping[str, Any], folder: Path) -> SweepRequest:
         Experiment(
             descriptions.build_benchmark(row["dataset"], "dataset"),
             descriptions.build_value(MODELS, row["model"], "model"),
-            int(row["max_new_tokens"]),
+            check_root_value("max_new_tokens", row["max_new_tokens"]),
         )
         for row in tree["experiments"]
     ]
     methods = [descriptions.build_value(METHODS, row, "method") for row in tree["methods"]]
     cells = tuple(
-        Cell(experiments[experiment], methods[method], build_dataclass(Part, {"split": split, "limit": limit}, "part"))
+        Cell(
+            experiments[experiment],
+            methods[method],
+            Part(check_root_value("split", split), check_root_value("limit", limit)),
+        )
         for experiment, method, split, limit in tree["cells"]
     )
-    passes = {work.experiment: work for work in plan.fuse_cells(cells, str(tree["capture"]))}
+    capture = check_root_value("capture", tree["capture"])
+    passes = {work.experiment: work for work in plan.fuse_cells(cells, capture)}
     keys = [ExperimentKey(str(row["label"]), dict(row["key"])) for row in tree["experiments"]]
     tracking = descriptions.build_value(TRACKERS, tree["tracking"], "tracking")
     return SweepRequest(
@@ -493,8 +499,8 @@ def _build_request(tree: Mapping[str, Any], folder: Path) -> SweepRequest:
             experiment.model: build_dataclass(Resources, row["resources"], "model.resources")
             for experiment, row in zip(experiments, tree["experiments"], strict=True)
         },
-        retry=bool(tree["retry"]),
-        capture=str(tree["capture"]),
+        retry=check_root_value("retry", tree["retry"]),
+        capture=capture,
         publication=Publication(cells, {**tree["about"], **tables.describe_cells(cells)}, tracking),
         passes={
             experiment: KeyedPass(passes[experiment], key, int(row["rows"]))
