@@ -114,13 +114,15 @@ def find_mutants(path: Path) -> Iterator[Mutant]:
 
 
 def annotations(node: ast.AST) -> Iterator[ast.AST]:
-    """What is written for type checkers and for the decorators of dataclasses: no test can notice a change there."""
+    """What no test can notice a change of: hints, decorators of dataclasses, and `strict` of zip, for equal lengths."""
     for field in ("annotation", "returns"):
         hint = getattr(node, field, None)
         if hint is not None:
             yield from ast.walk(hint)
     for decorator in getattr(node, "decorator_list", ()):
         yield from ast.walk(decorator)
+    if isinstance(node, ast.keyword) and node.arg == "strict":
+        yield node.value
 
 
 def changes(node: ast.expr) -> Iterator[ast.expr]:
