@@ -259,3 +259,5 @@ def test_the_mean_over_seeds_draws_seeds_and_sets_again() -> None:
     alone = intervals.mean_over_seeds(right[:1], answered[:1], cluster)
     assert alone.high - alone.low < (found.high - found.low) * 0.8
     assert math.isnan(intervals.mean_over_seeds(right[:, :8], answered[:, :8], cluster[:8]).low)
+    silent = answered & (np.arange(4) > 0)[:, None]  # draws of the first seed alone have no answer
+    assert intervals.mean_over_seeds(right[:2], silent[:2], cluster).high < 100

@@ -234,6 +234,8 @@ def test_every_field_of_an_answer_is_checked() -> None:
     assert set(EXPECTED) == {f.name for f in fields(Generation)} - {"sample_id", "arm"}
     assert check_answer({}) == "text is not there"
     assert check_answer({"text": "", "tokens": (), "confidence": 0, "margin": 1, "entropy": None, "row": "x"}) == ""
+    assert check_answer({"text": "", "tokens": (0, 7), "batch": 1}) == ""
+    assert check_answer({"text": "", "tokens": (-1, 7)}) != "" != check_answer({"text": "", "batch": 0})
     assert parse_arm({}) == BASE
 
 
