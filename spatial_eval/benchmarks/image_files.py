@@ -10,9 +10,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,13 +38,22 @@ def check_orientation(orientation: str) -> None:
         raise ConfigError(describe_unknown("dataset.orientation", orientation, ORIENTATIONS))
 
 
+@contextlib.contextmanager
+def _translate_damage(path: Path) -> Iterator[None]:
+    """Raise ValueError for what PIL raises at a damaged header beside OSError, ValueError, SyntaxError and its own."""
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, struct.error) as error:
+        raise ValueError(f"{path} cannot be decoded ({type(error).__name__}: {error})") from error
+
+
 def open_rgb(path: Path, orientation: str) -> Image:
     """Open an image in RGB. Raises OSError, ValueError and others of PIL's where the file cannot be decoded."""
     from PIL import Image, ImageOps
 
     if not path.is_file():  # opening a pipe would wait for ever
         raise FileNotFoundError(f"{path} is no file")
-    with Image.open(path) as file:
+    with _translate_damage(path), Image.open(path) as file:
         if getattr(file, "is_animated", False):  # PIL: only formats of several pictures have it
             _warn_once(f"{path} is animated: the first frame of animated pictures is shown")
         if file.has_transparency_data:
@@ -59,7 +70,7 @@ def shown_size(path: Path, orientation: str) -> tuple[int, int]:
     """Return width and height of `open_rgb`'s image in pixels, from the file's header alone."""
     from PIL import Image
 
-    with Image.open(path) as file:
+    with _translate_damage(path), Image.open(path) as file:
         width, height = file.size
         return (height, width) if orientation == "upright" and _read_turn(file) in (5, 6, 7, 8) else (width, height)
 
@@ -86,7 +97,7 @@ def _changes(path: Path, orientation: str) -> str:
     from PIL import Image
 
     try:
-        with Image.open(path) as file:
+        with _translate_damage(path), Image.open(path) as file:
             turned = _read_turn(file) if orientation == "upright" else 1
             return " ".join(["scaled"] * _is_deep(file) + [f"turned {turned}"] * (turned in range(2, 9)))
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):  # reported where the image is opened

@@ -6,6 +6,7 @@ import base64
 import io
 import logging
 import random
+import struct
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from spatial_eval.benchmarks.readers import QuestionFile, Vsr, WhatsUp
 from spatial_eval.config import schema
 from spatial_eval.core import hashing
 from spatial_eval.core.arms import BASE
-from spatial_eval.core.errors import ConfigError
+from spatial_eval.core.errors import ConfigError, DataError
 from spatial_eval.core.hashing import digest_files
 from spatial_eval.core.types import Experiment, Places
 from spatial_eval.models.registry import MODELS
@@ -104,6 +105,20 @@ def test_values_without_a_scale_are_an_error(values: Any, says: str, tmp_path: P
     Image.fromarray(values).save(tmp_path / "odd.tif")
     with pytest.raises(ValueError, match=f"^odd.tif {says}"):
         open_rgb(tmp_path / "odd.tif", "upright")
+
+
+def test_a_damaged_header_is_no_error_of_our_own(tmp_path: Path) -> None:
+    """A TIFF whose place of the pixels is of the type of fractions: PIL raises a TypeError."""
+    path = tmp_path / "a.tif"
+    Image.new("RGB", (9, 9)).save(path)
+    content = path.read_bytes()
+    at = content.index(struct.pack("<HHI", 273, 4, 1))
+    path.write_bytes(content[:at] + struct.pack("<HHI", 273, 11, 1) + content[at + 8 :])
+    with pytest.raises(ValueError, match=r"a\.tif cannot be decoded \(TypeError: "):
+        open_rgb(path, "upright")
+    assert len(digest_images([path], "upright", Places(tmp_path, tmp_path / "outputs"))) == 1
+    with pytest.raises(DataError, match=r"a\.tif"):
+        figures.fit_picture(path, orientation="upright")
 
 
 def test_transparent_and_animated_pictures_are_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
