@@ -465,15 +465,11 @@ class _Columns:
         code: NDArray[Any] | None = None
         for name in names:
             column = self._codes[name][0][here] if name in self._codes else self._numbers[name][here]
-            values, which = np.unique(column, return_inverse=True)
-            code = which if code is None else np.unique(code * len(values) + which, return_inverse=True)[1]
+            which, values = pd.factorize(column, use_na_sentinel=False)
+            code = which if code is None else pd.factorize(code * len(values) + which)[0]
         assert code is not None  # there is a name
-        _, first, which = np.unique(code, return_index=True, return_inverse=True)
-        order = np.argsort(first)  # by first appearance
-        rank = np.empty(len(order), dtype=np.intp)
-        rank[order] = np.arange(len(order))
-        first = first[order]
-        return first if rows is None else rows[first], rank[which.ravel()]
+        first = np.flatnonzero(np.diff(np.maximum.accumulate(code), prepend=-1))  # codes are in order of appearance
+        return first if rows is None else rows[first], code
 
 
 def _compress(column: NDArray[Any]) -> NDArray[Any]:
