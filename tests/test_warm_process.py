@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import subprocess
 import sys
@@ -22,5 +23,13 @@ def test_a_forked_command_says_and_returns_the_same(words: list[str]) -> None:
 def test_what_is_read_early_wants_an_interpreter_of_its_own() -> None:
     own = WarmProcess()
     assert own.fits({**os.environ, "WANDB_MODE": "offline"})
+    assert own.fits({**os.environ, "TORCHINDUCTOR_CACHE_DIR": "elsewhere"})
     assert not own.fits({**os.environ, "PYTHONPATH": "elsewhere"})
     assert not own.fits({**os.environ, "HF_HOME": "elsewhere"})
+
+
+def test_what_tests_import_costs_no_command_its_parent() -> None:
+    """A library that sets such a variable as it is imported made every later command start an interpreter, unseen."""
+    importlib.import_module("families")
+    importlib.import_module("torch._inductor.runtime.cache_dir_utils").cache_dir()
+    assert WARM.fits(os.environ)

@@ -43,7 +43,8 @@ COMPOSED = [  # what most tests choose, as a command line orders it
 ]
 # Variables that Python and these packages read as they start; who moves the hub's cache names HF_HOME, not only HOME
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # torch is imported later; test processes share the cores
-READ_EARLY = ("CUDA_", "HF_", "HUGGINGFACE_", "MKL_", "OMP_", "PYTHON", "TORCH", "TRANSFORMERS_", "XDG_")
+# (TORCHINDUCTOR_CACHE_DIR, which torch sets as it is imported, is none)
+READ_EARLY = ("CUDA_", "HF_", "HUGGINGFACE_", "MKL_", "OMP_", "PYTHON", "TORCH_", "TRANSFORMERS_", "XDG_")
 
 
 def read_early(environment: Mapping[str, str]) -> dict[str, str]:
