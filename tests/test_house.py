@@ -14,6 +14,7 @@ import tokenize
 import tomllib
 from collections import Counter
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -47,10 +48,16 @@ def room(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
 
 
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf8"))
+
+
+@cache
 def outside(path: Path) -> set[str]:
     """Top-level names of what a module imports, at any depth of code."""
     found: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text("utf8"))):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module.split(".")[0])
         elif isinstance(node, ast.Import):
@@ -64,7 +71,7 @@ def code_lines(path: Path) -> int:
     if path.suffix != ".py":
         return sum(bool(line.strip()) for line in text.splitlines())
     prose: set[int] = set()
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
             node, clean=False
         ):
@@ -85,7 +92,7 @@ def test_the_size_of_the_house(record_property: pytest.RecordProperty) -> None:
     said = f"{len(packages)} packages, {len(MODULES)} modules, {sizes.total()} lines of code"
     record_property("house", said)
     for package in packages:
-        text = ast.get_docstring(ast.parse((package / "__init__.py").read_text("utf8"))) or ""
+        text = ast.get_docstring(parse(package / "__init__.py")) or ""
         assert len(text.splitlines()) >= 3, f"{package}/__init__.py says too little"
 
 
@@ -112,7 +119,7 @@ def test_folders_are_listed_so_that_no_error_hides() -> None:
 
 
 def private_imports(path: Path) -> Iterator[str]:
-    for node in ast.walk(ast.parse(path.read_text("utf8"))):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("spatial_eval."):
             other = (node.module or "").split(".")[1]
             for alias in node.names:
@@ -141,7 +148,7 @@ def test_public_names_are_unique() -> None:
     names = Counter(
         node.name
         for path in MODULES
-        for node in ast.parse(path.read_text("utf8")).body
+        for node in parse(path).body
         if isinstance(node, ast.ClassDef | ast.FunctionDef) and not node.name.startswith("_")
     )
     assert {name for name, count in names.items() if count > 1} == set()
