@@ -15,6 +15,9 @@ Of cells with equal accuracies the simplest is taken, in this order:
 Cells that differ in nothing but the seed of `sample` are one setting: their mean is what is compared, chosen and
 reported, so that nothing is ever chosen for a lucky seed.
 
+A cell is a candidate only if it has COMPLETE of the answers of the most complete one, where it is chosen and where it
+is reported: ten right answers of ten are not better than 140 of 200.
+
 The reported split cannot leak into a choice: select_best gets the answers of the other split only.
 """
 
@@ -50,6 +53,7 @@ METRICS: Mapping[str, Callable[[CellOutcome], NDArray[bool_]]] = {
     "accuracy_strict": lambda outcome: outcome.strict,
 }
 DRAWS = 1000
+COMPLETE = 0.95
 RULE = "of equal accuracies: the simplest method, then the weights nearest to 1, then the middle threshold"
 
 
@@ -111,8 +115,8 @@ class Selected:
         cell: its row of results.csv on the reporting split. family: a method's name where only its cells were
             candidates, "" where all were. on, split: where it was chosen and is reported; equal where it could not
             be chosen elsewhere; then `best` corrects its accuracy for the choice (None for a single candidate).
-        candidates: number of cells that it was chosen from. runner_ups: choices of other draws of the questions, and
-            their shares.
+        candidates: number of cells that it was chosen from. left_out: of those that were not, for too few answers.
+        runner_ups: choices of other draws of the questions, and their shares.
         p_holm: p against base, adjusted for all that was looked at: for the candidates where the choice was made on
             the reported questions (best.p), and by Holm: overall choices for the number of datasets and models, those
             of the methods for the number of datasets, models and methods.
@@ -134,6 +138,7 @@ class Selected:
     paper: float | None
     best: BestOf | None
     seeds: tuple[int, ...]
+    left_out: int = 0
     p_holm: float | None = None
 
     @property
@@ -149,7 +154,10 @@ class Selected:
         choice = f"best of {self.candidates:,} on these questions{equal}"
         if self.on != self.split:
             choice = f"chosen on {self.on} from {self.candidates:,} cells"
-        return ", ".join(filter(None, [mean, choice * several]))
+        left = f"{self.left_out:,} incomplete left out"
+        if not several:
+            left = f"only complete one of {1 + self.left_out:,} cells"
+        return ", ".join(filter(None, [mean, choice * several, left * bool(self.left_out)]))
 
     @property
     def mean(self) -> str:
@@ -260,7 +268,8 @@ def _families(files: SweepData, pairs: Mapping[int, int]) -> dict[str, dict[int,
 
 def _select(files: SweepData, family: str, pairs: Mapping[int, int], metric: str) -> Selected:
     """Select the best of the cells in `pairs`, reported at its partner."""
-    settings = group_seeds(files, pairs)
+    complete = _list_complete(files, pairs)
+    settings = group_seeds(files, complete)
     cells = [runs[0] for runs in settings]
     standing = build_candidates(files, settings, metric)
     choice = select_best(standing)
@@ -289,7 +298,15 @@ def _select(files: SweepData, family: str, pairs: Mapping[int, int], metric: str
         None if paper is None else float(paper),
         best,
         seeds,
+        len(group_seeds(files, pairs)) - len(settings),
     )
+
+
+def _list_complete(files: SweepData, pairs: Mapping[int, int]) -> list[int]:
+    """List the cells with COMPLETE of the answers of the most complete one, there and at their partners."""
+    answers = [files.cells["n"].to_numpy()[list(side)] for side in (pairs, pairs.values())]
+    share = np.min([n / n.max() for n in answers], axis=0)
+    return [cell for cell, own in zip(pairs, share, strict=True) if own >= COMPLETE * share.max()]
 
 
 def drop_seed(method: Method) -> Method:

@@ -29,6 +29,7 @@ from spatial_eval.core.arms import SCALINGS
 from spatial_eval.core.columns import IDENTITY
 from spatial_eval.core.errors import DataError
 from spatial_eval.methods.routing import AdaptVis
+from spatial_eval.report.sheets import format_sizes
 from spatial_eval.store.attention import View
 
 WIDTH, HEIGHT = 450, 232
@@ -106,7 +107,7 @@ def threshold_figure(curves: Sequence[Curve], method: AdaptVis, gains: Sequence[
     marks.append(_path("cursor", f"M{LEFT} {BOTTOM}V{TOP}"))
     note = f"In front: weights {pairs[front][0]:g}, {pairs[front][1]:g}" + ", with 95 % intervals" * bool(bands)
     note += f"; thin: the other {f'{len(curves) - 1} pairs' if len(curves) > 2 else 'pair'}" * (len(curves) > 1)
-    note += f". Exact: it changes at {len(edges)} confidences only. n = {max(curves[front].n):,}."
+    note += f". Exact: it changes at {len(edges)} confidences only. n = {format_sizes(curves[front].n)}."
     slider = {
         "pairs": [f"{first:g}, {second:g}" for first, second in pairs],
         "front": front,
@@ -152,8 +153,8 @@ def weight_figures(responses: Series, gains: Series) -> list[Figure]:
         responses: accuracies with the baseline at its neutral weight. gains: paired differences; {} without a baseline.
     """
     colours = dict(zip(responses, ("s3", "s1", "s2", "s4"), strict=False))
-    n = max(e.n for series in responses.values() for e in series.values())
-    note = f"One arm for every question, with 95 % intervals, n = {n:,}."
+    n = format_sizes([e.n for series in responses.values() for e in series.values()])
+    note = f"One arm for every question, with 95 % intervals, n = {n}."
     if len(responses) > len(colours):
         note += f" {len(colours)} of {len(responses)} kinds are drawn."
     legend = {f"c{css[1]}": kind for kind, css in colours.items()} if len(responses) > 1 else {}
@@ -322,10 +323,10 @@ def relation_figure(accuracies: Series) -> Figure:
     for tick in (0, 25, 50, 75, 100):
         marks += [_path("ax", f"M{x(tick)} {top}V{bottom}"), _text("m", x(tick), bottom + 14, f"{tick} %")]
     for relation, row in shown.items():
-        middle, n = top + bar * len(row) // 2 + 8, max(e.n for e in row.values())
+        middle, n = top + bar * len(row) // 2 + 8, format_sizes([e.n for e in row.values()])
         marks += [
             _text("b e", left - 8, middle - 5, _cut(relation, 14)),
-            _text("e", left - 8, middle + 7, f"n = {n:,}"),
+            _text("e", left - 8, middle + 7, f"n = {n}"),
         ]
         least = top + 24  # two lines of text
         for name, e in row.items():
@@ -334,7 +335,7 @@ def relation_figure(accuracies: Series) -> Figure:
                 continue
             box = _mark("rect", colours[name], x=left, y=top + 4, width=max(x(e.value) - left, 1), height=bar - 2)
             whisker = [] if math.isnan(e.low) else [_path("w", f"M{x(e.low)} {top + 4 + bar // 2}H{x(e.high)}")]
-            marks.append(_group(f"{relation}, {name}: {_spell(e)}", box, *whisker, pale=n < FEW))
+            marks.append(_group(f"{relation}, {name}: {_spell(e)}", box, *whisker, pale=e.n < FEW))
             top += bar
         top = max(top + gap, least + 6)
     note = "Bars with 95 % intervals." + PALE * any(e.n < FEW for row in shown.values() for e in row.values())

@@ -12,7 +12,7 @@ import json
 import math
 import re
 import textwrap
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -206,6 +206,11 @@ def format_estimate(e: Estimate | None, digits: int = 2, *, sign: bool = False) 
 def format_interval(e: Estimate, digits: int = 1, sign: str = "") -> str:
     """Format an interval as `80.6 to 88.3`; a text in its place where there is none."""
     return "no interval" if math.isnan(e.low) else f"{e.low:{sign}.{digits}f} to {e.high:{sign}.{digits}f}"
+
+
+def format_sizes(sizes: Collection[int]) -> str:
+    """Format the numbers of questions behind the figures of one table, `160` or `10 to 160`."""
+    return " to ".join(f"{n:,}" for n in sorted({min(sizes), max(sizes)}))
 
 
 def format_p_value(p: float | None) -> str:

@@ -28,6 +28,7 @@ from spatial_eval.analysis.metrics import (
     strict_gap,
 )
 from spatial_eval.analysis.selection import (
+    COMPLETE,
     RULE,
     Selected,
     build_setting_row,
@@ -59,6 +60,7 @@ from spatial_eval.report.sheets import (
     format_markdown,
     format_number,
     format_p_value,
+    format_sizes,
     format_text,
 )
 
@@ -405,7 +407,7 @@ def _paper_sheet(files: SweepData, model: str, every: Sequence[Selected]) -> She
     for part in parts:
         here = [s for s in chosen if files.keys[s.cell] == part]
         extra = [name for name in EXTRA if _has_extra([row for (_, at), row in found.items() if at == part], name)]
-        header += [f"{_label_part(part, parts)} (n={max(s.test.now.n for s in here):,})", *extra]
+        header += [f"{_label_part(part, parts)} (n={format_sizes([s.test.now.n for s in here])})", *extra]
         columns += [(part, name) for name in ("accuracy", *extra)]
     rows = [[kind, *(_format_figure(found.get((kind, part)), name) for part, name in columns)] for kind in kinds]
     best = {
@@ -511,8 +513,8 @@ def relation_sheets(files: SweepData, chosen: Sequence[Selected]) -> list[Sheet]
         if not accuracies or not here:
             continue
         kinds = [s.family for s in here]
-        sizes = {relation: max(e.n for e in row.values()) for relation, row in accuracies.items()}
-        header = ["method", *(f"{relation} (n={n:,})" for relation, n in sizes.items())]
+        sizes = {relation: format_sizes([e.n for e in row.values()]) for relation, row in accuracies.items()}
+        header = ["method", *(f"{relation} (n={n})" for relation, n in sizes.items())]
         rows = [[kind, *(format_estimate(row[kind], 1) for row in accuracies.values())] for kind in kinds]
         best = {(kinds.index(s.method.kind), 0) for s in every if not s.family and len(kinds) > 1}
         notes = [f"{label_method(s.setting)}, {describe_choice(s)}" for s in here if s.family != "base"]
@@ -520,6 +522,14 @@ def relation_sheets(files: SweepData, chosen: Sequence[Selected]) -> list[Sheet]
         title = f"{key[0]} {key[3]}, {key[1]}: accuracy by relation in percent (95 % interval)"
         sheets.append(Sheet(title, header, rows, 1, best, notes))
     return sheets
+
+
+def _left_out_note(chosen: Sequence[Selected]) -> list[str]:
+    count = sum(s.left_out for s in chosen if not s.family)
+    cells = f"{count:,} cell{'s' * (count > 1)}"
+    return [
+        f"no candidates: {cells} with less than {100 * COMPLETE:.0f} % of the answers of the most complete one."
+    ] * bool(count)
 
 
 def selection_sheet(chosen: Sequence[Selected]) -> Sheet:
@@ -539,6 +549,7 @@ def selection_sheet(chosen: Sequence[Selected]) -> Sheet:
     ]
     notes = [
         f"from: methods and number of cells; {RULE}.",
+        *_left_out_note(chosen),
         f"again: of 1,000 random redraws of the {on} questions (sets drawn whole), how many choose this very cell.",
         f"against base: points on the same questions, 95 % bootstrap of whole sets or images; p (Holm): "
         f"{join_tests(s.test.test for s in chosen)}, adjusted for the datasets, models and methods here (all: among "

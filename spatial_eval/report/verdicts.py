@@ -21,7 +21,7 @@ from spatial_eval.core.types import BASE, Arm, Method
 from spatial_eval.core.validate import field_values
 from spatial_eval.methods.controls import CONTROLS
 from spatial_eval.methods.published import published_gains
-from spatial_eval.report.sheets import Sheet, format_interval, format_number, format_p_value
+from spatial_eval.report.sheets import Sheet, format_interval, format_number, format_p_value, format_sizes
 from spatial_eval.report.tables import find_paper_model
 
 ALPHA = 0.05  # level of the p-value that counts all cells
@@ -144,7 +144,7 @@ def _rank_place(files: SweepData, rows: Sequence[Ranked], control: Selected | No
     best = next((row for row in ranked if row.selected is control), None)
     named = ", ".join(filter(None, [best.name, best.selected.mean])) if best else ""
     bar = f"{named}, {gain.value:+.1f} ({format_interval(gain, sign='+')})" if gain else ""
-    title = f"{s.dataset}, {s.split}: {s.model}, n = {max(one.test.now.n for one in chosen):,}"
+    title = f"{s.dataset}, {s.split}: {s.model}, n = {format_sizes([one.test.now.n for one in chosen])}"
     return Ranking(title, _list_findings(ranked, control), bar, sheet)
 
 

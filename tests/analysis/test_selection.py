@@ -184,7 +184,7 @@ def test_the_chosen_of_equal_cells_has_its_own_p(three) -> None:
     frame = pd.DataFrame({"row": range(40)})
     part = sweep_data.SplitAnswers(frame, arms, {}, np.arange(40), {})
     methods = [ScalingVis(2.0), ScalingVis(0.8)]
-    cells = three.cells.iloc[:2].assign(split="test")
+    cells = three.cells.iloc[:2].assign(split="test", n=40)
     files = replace(three, cells=cells.reset_index(drop=True), methods=methods)
     vars(files)["parts"] = {files.keys[0]: part}
     overall = selection.picks(files)[0]
@@ -309,3 +309,49 @@ def test_val_then_test_on_controlled_a_is_an_independent_computation(launch, cli
 def _right(gold: str, text: str) -> bool:
     gold, text = gold.lower(), text.lower()
     return gold in text and not (gold == "on" and "front" in text)
+
+
+def few_answers(folder: Path, *, kept: int) -> list[str]:
+    """Options of a sweep on val and test: 0.5 answers 160 questions, 1.5 the first `kept` of them, all right."""
+    rows = questions(160)
+    given = recordings(rows, "quiz")
+    for i, (row, question) in enumerate(zip(given, rows, strict=True)):
+        texts = row["generation"] = {"1.0": "nothing", "0.5": question["answer"][0] if i % 3 else "nothing"}  # type: ignore
+        if i < kept:
+            texts["1.5"] = question["answer"][0]  # type: ignore[index]
+    quiz, recorded = write_lines(folder / "quiz.jsonl", rows), write_lines(folder / "recorded.jsonl", given)
+    return ["dataset=file", f"dataset.path={quiz}", "model=recorded", f"model.path={recorded}", "split=val,test"]
+
+
+def test_a_cell_with_few_answers_is_no_candidate(launch, cli, tmp_path) -> None:
+    """It was chosen over complete cells: all of its 30 answers are right."""
+    done = launch("-m", "method=base,scaling_vis", "weight=0.5,1.5", *few_answers(tmp_path, kept=30))
+    assert done.returncode == 3
+    files = sweep_data.read_sweep_data(Path(done.stdout.splitlines()[-1]).parent)
+    for chosen in (selection.picks(files), selection.select_settings(files)):
+        assert [(s.family, s.setting, s.candidates, s.left_out, s.mark) for s in chosen] == [
+            ("", ScalingVis(0.5), 2, 1, "chosen on val from 2 cells, 1 incomplete left out"),
+            ("base", Base(), 1, 0, ""),
+            ("scaling_vis", ScalingVis(0.5), 1, 1, "only complete one of 2 cells"),
+        ]
+    assert cli("select").stdout.count("no candidates: 1 cell with less than 95 % of the answers") == 1
+    page = (Path(done.stdout.splitlines()[-1]).parent / "report.html").read_text("utf8")
+    assert "It is the only complete one of 2 cells." in page
+    assert re.search(r"with 95 % intervals, n = \d\d? to 128\.", page)  # arms with fewer answers are drawn all the same
+
+
+def test_a_few_failures_leave_a_cell_a_candidate(launch, tmp_path) -> None:
+    done = launch("-m", "method=scaling_vis", "weight=0.5,1.5", *few_answers(tmp_path, kept=158))
+    assert done.returncode == 3
+    (overall, *_) = selection.picks(sweep_data.read_sweep_data(Path(done.stdout.splitlines()[-1]).parent))
+    assert (overall.setting, overall.left_out) == (ScalingVis(1.5), 0)
+
+
+def test_cells_that_are_incomplete_on_either_split_still_leave_one(three) -> None:
+    """Each lacks answers somewhere: the one that lacks the smallest share is left."""
+    cells = three.cells.copy()
+    of_a = cells["dataset"] == "a"
+    cells.loc[of_a & (cells["split"] == "val") & (cells["method"] == "base"), "n"] = 16  # of 32
+    cells.loc[of_a & (cells["split"] == "test") & (cells["method"] != "base"), "n"] = 96  # of 128
+    overall = next(s for s in selection.picks(replace(three, cells=cells)) if s.dataset == "a" and not s.family)
+    assert (overall.method.kind != "base", overall.candidates, overall.left_out) == (True, 4, 1)

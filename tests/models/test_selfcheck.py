@@ -281,9 +281,7 @@ def test_a_fault_of_two_questions(fault: Fault, dtype: str, tmp_path: Path, monk
         first("llava", dtype, tmp_path, count=2)
 
 
-@pytest.mark.parametrize(
-    ("name", "dtype"), [("llava", "float16"), *product(("llava", "qwen25_vl", "gemma3"), FEW)]
-)
+@pytest.mark.parametrize(("name", "dtype"), [("llava", "float16"), *product(("llava", "qwen25_vl", "gemma3"), FEW)])
 @pytest.mark.parametrize("fault", FAULTS_OF_SHARING)
 def test_a_fault_of_a_shared_image(
     fault: Fault, name: str, dtype: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
