@@ -45,7 +45,7 @@ T = TypeVar("T")
 # The paper divides by n / 2 and n / 4 although its split breaks sets (a perfect model scores below 100): by these
 # members of a group, in these benchmarks only.
 PARTNERS = {"pair": 2, "set": 4}
-PAPER_GROUPS = ("controlled_a", "controlled_b")
+PAPER_GROUPS = {"controlled_a": "Controlled_Images_A", "controlled_b": "Controlled_Images_B"}  # label -> upstream name
 PARTED = 5.0  # points between accuracy and accuracy_strict beyond which both are shown and a line says so
 
 
@@ -278,7 +278,8 @@ def result_row(cell: Cell, data: Columns, outcome: CellOutcome | None = None) ->
     outcome = outcome or follow_method(cell.method, data.arms)
     n, right = _count(outcome.answered), _count(outcome.right)
     values = cell_identity(cell) | accuracy_figures(outcome)
-    as_paper = cell.experiment.dataset.name.partition("+")[0] in PAPER_GROUPS  # in other words too (dataset.template)
+    dataset = cell.experiment.dataset  # another file may have a benchmark's label, and is not the benchmark
+    as_paper = PAPER_GROUPS.get(dataset.name.partition("+")[0]) == dataset.upstream  # in other words too (a template)
     for kind in {*PARTNERS, *WHOLE} & data.groups.keys():
         right_groups, complete = _count_groups(outcome, data.groups[kind])
         share = percent(right_groups, complete)
@@ -295,8 +296,8 @@ def result_row(cell: Cell, data: Columns, outcome: CellOutcome | None = None) ->
         values["share_weight1"] = percent(int((outcome.answered & (outcome.branch == 0)).sum()), n)
     values["scoring"] = data.scoring
     if data.scoring in ("", "paper"):  # graded otherwise, it is another figure
-        paper_model, dataset = cell.experiment.model.paper_model, cell.experiment.dataset.name
-        paper = published_accuracy(paper_model, dataset, cell.method, cell.part)
+        paper_model = cell.experiment.model.paper_model if dataset.upstream else ""
+        paper = published_accuracy(paper_model, dataset.name, cell.method, cell.part)
         values |= {"paper": paper, "difference": None if paper is None or n == 0 else 100 * right / n - paper}
     return {name: values.get(name) for name in ROW}
 

@@ -95,14 +95,20 @@ def check_rule(name: str | None, where: str = "dataset.scoring") -> None:
 
 
 def _word(sample: Sample, text: str) -> str:
-    """Return the only option that the text names as a whole word, in any case."""
-    return _find_only(tuple(dict.fromkeys(sample.options + sample.answers)), text)
+    """Return the only option that the text names as a whole word, in any case; of gold answers alone the first."""
+    named = _find_named(tuple(dict.fromkeys(sample.options + sample.answers)), text)
+    return named[0] if len(named) == 1 or (named and set(named) <= set(sample.answers)) else ""
 
 
 def _find_only(options: tuple[str, ...], text: str) -> str:
     """Return the only one of some options that the text names; "" where it names none or several."""
-    named = {match.lower() for match in _pattern(options).findall(text)}
-    return named.pop() if len(named) == 1 else ""
+    named = _find_named(options, text)
+    return named[0] if len(named) == 1 else ""
+
+
+def _find_named(options: tuple[str, ...], text: str) -> list[str]:
+    """List the options that the text names as whole words, in any case, each once, in the order of the text."""
+    return list(dict.fromkeys(match.lower() for match in _pattern(options).findall(text)))
 
 
 @lru_cache(maxsize=256)

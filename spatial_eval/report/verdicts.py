@@ -194,7 +194,8 @@ def _spell_gain(gain: Estimate | None) -> str:
 
 
 def _spell_published(files: SweepData, s: Selected) -> str:
-    found = published_gains(find_paper_model(files, s.model), s.dataset, s.method.kind)
+    own = any(t["dataset"]["name"] == s.dataset and t["dataset"]["kind"] == "JsonLines" for t in files.about["trunks"])
+    found = [] if own else published_gains(find_paper_model(files, s.model), s.dataset, s.method.kind)
     return "\n".join(f"{one.value - one.base:+.1f} ({one.base:g} to {one.value:g})\n{one.protocol}" for one in found)
 
 

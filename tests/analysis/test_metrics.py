@@ -64,13 +64,19 @@ def test_wilson_is_scipys(right: int, wrong: int) -> None:
 def test_pairs_and_sets() -> None:
     # Set 0: all four right. Set 1: left, right right; on wrong; under missing.
     answers = {BASE: ["Left", "Right", "On", "Under", "Left", "Right", "Left", None]}
-    for name in ("drill", "controlled_a", "controlled_b+brief", "controlled_c"):
-        found = row(Base(), answers, trunk=Experiment(Drill(name, size=8), Hashed()))
+    for name, upstream, as_paper in (
+        ("drill", "", False),
+        ("controlled_a", "Controlled_Images_A", True),
+        ("controlled_b+brief", "Controlled_Images_B", True),
+        ("controlled_c", "Controlled_Images_A", False),
+        ("controlled_a", "", False),  # another file of that name
+    ):
+        found = row(Base(), answers, trunk=Experiment(Drill(name, size=8, upstream=upstream), Hashed()))
         assert (found["n"], found["missing"]) == (7, 1)
         assert found["accuracy"] == pytest.approx(100 * 6 / 7)
         assert found["pair_accuracy_complete"] == pytest.approx(100.0)  # the broken pair is not complete
         assert found["set_accuracy_complete"] == pytest.approx(100.0)
-        if name in ("drill", "controlled_c"):
+        if not as_paper:
             assert (found["pair_accuracy"], found["set_accuracy"]) == (100.0, 100.0)
         else:  # the paper divides by n / 2 and n / 4
             assert found["pair_accuracy"] == pytest.approx(100 * 3 / 3.5)
@@ -193,7 +199,7 @@ def test_a_split_that_breaks_every_pair_has_no_complete_one() -> None:
     samples = TRUNK.dataset.read(Places(None, None))
     found = row(Base(), {BASE: ["Left", "On"]}, samples=[samples[0], samples[2]])
     assert (found["pair_accuracy"], found["pair_accuracy_complete"]) == (None, None)
-    controlled = Experiment(Drill("controlled_a", size=8), Hashed())
+    controlled = Experiment(Drill("controlled_a", size=8, upstream="Controlled_Images_A"), Hashed())
     found = row(Base(), {BASE: ["Left", "On"]}, samples=[samples[0], samples[2]], trunk=controlled)
     assert (found["pair_accuracy"], found["pair_accuracy_complete"]) == (0.0, None)
 
@@ -261,7 +267,8 @@ def test_yes_and_no(rule: str, texts: list[str | None]) -> None:
 
 
 def test_the_paper_stands_only_beside_its_own_setting() -> None:
-    paper = Experiment(Drill(name="controlled_a", size=8), Hashed(paper_model="llava15_7b"))
+    benchmark = Drill(name="controlled_a", size=8, upstream="Controlled_Images_A")
+    paper = Experiment(benchmark, Hashed(paper_model="llava15_7b"))
     empty = metrics.grade_columns([], Answers(), [BASE, Arm(0.8), Arm(0.5), Arm(1.5)])
 
     def value(method, *part) -> float | None:
@@ -275,6 +282,8 @@ def test_the_paper_stands_only_beside_its_own_setting() -> None:
     assert value(AdaptVis(0.5, 1.5, 0.4, "margin")) is None
     assert value(Base(), "val") is None
     assert value(Base(), "test", 10) is None
+    paper = replace(paper, dataset=replace(benchmark, upstream=""))  # another file of that name
+    assert value(Base()) is None
 
 
 def outcome(right: np.ndarray, answered: np.ndarray) -> metrics.CellOutcome:

@@ -117,6 +117,24 @@ def test_any_of_several_gold_answers_will_do() -> None:
     assert correct(Sample("0", 0, "?", ("left", "to the left"), ()), "Left.")
 
 
+@pytest.mark.parametrize(
+    ("text", "prediction"),
+    [
+        ("2 (two)", "2"),
+        ("Two, that is 2.", "two"),
+        ("two", "two"),
+        ("Two or 3", ""),
+        ("2, two, or else three", ""),
+        ("3", "3"),
+        ("many", ""),
+    ],
+)
+def test_a_text_that_names_gold_answers_alone_is_right(text: str, prediction: str) -> None:
+    """Two names of one answer contradict each other as little as one said twice."""
+    grade = grade_answer(Sample("0", 0, "?", ("2", "two"), ("2", "3", "three"), scoring="words"), text)
+    assert grade == (prediction, prediction in ("2", "two"), prediction in ("2", "two"))
+
+
 TWO = Sample("0", 0, "?", ("b",), ("a", "b"), scoring="letter", option_texts=("above", "below"))
 # text -> what `letter` reads, what counts strictly, whether the authors of CV-Bench count it for gold B.
 REPLIES = [

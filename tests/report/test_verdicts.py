@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import random
 import re
@@ -125,6 +126,16 @@ def test_published_gains_are_those_of_the_tables() -> None:
     assert [one.value for one in published_gains("llava15_7b", "pope_coco_popular", "vcd")] == [85.38, 86.2]
     assert published_gains("llava15_7b", "pope_coco_random", "sla") == []
     assert published_gains("", "controlled_a", "vcd") == published_gains("llava16_7b", "pope_coco_random", "vcd") == []
+
+
+@pytest.mark.parametrize(("kind", "shown"), [("JsonLines", False), ("Vsr", True)])
+def test_no_published_gain_stands_beside_a_file_of_ones_own(judged: SweepData, kind: str, shown: bool) -> None:
+    """Which may have the benchmark's name."""
+    (chosen,) = (s for s in selection.picks(judged) if s.family == "scaling_vis")
+    about = copy.deepcopy(judged.about)
+    about["trunks"][0]["dataset"] |= {"name": "vsr", "kind": kind}
+    spelled = verdicts._spell_published(replace(judged, about=about), replace(chosen, dataset="vsr"))
+    assert ("arXiv 2503.01773" in spelled) == shown
 
 
 def test_what_so_few_sets_show_is_not_said(judged: SweepData) -> None:

@@ -25,6 +25,7 @@ class Drill(BenchmarkDefaults):
 
     name: str = "drill"
     size: int = 12
+    upstream: str = ""
 
     def describe(self) -> dict[str, Any]:
         return {"name": self.name}
