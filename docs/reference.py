@@ -59,7 +59,13 @@ FLAGS = {
 }
 SWEEPS = (
     "`sweep=NAME`: a file of sweeps/, of `--config-dir`, or a path that ends in .yaml: keys with values or lists of "
-    "values, and optionally `grids:`, a list of such. What the command line says replaces an axis."
+    "values, and optionally `grids:`, a list of such. What the command line says replaces an axis.\n\n"
+    "A text is read as on the command line: `weight: 0.5,0.8` and `threshold: range(0, 1, 0.1)` are axes. Under a key "
+    "whose value may be any text (`dataset.system`, `dataset.path`, `method.heads`, `method.low`, ...) it is one value "
+    "as it stands, with its commas, unless all of it is a sweep function, `range(...)`, `choice(...)` or `glob(...)`, "
+    'or stands in second quotes; a list is the axis: `dataset.template: [brief, "Look closely. {question}"]`. A list '
+    "within a list is one value, of a key that takes a list: `method.layers: [[0-3, 20], all]`, "
+    '`dataset.where: [["task=Relation"]]`.'
 )
 FILES = {
     "name.txt": "name of the sweep, one line of text; part of no id",

@@ -11,7 +11,7 @@ from types import ModuleType
 
 import pytest
 from conftest import ROOT
-from hydra_front import make_grid
+from hydra_front import COMPOSER, make_grid
 
 from spatial_eval.cli.main import build_parser
 from spatial_eval.core.errors import ConfigError
@@ -107,6 +107,21 @@ def test_every_command_shown_is_true(command: str) -> None:
         assert soon
     else:
         assert not soon, "it is there now: take it out of SOON"
+
+
+def inline() -> list[str]:
+    """Every `KEY=VALUE ...` within a line of the README and docs/, once."""
+    pages = [page.read_text("utf8") for page in PAGES if page.name != "reference.md"]
+    found = [code for page in pages for code in re.findall(r"`([^`\n]+)`", page)]
+    return [code for code in dict.fromkeys(found) if re.fullmatch(r"""(-m )?['"]?[a-z_]\w*(\.\w+)*=[^|]*""", code)]
+
+
+def test_every_argument_shown_can_be_typed() -> None:
+    assert len(inline()) > 50
+    for code in inline():
+        for word in shlex.split(code):  # as bash reads it
+            if "=" in word:
+                COMPOSER.parse(word)
 
 
 def check(words: list[str]) -> None:

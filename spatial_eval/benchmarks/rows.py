@@ -127,6 +127,8 @@ class RowBenchmark(FileBenchmark):
             golds[str(line.values.get(self._column("answer")))] += 1
         if held:
             self._check_columns(source, list(held))
+        else:
+            self._check_empty(source, places)
         self._check_counts(source, golds)
         shared: dict[Any, Any] = {}
         given, known = [], []
@@ -194,6 +196,15 @@ class RowBenchmark(FileBenchmark):
                 f"{self._source(places)}: no row has the id {min(table)}, which dataset.corrections corrects"
             )
 
+    def _check_empty(self, source: str, places: Places) -> None:
+        """Raise DataError where no row remains because the source has none, or no column that `where` names."""
+        held = dict.fromkeys(column for line in self._rows(places) for column in line.values)
+        if not held:
+            raise DataError(f"{source} is empty: it has no row; expected one per question")
+        for condition in self.where:
+            if (column := condition.partition("=")[0]) not in held:
+                raise DataError(f"{source}: {describe_unknown('column in dataset.where', column, held)}")
+
     def _check_counts(self, source: str, golds: Mapping[str, int], times: int = 1) -> None:
         """Check `rows` and `golds`. Raises DataError that says what was found.
 
@@ -203,10 +214,8 @@ class RowBenchmark(FileBenchmark):
         found, expected = sum(golds.values()), self.rows * times
         conditions = f" where {', '.join(self.where)}" if self.where else ""
         if not found or (self.rows and found != expected):
-            raise DataError(
-                f"{source} has {found} rows{conditions}; expected {expected or 'at least 1'}: set dataset.rows or "
-                "dataset.where"
-            )
+            keys = "dataset.rows or dataset.where" if found else "dataset.where"
+            raise DataError(f"{source} has {found} rows{conditions}; expected {expected or 'at least 1'}: set {keys}")
         wanted = {begin: int(number) * times for begin, _, number in (gold.rpartition("=") for gold in self.golds)}
         counts = Counter[str]()
         for gold, number in golds.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -87,7 +88,8 @@ class Composer:
             (parsed,) = self._parser.parse_overrides([override])
             values = list(parsed.sweep_iterator()) if parsed.is_sweep_override() else [parsed.value()]
         except (HydraException, ValueError) as error:
-            raise ConfigError(f"cannot read {override!r}: {first_line(error)}; expected key=value") from None
+            why = self._advise_quotes(override) or f"{first_line(error)}; expected key=value"
+            raise ConfigError(f"cannot read {override!r}: {why}") from None
         if parsed.is_add() or parsed.is_delete() or parsed.is_force_add() or parsed.package:
             raise ConfigError(f"cannot use {override!r}: keys are set as key=value, none is added or removed")
         key = parsed.key_or_group
@@ -95,13 +97,35 @@ class Composer:
             return key, [override.partition("=")[2]]
         return key, [value.text if isinstance(value, QuotedString) else value for value in values]
 
+    def advise_comma(self, override: str) -> str:
+        """Return how a text with a comma is written as one value, `; ...`; "" where the key takes no text."""
+        quoted = "" if re.search(r"[\[(]", override) else self._quote_text(override)  # of lists, or a sweep function
+        return f"; one value with a comma is written {quoted}" if quoted else ""
+
+    def _advise_quotes(self, override: str) -> str:
+        """Return how a text is written that Hydra's grammar cannot read; "" where the key takes no text."""
+        quoted = self._quote_text(override)
+        several = ", each of several values in its own" if "," in override else ""
+        return f"a text with such signs stands in quotes inside the shell's{several}: {quoted}" if quoted else ""
+
+    def _quote_text(self, override: str) -> str:
+        """Return an override of a text, or of a list of texts, as it is typed in a shell; "" where it is neither."""
+        key, _, value = override.partition("=")
+        if schema.takes_list(key) and re.fullmatch(r"\[.*\]", value):
+            value = f"[{','.join(_quote_twice(text.strip()) for text in value[1:-1].split(','))}]"
+        elif schema.takes_text(key):
+            value = _quote_twice(value)
+        else:
+            return ""
+        return shlex.quote(f"{key}={value}")
+
     def parse_values(self, overrides: Iterable[str]) -> dict[str, Any]:
         """Split overrides of a command that takes one value per key. Raises ConfigError."""
         values: dict[str, Any] = {}
         for override in overrides:
             key, listed = self.parse(override)
             if len(listed) != 1:
-                raise ConfigError(f"{override} is a list of values; expected one value")
+                raise ConfigError(f"{override} is a list of values; expected one value{self.advise_comma(override)}")
             values[key] = listed[0]
         return values
 
@@ -267,6 +291,11 @@ def _check_own_folder(own: Path) -> None:
     for path, ours in files.items():
         if ours.exists():
             raise ConfigError(f"{path}: {path.parent.name} {path.stem} is one of spatial_eval's own: rename the file")
+
+
+def _quote_twice(text: str) -> str:
+    """Quote a text for Hydra's grammar in the quotes that a shell's single ones may hold, where it has none itself."""
+    return f'"{text}"' if not re.search(r'"|\\$', text) else _quote(text)
 
 
 def _quote(text: str) -> str:

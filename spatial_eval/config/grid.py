@@ -83,11 +83,28 @@ _Loader.add_implicit_resolver(
 )
 
 
+def _read_number(loader: _Loader, node: yaml.ScalarNode) -> Any:
+    """Read a number, but 14:30, which YAML 1.1 takes for 14 times 60 and 30, as a text: head 30 of layer 14."""
+    if ":" in node.value:
+        return node.value
+    whole = node.tag.endswith("int")
+    return loader.construct_yaml_int(node) if whole else loader.construct_yaml_float(node)
+
+
+for _tag in ("int", "float"):
+    _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _read_number)
+
+# What a text of a sweep file is read for in Hydra's grammar: a sweep function, a text in quotes of its own, a list.
+_FUNCTION = re.compile(r"(?:range|choice|glob|shuffle|sort)\(.*\)|'[^']*'|\"[^\"]*\"", re.DOTALL)
+_LIST = re.compile(r"\[.*\]", re.DOTALL)
+
+
 def read_sweep_file(files: Mapping[str, Path], name: Any, parse: Parse) -> list[dict[str, list[Any]]]:
     """Read the grids of a sweep by name or path: one mapping of axes, or a list `grids:` that shares the other axes.
 
-    An axis is a value, a list of values, or text in Hydra's sweep grammar (`range(0, 1.01, 0.01)`). Raises ConfigError,
-    also where an axis, or the file, gives no value.
+    An axis is a value, a list of values, or text in Hydra's sweep grammar (`range(0, 1.01, 0.01)`, `0.5,0.8`). Under a
+    key of texts a text is one value, whatever signs it holds, but for sweep functions. Raises ConfigError, also where
+    an axis, or the file, gives no value.
     """
     path = Path(name) if str(name).endswith(".yaml") else files.get(str(name))
     if path is None or not path.is_file():
@@ -108,10 +125,10 @@ def _read_axis(path: Path, key: Any, value: Any, parse: Parse) -> tuple[str, lis
     if value == []:
         raise ConfigError(f"{path}: {key}: an empty list gives no value; leave the key away, or give a value")
     values = value if isinstance(value, list) else [value]
-    if any(isinstance(item, dict | list) for item in values):
+    if any(isinstance(item, dict) or (isinstance(item, list) and not schema.takes_list(str(key))) for item in values):
         raise ConfigError(f"{path}: {key}: expected a value or a list of values")
     try:
-        if isinstance(value, str):
+        if isinstance(value, str) and not _is_one_text(str(key), value):
             return parse_axis(f"{key}={value}", parse)
         if key in HYPERPARAMETERS:  # "0.5" in quotes is a number in a list too; another key may want a text of digits
             lists = [parse_axis(f"{key}={v}", parse)[1] if isinstance(v, str) else [v] for v in values]
@@ -119,6 +136,12 @@ def _read_axis(path: Path, key: Any, value: Any, parse: Parse) -> tuple[str, lis
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return str(key), values
+
+
+def _is_one_text(key: str, value: str) -> bool:
+    """Return whether a text of a sweep file is one value as it stands."""
+    grammar = _FUNCTION.fullmatch(value) or (_LIST.fullmatch(value) and schema.takes_list(key))
+    return schema.takes_text(key) and not grammar
 
 
 def parse_axis(override: str, parse: Parse) -> tuple[str, list[Any]]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
@@ -22,20 +23,29 @@ from spatial_eval.core.layers import canonical_heads
 from spatial_eval.core.plan import SPLITS
 from spatial_eval.core.sweep_names import EXPECTED, is_name
 from spatial_eval.core.types import CAPTURES, Benchmark, Method, Model, Places
-from spatial_eval.core.validate import build_dataclass, describe_invalid, format_value
-from spatial_eval.methods.registry import BENCHMARKS, METHODS
+from spatial_eval.core.validate import build_dataclass, describe_invalid, field_types, format_value
+from spatial_eval.methods.registry import BENCHMARKS, METHODS, PluginTable
 from spatial_eval.models.devices import DEVICES
 from spatial_eval.models.registry import MODELS
 
 T = TypeVar("T")
+UNIONS = (types.UnionType, typing.Union)
 
 GROUPS = ("dataset", "model", "method", "launcher", "tracking")
 PARTS = ("split", "limit", "max_new_tokens")
 # One value for a whole sweep.
 ONCE = ("name", "data_dir", "output_dir", "action", "retry", "capture", "estimate.device")
 ACTIONS = ("run", "plan")
+TEXTS = ("name", "data_dir", "output_dir")  # root keys whose value is a text
 CHOICES = {"split": SPLITS, "action": ACTIONS, "capture": CAPTURES, "estimate.device": DEVICES}
 OPTIONAL = ("limit", "name", "estimate.device")  # root keys that may be null
+TABLES: Mapping[str, Mapping[str, type[Any]]] = {
+    "dataset": BENCHMARKS,
+    "model": MODELS,
+    "method": METHODS,
+    "launcher": LAUNCHERS,
+    "tracking": TRACKERS,
+}
 RESERVED = {*ROW, *BY_RELATION, "kind", "sweep"} - {*NAMED}  # no field of a method may be called so
 
 
@@ -118,6 +128,46 @@ def read_dataset(node: DictConfig) -> Benchmark:
 
 def read_model(node: DictConfig) -> Model:
     return _read_group(MODELS, node, "model", without=("resources",))
+
+
+def takes_text(key: str) -> bool:
+    """Return whether the value of a key is a text that may say anything: `str` and `str | float`, not `int | str`."""
+    return any(hints[0] in (str, Path) for hints in _find_types(key))
+
+
+def takes_list(key: str) -> bool:
+    """Return whether the value of a key may be a list."""
+    return any(typing.get_origin(hint) is tuple for hints in _find_types(key) for hint in hints)
+
+
+def _find_types(key: str) -> Sequence[Sequence[Any]]:
+    """List the types of a key's value, as each class of its group that has it declares them.
+
+    Packages of plug-ins are imported only for a key that no class of this package has.
+    """
+    group, _, name = key.partition(".")
+    if key in TEXTS or (group == "dataset" and name in REWORDED):
+        return ((str,),)
+    table, (name, _, inner) = TABLES.get(group, {}), name.partition(".")
+    own = table.own if isinstance(table, PluginTable) else table
+    hints = (_list_hints(own, name) or _list_hints(table, name)) if name else []
+    declared = [typing.get_args(hint) if typing.get_origin(hint) in UNIONS else (hint,) for hint in hints]
+    if inner:  # a mapping's own keys: each a text, or a list of texts
+        return [(str, tuple[str, ...]) for some in declared if any(typing.get_origin(hint) is Mapping for hint in some)]
+    return declared
+
+
+def _list_hints(table: Mapping[str, type[Any]], name: str) -> list[Any]:
+    every = [field_types(cls) for cls in _load_classes(table)]  # type: ignore[arg-type]  # a class is hashable
+    return [hints[name] for hints in every if name in hints]
+
+
+def _load_classes(table: Mapping[str, type[Any]]) -> Iterator[type[Any]]:
+    for kind in table:
+        try:
+            yield table[kind]
+        except ConfigError:  # a package that cannot be imported is an error where it is used
+            continue
 
 
 def _read_group(table: Mapping[str, type[T]], node: DictConfig, group: str, *, without: Sequence[str] = ()) -> T:

@@ -60,9 +60,7 @@ def canonical_heads(value: Heads, where: str) -> str:
     given = value if isinstance(value, tuple) else (value,)
     if number := next((item for item in given if isinstance(item, float)), None):
         text = str(number).replace(".", ":")
-        raise ConfigError(
-            f"{where}={number} is a number, in which head 3 and head 30 are one: write {text} or '{number}'"
-        )
+        raise ConfigError(f"{where}={number} is a number, in which head 3 and head 30 are one: write {text}")
     items = (item.replace(".", ":") for selection in given for item in str(selection).replace(" ", "").split(","))
     everywhere, alone = _split_heads([item for item in items if item != "all"], where)
     single = [

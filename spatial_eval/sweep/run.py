@@ -109,7 +109,8 @@ def reject_lists(composer: Composer, arguments: Sequence[str]) -> None:
     if not any(argument.startswith("sweep=") for argument in arguments):
         for argument in arguments:
             if len(composer.parse(argument)[1]) > 1:
-                raise ConfigError(f"{argument} is a list of values: add -m to run a grid (python launch.py -m ...)")
+                several = f"{argument} is a list of values: add -m to run a grid (python launch.py -m ...)"
+                raise ConfigError(several + composer.advise_comma(argument))
 
 
 def resolve_dtype(grid: Grid) -> Grid:

@@ -131,7 +131,11 @@ def test_where_it_lies_is_no_part_of_what_it_is(places: Places, tmp_path: Path) 
         ({"columns": {**COLUMNS, "id": "kind"}}, "ids in column 'kind' must differ"),
         (
             {"where": ("kind=z",)},
-            "has 0 rows where kind=z; expected at least 1: set dataset.rows or",
+            "has 0 rows where kind=z; expected at least 1: set dataset.where",
+        ),
+        (
+            {"where": ("ask=z", "knd=a")},
+            "(test): unknown column in dataset.where 'knd'; did you mean kind? (valid: key, ask, said, ",
         ),
         ({"rows": 4}, "(test) has 3 rows; expected 4: set dataset.rows or dataset.where"),
         ({"scoring": "letter", "columns": {**COLUMNS, "answer": "kind"}}, "'x' is none of the options Left, Right"),

@@ -225,7 +225,7 @@ def test_a_table_reads_as_lines_do(suffix: str, mark: str, tmp_path: Path) -> No
         ("question\nWhere?\n", ": the header is 'question'; expected different names"),
         ("a,a\n1,2\n", ": the header is 'a,a'; expected different names"),
         ("question,answer\nWhere?,left,right\n", ", row 0: has 3 cells; expected 2, as the header"),
-        ("question,answer\n", " has 0 rows; expected at least 1"),
+        ("question,answer\n", " is empty: it has no row; expected one per question"),
         ('question,answer\n"Where?,left\n', ", line 2: unexpected end of data; expected a table of cells"),
         ("question,answer\nWh\xe0?,left\n", " is not UTF-8 (byte 0xe0): save it as UTF-8"),
     ],

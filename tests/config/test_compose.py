@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
@@ -69,6 +70,38 @@ def test_overrides_are_read_in_one_grammar(override: str, key: str | None, value
     else:
         found, given = COMPOSER.parse(override)
         assert (found, [round(v, 9) if isinstance(v, float) else v for v in given]) == (key, values)
+
+
+@pytest.mark.parametrize(
+    ("override", "typed", "values"),
+    [
+        ("dataset.path=~/x.jsonl", """'dataset.path="~/x.jsonl"'""", ["~/x.jsonl"]),
+        ("dataset.path=/my data (v1)/q, 1.jsonl", """'dataset.path="/my data (v1)/q, 1.jsonl"'""", None),
+        ("dataset.system=You & I", """'dataset.system="You & I"'""", ["You & I"]),
+        ("dataset.system=it's me", "dataset.system=", ["it's me"]),
+        ('dataset.system=a "b" \\', "dataset.system=", ['a "b" \\']),
+        ("method.low=weight=0.5", """'method.low="weight=0.5"'""", ["weight=0.5"]),
+        ("dataset.columns.answer=the answer (short)", """'dataset.columns.answer="the answer (short)"'""", None),
+        ("dataset.where=[a=1, b=2]", """'dataset.where=["a=1","b=2"]'""", [["a=1", "b=2"]]),
+        ("data_dir=~/data", """'data_dir="~/data"'""", ["~/data"]),
+    ],
+)
+def test_a_text_that_the_grammar_cannot_read_is_shown_as_it_is_typed(
+    override: str, typed: str, values: list[object] | None
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        COMPOSER.parse(override)
+    says, _, advised = str(error.value).rpartition(": ")
+    assert says.startswith(f"cannot read {override!r}: a text with such signs stands in quotes inside the shell's")
+    assert typed in advised
+    (word,) = shlex.split(advised)  # as bash reads it
+    key, _, value = override.partition("=")
+    assert COMPOSER.parse(word) == (key, [value] if values is None else values)
+
+
+def test_what_is_no_text_keeps_the_message_of_the_grammar() -> None:
+    with pytest.raises(ConfigError, match=r"cannot read 'weight=\[0': no viable alternative .*; expected key=value"):
+        COMPOSER.parse("weight=[0")
 
 
 def test_a_command_takes_one_value_per_key() -> None:

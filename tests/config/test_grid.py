@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
-from dataclasses import asdict, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from types import SimpleNamespace
 
 import hydra
 import pytest
@@ -19,7 +21,8 @@ from spatial_eval.core.arms import CONTRASTS
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.types import Method, Part
 from spatial_eval.methods.published import ADAPT, DATASETS, WEIGHT, published_accuracy
-from spatial_eval.methods.routing import METHODS, AdaptVis, Base, ScalingVis
+from spatial_eval.methods.registry import METHODS, Interface, PluginTable
+from spatial_eval.methods.routing import AdaptVis, Base, ScalingVis
 
 
 def made(tmp_path: Path, *arguments: str) -> Grid:
@@ -170,6 +173,104 @@ def test_texts_of_a_sweep_file_stay_texts(tmp_path: Path) -> None:
     (tmp_path / "a.yaml").write_text("dataset.name: ['1e1', '0.5', 1e1x, e1]\nmethod.alpha: [1e-1, 2.5E0, 1]\n")
     found = read_sweep_file({"a": tmp_path / "a.yaml"}, "a", COMPOSER.parse)
     assert found == [{"dataset.name": ["1e1", "0.5", "1e1x", "e1"], "method.alpha": [0.1, 2.5, 1]}]
+
+
+AS_IT_STANDS = [
+    ("dataset.system", "You are a helpful, kind assistant. Answer well."),
+    ("dataset.template", "Look closely. {question}"),
+    ("dataset.template", "{question} (Answer: left, right)"),
+    ("dataset.path", "~/my data (v1)/a & b | c, d.jsonl"),
+    ("dataset.name", "a & b"),
+    ("dataset.name", "1e1"),
+    ("dataset.columns.answer", "the answer, short"),
+    ("method.disturbance", "I am confused, very."),
+    ("method.heads", "0:3,1:2"),
+    ("method.heads", "0.3,1.2"),
+    ("method.heads", "0.30"),
+    ("method.layers", "0-1,3"),
+    ("method.low", "weight=0.5"),
+    ("method.high", "0.5,scaling=mass"),
+    ("dataset.system", "[INST] be brief, please [/INST]"),
+    ("dataset.system", "range(0, 3) of 'it' and 'me'"),
+    ("output_dir", "~/out, new"),
+]
+
+
+@pytest.mark.parametrize(("key", "text"), AS_IT_STANDS)
+def test_a_text_is_one_value_where_the_key_takes_any(key: str, text: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(f"{key}: {json.dumps(text)}\n")
+    assert read_sweep_file({"a": tmp_path / "a.yaml"}, "a", COMPOSER.parse) == [{key: [text]}]
+
+
+@pytest.mark.parametrize(
+    ("line", "values"),
+    [
+        ("weight: 0.5,0.8", [0.5, 0.8]),
+        ('weight: "0.5,0.8"', [0.5, 0.8]),
+        ("dataset: scenes_a,scenes_b", ["scenes_a", "scenes_b"]),
+        ("split: val,test", ["val", "test"]),
+        ("method.alpha: 0.5,1", [0.5, 1]),
+        ("model.batch_size: auto,8", ["auto", 8]),  # a number or a word, no text
+        ("method.image: all,0", ["all", 0]),
+        ("launcher: glob(*)", ["inline", "local", "slurm"]),
+        ("method.layers: choice(low, high)", ["low", "high"]),
+        ("dataset.name: \"'a, b'\"", ["a, b"]),  # in second quotes, which the command line needs
+        ('method.layers: "[0-3, 20]"', [["0-3", 20]]),
+        ('dataset.columns.options: "[A, B]"', [["A", "B"]]),
+        ("method.layers: [[0-1, 3]]", [["0-1", 3]]),
+        ("method.layers: [[0-1, 3], all]", [["0-1", 3], "all"]),
+        ("method.heads: [[14:3, 17:21]]", [["14:3", "17:21"]]),
+        ('dataset.where: [["a=1", "b=2"]]', [["a=1", "b=2"]]),
+        ("dataset.columns.options: [[A, B]]", [["A", "B"]]),
+        ("dataset.template: [brief, 'Look, {question}', null]", ["brief", "Look, {question}", None]),
+        ("method.heads: 14:30", ["14:30"]),
+        ("method.heads: [1:3, 14:30]", ["1:3", "14:30"]),
+    ],
+)
+def test_what_is_an_axis_of_a_sweep_file(line: str, values: list[object], tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(line)
+    assert read_sweep_file({"a": tmp_path / "a.yaml"}, "a", COMPOSER.parse) == [{line.partition(":")[0]: values}]
+
+
+@pytest.mark.parametrize(
+    "line", ["weight: [[0.5, 0.8]]", "dataset: [[vsr]]", "dataset.system: [[a]]", "method.layers: [{a: 1}]"]
+)
+def test_a_list_within_a_list_needs_a_key_that_takes_one(line: str, tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text(line)
+    with pytest.raises(ConfigError, match="expected a value or a list of values"):
+        read_sweep_file({"a": tmp_path / "a.yaml"}, "a", COMPOSER.parse)
+
+
+def test_lists_and_texts_of_a_sweep_file_make_one_set_of_layers_and_heads(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text('method: scaling_vis\nmethod.layers: [[0-1, 3], "0-1,3"]\nmethod.heads: 1:3,0:2\n')
+    found = made(tmp_path, "sweep=a")
+    assert methods(found) == [ScalingVis(0.8, layers="0-1,3", heads="0:2,1:3")]
+
+
+def test_choices_in_one_text_are_told_to_be_a_list(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("dataset.framing: open, listed\n")
+    with pytest.raises(ConfigError, match=r"a list in a sweep file, \[open, listed\], and open,listed with -m"):
+        make_grid(["model=tiny", "dataset=scenes_a", "sweep=a"], tmp_path)
+
+
+def test_every_key_of_a_plug_in_has_its_own_type(monkeypatch: pytest.MonkeyPatch) -> None:
+    @dataclass(frozen=True)
+    class Band:
+        note: str = ""
+        low: float = 0.0  # a text of `route`, whose type counts
+
+    def broken() -> None:
+        raise ImportError
+
+    entries = {"band": SimpleNamespace(load=lambda: Band, dist=None, value="band:Band", name="band", group="methods")}
+    entries["lost"] = SimpleNamespace(load=broken, dist=None, value="lost:Lost", name="lost", group="methods")
+    table = PluginTable("methods", METHODS.own, Interface((), lambda _: {}))
+    monkeypatch.setattr(PluginTable, "_entries", entries)
+    monkeypatch.setitem(schema.TABLES, "method", table)
+    assert schema.takes_text("method.heads")
+    assert not table._classes  # nothing was imported
+    assert schema.takes_text("method.note")
+    assert not schema.takes_text("method.nothing")
 
 
 def test_a_misspelt_sweep_names_the_others(tmp_path: Path) -> None:

@@ -119,6 +119,12 @@ WRONG = [
     (["dataset.path=/nowhere.jsonl"], "/nowhere.jsonl cannot be read"),
     (["weight=0.5,0.8"], "weight=0.5,0.8 is a list of values: add -m"),
     (
+        ["method=scaling_vis", "method.heads=0:3,1:2"],
+        "(python launch.py -m ...); one value with a comma is written 'method.heads=\"0:3,1:2\"'",
+    ),
+    (["method=dola", "method.layers=choice(low,high)"], "add -m to run a grid (python launch.py -m ...)\n"),
+    (["dataset.path=~/x (1).jsonl"], "stands in quotes inside the shell's: 'dataset.path=\"~/x (1).jsonl\"'"),
+    (
         ["method=scaling_vis", "weight=0.7"],
         "weight 0.7 is not in the recordings of quiz; recorded: 0.5, 0.8, 1, 1.2, 1.5, 2",
     ),
