@@ -44,7 +44,8 @@ def load(sweep: str | Path | None = None, output_dir: str | Path = "outputs") ->
         output_dir: as launch.py's key.
 
     Raises:
-        spatial_eval.core.errors.SpatialEvalError: there is none in `output_dir`, or its files are incomplete.
+        spatial_eval.core.errors.SpatialEvalError: there is none in `output_dir`, or it has no tables yet,
+            or its files are incomplete.
     """
     from spatial_eval.analysis import api  # pandas only when it is asked for
 

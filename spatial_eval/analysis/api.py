@@ -25,7 +25,7 @@ PART_COLUMNS = (*EXPERIMENT_COLUMNS, "split", "limit")  # of the keys of SweepDa
 def load(sweep: str | Path | None = None, output_dir: str | Path = "outputs") -> Sweep:
     """Load a finished sweep by name, the beginning of its id, or its folder; without a name the latest of `output_dir`.
 
-    Raises ConfigError where there is none, DataError where its files are incomplete.
+    Raises ConfigError where there is none, or it has no tables yet; DataError where its files are incomplete.
     """
     return Sweep(read_sweep_data(find_sweep(Path(output_dir), None if sweep is None else str(sweep))))
 

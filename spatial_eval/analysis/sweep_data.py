@@ -52,8 +52,9 @@ from spatial_eval.core.files import (
     translate_os_errors,
 )
 from spatial_eval.core.hashing import hash_text
-from spatial_eval.core.paths import OutputPaths
-from spatial_eval.core.sweep_names import LATEST, match_sweep
+from spatial_eval.core.paths import OutputPaths, SweepPaths
+from spatial_eval.core.sweep_names import LATEST, label_sweep, match_sweep
+from spatial_eval.core.terminal import warn_once
 from spatial_eval.core.types import Method, Signals
 from spatial_eval.core.validate import field_values
 from spatial_eval.methods.routing import Base
@@ -69,7 +70,8 @@ log = logging.getLogger(__name__)
 LARGEST_TABLE = 2**32  # bytes; the answers of 2 million questions and arms have a fiftieth of it
 # What reading a damaged file raises.
 DAMAGE = (ConfigError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, csv.Error)
-TABLES = ("by_relation.csv", "passes.csv", "failures.csv", "samples.parquet", "results.csv")
+TABLE = "results.csv"  # the last one written: a folder that holds it is a sweep with tables
+TABLES = ("by_relation.csv", "passes.csv", "failures.csv", "samples.parquet", TABLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,23 +163,63 @@ def read_footer(content: bytes) -> parquet.FileMetaData:
     return parquet.read_metadata(pa.BufferReader(content))
 
 
-def find_sweep(output: Path, name: str | None, mark: str = "results.csv") -> Path:
+def find_sweep(output: Path, name: str | None, mark: str = TABLE) -> Path:
     """Return the folder of a sweep that holds `mark`: by path, by name, by the beginning of its id, else the latest.
 
-    Raises ConfigError where there is none, or several ids begin so.
+    A name that a newer sweep without tables has too, or latest, means the newest sweep with tables; a warning says so.
+
+    Raises ConfigError where there is none, where it has no tables yet, or where several ids begin so.
     """
     if name and _is_there(Path(name) / mark):
         return Path(name).absolute()
+    if name and mark == TABLE and _is_there(SweepPaths(Path(name)).request):
+        raise _report_no_tables(Path(name).absolute())
     folders = list_sweeps(output, mark)
-    if not folders:
+    unwritten = _list_unwritten(output, folders) if mark == TABLE else []
+    if not folders and not unwritten:
         raise ConfigError(f"no sweep under {output}: run launch.py first, or name its output_dir with --output-dir")
     if name is None or name in ("", LATEST):
-        return folders[-1]
-    *others, newest = match_sweep(folders, name)
-    if others:
+        last = folders[-1:]
+        matches = [*last, *(folder for folder in unwritten if not last or _last_launch(folder) > _last_launch(*last))]
+    else:
+        matches = match_sweep(sorted([*folders, *unwritten], key=_last_launch) if unwritten else folders, name)
+    written = [folder for folder in matches if folder not in unwritten]
+    if not written:
+        raise _report_no_tables(matches[-1])
+    *others, newest = written
+    if matches[-1] != newest:
+        later = f"a newer sweep, {label_sweep(matches[-1])}, has no tables yet: this is {newest.name}"
+        warn_once(f"{later}; see `python -m spatial_eval status {matches[-1].name}`")
+    elif others:
         before = ", ".join(folder.name for folder in others)
         log.warning("%s is the name of several sweeps: the newest is %s; before it %s", name, newest.name, before)
     return newest
+
+
+def _report_no_tables(folder: Path) -> ConfigError:
+    return ConfigError(
+        f"sweep {label_sweep(folder)} has no tables yet: it still runs or waits, or was interrupted or failed; see "
+        f"`python -m spatial_eval status {folder.name}`, go on with `retry {folder.name}` or the same launch.py command"
+    )
+
+
+def _list_unwritten(output: Path, written: Sequence[Path]) -> list[Path]:
+    """List the folders of launched sweeps that are not among `written`, the last launched last.
+
+    A folder that cannot be read is passed over in silence: it may have nothing to do with the sweep asked for.
+    """
+    sweeps = OutputPaths(output.absolute()).sweeps
+    with translate_os_errors(sweeps):
+        others = set(find_entries(sweeps, "*")).difference(written)
+    return sorted((folder for folder in others if _is_there(SweepPaths(folder).request)), key=_last_launch)
+
+
+def _last_launch(folder: Path) -> int:
+    """Return when a sweep was last launched, else when its tables were written, ns since the epoch; 0 = not known."""
+    for path in (SweepPaths(folder).request, folder / TABLE):
+        with contextlib.suppress(OSError):
+            return path.stat().st_mtime_ns
+    return 0
 
 
 def _is_there(mark: Path) -> bool:
@@ -185,7 +227,7 @@ def _is_there(mark: Path) -> bool:
     return is_regular_file(mark) if mark.suffix else mark.is_dir()
 
 
-def list_sweeps(output: Path, mark: str = "results.csv") -> list[Path]:
+def list_sweeps(output: Path, mark: str = TABLE) -> list[Path]:
     """List the folders of the sweeps under an output folder that hold `mark`, the oldest first."""
     sweeps = OutputPaths(output).sweeps
     with translate_os_errors(sweeps):

@@ -40,7 +40,7 @@ PROTOCOL = "dataset.protocol"
 GROUP_FOLDERS = (*schema.GROUPS, "preset", "template")
 # What people call our options elsewhere, for "did you mean".
 ALIASES = {
-    "dataset": readers.UPSTREAM,
+    "dataset": readers.UPSTREAM | dict.fromkeys(("json", "csv", "tsv"), "file"),
     "model": registry.UPSTREAM,
     "method": {"greedy": "base", "baseline": "base", "scaling": "scaling_vis", "scalingvis": "scaling_vis"}
     | {"adapt": "adapt_vis", "adaptvis": "adapt_vis", "attn_scale": "scaling_vis"},
@@ -179,7 +179,7 @@ class Composer:
     def read_benchmark(self, name: str, values: Mapping[str, Any]) -> Benchmark:
         """Build the benchmark of `dataset=name` with `dataset.KEY` values (`build_dataset`). Raises ConfigError."""
         option = self.find_dataset(name)
-        self.check_option("dataset", option, hint="your own questions: --dataset jsonl dataset.path=FILE")
+        self.check_option("dataset", option, hint="your own questions: --dataset file dataset.path=FILE")
         tree = set_values(self.compose({"dataset": option}), values)
         return self.build_dataset(self.apply_protocol(tree, values).dataset)
 

@@ -16,6 +16,7 @@ from spatial_eval.config.launchers import Slurm
 from spatial_eval.core import plan
 from spatial_eval.core.arms import Arm
 from spatial_eval.core.errors import SpatialEvalError, StoreError
+from spatial_eval.core.files import is_regular_file
 from spatial_eval.core.paths import SweepPaths
 from spatial_eval.core.plan import split_indices
 from spatial_eval.core.terminal import warn_once
@@ -130,6 +131,7 @@ class PassStatus:
     Attributes:
         arms: number of arms. total: number of questions; questions: of these, done in all arms.
         errors: recorded errors. note: why the answers could not be counted; "" where they were.
+        remedy: as PassState's.
     """
 
     label: str
@@ -139,6 +141,7 @@ class PassStatus:
     questions: int = 0
     errors: int = 0
     note: str = ""
+    remedy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +154,7 @@ class SweepStatus:
     Attributes:
         cells: number of cells by state. rate: questions/s of the jobs that run.
         driven: whether a process waits for the jobs. notes: files that could not be read, one line per file.
+        has_tables: whether results.csv is written.
     """
 
     sweep: str
@@ -161,6 +165,7 @@ class SweepStatus:
     rate: float
     driven: bool
     notes: Sequence[str] = ()
+    has_tables: bool = True
 
     @property
     def is_complete(self) -> bool:
@@ -234,7 +239,8 @@ class StatusReader:
         cells = Counter(
             _find_worst({states[c.experiment, c.part, arm] for arm in c.method.arms()}) for c in request.cells
         )
-        return SweepStatus(request.folder.name, request.folder, cells, passes, jobs, rate, driven, notes)
+        has_tables = is_regular_file(SweepPaths(request.folder).results)
+        return SweepStatus(request.folder.name, request.folder, cells, passes, jobs, rate, driven, notes, has_tables)
 
     def _read_pass(self, experiment: Experiment) -> PassState | str:
         """Return the pass, or why its questions cannot be read here."""
@@ -275,7 +281,7 @@ def _count_answers(state: PassState, word: str) -> PassStatus:
         pairs = [(state.samples[row].id, arm) for arm in arms]
         questions += all(pair in state.done for pair in pairs)
         errors += sum(pair in state.stored.failures for pair in pairs)
-    return PassStatus(state.name, word, len(state.work.arms), len(state.need), questions, errors)
+    return PassStatus(state.name, word, len(state.work.arms), len(state.need), questions, errors, remedy=state.remedy)
 
 
 def format_status(now: SweepStatus) -> str:
@@ -309,7 +315,11 @@ def format_status(now: SweepStatus) -> str:
             )
     lines += records.shorten_list(ended, MOST)
     if not now.is_complete and not now.is_open:
-        lines.append(f"incomplete and nothing runs: python -m spatial_eval retry {now.sweep}")
+        remedies = dict.fromkeys(state.remedy for state in now.passes if state.remedy)
+        steps = ", then ".join([*remedies, f"python -m spatial_eval retry {now.sweep}"])
+        lines.append(f"incomplete and nothing runs: {steps}")
+    elif now.is_complete and not now.has_tables:
+        lines.append(f"no tables yet; where its command has ended: python -m spatial_eval retry {now.sweep}")
     return "\n".join(lines) + "\n"
 
 

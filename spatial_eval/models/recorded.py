@@ -25,6 +25,7 @@ from spatial_eval.core.types import (
     Experiment,
     Failure,
     Generation,
+    Model,
     Places,
     Record,
     Sample,
@@ -229,6 +230,13 @@ class Imported:
         for _, key in Store(places.paths.generations).list_experiments():
             if key.description.get("model") == self.describe(places):
                 yield key
+
+
+def find_remedy(model: Model) -> str:
+    """Return what brings answers that a model lacks and no job can compute; "" for a model that is really run."""
+    if isinstance(model, Imported):
+        return f"import what {model.name} lacks with `python -m spatial_eval import`"
+    return f"add what {model.name} lacks to {model.path}" if isinstance(model, Recorded) else ""
 
 
 class AbsentModel:

@@ -18,6 +18,7 @@ from spatial_eval.core.errors import ConfigError, MissingData
 from spatial_eval.core.types import Failure, Pass, Places, Record, Sample, Work
 from spatial_eval.core.version import VERSION
 from spatial_eval.methods.controls import FORCED_YES, force_yes
+from spatial_eval.models.recorded import find_remedy
 from spatial_eval.store.answers import Answers
 from spatial_eval.store.attention import CapturableModel, Capture, Captures, CaptureWriter, CapturingVlm
 from spatial_eval.store.generations import ExperimentKey, Store, Stored, experiment_key, sample_digests
@@ -68,6 +69,11 @@ class PassState:
             return []
         wanted = ((self.samples[row].id, arm) for row in sorted(self.need) for arm in sorted(self.need[row]))
         return [failures[pair] for pair in wanted if pair in failures]
+
+    @property
+    def remedy(self) -> str:
+        """Return what brings the answers with recorded errors where no job can compute them; "" where one can."""
+        return find_remedy(self.work.experiment.model) if self.missing else ""
 
 
 def inspect_pass(work: Pass, places: Places, *, retry: bool = False, rows: range | None = None) -> PassState:

@@ -191,8 +191,10 @@ def run_request(request: SweepRequest, states: dict[Experiment, PassState]) -> i
     for model in {state.work.experiment.model: None for state in states.values() if state.todo}:
         if isinstance(model, HF):
             verify_files(model, request.launcher)
-    for name, skipped in [(state.name, state.skipped) for state in states.values() if state.skipped]:
-        log.warning("%s: %s recorded errors are left alone; retry=true computes them again", name, f"{skipped:,}")
+    for state in states.values():
+        if state.skipped:
+            advice = state.remedy or "retry=true computes them again"
+            log.warning("%s: %s recorded errors are left alone; %s", state.name, f"{state.skipped:,}", advice)
 
     def inspect_again() -> dict[Experiment, PassState]:
         return {
@@ -222,8 +224,8 @@ def run_request(request: SweepRequest, states: dict[Experiment, PassState]) -> i
     for line in [*failures, *summarise_failures(results.failures)]:
         log.error("failed: %s", line)
     if results.missing:
-        advice = "fix what failed, then run the same command" if to_fix else "the same command tries what is not stored"
-        log.error("incomplete: %s answers are missing; %s", f"{results.missing:,}", advice)
+        remedies = [state.remedy for state in after.values() if state.todo or state.missing]
+        log.error("incomplete: %s answers are missing; %s", f"{results.missing:,}", advise(remedies, to_fix=to_fix))
     for line in metrics.describe_mixtures(results.passes).values():
         log.warning("%s", line)
     gathered = gather_attention(request.folder, list(after.values()), places)
@@ -255,6 +257,17 @@ def build_tables(
         results = tables.build_results(request.cells, states, request.places)
         if not results.missing or tables.last_written(request.folder) == published:
             return states, results
+
+
+def advise(remedies: Sequence[str], *, to_fix: bool) -> str:
+    """Return the next step.
+
+    Args:
+        remedies: of the passes that lack answers, as PassState's. to_fix: whether a model cannot be used.
+    """
+    again = "fix what failed, then run the same command" if to_fix else "the same command tries what is not stored"
+    steps = [f"{remedy}, then run the same command" if remedy else again for remedy in dict.fromkeys(remedies)]
+    return "; ".join(steps) or again
 
 
 def verify_files(model: HF, launcher: Launcher) -> None:

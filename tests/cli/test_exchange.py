@@ -18,6 +18,7 @@ import pytest
 from conftest import command, questions, recordings, write_lines
 from hydra_front import make_grid
 
+import spatial_eval
 from spatial_eval.analysis import metrics
 from spatial_eval.analysis.sweep_data import find_sweep
 from spatial_eval.benchmarks.readers import QuestionFile
@@ -31,7 +32,7 @@ from spatial_eval.methods.routing import AdaptVis, ScalingVis
 from spatial_eval.models.recorded import Imported
 from spatial_eval.passes.pass_state import inspect_pass
 from spatial_eval.store.generations import experiment_key
-from spatial_eval.sweep.run import check_criteria
+from spatial_eval.sweep.run import advise, check_criteria
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 LABELS = ("model", "paper", "difference")
@@ -274,6 +275,27 @@ def test_a_model_answers_what_was_imported_and_nothing_else(
     done = launch("dataset=jsonl", f"dataset.path={quiz}", "model=imported", "model.name=mine", "split=all")
     assert done.returncode == 3
     assert "quiz x mine: not imported (1 answer, first: question 39)" in done.stderr
+    remedy = "import what mine lacks with `python -m spatial_eval import`"
+    assert f"incomplete: 1 answers are missing; {remedy}, then run the same command\n" in done.stderr
+    (sweep,) = spatial_eval.sweeps(tmp_path / "out")
+    capsys.readouterr()
+    assert main.main(["status", *map(str, out)]) == 3
+    last = capsys.readouterr().out.splitlines()[-1]
+    assert last == f"incomplete and nothing runs: {remedy}, then python -m spatial_eval retry {sweep}"
+    assert bring(capsys, write_lines(tmp_path / "b.jsonl", records[-1:]), *given, *out)[0] == 0  # and it does help
+    assert main.main(["retry", *map(str, out)]) == 0
+    assert main.main(["status", *map(str, out)]) == 0
+
+
+def test_the_advice_names_each_remedy_once() -> None:
+    again = "the same command tries what is not stored"
+    for remedies, to_fix, advice in (
+        ([], False, again),
+        ([""], False, again),
+        ([""], True, "fix what failed, then run the same command"),
+        (["do", "", "do"], False, f"do, then run the same command; {again}"),
+    ):
+        assert advise(remedies, to_fix=to_fix) == advice
 
 
 def test_the_printed_commands_mean_every_arm(quiz: Path, tmp_path: Path) -> None:

@@ -26,9 +26,11 @@ from spatial_eval.cli.main import COMMANDS, GLOSSARY, build_parser, main
 from spatial_eval.core.errors import ConfigError, StoreError
 from spatial_eval.core.files import write_json
 from spatial_eval.core.sweep_names import derive_name, is_name, read_name, write_name
+from spatial_eval.core.terminal import warn_once
 from spatial_eval.launch.records import list_open_launches
 from spatial_eval.report import citation, sources
 from spatial_eval.report.citation import cite_sweep
+from spatial_eval.sweep.run import launch_sweep
 
 
 def make_sweeps(output: Path, *sweeps: tuple[str, str]) -> Path:
@@ -97,6 +99,90 @@ def test_a_name_an_id_or_latest(tmp_path: Path, caplog) -> None:
     assert name("demo") == "aa11"
     with pytest.raises(ConfigError, match=r"sweep 'aa' is the beginning of several ids: demo \(aa22\), demo \(aa11\)"):
         name("aa")
+
+
+def add_launched(output: Path, name: str, called: str, age: int) -> Path:
+    """Make the folder of a sweep that was launched at `age` and has no tables."""
+    folder = output / "sweeps" / name
+    write_json(folder / "jobs" / "request.json", {})
+    write_name(folder, called)
+    for path in (folder / "jobs" / "request.json", folder / "name.txt"):
+        os.utime(path, (age, age))
+    return folder
+
+
+def test_the_newest_finished_sweep_is_meant_and_a_newer_unfinished_one_is_said(tmp_path: Path, caplog) -> None:
+    """A launch that runs takes nobody's tables away, and nobody takes another sweep's figures for its own."""
+    found = make_sweeps(tmp_path, ("cc11", "demo"), ("cc22", "demo"), ("cc33", "other"))
+    add_launched(found, "cc44", "demo", 9)
+    add_launched(found, "cc55", "other", 1)  # before cc33 was: abandoned
+    said = "a newer sweep, demo (cc44), has no tables yet: this is {}; see `python -m spatial_eval status cc44`"
+    for text, name, warnings in (
+        ("demo", "cc22", [said.format("cc22")]),
+        (None, "cc33", [said.format("cc33")]),
+        ("latest", "cc33", [said.format("cc33")]),
+        ("other", "cc33", []),
+        ("cc11", "cc11", []),
+        (str(found / "sweeps" / "cc11"), "cc11", []),
+    ):
+        warn_once.cache_clear()
+        caplog.clear()
+        assert find_sweep(found, text).name == name
+        assert caplog.messages == warnings
+    for name in ("cc44", "cc55"):
+        (found / "sweeps" / name / "results.csv").touch()
+    caplog.clear()
+    assert [find_sweep(found, text).name for text in (None, "cc44")] == ["cc55", "cc44"]
+    assert not caplog.messages
+
+
+def test_a_sweep_without_tables_is_an_error_that_says_so(tmp_path: Path, capsys) -> None:
+    """By its name, its id, its folder, and as the only one there is: never another sweep's figures."""
+    folder = add_launched(tmp_path, "dd44", "killed2", 9)
+    line = (
+        "error: sweep killed2 (dd44) has no tables yet: it still runs or waits, or was interrupted or failed; see "
+        "`python -m spatial_eval status dd44`, go on with `retry dd44` or the same launch.py command\n"
+    )
+    out = ["--output-dir", str(tmp_path)]
+    assert main(["results", *out]) == 1
+    assert capsys.readouterr() == ("", line)
+    make_sweeps(tmp_path, ("dd11", "killed"))
+    for name in ("killed2", "dd44", "dd4", str(folder)):
+        for command in (
+            *(["results", name], ["samples", name], ["report", name], ["cite", name], ["select", name]),
+            *(["compare", name, "killed"], ["export", name, "--out", str(tmp_path / "x")], ["publish", name]),
+            ["attention", name, "--out", str(tmp_path / "x")],
+        ):
+            assert main([*command, *out]) == 1
+            assert capsys.readouterr() == ("", line), command
+        with pytest.raises(ConfigError, match="has no tables yet"):
+            spatial_eval.load(name, tmp_path)
+    assert main(["results", "killd2", *out]) == 1
+    assert "did you mean killed2? (newest: killed2 (dd44), killed (dd11))" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match=r"'dd' is the beginning of several ids: killed2 \(dd44\), killed \(dd11\)"):
+        find_sweep(tmp_path, "dd")
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EACCES, errno.EIO])
+def test_no_folder_beside_a_sweep_stops_its_commands(code: int, tmp_path: Path, monkeypatch, caplog) -> None:
+    """Nor is it waited for, nor taken for a newer sweep: what was launched is what holds a regular request.json."""
+    found = make_sweeps(tmp_path, ("ee11", "demo"))
+    (found / "sweeps" / "ee22" / "jobs").mkdir(parents=True)
+    os.mkfifo(found / "sweeps" / "ee22" / "jobs" / "request.json")
+    (found / "sweeps" / "ee33" / "jobs" / "request.json").mkdir(parents=True)
+    (found / "sweeps" / "ee44").touch()
+    (found / "sweeps" / "ee55").symlink_to(found / "nowhere")
+    make_unreadable(add_launched(found, "ee66", "demo", 9) / "jobs", code, monkeypatch)
+    assert [find_sweep(found, text).name for text in (None, "demo", "ee11")] == ["ee11"] * 3
+    assert not caplog.messages
+
+
+def test_a_plan_launches_nothing(tmp_path: Path, experiment, caplog, capsys) -> None:
+    out = f"output_dir={tmp_path}"
+    sweep = spatial_eval.run(["method=base", "name=first", out, *experiment])
+    assert launch_sweep(["method=base,scaling_vis", "name=first", "action=plan", out, *experiment], multirun=True) == 0
+    assert spatial_eval.load("first", tmp_path).id == spatial_eval.load(None, tmp_path).id == sweep.id
+    assert not caplog.messages
 
 
 def test_an_error_lists_the_newest_five(tmp_path: Path) -> None:

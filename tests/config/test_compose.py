@@ -120,7 +120,8 @@ def test_a_dataset_is_found_by_upstreams_names(name: str) -> None:
 
 def test_a_name_or_key_that_is_none_gets_one_line() -> None:
     for wrong, says in [
-        (lambda: COMPOSER.read_benchmark("vrs", {}), r"unknown dataset 'vrs'; did you mean vsr\? .*your own questions"),
+        (lambda: COMPOSER.read_benchmark("vrs", {}), r"unknown dataset 'vrs'; did you mean vsr\? .*--dataset file "),
+        (lambda: COMPOSER.check_option("dataset", "json"), r"unknown dataset 'json'; did you mean file\?"),
         (lambda: COMPOSER.read_benchmark("vsr", {"dataset.row": 8}), "unknown key 'dataset.row'; did you mean dataset"),
         (lambda: COMPOSER.read_model("tinny", {}), r"unknown model 'tinny'; did you mean tiny\?"),
         (

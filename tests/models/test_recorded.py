@@ -30,7 +30,10 @@ def test_a_question_that_was_not_recorded_is_missing_not_wrong(launch, tmp_path)
     assert "computed 7 answers" in done.stderr  # the eighth was asked for, and failed
     again = launch(*args)
     assert again.returncode == 3
-    assert "1 recorded errors are left alone; retry=true computes them again" in again.stderr
+    add = f"add what recorded lacks to {tmp_path / 'rec'}"
+    assert f"1 recorded errors are left alone; {add}\n" in again.stderr
+    for run in (done, again):
+        assert f"incomplete: 1 answers are missing; {add}, then run the same command\n" in run.stderr
 
 
 def test_an_added_record_and_a_changed_question_are_computed_again(launch, tmp_path) -> None:
