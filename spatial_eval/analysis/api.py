@@ -36,6 +36,9 @@ class Sweep:
 
     files: SweepData
 
+    def __repr__(self) -> str:
+        return f"Sweep({self.files.summary})"
+
     @property
     def id(self) -> str:
         return self.files.folder.name

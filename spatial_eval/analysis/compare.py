@@ -85,8 +85,9 @@ def compare(a: Side, b: Side) -> list[dict[str, Any]]:
     A side without fixed values is narrowed to the other side's.
 
     Paired over the questions that both answered: an interval by clustered bootstrap, the exact p of `test`, and that
-    p adjusted for the number of rows (Holm). Raises ConfigError where cells have no or several partners, or partners
-    that are graded by another rule.
+    p adjusted for the number of rows (Holm). A pair that shares no answered question has n = 0, no p, and counts in no
+    adjustment. Raises ConfigError where all pairs are such, where cells have no or several partners, or partners that
+    are graded by another rule.
     """
     if not a.given or not b.given:  # a whole sweep beside some cells: the same cells of it
         a, b = _select_cells(a.files, a.given or b.given), _select_cells(b.files, b.given or a.given)
@@ -100,16 +101,43 @@ def compare(a: Side, b: Side) -> list[dict[str, Any]]:
         loose |= fields
     names = [*(name for name in IDENTITY if name != "settings"), *sorted(fields)]
     columns = [name for name in names if name not in loose]
-    left, right = _map_cells(a, columns), _map_cells(b, columns)
+    left, right = _map_cells("A", a, columns), _map_cells("B", b, columns)
     shared = [key for key in left if key in right]
     if not shared:
         raise ConfigError("no two cells belong together: both sides need the same datasets, models and settings")
     rows = [_compare_pair(a, left[key], b, right[key]) for key in shared]
-    adjusted = holm([row["p"] for row in rows])
-    return [{name: (row | {"p_holm": p}).get(name) for name in FIELDS} for row, p in zip(rows, adjusted, strict=True)]
+    paired_rows = [row for row in rows if row["n"]]
+    if not paired_rows:
+        more = f" ({len(rows) - 1:,} more pairs share none either)" * (len(rows) > 1)
+        raise ConfigError(_explain_no_question(a, left[shared[0]], b, right[shared[0]]) + more)
+    for row, p in zip(paired_rows, holm([row["p"] for row in paired_rows]), strict=True):
+        row["p_holm"] = p
+    return [{name: row.get(name) for name in FIELDS} for row in rows]
 
 
-def _map_cells(side: Side, columns: Sequence[str]) -> dict[tuple[Any, ...], int]:
+def _explain_no_question(a: Side, old_cell: int, b: Side, new_cell: int) -> str:
+    """Explain in one line why two cells share no answered question, and what to do."""
+    sides = ((a.files, old_cell), (b.files, new_cell))
+    cells = [(files.folder.name, files.cells.loc[cell]) for files, cell in sides]
+    names = [f"{format_label(name, cell)} ({cell['dataset']}, split {cell['split']})" for name, cell in cells]
+    asked = [files.parts[files.keys[cell]].questions for files, cell in sides]
+    ids, texts = (
+        {*map(tuple, asked[0][columns].to_numpy())} & {*map(tuple, asked[1][columns].to_numpy())}
+        for columns in (["sample_id"], ["sample_id", "question"])
+    )
+    if texts:
+        why = f"both ask {len(texts):,} same ones, but none is answered on both sides: run their commands again"
+    elif ids:
+        why = (
+            f"{len(ids):,} ids are on both sides, with other texts, as under another dataset.template: compare cells "
+            "of one template"
+        )
+    else:
+        why = "no id is on both sides, as in another split, dataset or dataset.framing: compare cells of the same ones"
+    return f"{names[0]} and {names[1]} share no answered question, the same by id and text: {why}"
+
+
+def _map_cells(label: str, side: Side, columns: Sequence[str]) -> dict[tuple[Any, ...], int]:
     """Map the values of some columns to the one cell of a side that has them. Raises ConfigError on several."""
     cells: dict[tuple[Any, ...], int] = {}
     every = _identity_columns(side.files)
@@ -119,7 +147,11 @@ def _map_cells(side: Side, columns: Sequence[str]) -> dict[tuple[Any, ...], int]
         if key in cells:
             first, second = ({n: none_if_empty(v) for n, v in every.loc[c].items()} for c in (cells[key], cell))
             free = [str(name) for name in every if name != "settings" and first[name] != second[name]]
-            raise ConfigError(f"several cells of sweep {side.files.folder.name} fit: fix {', '.join(free)} too")
+            given = ",".join(f"{name}={none_if_empty(value)}" for name, value in side.given.items())
+            what = f"{label}, {given}" if given else label
+            raise ConfigError(
+                f"several cells of sweep {side.files.folder.name} fit {what}: fix {', '.join(free)} too in {label}"
+            )
         cells[key] = cell
     return cells
 
@@ -150,8 +182,8 @@ def _compare_pair(a: Side, old_cell: int, b: Side, new_cell: int) -> dict[str, A
         **pair.gain.columns("difference"),
         "fixed": pair.fixed,
         "broken": pair.broken,
-        "p": pair.p,
-        "test": pair.test,
+        "p": pair.p if len(both) else None,
+        "test": pair.test if len(both) else None,
     }
 
 

@@ -33,7 +33,7 @@ from spatial_eval.core.columns import (
 from spatial_eval.core.types import Cell, Method, Sample, Signals
 from spatial_eval.core.validate import field_values, format_value
 from spatial_eval.methods.published import published_accuracy
-from spatial_eval.methods.routing import find_method
+from spatial_eval.methods.routing import choose_branches, find_method
 from spatial_eval.store.answers import Answers
 
 if TYPE_CHECKING:
@@ -255,12 +255,10 @@ def follow_method(method: Method, arms: Mapping[Arm, Graded]) -> CellOutcome:
     """Apply a method to stored arms.
 
     A question is answered where every arm that routing reads is stored, with its signal, and so is the arm that it
-    chooses.
+    chooses. Raises ConfigError where its `route` returns no indices of its branches.
     """
     chosen, read = tuple(method.branches().values()), method.arms()
-    branch = method.route({arm: arms[arm].signals for arm in read})
-    if branch.max(initial=0) >= len(chosen):
-        raise IndexError(f"{method.kind}.route chose branch {branch.max()} of {len(chosen)}")
+    branch = choose_branches(method, {arm: arms[arm].signals for arm in read})
     marks = arms[chosen[0]].marks
     for i, arm in enumerate(chosen[1:], start=1):
         marks = np.where(branch == i, arms[arm].marks, marks)

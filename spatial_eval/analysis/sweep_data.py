@@ -70,6 +70,7 @@ log = logging.getLogger(__name__)
 LARGEST_TABLE = 2**32  # bytes; the answers of 2 million questions and arms have a fiftieth of it
 # What reading a damaged file raises.
 DAMAGE = (ConfigError, OSError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, csv.Error)
+MAX_NAMED = 3  # experiments in the summary of a sweep
 TABLE = "results.csv"  # the last one written: a folder that holds it is a sweep with tables
 TABLES = ("by_relation.csv", "passes.csv", "failures.csv", "samples.parquet", TABLE)
 
@@ -271,6 +272,9 @@ class SplitAnswers:
     cluster: NDArray[intp]
     predictions: Mapping[Arm, NDArray[Any]]
 
+    def __repr__(self) -> str:
+        return f"SplitAnswers({len(self.questions):,} questions in {self.clusters:,} clusters, {len(self.arms)} arms)"
+
     def follow(self, method: Method) -> CellOutcome:
         """Apply the method to the stored arms; an arm that is not stored answers no question."""
         arms = self.arms
@@ -317,6 +321,17 @@ class SweepData:
     passes: pd.DataFrame
     failures: pd.DataFrame
     methods: Sequence[Method]  # of the rows of `cells`
+
+    def __repr__(self) -> str:
+        return f"SweepData({self.summary})"
+
+    @property
+    def summary(self) -> str:
+        """Return name, id, number of cells, experiments and folder in one line: what a notebook shows of a sweep."""
+        names = [f"{dataset} x {model}" for dataset, model in self.cells[["dataset", "model"]].drop_duplicates().values]
+        named = [*names[:MAX_NAMED], *([f"{len(names) - MAX_NAMED:,} more"] if len(names) > MAX_NAMED else [])]
+        count = f"{len(self.cells):,} cell{'s' * (len(self.cells) != 1)}"
+        return f"{label_sweep(self.folder)}: {count} of {', '.join(named)}; {self.folder}"
 
     @cached_property
     def samples(self) -> pd.DataFrame:

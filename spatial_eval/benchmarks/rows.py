@@ -12,7 +12,8 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
-from os.path import commonpath, normpath
+from functools import lru_cache
+from os.path import commonpath, normpath, realpath
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -395,7 +396,9 @@ def check_cut(cut: str) -> None:
 
 
 def check_image(line: Line, column: str, value: Any, folder: Path) -> Path:
-    """Return the path of a row's image below `folder`; it may be absent.
+    """Return the path of a row's image below `folder`, one spelling per picture; it may be absent.
+
+    Questions about one picture are linked by it. Symlinks are not followed: a path without `..` stays as it is.
 
     Raises:
         DataError: the value is no path, or the path is no file.
@@ -404,6 +407,8 @@ def check_image(line: Line, column: str, value: Any, folder: Path) -> Path:
         raise DataError(f"{line.where}: `{column}` is {show_value(value)}; expected the path of a picture, as a text")
     check_text(line, column, value)
     path = folder / value
+    if ".." in path.parts:
+        path = _flatten_folder(path.parent) / path.name
     try:
         if not path.is_file() and path.exists():
             what = "a folder" if path.is_dir() else "a pipe or a device"
@@ -411,6 +416,13 @@ def check_image(line: Line, column: str, value: Any, folder: Path) -> Path:
     except OSError as error:
         raise DataError(f"{line.where}: `{column}` is {show_value(value)}: {error.strerror}") from None
     return path
+
+
+@lru_cache(maxsize=2**10)
+def _flatten_folder(folder: Path) -> Path:
+    """Return a folder's path without `..`; unchanged where that is another folder, as behind a symlink."""
+    flat = normpath(folder)
+    return Path(flat) if realpath(flat) == realpath(folder) else folder
 
 
 def check_value(line: Line, column: str, value: Any) -> None:

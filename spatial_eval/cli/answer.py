@@ -98,6 +98,7 @@ class Session:
 
     def _answer(self, asked: Mapping[str, Any], number: int, folder: Path) -> dict[str, Any]:
         """Answer one line. Raises DataError where it is no question."""
+        from spatial_eval.methods.routing import choose_branches
         from spatial_eval.store.answers import Answers
 
         tokens = asked.get("max_new_tokens", self.experiment.max_new_tokens)
@@ -113,7 +114,10 @@ class Session:
         if self.method is not None:
             places = answers.find_places([sample.id])
             signals = {arm: answers.signals(answers.records(arm, places)) for arm in self.arms}
-            branch = int(self.method.route(signals)[0])
+            try:
+                branch = int(choose_branches(self.method, signals)[0])
+            except ConfigError as error:  # its package fails on this question, and may not on the next one
+                return {"error": str(error)}
             if branch < 0:
                 return {"error": f"{self.method.kind} cannot choose an arm: what it looks at is not a number"}
             arm = list(self.method.branches().values())[branch]

@@ -25,6 +25,7 @@ from spatial_eval.core.sweep_names import EXPECTED, is_name
 from spatial_eval.core.types import CAPTURES, Benchmark, Method, Model, Places
 from spatial_eval.core.validate import build_dataclass, describe_invalid, field_types, format_value
 from spatial_eval.methods.registry import BENCHMARKS, METHODS, PluginTable
+from spatial_eval.methods.routing import check_routing
 from spatial_eval.models.devices import DEVICES
 from spatial_eval.models.registry import MODELS
 
@@ -196,6 +197,8 @@ class MethodRecipe:
         made = build_by_kind(METHODS, {**self.values, **given}, "method")
         if made.kind != self.values["kind"]:
             raise ConfigError(f"method={self.name}: its class calls itself {made.kind!r}, not {self.values['kind']!r}")
+        if made.kind not in METHODS.own:
+            check_routing(made)
         return made
 
 

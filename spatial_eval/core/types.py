@@ -191,7 +191,10 @@ class Method(Protocol):
         """Return every arm that it reads; a superset of the branches."""
 
     def route(self, signals: Mapping[Arm, Signals]) -> NDArray[intp]:
-        """Return (N,) indices into `branches()`, -1 where what it reads is nan; `signals` covers `arms()`."""
+        """Return (N,) indices into `branches()`, -1 where what it reads is nan; `signals` covers `arms()`.
+
+        Of two branches booleans do too, False = 0. Call it by methods.routing.choose_branches, which checks them.
+        """
 
     @property
     def routing(self) -> Routing | None:

@@ -1,3 +1,3 @@
 """Define the version of this package."""
 
-VERSION = "0.6.1"
+VERSION = "0.6.2"

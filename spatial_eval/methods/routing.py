@@ -7,6 +7,8 @@ of core.arms stands already.
 from __future__ import annotations
 
 import math
+import reprlib
+import traceback
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, make_dataclass
@@ -28,7 +30,7 @@ from spatial_eval.core.arms import (
     canonical_image,
     parse_arm_label,
 )
-from spatial_eval.core.errors import ConfigError, describe_unknown
+from spatial_eval.core.errors import ConfigError, cut_text, describe_unknown, first_line
 from spatial_eval.core.layers import Heads, Selection, canonical_heads, canonical_layers
 from spatial_eval.core.types import Method, Routing, Signals
 
@@ -46,6 +48,62 @@ CRITERIA = {
     # The largest raw logit, about 20 for LLaVA-1.5: what the released VSR code compares (always weight2).
     "logit": lambda s: s.logit,
 }
+
+
+def choose_branches(method: Method, signals: Mapping[Arm, Signals]) -> NDArray[intp]:
+    """Call a method's `route`; return (N,) indices into its branches, -1 = none. Booleans count as 0 and 1.
+
+    Raises ConfigError where `route`, which may be another package's, raises or returns anything else.
+    """
+    n, names = len(next(iter(signals.values())).answered), list(method.branches())
+    try:
+        given = method.route(signals)
+    except Exception as error:
+        at = traceback.extract_tb(error.__traceback__)[:2][-1]  # the line of `route` itself
+        said = cut_text(f"{type(error).__name__}: {first_line(error)}")
+        raise ConfigError(f"method {method.kind}: route raised {said} ({at.filename}, line {at.lineno})") from error
+    branch = _to_array(given)
+    if branch.shape != (n,) or (n and branch.dtype.kind not in "biu"):
+        wrong = f"{type(given).__name__} {' '.join(reprlib.repr(given).split())}"
+        if branch.shape:
+            begins = [f", which begins with {reprlib.repr(value)}" for value in branch.ravel()[:1].tolist()]
+            wrong = f"{type(given).__name__} of {branch.dtype}, shape {branch.shape}{''.join(begins)}"
+    elif n and (branch.min() < -1 or branch.max() >= len(names)):
+        first = int(np.flatnonzero((branch < -1) | (branch >= len(names)))[0])
+        wrong = f"{branch[first]} for question {first} of {n}"
+    else:
+        return branch.astype(np.intp, copy=False)
+    listed = cut_text(", ".join(f"{i} = {name}" for i, name in enumerate(names)))
+    raise ConfigError(
+        f"method {method.kind}: route returned {wrong}; expected an array of shape ({n},), one whole number per "
+        f"question: {listed}, -1 = no answer; or booleans, False = 0 and True = 1"
+    )
+
+
+def _to_array(given: Any) -> NDArray[Any]:
+    try:
+        return np.asarray(given)
+    except Exception:  # noqa: BLE001  a ragged list, or an object with an own conversion
+        whole = np.empty((), dtype=object)
+        whole[()] = given
+        return whole
+
+
+def check_routing(method: Method) -> None:
+    """Try a method of another package on made-up numbers of eight questions, before anything is computed for it.
+
+    Raises ConfigError where it reads too few arms, or where choose_branches does.
+    """
+    if not method.branches() or not method.arms().issuperset(method.branches().values()):
+        raise ConfigError(
+            f"method {method.kind}: arms() must hold every arm of branches(), and branches() at least one"
+        )
+    steps = np.linspace(0.0, 1.0, 10)[1:-1]
+    signals = {
+        arm: Signals(steps, 2.0 - 2.0 * steps, steps / 2.0, 10.0 + 10.0 * steps, np.ones(len(steps), dtype=bool))
+        for arm in method.arms()
+    }
+    choose_branches(method, signals)
 
 
 class _SingleArm:

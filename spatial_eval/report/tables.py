@@ -70,6 +70,7 @@ if TYPE_CHECKING:
 
 MAX_ROWS = 20  # of a terminal table; the file has all
 MAX_ARMS = 24  # that a plan lists of a pass
+MAX_APART = 3  # pairs of cells that a comparison names because no question is theirs
 
 
 GROUPED = ("dataset", "model")  # columns that move above their rows
@@ -576,7 +577,8 @@ def _describe_runner_ups(chosen: Selected) -> str:
 def comparison_sheet(rows: Rows, most: int = MAX_ROWS) -> Sheet:
     """Lay out pairs of cells (rows of analysis.compare), the largest differences first."""
     header = ["dataset", "model", "split", "A", "B", "n", "A %", "B %", "B - A", "fixed", "broken", "p", "p (Holm)"]
-    ordered = sorted((row for row in rows if row["n"]), key=lambda row: -abs(row["difference"]))[:most]
+    pairs, apart = [row for row in rows if row["n"]], [row for row in rows if not row["n"]]
+    ordered = sorted(pairs, key=lambda row: -abs(row["difference"]))[:most]
     gains = [_difference(row) for row in ordered]
     lines = [
         [
@@ -586,11 +588,16 @@ def comparison_sheet(rows: Rows, most: int = MAX_ROWS) -> Sheet:
         ]
         for row, gain in zip(ordered, gains, strict=True)
     ]
-    unmatched, tests = sum(row["unmatched"] for row in rows), join_tests(row["test"] for row in ordered)
+    unmatched, tests = sum(row["unmatched"] for row in pairs), join_tests(row["test"] for row in ordered)
     notes = [f"B - A: points on the same questions, 95 % bootstrap of whole sets or images; p: {tests}."]
     notes += _interval_notes(gains)
-    notes += [f"{unmatched:,} answers have no partner and are left out."] * bool(unmatched)
-    notes += [f"{len(rows):,} pairs of cells; the largest differences are shown."] * (len(rows) > len(lines))
+    have = "answer has no partner and is" if unmatched == 1 else "answers have no partner and are"
+    notes += [f"{unmatched:,} {have} left out."] * bool(unmatched)
+    notes += [f"{len(pairs):,} pairs of cells; the largest differences are shown."] * (len(pairs) > len(lines))
+    if apart:
+        named = [f"{row['a']} / {row['b']} ({row['dataset']}, {row['split']})" for row in apart[:MAX_APART]]
+        named += [f"and {len(apart) - MAX_APART:,} more"] * (len(apart) > MAX_APART)
+        notes.append(f"No answered question is shared, the same by id and text, and no p adjusted: {'; '.join(named)}.")
     return Sheet("Question by question", header, lines, 5, notes=notes, group=GROUPED)
 
 

@@ -358,6 +358,11 @@ class Attention:
     heads: Sequence[NDArray[float32]]
     views: tuple[View | None, ...]
 
+    def __repr__(self) -> str:
+        questions, arms, layers, heads = self.mass.shape
+        size = f"{questions:,} questions, {arms} arms, {layers} layers, {heads} heads"
+        return f"Attention({self.dataset} x {self.model}, {self.level}: {size})"
+
     @property
     def grids(self) -> tuple[tuple[int, int] | None, ...]:
         """Return rows and columns of each question's image tokens; None where they are not known."""

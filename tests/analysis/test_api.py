@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -150,3 +151,42 @@ def test_auroc_of_the_recordings_by_every_pair(recorded_sweep, data) -> None:
     wins = (score[right][:, None] > score[~right]).mean() + 0.5 * (score[right][:, None] == score[~right]).mean()
     found = spatial_eval.load(recorded_sweep).confidence().set_index("dataset")
     assert found.loc["vg_one_obj", "auroc"] == pytest.approx(wins)
+
+
+def test_what_a_notebook_shows_of_a_sweep_is_one_line(swept, gazed) -> None:
+    found = spatial_eval.load(swept)
+    assert repr(found) == f"Sweep({swept.name}: 144 cells of quiz x recorded; {swept})"
+    assert repr(found.files) == repr(found).replace("Sweep(", "SweepData(")
+    assert repr(found.part(0)) == "SplitAnswers(32 questions in 10 clusters, 6 arms)"
+    flips = found.flips(found.find(method="scaling_vis", weight=0.5, split="test"))
+    assert repr(flips) == "Flips(n=32)"
+    attention = spatial_eval.load(gazed).attention()
+    layers, heads = attention.mass.shape[2:]
+    size = f"24 questions, 6 arms, {layers} layers, {heads} heads"
+    assert repr(attention) == f"Attention(scenes_a x tiny, map: {size})"
+    shown = [
+        found.method(1),
+        found.files.outcome(1),
+        next(iter(found.part(0).arms.values())),
+        found.best(),
+        found.oracle(),
+    ]
+    assert max(len(repr(value)) for value in [*shown, attention.map, attention.views[0]]) < 5000
+
+
+def test_many_experiments_are_counted(swept) -> None:
+    files = spatial_eval.load(swept).files
+    copies = [files.cells.head(1).assign(dataset=f"set {i}") for i in range(5)]
+    many = dataclasses.replace(files, cells=pd.concat(copies, ignore_index=True), about={**files.about})
+    assert (
+        many.summary
+        == f"{swept.name}: 5 cells of set 0 x recorded, set 1 x recorded, set 2 x recorded, 2 more; {swept}"
+    )
+
+
+def test_a_named_sweep_shows_its_name(swept, tmp_path) -> None:
+    folder = shutil.copytree(swept, tmp_path / swept.name)
+    (folder / "name.txt").write_text("mine\n")
+    assert repr(spatial_eval.load(folder)).startswith(
+        f"Sweep(mine ({swept.name}): 144 cells of quiz x recorded; {folder}"
+    )

@@ -5,15 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
+from conftest import parquet_bytes, reseal
 
 import spatial_eval
 from spatial_eval.analysis.compare import compare, format_label, read_side
 from spatial_eval.core.errors import ConfigError
+from spatial_eval.report.tables import comparison_sheet
 
 
 def cells(folder) -> list[int]:
@@ -70,7 +74,12 @@ def test_two_sweeps_share_their_common_cells(ids, cli) -> None:
 
 
 WRONG = [
-    ("method=base", "method=scaling_vis", "several cells of sweep .* fit: fix weight too"),
+    ("method=base", "method=scaling_vis", "several cells of sweep .* fit B, method=scaling_vis: fix weight too in B$"),
+    (
+        *("method=adapt_vis,threshold=0.5", "method=base,split=test"),
+        r"several cells of sweep .* fit A, method=adapt_vis,threshold=0.5: fix split too in A$",
+    ),
+    ("method=base,split=test", "method=scaling_vis,weight=0.5", "method=scaling_vis,weight=0.5: fix split too in B$"),
     ("method=base", "metod=base", "unknown column 'metod'; did you mean method\\?"),
     ("method=base", "weight=x", "weight=x is not valid; expected a number"),
     ("method=base", "weight=7", r"no cell of sweep .* has weight=7.0 \(valid weight: 0.5, .*2\)"),
@@ -83,6 +92,97 @@ def test_wrong_use_is_one_line(a, b, message, ids, tmp_path) -> None:
     with pytest.raises(ConfigError, match=message) as refused:
         compare(read_side(a, tmp_path / "out"), read_side(b, tmp_path / "out"))
     assert "\n" not in str(refused.value)
+
+
+def rewrite(folder: Path, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """Change the stored answers of a sweep's folder."""
+    path = folder / "samples.parquet"
+    path.write_bytes(parquet_bytes(change(pd.read_parquet(path))))
+    reseal(folder)
+
+
+def reword(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(question="Briefly: " + frame["question"])
+
+
+def reword_val(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.assign(question=frame["question"].where(frame["split"] == "test", "Briefly: " + frame["question"]))
+
+
+def keep_halves(base: bool) -> Callable[[pd.DataFrame], pd.DataFrame]:
+    """Keep base's answers to the even questions, or to the odd ones, and all others."""
+    return lambda frame: frame[(frame["weight"] != 1) | (frame["row"] % 2 == int(base))]
+
+
+def test_cells_without_a_shared_question_are_one_line(ids, tmp_path, cli) -> None:
+    out = tmp_path / "out"
+
+    def says(a: str, b: str) -> str:
+        with pytest.raises(ConfigError) as error:
+            compare(read_side(a, out), read_side(b, out))
+        assert "\n" not in str(error.value)
+        return str(error.value)
+
+    begins = f"{ids[0][:6]} base (quiz, split val) and {ids[0][:6]} base (quiz, split test) share no answered question"
+    said = says(f"{ids[0]}:method=base,split=val", f"{ids[0]}:method=base,split=test")
+    assert said == (
+        f"{begins}, the same by id and text: no id is on both sides, as in another split, dataset or dataset.framing: "
+        "compare cells of the same ones"
+    )
+    rewrite(out / "sweeps" / "other", reword)
+    sides = [f"{name}:method=base,split=test" for name in ids]
+    said = says(*sides)
+    assert "other base (quiz, split test) share no answered question, the same by id and text: 32 ids are on" in said
+    assert said.endswith("as under another dataset.template: compare cells of one template")
+    assert says(*ids).endswith(
+        f"compare cells of one template ({2 * (1 + 5 + 6 * 11) - 1} more pairs share none either)"
+    )
+    for form in ("table", "csv"):
+        done = cli("compare", *sides, "--format", form)
+        assert (done.returncode, done.stdout, done.stderr) == (1, "", f"error: {said}\n")
+
+
+def test_the_same_questions_answered_by_turns(ids, tmp_path) -> None:
+    out = tmp_path / "out"
+    for name, base in zip(ids, (True, False), strict=True):
+        rewrite(out / "sweeps" / name, keep_halves(base))
+    with pytest.raises(ConfigError, match="both ask 32 same ones, but none is answered on both sides: run their comm"):
+        compare(*(read_side(f"{name}:method=base,split=test", out) for name in ids))
+
+
+def test_some_pairs_without_a_shared_question_are_named_and_not_adjusted_for(ids, tmp_path, cli) -> None:
+    out = tmp_path / "out"
+    given = (f"{ids[0]}:method=base", "other:method=scaling_vis,weight=0.5")
+    both = compare(*(read_side(text, out) for text in given))
+    rewrite(out / "sweeps" / "other", reword_val)
+    rows = {row["split"]: row for row in compare(*(read_side(text, out) for text in given))}
+    assert (rows["val"]["n"], rows["test"]["n"]) == (0, 32)
+    assert [rows["val"][name] for name in ("difference", "p", "p_holm", "test")] == [None] * 4
+    assert rows["test"]["p_holm"] == rows["test"]["p"] == next(row["p"] for row in both if row["split"] == "test")
+    text = " ".join(cli("compare", *given).stdout.split())
+    pair = f"{ids[0][:6]} base / other scaling_vis w=0.5 (quiz, val)"
+    assert f"No answered question is shared, the same by id and text, and no p adjusted: {pair}." in text
+    assert "no partner" not in text
+    assert "pairs of cells" not in text
+    (val,) = [
+        row for row in csv.DictReader(cli("compare", *given, "--format", "csv").stdout.splitlines()) if row["n"] == "0"
+    ]
+    assert (val["split"], val["p"], val["p_holm"], val["difference"]) == ("val", "", "", "")
+
+
+def test_what_is_left_out_is_counted_in_words(ids, tmp_path) -> None:
+    out = tmp_path / "out"
+    rewrite(
+        out / "sweeps" / "other", lambda frame: frame[(frame["weight"] != 1) | (frame["row"] != frame["row"].max())]
+    )
+    rows = compare(*(read_side(f"{name}:method=base,split=test", out) for name in ids))
+    assert [row["unmatched"] for row in rows] == [1]
+    assert "1 answer has no partner and is left out." in comparison_sheet(rows).notes
+    many = comparison_sheet([*rows] * 3, most=2)
+    assert "3 answers have no partner and are left out." in many.notes
+    assert many.notes[-1] == "3 pairs of cells; the largest differences are shown."
+    apart = comparison_sheet([*rows, *[rows[0] | {"n": 0}] * 5]).notes[-1]
+    assert apart.endswith("; and 2 more.")
 
 
 @pytest.mark.parametrize(

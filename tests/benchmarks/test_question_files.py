@@ -20,10 +20,11 @@ from hydra_front import COMPOSER
 from hypothesis import given
 from hypothesis import strategies as st
 
+import spatial_eval
 from spatial_eval.benchmarks.question_files import PublicFile, QuestionFile
 from spatial_eval.benchmarks.rows import group_rows
 from spatial_eval.benchmarks.scoring import grade_answer
-from spatial_eval.core.columns import KINDS
+from spatial_eval.core.columns import KINDS, VERSIONS
 from spatial_eval.core.errors import ConfigError, DataError, MissingData
 from spatial_eval.core.jsonl import read_json_lines
 from spatial_eval.core.plan import split_indices
@@ -570,3 +571,44 @@ def test_an_instruction_stands_before_the_wrapper_ends(tmp_path: Path) -> None:
     assert complaint(inside, preface="Look.") == (
         ", row 1: dataset.preface cannot be put before the question: <image> stands in the midst of the question"
     )
+
+
+@pytest.mark.parametrize(
+    "spelled", ["img/3.png", "./img/3.png", "img/../img/3.png", "img//3.png", "../HERE/img/3.png", "/"]
+)
+def test_one_picture_has_one_path_however_it_is_spelled(spelled: str, tmp_path: Path) -> None:
+    (tmp_path / "img").mkdir()
+    (tmp_path / "img" / "3.png").touch()
+    value = str(tmp_path / "img" / "3.png") if spelled == "/" else spelled.replace("HERE", tmp_path.name)
+    path = write_lines(tmp_path / "mine.jsonl", [ROW | {"image_path": value}])
+    for file in (path, tmp_path / "img" / ".." / "mine.jsonl"):
+        (sample,) = read(file)
+        assert str(sample.image) == str(tmp_path / "img" / "3.png")
+
+
+def test_a_path_through_a_symlink_names_the_file_that_the_system_opens(tmp_path: Path) -> None:
+    (tmp_path / "far" / "deep").mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "far" / "deep")
+    for folder in (tmp_path, tmp_path / "far"):
+        (folder / "3.png").write_text(folder.name)
+    rows = [ROW | {"id": i, "image_path": value} for i, value in enumerate(["link/../3.png", "3.png", "none/../3.png"])]
+    through, plain, absent = (sample.image for sample in read(write_lines(tmp_path / "mine.jsonl", rows)))
+    assert (through.read_text(), plain.read_text()) == ("far", tmp_path.name)
+    assert str(absent) == str(plain)
+
+
+def test_two_spellings_of_a_picture_are_one_cluster(tmp_path: Path, launch: Any) -> None:
+    texts = [{"0.5": "left", "1.0": ["left", "right"][i // 2 % 2]} for i in range(40)]
+    recorded = [{"dataset": "d", "row": i, "generation": text, "confidence": 0.5} for i, text in enumerate(texts)]
+    model = write_lines(tmp_path / "recorded.jsonl", recorded)
+    found = []
+    for spelled in ("img/", "img/../img/"):
+        rows = [ROW | {"id": i, "image_path": f"{'img/' if i % 2 else spelled}{i // 2}.png"} for i in range(40)]
+        given = [f"dataset.path={write_lines(tmp_path / 'd.jsonl', rows)}", f"model.path={model}", "split=all"]
+        done = launch("-m", "dataset=file", *given, "model=recorded", "method=base,scaling_vis", "weight=0.5")
+        assert done.returncode == 0, done.stderr
+        folder = Path(done.stdout.splitlines()[-1]).parent
+        loaded = spatial_eval.load(folder)
+        assert loaded.part(0).clusters == 20
+        found.append(loaded.cells.drop(columns=[*VERSIONS], errors="ignore").to_csv())
+    assert found[0] == found[1]

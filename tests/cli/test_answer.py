@@ -145,6 +145,19 @@ def test_stdout_holds_answers_alone(
     assert "a library's own words" in err
 
 
+def test_a_method_of_another_package_that_fails_on_a_question_stops_nothing(
+    tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = AdaptVis(0.5, 2.0, 0.5)
+    session = make_session(tmp_path, arms=tuple(sorted(method.arms())), method=method)
+    line = {"question": QUESTION, "image_path": str(picture)}
+    for given, says in ((1.0, "route returned float 1.0"), ([True], "")):
+        monkeypatch.setattr(AdaptVis, "route", lambda *_, given=given: given)
+        (said,) = ask(session, line)
+        assert said.get("error", "").startswith(f"method adapt_vis: {says}" if says else "")
+        assert ("arm" in said) is not bool(says)
+
+
 def test_streams_that_are_closed_or_full(
     tmp_path: Path, picture: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

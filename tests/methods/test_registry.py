@@ -210,6 +210,81 @@ def test_what_a_class_calls_itself_and_its_fields_must_fit_the_tables(launch, tm
     assert "method.x=nan is not valid; expected a finite number" in says("method=other", "method.x=nan")
 
 
+ROUTES = """
+from dataclasses import dataclass
+from spatial_eval.core.arms import BASE, Arm
+
+@dataclass(frozen=True)
+class Mine:
+    weight: float
+
+    @property
+    def kind(self):
+        return "mine"
+
+    def branches(self):
+        return {"low": Arm(self.weight), "base": BASE}
+
+    def arms(self):
+        return frozenset(self.branches().values())
+
+    def route(self, signals):
+        c = signals[BASE].max_prob
+        return RULE
+"""
+
+
+@pytest.fixture
+def routed(launch, cli, experiment, tmp_path):
+    """`routed("c < 0.5")` runs base and a package's method with this rule; `routed.ask` a command on what it left."""
+    (tmp_path / "conf" / "method").mkdir(parents=True)
+    (tmp_path / "conf" / "method" / "mine.yaml").write_text("# Mine.\nkind: mine\nweight: ${weight}\n")
+    env = {"PYTHONPATH": str(install(tmp_path / "site", "lab", "", mine="lab:Mine"))}
+
+    def run(rule: str, *given: str) -> subprocess.CompletedProcess[str]:
+        (tmp_path / "site" / "lab.py").write_text(ROUTES.replace("RULE", rule), "utf8")
+        options = ["--config-dir", str(tmp_path / "conf"), "-m", "method=base,mine", "weight=0.5", *experiment, *given]
+        return launch(*options, env={**env, "PYTHONDONTWRITEBYTECODE": "1"})
+
+    run.ask = lambda *words: cli(*words, env={**env, "PYTHONDONTWRITEBYTECODE": "1"})  # type: ignore[attr-defined]
+    return run
+
+
+def test_booleans_of_a_package_are_indices_in_every_table(routed) -> None:
+    found = {}
+    for rule in ("c < 0.5", "[int(value < 0.5) for value in c]"):
+        done = routed(rule)
+        found[rule] = [(row["method"], row["accuracy"], row["share_weight1"]) for row in table(done)]
+        assert "report.html" in done.stderr
+        assert "no report.html" not in done.stderr
+        for words in (["report"], ["samples", "--cell", "1"]):
+            asked = routed.ask(*words)
+            assert (asked.returncode, asked.stderr) == (0, "")
+    assert len({*map(tuple, found.values())}) == 1
+
+
+@pytest.mark.parametrize("rule", ["c", "[0]", "c.mean()", "c * [1, 2]", "[7] * len(c)"])
+def test_a_route_that_never_fits_is_one_line_before_anything_is_computed(rule, routed, tmp_path) -> None:
+    for given in ([], ["action=plan"]):
+        done = routed(rule, *given)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith("error: method mine: route r")
+        assert done.stderr.count("\n") == 1
+        assert not (tmp_path / "out" / "generations").exists()
+
+
+def test_a_route_that_fails_on_these_questions_is_one_line_in_place_of_the_tables(routed, tmp_path) -> None:
+    done = routed("[0] * 8")  # as many as are tried
+    assert (done.returncode, done.stdout) == (1, "")
+    (said,) = [line for line in done.stderr.splitlines() if "route" in line]
+    assert said.startswith(
+        "error: method mine: route returned list of int64, shape (8,), which begins with 0; expected"
+    )
+    assert "Traceback" not in done.stderr
+    assert not list(tmp_path.glob("out/sweeps/*/results.csv"))
+    assert table(routed("c < 0.5")), "and what was computed is there for the mended one"
+
+
 def test_what_a_class_may_lack_it_gets(own, tmp_path, monkeypatch) -> None:
     code = (OWN / "own_package.py").read_text("utf8") + GOOD + "from spatial_eval.methods.routing import AdaptVis\n"
     code += "@dataclass(frozen=True)\nclass Routed:\n    criterion: str = 'entropy'\n    kind = 'routed'\n"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ from spatial_eval.core.columns import HYPERPARAMETERS
 from spatial_eval.core.errors import ConfigError
 from spatial_eval.core.types import Part, Signals
 from spatial_eval.methods.published import published_accuracy
-from spatial_eval.methods.routing import METHODS, AdaptVis, PaiFull, Route, ScalingVis
+from spatial_eval.methods.routing import METHODS, AdaptVis, PaiFull, Route, ScalingVis, check_routing, choose_branches
 
 
 def test_arms() -> None:
@@ -269,3 +270,89 @@ def test_published_numbers_stand_beside_the_papers_own_settings_only() -> None:
     assert paper(AdaptVis(0.5, 1.5, 0.4, scaling="temperature")) is None
     assert (paper(METHODS["vcd"]()), paper(METHODS["vcd"](alpha=0.5))) == (61.5, None)
     assert (paper(METHODS["dola"]()), paper(METHODS["dola"]("low"))) == (61.2, None)
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A method of another package, over the baseline's confidence."""
+
+    rule: Callable[[Any], Any]
+    read: frozenset[Arm] = frozenset({BASE, Arm(0.5)})
+    kind = "foreign"
+    routing = None
+
+    def branches(self) -> dict[str, Arm]:
+        return {"base": BASE, "low": Arm(0.5)}
+
+    def arms(self) -> frozenset[Arm]:
+        return self.read
+
+    def route(self, signals: Any) -> Any:
+        return self.rule(signals[BASE].max_prob)
+
+
+def choose(rule: Callable[[Any], Any], confidence: tuple[float, ...] = (0.2, 0.6, 0.9)) -> Any:
+    column = np.array(confidence)
+    signals = Signals(column, column, column, column, np.ones(len(column), dtype=bool))
+    return choose_branches(Foreign(rule), dict.fromkeys((BASE, Arm(0.5)), signals))
+
+
+@pytest.mark.parametrize(
+    ("rule", "branch"),
+    [
+        (lambda c: np.where(c < 0.5, 1, 0), [1, 0, 0]),
+        (lambda c: c < 0.5, [1, 0, 0]),
+        (lambda c: [bool(value < 0.5) for value in c], [1, 0, 0]),
+        (lambda c: [1, -1, 0], [1, -1, 0]),
+        (lambda c: (c < 0.5).astype(np.uint8), [1, 0, 0]),
+    ],
+)
+def test_indices_and_booleans_choose_branches(rule: Any, branch: list[int]) -> None:
+    chosen = choose(rule)
+    assert (chosen.dtype, chosen.tolist()) == (np.intp, branch)
+    check_routing(Foreign(lambda c: c < 0.5))
+
+
+def test_no_question_has_no_branch() -> None:
+    assert choose(list, ()).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("rule", "says"),
+    [
+        (lambda c: c, "returned ndarray of float64, shape (3,), which begins with 0.2; expected"),
+        (lambda c: [0.0, 1.0, 1.0], "returned list of float64, shape (3,), which begins with 0.0; expected"),
+        (lambda c: np.zeros(2, dtype=int), "returned ndarray of int64, shape (2,), which begins with 0; expected"),
+        (lambda c: c[:, None] < 0.5, "returned ndarray of bool, shape (3, 1), which begins with True; expected"),
+        (lambda c: [[0], [0, 1], [1]], "returned list [[0], [0, 1], [1]]; expected"),
+        (lambda c: ["low"] * 3, "returned list of <U3, shape (3,), which begins with 'low'; expected"),
+        (lambda c: [], "returned list of float64, shape (0,); expected"),
+        (lambda c: 1, "returned int 1; expected"),
+        (lambda c: None, "returned NoneType None; expected"),
+        (lambda c: np.where(c < 0.5, 0, 7), "returned 7 for question 1 of 3; expected"),
+        (lambda c: [0, 0, -2], "returned -2 for question 2 of 3; expected"),
+        (lambda c: [1 / 0 for _ in c], "raised ZeroDivisionError: division by zero ("),
+        (
+            lambda c: c.no_such_column,
+            "raised AttributeError: 'numpy.ndarray' object has no attribute 'no_such_column' (",
+        ),
+    ],
+)
+def test_anything_else_that_route_gives_is_one_line(rule: Any, says: str) -> None:
+    with pytest.raises(ConfigError) as error:
+        choose(rule)
+    assert str(error.value).startswith(f"method foreign: route {says}")
+    assert "\n" not in str(error.value)
+    if "returned" in says:
+        assert str(error.value).endswith(
+            "expected an array of shape (3,), one whole number per question: 0 = base, 1 = low, -1 = no answer; or "
+            "booleans, False = 0 and True = 1"
+        )
+    else:
+        assert "test_routing.py, line " in str(error.value)
+
+
+@pytest.mark.parametrize("read", [frozenset({BASE}), frozenset()])
+def test_a_method_reads_the_arms_that_it_takes(read: frozenset[Arm]) -> None:
+    with pytest.raises(ConfigError, match=r"method foreign: arms\(\) must hold every arm of branches\(\)"):
+        check_routing(Foreign(lambda c: c < 0.5, read))

@@ -157,7 +157,7 @@ def test_cells_are_found_by_field_from_python_and_by_compare(sweep) -> None:
     (row,) = pair(f"split=test,settings={SETTINGS[0]}", "split=test,settings=alpha=0.2 mark=a, b=c")
     assert row["a"].endswith("alpha=0.0")
     assert len(pair("alpha=0.0", "alpha=0.2,sure=true")) == 2  # val and test
-    with pytest.raises(ConfigError, match=r"several cells of sweep .* fit: fix mark, sure too|fix layers"):
+    with pytest.raises(ConfigError, match=r"several cells .* fit B, .*: fix mark, sure too in B|fix layers"):
         pair("method=base,split=test", "split=test,alpha=0.2")
     with pytest.raises(ConfigError, match=r"unknown column 'alpa'; did you mean alpha\?"):
         pair("alpa=0.2", "alpha=0.0")
