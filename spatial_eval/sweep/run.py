@@ -191,10 +191,10 @@ def run_request(request: SweepRequest, states: dict[Experiment, PassState]) -> i
     for model in {state.work.experiment.model: None for state in states.values() if state.todo}:
         if isinstance(model, HF):
             verify_files(model, request.launcher)
-    for state in states.values():
-        if state.skipped:
-            advice = state.remedy or "retry=true computes them again"
-            log.warning("%s: %s recorded errors are left alone; %s", state.name, f"{state.skipped:,}", advice)
+    for name, skipped, remedy in [(state.name, state.skipped, state.remedy) for state in states.values()]:
+        if skipped:
+            advice = remedy or "retry=true computes them again"
+            log.warning("%s: %s recorded errors are left alone; %s", name, f"{skipped:,}", advice)
 
     def inspect_again() -> dict[Experiment, PassState]:
         return {

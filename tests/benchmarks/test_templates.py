@@ -141,7 +141,7 @@ def test_variants_are_rows_that_can_be_told_apart(launch, tmp_path) -> None:
 
 
 def test_no_published_number_stands_beside_other_words() -> None:
-    drill = Drill("controlled_a", size=8)
+    drill = Drill("controlled_a", size=8, upstream="Controlled_Images_A")
     for benchmark, paper in ((drill, 60.3), (apply_template(drill, "{question} Look."), None)):
         cell = Cell(Experiment(benchmark, Hashed(paper_model="llava15_7b")), Base())
         assert metrics.result_row(cell, metrics.grade_columns([], Answers(), [BASE]))["paper"] == paper

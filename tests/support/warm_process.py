@@ -9,6 +9,7 @@ tests that start one.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -74,6 +75,7 @@ class WarmProcess:
                 cwd=ROOT,
                 env=environment,
             )
+            atexit.register(self._end)
         with tempfile.TemporaryDirectory() as folder:
             texts = [Path(folder) / name for name in ("stdout", "stderr")]
             request = {"arguments": list(arguments), "environment": dict(environment), "texts": [*map(str, texts)]}
@@ -84,6 +86,11 @@ class WarmProcess:
             code = json.loads(self._process.stdout.readline())
             out, err = (path.read_text() for path in texts)
         return subprocess.CompletedProcess(list(arguments), code, out, err)
+
+    def _end(self) -> None:
+        assert self._process is not None
+        with self._process:  # closes its stdin, at which it ends
+            pass
 
 
 WARM = WarmProcess()  # one per test process: conftest is imported more than once
