@@ -65,6 +65,7 @@ class PassEstimate:
         images: number of image prefills for these; one per row where questions do not share a prefill.
         batches: their blocks.
         uncaptured: number of answers whose attention is requested and not stored.
+        skipped: number of recorded errors that are not computed again.
         note: what could not be read, with the reason; "" where everything could.
     """
 
@@ -81,6 +82,7 @@ class PassEstimate:
     rate: Rate | None
     note: str = ""
     uncaptured: int = 0
+    skipped: int = 0
     parts: tuple[int, ...] = ()
 
     @property
@@ -173,7 +175,7 @@ def _estimate_pass(
         total=len(state.samples),
         questions=len(state.need),
         answers=answers,
-        stored=answers - pairs,
+        stored=answers - pairs - state.skipped,
         todo=todo,
         pairs=pairs,
         arms=missing,
@@ -181,6 +183,7 @@ def _estimate_pass(
         batches=batches,
         rate=rates.find(work.experiment, missing, model, images / max(1, len(todo)), state.samples),
         uncaptured=state.uncaptured,
+        skipped=state.skipped,
         parts=tuple(len(plan.split_indices(state.samples, part)) for part, _ in work.needs),
     )
 

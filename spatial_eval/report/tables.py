@@ -620,7 +620,8 @@ def format_plan(grid: Grid, estimates: Sequence[PassEstimate]) -> str:
     for one in estimates:
         listed = one.work.arms[:MAX_ARMS]
         arms = list_arms(listed) + f" and {len(one.work.arms) - MAX_ARMS:,} more" * (len(one.work.arms) > MAX_ARMS)
-        todo = f"{one.stored:,} of {one.answers:,} answers stored, {len(one.todo):,} questions to compute"
+        errors = f"{one.skipped:,} recorded errors left alone, " * bool(one.skipped)
+        todo = f"{one.stored:,} of {one.answers:,} answers stored, {errors}{len(one.todo):,} questions to compute"
         if one.note:
             todo = f"at most {one.answers:,} answers to compute"
         todo += f", {_format_span(one.seconds)}" if one.seconds is not None and one.todo else ""

@@ -84,6 +84,19 @@ def work(dataset: Drill, *weights: float) -> Pass:
     return Pass(Experiment(dataset, Hashed()), ((Part("all"), tuple(Arm(w) for w in weights)),))
 
 
+def test_a_recorded_error_is_no_stored_answer(launch, experiment: list[str]) -> None:
+    """It was counted as one: 4 of 4 answers stored, nothing to compute, and the same command ends with exit code 3."""
+    path = Path(next(word for word in experiment if word.startswith("model.path=")).partition("=")[2])
+    lines = path.read_text("utf8").splitlines()
+    path.write_text("\n".join(lines[:36]) + "\n", "utf8")  # of 40 questions four were not recorded
+    given = [*experiment, "split=all"]
+    assert launch(*given).returncode == 3
+    planned = launch(*given, "action=plan").stdout
+    assert "36 of 40 answers stored, 4 recorded errors left alone, 0 questions to compute" in planned
+    again = launch(*given, "action=plan", "retry=true").stdout
+    assert "36 of 40 answers stored, 4 questions to compute" in again
+
+
 def test_recorded_rates_are_of_the_same_dataset_else_of_the_same_model(places: Places) -> None:
     first, other = work(Drill("drill"), 0.5, 1.0), work(Drill("other"), 1.0)
     (before,) = estimate.estimate_passes([first], places)
