@@ -63,7 +63,8 @@ SWEEPS = (
     "A text is read as on the command line: `weight: 0.5,0.8` and `threshold: range(0, 1, 0.1)` are axes. Under a key "
     "whose value may be any text (`dataset.system`, `dataset.path`, `method.heads`, `method.low`, ...) it is one value "
     "as it stands, with its commas, unless all of it is a sweep function, `range(...)`, `choice(...)` or `glob(...)`, "
-    'or stands in second quotes; a list is the axis: `dataset.template: [brief, "Look closely. {question}"]`. A list '
+    'or stands in second quotes; a list is the axis: `dataset.template: [brief, "Look closely. {question}"]`. Words '
+    'with commas and nothing else, `0:3,1:2`, are refused there: `method.heads: ["0:3,1:2"]` is one value. A list '
     "within a list is one value, of a key that takes a list: `method.layers: [[0-3, 20], all]`, "
     '`dataset.where: [["task=Relation"]]`.'
 )
@@ -194,7 +195,7 @@ COLUMNS = {
     "chosen_accuracy": "accuracy on the split of the choice, in percent",
     "chosen_low": "lower end of its 95 % interval",
     "chosen_high": "upper end of its 95 % interval",
-    "base": "the baseline's accuracy on the reported split",
+    "base": "the baseline's accuracy on the reported split, over the questions that both answered",
     "difference_low": "lower end of its 95 % bootstrap interval over sets or images; empty below 10 of them",
     "difference_high": "upper end of its 95 % bootstrap interval over sets or images; empty below 10 of them",
     "vs_base": "points more than base on the questions that both answered; empty for base and where it is not stored",
@@ -211,6 +212,7 @@ COLUMNS = {
     "mark": "how the cell was chosen, and over how many seeds its figures are means; empty where it is the only one",
     "seeds": "number of cells that differ in their seed alone, whose mean the figures are; `fixed` and `broken` count "
     "in all of them together",
+    "metric": "what was chosen by, and what the row's accuracies are: accuracy or accuracy_strict (then no paper)",
     "corrected": "accuracy corrected for being the best of many on the same questions; empty where it was chosen "
     "elsewhere or all are equal",
     "corrected_low": "lower end of its 95 % interval; empty below 10 sets or images",

@@ -122,6 +122,7 @@ class Selected:
             of the methods for the number of datasets, models and methods.
         paper: the paper's accuracy where the cell is exactly a published setting.
         seeds: the rows of results.csv whose mean `choice` and `test` are: its own, and those with other seeds.
+        metric: key of METRICS of all figures here; `paper` only beside accuracy.
     """
 
     dataset: str
@@ -139,6 +140,7 @@ class Selected:
     best: BestOf | None
     seeds: tuple[int, ...]
     left_out: int = 0
+    metric: str = "accuracy"
     p_holm: float | None = None
 
     @property
@@ -268,8 +270,8 @@ def _families(files: SweepData, pairs: Mapping[int, int]) -> dict[str, dict[int,
 
 def _select(files: SweepData, family: str, pairs: Mapping[int, int], metric: str) -> Selected:
     """Select the best of the cells in `pairs`, reported at its partner."""
-    complete = _list_complete(files, pairs)
-    settings = group_seeds(files, complete)
+    every = group_seeds(files, pairs)
+    settings = _list_complete(files, every, pairs)
     cells = [runs[0] for runs in settings]
     standing = build_candidates(files, settings, metric)
     choice = select_best(standing)
@@ -281,7 +283,7 @@ def _select(files: SweepData, family: str, pairs: Mapping[int, int], metric: str
     best = _correct_choice(files, cells[0], standing, choice.index, metric) if on == report and len(cells) > 1 else None
     named = [drop_seed(files.methods[own[0]]) if len(own) > 1 else files.methods[own[0]] for own in settings]
     runner_ups = [(named[i], times) for i, times in choice.runner_ups]
-    paper = none_if_empty(files.cells["paper"].iloc[cell])
+    paper = none_if_empty(files.cells["paper"].iloc[cell]) if metric == "accuracy" else None
     dataset, model = files.keys[cell][:2]
     return Selected(
         dataset,
@@ -298,15 +300,23 @@ def _select(files: SweepData, family: str, pairs: Mapping[int, int], metric: str
         None if paper is None else float(paper),
         best,
         seeds,
-        len(group_seeds(files, pairs)) - len(settings),
+        len(every) - len(settings),
+        metric,
     )
 
 
-def _list_complete(files: SweepData, pairs: Mapping[int, int]) -> list[int]:
-    """List the cells with COMPLETE of the answers of the most complete one, there and at their partners."""
-    answers = [files.cells["n"].to_numpy()[list(side)] for side in (pairs, pairs.values())]
+def _list_complete(
+    files: SweepData, settings: Sequence[Sequence[int]], partners: Mapping[int, int]
+) -> list[Sequence[int]]:
+    """List the settings with COMPLETE of the answers of the most complete one, by their own and their partners' n.
+
+    A setting's n is the mean over its seeds: whatever it lacks, all of them stay together.
+    """
+    answered = files.cells["n"].to_numpy()
+    sides = (settings, [[partners[cell] for cell in cells] for cells in settings])
+    answers = [np.array([answered[list(cells)].mean() for cells in side]) for side in sides]
     share = np.min([n / n.max() for n in answers], axis=0)
-    return [cell for cell, own in zip(pairs, share, strict=True) if own >= COMPLETE * share.max()]
+    return [cells for cells, own in zip(settings, share, strict=True) if own >= COMPLETE * share.max()]
 
 
 def drop_seed(method: Method) -> Method:
@@ -393,10 +403,12 @@ def compare_with_base(files: SweepData, seeds: Sequence[int], metric: str = "acc
         return Against(now, now)
     part = files.parts[files.keys[seeds[0]]]
     old = part.follow(Base())
-    pair = _compare_outcomes([files.outcome(cell) for cell in seeds], [old], part.cluster, metric)
+    outcomes = [files.outcome(cell) for cell in seeds]
+    pair = _compare_outcomes(outcomes, [old], part.cluster, metric)
     if pair is None:
         return Against(now)
-    base = _measure_accuracy(old, metric)
+    both = np.any([own.answered & old.answered for own in outcomes], axis=0)
+    base = proportion(_count(METRICS[metric](old) & both), _count(both))
     return Against(now, base, pair.gain, pair.fixed, pair.broken, pair.p, pair.test, pair.detectable)
 
 
@@ -466,7 +478,11 @@ def best_controls(chosen: Iterable[Selected]) -> dict[tuple[str, str], Selected]
 
 
 def _measure_accuracy(outcome: CellOutcome, metric: str) -> Estimate:
-    return proportion(int((METRICS[metric](outcome) & outcome.answered).sum()), int(outcome.answered.sum()))
+    return proportion(_count(METRICS[metric](outcome) & outcome.answered), _count(outcome.answered))
+
+
+def _count(marks: NDArray[bool_]) -> int:
+    return int(np.count_nonzero(marks))
 
 
 FIELDS = (
@@ -474,6 +490,7 @@ FIELDS = (
     *("chosen_n", "chosen_accuracy", "chosen_low", "chosen_high", "split", "n", "accuracy", "accuracy_low"),
     *("accuracy_high", "base", "difference", "difference_low", "difference_high", "fixed", "broken", "p", "p_holm"),
     *("paper", "corrected", "corrected_low", "corrected_high", "settings", "mark", "test", "detectable", "seeds"),
+    "metric",
 )
 
 
@@ -486,7 +503,7 @@ def _build_row(s: Selected) -> dict[str, Any]:
     row: dict[str, Any] = {"dataset": s.dataset, "model": s.model, "family": s.family or "all", "method": s.method.kind}
     row |= named_columns(s.setting)
     row |= {"chosen_on": s.on, "split": s.split, "paper": s.paper, "p": s.test.p, "p_holm": s.p_holm, "mark": s.mark}
-    row |= {"seeds": len(s.seeds), "candidates": s.candidates, "tied": s.choice.tied}
+    row |= {"metric": s.metric, "seeds": len(s.seeds), "candidates": s.candidates, "tied": s.choice.tied}
     row |= {"chosen_again": 100 * s.choice.again}
     row |= s.choice.accuracy.columns("chosen_accuracy", "chosen") | {"chosen_n": s.choice.accuracy.n}
     row |= s.test.now.columns("accuracy") | {"n": s.test.now.n, "base": s.test.base.value if s.test.base else None}

@@ -10,6 +10,7 @@ keeps the grids of controlled_a with its published settings, and does not try ev
 from __future__ import annotations
 
 import itertools
+import json
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -94,9 +95,11 @@ def _read_number(loader: _Loader, node: yaml.ScalarNode) -> Any:
 for _tag in ("int", "float"):
     _Loader.add_constructor(f"tag:yaml.org,2002:{_tag}", _read_number)
 
-# What a text of a sweep file is read for in Hydra's grammar: a sweep function, a text in quotes of its own, a list.
-_FUNCTION = re.compile(r"(?:range|choice|glob|shuffle|sort)\(.*\)|'[^']*'|\"[^\"]*\"", re.DOTALL)
+# What a text of a sweep file is read for in Hydra's grammar: a sweep function, texts in quotes of their own, a list.
+_QUOTED = r"(?:'[^']*'|\"[^\"]*\")"
+_FUNCTION = re.compile(rf"(?:range|choice|glob|shuffle|sort)\(.*\)|{_QUOTED}(?:\s*,\s*{_QUOTED})*", re.DOTALL)
 _LIST = re.compile(r"\[.*\]", re.DOTALL)
+_WORDS = re.compile(r"[^\s,]+(?:\s*,\s*[^\s,]+)+")
 
 
 def read_sweep_file(files: Mapping[str, Path], name: Any, parse: Parse) -> list[dict[str, list[Any]]]:
@@ -104,7 +107,7 @@ def read_sweep_file(files: Mapping[str, Path], name: Any, parse: Parse) -> list[
 
     An axis is a value, a list of values, or text in Hydra's sweep grammar (`range(0, 1.01, 0.01)`, `0.5,0.8`). Under a
     key of texts a text is one value, whatever signs it holds, but for sweep functions. Raises ConfigError, also where
-    an axis, or the file, gives no value.
+    an axis, or the file, gives no value, and where a text of words with commas may be one value or several.
     """
     path = Path(name) if str(name).endswith(".yaml") else files.get(str(name))
     if path is None or not path.is_file():
@@ -130,12 +133,25 @@ def _read_axis(path: Path, key: Any, value: Any, parse: Parse) -> tuple[str, lis
     try:
         if isinstance(value, str) and not _is_one_text(str(key), value):
             return parse_axis(f"{key}={value}", parse)
+        if isinstance(value, str) and _may_be_several(f"{key}={value}", parse):
+            several = ", ".join(json.dumps(word.strip()) for word in value.split(","))
+            raise ConfigError(f'{key}: {value} may be one value or several: write ["{value}"] or [{several}]')
         if key in HYPERPARAMETERS:  # "0.5" in quotes is a number in a list too; another key may want a text of digits
             lists = [parse_axis(f"{key}={v}", parse)[1] if isinstance(v, str) else [v] for v in values]
             values = [v for listed in lists for v in listed]
     except ConfigError as error:
         raise ConfigError(f"{path}: {error}") from None
     return str(key), values
+
+
+def _may_be_several(override: str, parse: Parse) -> bool:
+    """Return whether nothing tells one text of words with commas from a list of values."""
+    if not _WORDS.fullmatch(override.partition("=")[2]):
+        return False
+    try:
+        return len(parse(override)[1]) > 1
+    except ConfigError:
+        return False
 
 
 def _is_one_text(key: str, value: str) -> bool:

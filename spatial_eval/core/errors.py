@@ -77,8 +77,5 @@ def describe_unknown(
         iter(difflib.get_close_matches(text, choices, n=1, cutoff=0.6)), ""
     )
     guess = f"; did you mean {near}?" if near else ""
-    several = [part.strip() for part in text.split(",")]
-    if len(several) > 1 and all(part in choices for part in several):
-        guess = f"; several values are a list in a sweep file, [{', '.join(several)}], and {','.join(several)} with -m"
     listed = f" (valid: {', '.join(choices)})" if choices else ""
     return f"unknown {what} {cut_text(text)!r}{guess}{listed}{hint and '; ' + hint}"

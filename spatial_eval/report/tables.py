@@ -561,7 +561,10 @@ def selection_sheet(chosen: Sequence[Selected]) -> Sheet:
         *(_describe_runner_ups(s) for s in chosen if not s.family and len(s.runner_ups) > 1),
     ]
     best = {(i, 6) for i, s in enumerate(chosen) if not s.family}
-    return Sheet(f"Chosen on {on}, reported on {split}", header, rows, 4, best, notes, group=GROUPED)
+    title = f"Chosen on {on}, reported on {split}" + ", by strict grading (accuracy_strict)" * bool(
+        chosen[0].metric != "accuracy"
+    )
+    return Sheet(title, header, rows, 4, best, notes, group=GROUPED)
 
 
 def _interval_notes(gains: Iterable[Estimate | None]) -> list[str]:

@@ -20,7 +20,7 @@ from spatial_eval.analysis.sweep_data import SweepData
 from spatial_eval.core.types import BASE, Arm, Method
 from spatial_eval.core.validate import field_values
 from spatial_eval.methods.controls import CONTROLS
-from spatial_eval.methods.published import published_gains
+from spatial_eval.methods.published import DATASETS, published_gains
 from spatial_eval.report.sheets import Sheet, format_interval, format_number, format_p_value, format_sizes
 from spatial_eval.report.tables import find_paper_model
 
@@ -194,8 +194,10 @@ def _spell_gain(gain: Estimate | None) -> str:
 
 
 def _spell_published(files: SweepData, s: Selected) -> str:
-    own = any(t["dataset"]["name"] == s.dataset and t["dataset"]["kind"] == "JsonLines" for t in files.about["trunks"])
-    found = [] if own else published_gains(find_paper_model(files, s.model), s.dataset, s.method.kind)
+    kinds = {t["dataset"]["kind"] for t in files.about["trunks"] if t["dataset"]["name"] == s.dataset}
+    # Other questions may have a benchmark's label: of a file of one's own, or of any data set on the hub.
+    others = kinds - {"WhatsUp", "Vsr"} if s.dataset in DATASETS else kinds & {"JsonLines"}
+    found = [] if others else published_gains(find_paper_model(files, s.model), s.dataset, s.method.kind)
     return "\n".join(f"{one.value - one.base:+.1f} ({one.base:g} to {one.value:g})\n{one.protocol}" for one in found)
 
 

@@ -38,7 +38,7 @@ WHOLE = (
 )
 TEXT = (
     *("dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error", "arm", "run"),
-    *("scoring", "framing", "dtype", "preset", "decoding", "revision", "family", "chosen_on", "mark", "test"),
+    *("scoring", "framing", "dtype", "preset", "decoding", "revision", "family", "chosen_on", "mark", "test", "metric"),
     *("setting", "verdict", "gold", "answer"),
 )
 SAMPLES: dict[str, type] = {

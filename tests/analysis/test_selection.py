@@ -244,7 +244,11 @@ def test_the_select_command(folder, cli) -> None:
     assert "redraws of the val questions" in table.stdout
     flat = list(csv.DictReader(cli("select", folder.name[:5], "--format", "csv").stdout.splitlines()))
     assert [row["family"] for row in flat] == ["all", "base", "scaling_vis", "adapt_vis"]
-    assert json.loads(cli("select", "--format", "json", "--metric", "accuracy_strict").stdout)[0]["chosen_on"] == "val"
+    strict = json.loads(cli("select", "--format", "json", "--metric", "accuracy_strict").stdout)
+    assert {(row["chosen_on"], row["metric"], row["paper"]) for row in strict} == {("val", "accuracy_strict", None)}
+    assert cli("select", "--metric", "accuracy_strict").stdout.startswith(
+        "Chosen on val, reported on test, by strict grading (accuracy_strict)\n"
+    )
 
 
 def test_val_then_test_on_controlled_a_is_an_independent_computation(launch, cli, data) -> None:
@@ -355,3 +359,14 @@ def test_cells_that_are_incomplete_on_either_split_still_leave_one(three) -> Non
     cells.loc[of_a & (cells["split"] == "test") & (cells["method"] != "base"), "n"] = 96  # of 128
     overall = next(s for s in selection.picks(replace(three, cells=cells)) if s.dataset == "a" and not s.family)
     assert (overall.method.kind != "base", overall.candidates, overall.left_out) == (True, 4, 1)
+
+
+def test_a_difference_stands_beside_base_on_the_same_questions(launch, tmp_path) -> None:
+    """1.5 answers 158 of 160: base is taken on these, so that both accuracies and their difference agree."""
+    done = launch("-m", "method=base,scaling_vis", "weight=1.5", *few_answers(tmp_path, kept=158), "split=all")
+    files = sweep_data.read_sweep_data(Path(done.stdout.splitlines()[-1]).parent)
+    (chosen,) = (s.test for s in selection.picks(files) if s.family == "scaling_vis")
+    assert chosen.base is not None
+    assert chosen.gain is not None
+    assert (chosen.now.n, chosen.base.n) == (158, 158)
+    assert chosen.gain.value == pytest.approx(chosen.now.value - chosen.base.value)

@@ -184,10 +184,7 @@ AS_IT_STANDS = [
     ("dataset.name", "1e1"),
     ("dataset.columns.answer", "the answer, short"),
     ("method.disturbance", "I am confused, very."),
-    ("method.heads", "0:3,1:2"),
-    ("method.heads", "0.3,1.2"),
     ("method.heads", "0.30"),
-    ("method.layers", "0-1,3"),
     ("method.low", "weight=0.5"),
     ("method.high", "0.5,scaling=mass"),
     ("dataset.system", "[INST] be brief, please [/INST]"),
@@ -242,15 +239,35 @@ def test_a_list_within_a_list_needs_a_key_that_takes_one(line: str, tmp_path: Pa
 
 
 def test_lists_and_texts_of_a_sweep_file_make_one_set_of_layers_and_heads(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text('method: scaling_vis\nmethod.layers: [[0-1, 3], "0-1,3"]\nmethod.heads: 1:3,0:2\n')
+    (tmp_path / "a.yaml").write_text(
+        'method: scaling_vis\nmethod.layers: [[0-1, 3], "0-1,3"]\nmethod.heads: ["1:3,0:2"]\n'
+    )
     found = made(tmp_path, "sweep=a")
     assert methods(found) == [ScalingVis(0.8, layers="0-1,3", heads="0:2,1:3")]
 
 
-def test_choices_in_one_text_are_told_to_be_a_list(tmp_path: Path) -> None:
-    (tmp_path / "a.yaml").write_text("dataset.framing: open, listed\n")
-    with pytest.raises(ConfigError, match=r"a list in a sweep file, \[open, listed\], and open,listed with -m"):
-        make_grid(["model=tiny", "dataset=scenes_a", "sweep=a"], tmp_path)
+@pytest.mark.parametrize(
+    ("line", "advice"),
+    [
+        ("dataset.framing: open, listed", '["open, listed"] or ["open", "listed"]'),
+        ("dataset.system: none, vicuna_v1", '["none, vicuna_v1"] or ["none", "vicuna_v1"]'),
+        ("method.disturbance: d1,d2", '["d1,d2"] or ["d1", "d2"]'),
+        ("method.heads: 0:3,1:2", '["0:3,1:2"] or ["0:3", "1:2"]'),
+        ("method.layers: 0-1,2", '["0-1,2"] or ["0-1", "2"]'),
+    ],
+)
+def test_words_with_commas_are_no_guess(line: str, advice: str, tmp_path: Path) -> None:
+    """They were an axis, and a set of heads or a text reads like one value."""
+    (tmp_path / "a.yaml").write_text(f"{line}\n")
+    with pytest.raises(ConfigError) as error:
+        read_sweep_file({"a": tmp_path / "a.yaml"}, "a", COMPOSER.parse)
+    assert str(error.value).endswith(f"{line} may be one value or several: write {advice}")
+
+
+def test_quoted_texts_of_a_sweep_file_are_an_axis(tmp_path: Path) -> None:
+    (tmp_path / "a.yaml").write_text("dataset.template: \"'Look. {question}', 'See, {question}'\"\n")
+    found = read_sweep_file({"a": tmp_path / "a.yaml"}, "a", COMPOSER.parse)
+    assert found == [{"dataset.template": ["Look. {question}", "See, {question}"]}]
 
 
 def test_every_key_of_a_plug_in_has_its_own_type(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -231,3 +231,14 @@ def test_a_setting_has_the_row_of_its_seeds(drawn: SweepData, chosen: list[selec
     assert found["vs_base"] == pytest.approx(cells["vs_base"].mean())
     (one, *_) = chosen[0].seeds
     assert selection.build_setting_row(drawn, [one]) == pytest.approx(drawn.row(one), nan_ok=True)
+
+
+@pytest.mark.parametrize(("answered", "left_out"), [(110, 0), (60, 1)])
+def test_a_setting_keeps_all_of_its_seeds_or_none(drawn: SweepData, answered: int, left_out: int) -> None:
+    """A seed without some answers was dropped, and the figure was the mean of the others, in silence."""
+    cells = drawn.cells.copy()
+    last = cells.index[(cells["method"] == "sample") & (cells["dataset"] == "quiz")][-1]
+    cells.loc[last, "n"] = answered  # of 120
+    found = {s.family: s for s in selection.picks(replace(drawn, cells=cells)) if s.dataset == "quiz"}
+    assert (len(found["sample"].seeds), found["sample"].left_out, found["sample"].mark) == (3, 0, MEAN)
+    assert found[""].left_out == left_out  # 350 of 360 are 97 %, 300 are 83 %

@@ -128,7 +128,7 @@ def test_published_gains_are_those_of_the_tables() -> None:
     assert published_gains("", "controlled_a", "vcd") == published_gains("llava16_7b", "pope_coco_random", "vcd") == []
 
 
-@pytest.mark.parametrize(("kind", "shown"), [("JsonLines", False), ("Vsr", True)])
+@pytest.mark.parametrize(("kind", "shown"), [("JsonLines", False), ("HubDataset", False), ("Vsr", True)])
 def test_no_published_gain_stands_beside_a_file_of_ones_own(judged: SweepData, kind: str, shown: bool) -> None:
     """Which may have the benchmark's name."""
     (chosen,) = (s for s in selection.picks(judged) if s.family == "scaling_vis")
