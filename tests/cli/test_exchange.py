@@ -400,6 +400,10 @@ def forced(tmp_path: Path, launch: Run) -> list[str]:
         ("base", "40", "0"),
         ("forced_yes", "35", "5"),
     ]
+    step = "no command brings them: they follow from stored answers, which do not suffice"
+    assert f"incomplete: 5 answers are missing; {step}\n" in done.stderr
+    assert "add what" not in done.stderr
+    assert "left alone" not in done.stderr
     return dataset
 
 
