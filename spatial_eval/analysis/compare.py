@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +14,10 @@ import pandas as pd
 
 from spatial_eval.analysis.intervals import holm, paired
 from spatial_eval.analysis.metrics import format_hyperparameters, percent
-from spatial_eval.analysis.sweep_data import SweepData, find_sweep, none_if_empty, read_sweep_data
+from spatial_eval.analysis.sweep_data import GOLDS, SweepData, find_sweep, none_if_empty, read_sweep_data
 from spatial_eval.core.columns import IDENTITY, NAMED
 from spatial_eval.core.errors import ConfigError, DataError, describe_unknown
+from spatial_eval.core.files import parse_json
 
 FIELDS = (
     *("a", "b", "dataset", "model", "method", "split", "n", "unmatched", "accuracy_a", "accuracy_b"),
@@ -87,7 +89,7 @@ def compare(a: Side, b: Side) -> list[dict[str, Any]]:
     Paired over the questions that both answered: an interval by clustered bootstrap, the exact p of `test`, and that
     p adjusted for the number of rows (Holm). A pair that shares no answered question has n = 0, no p, and counts in no
     adjustment. Raises ConfigError where all pairs are such, where cells have no or several partners, or partners that
-    are graded by another rule.
+    are graded by another rule or by other gold answers.
     """
     if not a.given or not b.given:  # a whole sweep beside some cells: the same cells of it
         a, b = _select_cells(a.files, a.given or b.given), _select_cells(b.files, b.given or a.given)
@@ -168,6 +170,18 @@ def _compare_pair(a: Side, old_cell: int, b: Side, new_cell: int) -> dict[str, A
     frames = [_tabulate_answers(files, cell) for files, cell in sides]
     both = frames[0].merge(frames[1], on=["sample_id", "question"], suffixes=("_a", "_b"))
     cell_a, cell_b = (files.cells.loc[cell] for files, cell in sides)
+    regraded = _find_other_golds(both)
+    if regraded:
+        labels = [format_label(files.folder.name, files.cells.loc[cell]) for files, cell in sides]
+        step = (
+            "run the command of the older sweep again: its answers are kept and its tables graded anew"
+            if cell_a["dataset"] == cell_b["dataset"]
+            else f"{cell_a['dataset']} and {cell_b['dataset']} ask other questions: compare cells of one dataset"
+        )
+        raise ConfigError(
+            f"{len(regraded):,} of the {len(both):,} questions that {labels[0]} and {labels[1]} share have another "
+            f"gold answer, as question {both['sample_id'].iloc[regraded[0]]}: {step}"
+        )
     old, new = both["right_a"].to_numpy(dtype=bool), both["right_b"].to_numpy(dtype=bool)
     pair = paired(new, old, both["cluster_a"].to_numpy(dtype=np.intp))
     values = {name: (str(cell_a[name]), str(cell_b[name])) for name in ("dataset", "model", "method", "split")}
@@ -192,9 +206,35 @@ def _tabulate_answers(files: SweepData, cell: int) -> pd.DataFrame:
         place = f"{format_label(files.folder.name, files.cells.loc[cell])} of {files.keys[cell][0]}"
         raise DataError(f"{place} has no stored answer: run the sweep's command again")
     part, outcome = files.parts[files.keys[cell]], files.outcome(cell)
-    frame = part.questions[["sample_id", "question"]].assign(right=outcome.right, cluster=part.cluster)
+    names = [name for name in ("sample_id", "question", "gold", GOLDS) if name in part.questions]
+    frame = part.questions[names].assign(right=outcome.right, cluster=part.cluster)
     answered: pd.DataFrame = frame[outcome.answered]
     return answered
+
+
+def _find_other_golds(both: pd.DataFrame) -> list[int]:
+    """Find the rows whose gold answers differ between the sides, whatever their order.
+
+    Of a folder that does not say several gold answers only the first ones are compared.
+    """
+    single = [both[f"gold_{side}"].tolist() for side in "ab"]
+    stated = f"{GOLDS}_a" in both  # on one side alone it has no suffix
+    several = [both[f"{GOLDS}_{side}"].tolist() if stated else [""] * len(both) for side in "ab"]
+    rows = enumerate(zip(*single, *several, strict=True))
+    return [
+        i
+        for i, (gold_a, gold_b, golds_a, golds_b) in rows
+        if (gold_a, golds_a) != (gold_b, golds_b) and _list_golds(gold_a, golds_a) != _list_golds(gold_b, golds_b)
+    ]
+
+
+def _list_golds(gold: str, golds: str) -> set[str]:
+    """List a question's gold answers: `golds`, JSON, where it has several; damaged JSON stands for itself."""
+    with contextlib.suppress(ValueError):
+        listed = parse_json(golds.encode()) if golds else None
+        if isinstance(listed, list):
+            return {*map(str, listed)}
+    return {golds or gold}
 
 
 def format_label(sweep: str, cell: Any) -> str:

@@ -239,6 +239,7 @@ def list_sweeps(output: Path, mark: str = TABLE) -> list[Path]:
 
 ANSWER = ("text", "confidence", "entropy", "margin", "logit", "correct", "correct_strict", "prediction", "scoring")
 QUESTION = ("sample_id", "row", "split", "relation", "gold", "pair", "set", "question", "image")
+GOLDS = "golds"  # of a question too; earlier versions did not write it
 _TEXT = {"dataset", "model", "method", "split", "relation", "criterion", "settings", "sample_id", "error", "scoring"}
 _TEXT |= {"python", "spatial_eval", "torch", "transformers", "device"}  # a version or a commit may look like a number
 _TEXT |= {"dtype", "preset", "decoding", "revision", "arm", "arms", "framing", "generations"}
@@ -261,8 +262,9 @@ class SplitAnswers:
     """Hold the stored answers to the questions of one split of one experiment; N questions in row order.
 
     Attributes:
-        questions: (N, QUESTION) as text. arms: graded columns (N,) by arm. cluster: (N,) codes of questions that share
-            a set, a pair or an image: they are drawn and tested together.
+        questions: (N, QUESTION) as text; `golds` too, JSON where a question has several, unless an earlier version
+            wrote the folder. arms: graded columns (N,) by arm. cluster: (N,) codes of questions that share a set, a
+            pair or an image: they are drawn and tested together.
         predictions: the option read from each answer, by arm (N,); "" for none or several.
     """
 
@@ -491,7 +493,7 @@ class _Columns:
         self._numbers: dict[str, NDArray[Any]] = {}
         self._codes: dict[str, tuple[NDArray[Any], NDArray[Any]]] = {}
         names = read_footer(content).schema.names
-        for name in (*EXPERIMENT_COLUMNS, *QUESTION, *ANSWER, *BASELINE):
+        for name in (*EXPERIMENT_COLUMNS, *QUESTION, GOLDS, *ANSWER, *BASELINE):
             if name not in names:
                 continue
             column = read_parquet(content, [name])[name]  # one at a time: together they take gigabytes
@@ -539,9 +541,9 @@ def _collect_answers(table: _Columns, rows: NDArray[intp]) -> SplitAnswers:
     """Collect all answers of one experiment from its rows."""
     numbers = table.values("row", rows)
     _, first, place = np.unique(numbers, return_index=True, return_inverse=True)
-    columns = {name: table.values(name, rows[first]) for name in QUESTION}
+    columns = {name: table.values(name, rows[first]) for name in (*QUESTION, GOLDS) if name in table}
     questions = pd.DataFrame({name: pd.Series(values) for name, values in columns.items()}).fillna("")
-    questions = questions.astype({name: "str" for name in QUESTION if name != "row"})
+    questions = questions.astype({name: "str" for name in columns if name != "row"})
     arms: dict[Arm, Graded] = {}
     texts: dict[Arm, NDArray[Any]] = {}
     predictions: dict[Arm, NDArray[Any]] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,12 +25,16 @@ from spatial_eval.core.paths import OutputPaths
 from spatial_eval.core.types import Generation
 from spatial_eval.core.validate import changed_values
 from spatial_eval.core.version import VERSION
+from spatial_eval.methods.controls import FORCED_YES
 from spatial_eval.report import sheets, tables
 from spatial_eval.store.generations import ExperimentKey, Store, StoredRecord, read_lines
+
+log = logging.getLogger(__name__)
 
 CARD = Path(__file__).with_name("card.md")  # with fields in braces
 QUESTION_FIELDS = ("row", "sample_id", "question", "gold", "split")
 COLUMNS = (*EXPERIMENT_COLUMNS, *QUESTION_FIELDS, *ARM_FIELDS, *GENERATION_FIELDS)
+COMPUTED = {FORCED_YES.label}  # labels of arms that are computed from stored answers
 READERS = {  # by format; pandas' own guesses lose digits and turn ids into numbers
     "jsonl": "read_json('{file}', lines=True, precise_float=True, dtype={{'sample_id': str}})",
     "parquet": "read_parquet('{file}')",
@@ -44,16 +49,20 @@ class Export:
         rows: COLUMNS by name, without values at their default.
         experiments: labels, counts and identity by name of the folder in the store.
         versions: of the packages that computed the answers. cells: rows of results.csv, or none.
+        left_out: number of answers by label of an arm that is computed from stored answers, which has no rows.
     """
 
     rows: Sequence[Mapping[str, Any]]
     experiments: Mapping[str, Mapping[str, Any]]
     versions: Sequence[Mapping[str, str]]
     cells: Sequence[Mapping[str, Any]]
+    left_out: Mapping[str, int]
 
 
 def gather_rows(output: Path, name: str | None) -> Export:
     """Gather the answers of a sweep (default: the latest), or of an experiment from all sweeps that used it.
+
+    An arm that is computed from stored answers is left out: no store holds it, and tables get it from those answers.
 
     Raises:
         ConfigError: no sweep has this name, or none used the experiment.
@@ -69,6 +78,7 @@ def gather_rows(output: Path, name: str | None) -> Export:
     versions: list[dict[str, str]] = []
     cells: list[dict[str, Any]] = []
     errors: set[tuple[str, ...]] = set()
+    computed: dict[str, set[tuple[Any, ...]]] = {}
     for sweep, places in users.items():
         data = sweep_data.read_sweep_data(sweep)
         listed = [] if is_experiment else data.cells.to_dict("records")
@@ -87,23 +97,33 @@ def gather_rows(output: Path, name: str | None) -> Export:
             ran = {column: about[column] for column in ("dataset", "model", *VERSIONS, "device")}
             versions += [ran] if ran not in versions else []
             answers, stored = data.experiments.get(tuple(labels.values())), _read_stored(store, key)
-            for question, arm, generation in _list_answers(answers, stored, place) if answers else ():
+            if answers is None:
+                continue
+            for arm, graded in answers.arms.items():
+                if arm.against == "stored":
+                    numbers = answers.questions["row"][graded.signals.answered]
+                    computed.setdefault(arm.label, set()).update((place, row) for row in numbers)
+            for question, arm, generation in _list_answers(answers, stored, place):
                 rows.setdefault((place, question["row"], arm), {**labels, **question, **arm.values, **generation})
     for place, about in experiments.items():
         answered = [(row["sample_id"], arm) for (folder, _, arm), row in rows.items() if folder == place]
         about["questions"], about["answers"] = len({sample_id for sample_id, _ in answered}), len(answered)
         failed = {error[2:] for error in errors if error[:2] == (about["dataset"], about["model"])}
+        failed = {error for error in failed if error[1] not in COMPUTED}
         about["failed"] = len(failed - {(sample_id, arm.label) for sample_id, arm in answered})
         about["arms"] = [arm.label for arm in sorted({arm for _, arm in answered})]
-    return Export([rows[key] for key in sorted(rows)], experiments, versions, cells)
+    left_out = {label: len(answered) for label, answered in computed.items()}
+    return Export([rows[key] for key in sorted(rows)], experiments, versions, cells, left_out)
 
 
 def _list_answers(
     answers: sweep_data.SplitAnswers, stored: Mapping[tuple[str, Arm], Sequence[Generation]], place: str
 ) -> Iterator[tuple[dict[str, Any], Arm, dict[str, Any]]]:
-    """Yield (question, arm, what is stored of the answer) for each answer that the sweep's table shows."""
+    """Yield (question, arm, what is stored of the answer) for each stored answer that the sweep's table shows."""
     questions = answers.questions[list(QUESTION_FIELDS)].to_dict("records")
     for arm, graded in answers.arms.items():
+        if arm.against == "stored":
+            continue
         for i in np.flatnonzero(graded.signals.answered):
             question = {str(column): value for column, value in questions[i].items()}
             text, confidence = answers.texts[arm][i], sweep_data.none_if_empty(float(graded.signals.max_prob[i]))
@@ -175,6 +195,8 @@ def write_card(file: str, export: Export) -> str:
             "(`dataset.scoring`, docs/results.md of spatial_eval): "
             f"{', '.join(f'{dataset}: `{rule}`' for dataset, rule in rules)}.\n"
         )
+        if export.left_out:
+            accuracies += f"\nWithout rows here, as computed from those of base: {', '.join(export.left_out)}.\n"
     return CARD.read_text("utf8").format(
         file=file,
         rows=len(export.rows),
@@ -260,5 +282,7 @@ def run_export(parsed: argparse.Namespace) -> None:
     export = gather_rows(parsed.output_dir, parsed.what)
     paths = write_export(parsed.out, export, parsed.form or parsed.format)
     failed = sum(about["failed"] for about in export.experiments.values())
+    for label, count in export.left_out.items():
+        log.warning("left out: %s answers of %s, which runs compute from those of base", f"{count:,}", label)
     sys.stdout.write(f"{len(export.rows):,} answers, {failed:,} failed; experiments: {len(export.experiments)}\n")
     sys.stdout.write("".join(f"{path}\n" for path in paths))

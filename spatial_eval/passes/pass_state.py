@@ -71,9 +71,17 @@ class PassState:
         return [failures[pair] for pair in wanted if pair in failures]
 
     @property
+    def unanswered(self) -> Sequence[Failure]:
+        """List those of `missing` that the model itself answers, not a rule over stored answers."""
+        return [failure for failure in self.missing if failure.arm.against != "stored"]
+
+    @property
     def remedy(self) -> str:
-        """Return what brings the answers with recorded errors where no job can compute them; "" where one can."""
-        return find_remedy(self.work.experiment.model) if self.missing else ""
+        """Return what brings the model's answers with recorded errors where no job can compute them; "" where one can.
+
+        An arm that is computed from stored answers is not the model's: nothing that it lacks brings those.
+        """
+        return find_remedy(self.work.experiment.model) if self.unanswered else ""
 
 
 def inspect_pass(work: Pass, places: Places, *, retry: bool = False, rows: range | None = None) -> PassState:

@@ -40,6 +40,9 @@ from spatial_eval.tracking import process
 
 log = logging.getLogger(__name__)
 
+# The next step where all that is missing was to be computed from stored answers.
+UNCOMPUTABLE = "no command brings them: they follow from stored answers, which do not suffice"
+
 
 def launch_sweep(arguments: Sequence[str], *, multirun: bool, own: Path | None = None) -> int:
     """Run or plan a command line; return the exit code. Raises SpatialEvalError before it runs.
@@ -191,7 +194,8 @@ def run_request(request: SweepRequest, states: dict[Experiment, PassState]) -> i
     for model in {state.work.experiment.model: None for state in states.values() if state.todo}:
         if isinstance(model, HF):
             verify_files(model, request.launcher)
-    for name, skipped, remedy in [(state.name, state.skipped, state.remedy) for state in states.values()]:
+    left_alone = [(state.name, len(state.unanswered), state.remedy) for state in states.values() if state.skipped]
+    for name, skipped, remedy in left_alone:
         if skipped:
             advice = remedy or "retry=true computes them again"
             log.warning("%s: %s recorded errors are left alone; %s", name, f"{skipped:,}", advice)
@@ -224,8 +228,9 @@ def run_request(request: SweepRequest, states: dict[Experiment, PassState]) -> i
     for line in [*failures, *summarise_failures(results.failures)]:
         log.error("failed: %s", line)
     if results.missing:
-        remedies = [state.remedy for state in after.values() if state.todo or state.missing]
-        log.error("incomplete: %s answers are missing; %s", f"{results.missing:,}", advise(remedies, to_fix=to_fix))
+        remedies = [state.remedy for state in after.values() if state.todo or state.unanswered]
+        step = advise(remedies, to_fix=to_fix) if remedies or to_fix else UNCOMPUTABLE
+        log.error("incomplete: %s answers are missing; %s", f"{results.missing:,}", step)
     for line in metrics.describe_mixtures(results.passes).values():
         log.warning("%s", line)
     gathered = gather_attention(request.folder, list(after.values()), places)

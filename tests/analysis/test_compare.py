@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.stats
-from conftest import parquet_bytes, reseal
+from conftest import parquet_bytes, questions, recordings, reseal, write_lines
 
 import spatial_eval
 from spatial_eval.analysis.compare import compare, format_label, read_side
@@ -200,3 +201,79 @@ def test_what_is_left_out_is_counted_in_words(ids, tmp_path) -> None:
 def test_labels_distinguish_cells(values, label) -> None:
     row = {"weight": np.nan, "weight1": 0.5, "weight2": 2.0, "threshold": 0.4, "settings": ""}
     assert format_label("abcdefgh", pd.Series(row | values)) == label
+
+
+def test_answers_that_are_graded_by_other_gold_answers_are_not_compared(launch, cli, tmp_path) -> None:
+    """As where gold answers were corrected between two sweeps over the same questions."""
+    rows, swap = questions(40), {"Left": "Right", "Right": "Left"}
+    recorded = write_lines(tmp_path / "recorded.jsonl", recordings(rows, "quiz"))
+    given = ["dataset=file", f"dataset.path={tmp_path / 'quiz.jsonl'}", "model=recorded", "split=all"]
+    given += [f"model.path={recorded}", "-m"]
+    for record in (lines := [json.loads(line) for line in recorded.read_text().splitlines()]):
+        del record["gold"]  # it is checked against the questions'
+    write_lines(recorded, lines)
+    write_lines(tmp_path / "quiz.jsonl", rows)
+    older = [*given, "method=base", "name=aa"]
+    assert launch(*older).returncode == 0
+    changed = [{**row, "answer": [swap.get(row["answer"][0], row["answer"][0])]} for row in rows]
+    write_lines(tmp_path / "quiz.jsonl", changed)
+    assert launch(*given, "method=base,scaling_vis", "weight=0.5", "name=bb").returncode == 0
+    done = cli("compare", "aa:method=base", "bb:method=base")
+    assert (done.returncode, done.stdout) == (1, "")
+    said = re.fullmatch(
+        r"error: 20 of the 40 questions that \w+ base and \w+ base share have another gold answer, as question 0: run "
+        r"the command of the older sweep again: its answers are kept and its tables graded anew\n",
+        done.stderr,
+    )
+    assert said, done.stderr
+    again = launch(*older)
+    assert "nothing to compute" in again.stderr
+    (row,) = csv.DictReader(cli("compare", "aa:method=base", "bb:method=base", "--format", "csv").stdout.splitlines())
+    assert (row["n"], row["fixed"], row["broken"]) == ("40", "0", "0")
+
+
+def test_several_gold_answers_are_compared_in_any_order_and_as_far_as_they_are_known(ids, tmp_path) -> None:
+    out = tmp_path / "out"
+
+    def give(name: str, first: str, golds: str | None) -> None:
+        def change(frame: pd.DataFrame) -> pd.DataFrame:
+            if golds is None:
+                return frame.assign(gold=first).drop(columns="golds", errors="ignore")
+            return frame.assign(gold=first, golds=golds)
+
+        rewrite(out / "sweeps" / name, change)
+
+    def pair() -> int:
+        (row,) = compare(*(read_side(f"{name}:method=base,split=test", out) for name in ids))
+        return int(row["n"])
+
+    give(ids[0], "two", '["two", "2"]')
+    give("other", "2", '["2", "two"]')
+    assert pair() == 32
+    give("other", "two", "")
+    with pytest.raises(ConfigError, match=r"^32 of the 32 questions that .* have another gold answer, as question "):
+        pair()
+    for damaged in ("[", "3", "[[]]"):
+        give("other", "two", damaged)
+        with pytest.raises(ConfigError, match=r"^32 of the 32 questions"):
+            pair()
+    give("other", "two", None)  # as an earlier version wrote it
+    assert pair() == 32
+    give("other", "2", None)
+    with pytest.raises(ConfigError, match=r"^32 of the 32 questions"):
+        pair()
+
+
+def test_the_same_texts_of_two_datasets_under_other_gold_answers_are_other_questions(ids, tmp_path) -> None:
+    out = tmp_path / "out"
+    folder = out / "sweeps" / "other"
+    for name in ("results.csv", "by_relation.csv", "sweep.json"):
+        (folder / name).write_text((folder / name).read_text().replace("quiz", "poll"))
+    rewrite(folder, lambda frame: frame.assign(dataset="poll", gold="up"))
+    with pytest.raises(ConfigError, match=r"quiz and poll ask other questions: compare cells of one dataset$"):
+        compare(
+            *(
+                read_side(f"{name}:dataset={dataset},method=base,split=test", out)
+                for name, dataset in zip(ids, ("quiz", "poll"), strict=True)
+            )
+        )

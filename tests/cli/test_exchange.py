@@ -380,6 +380,59 @@ def test_what_the_export_leaves_at_its_default_is_taken_away(
     )
 
 
+@pytest.fixture
+def forced(tmp_path: Path, launch: Run) -> list[str]:
+    """The dataset of a sweep in tmp_path/out over base and forced_yes, which cannot be computed for five of 40."""
+    rows: list[dict[str, object]] = []
+    lines: list[dict[str, object]] = []
+    for i in range(40):
+        gold, said = ("yes", "no")[i % 2], ("yes", "no")[i % 3 % 2]
+        rows.append({"id": f"y{i}", "question": f"Is it {i}?", "answer": [gold], "options": ["yes", "no"]})
+        sure = 0.5 + i / 80
+        probs = {said: sure, "no" if said == "yes" else "yes": 1 - sure}
+        lines.append({"dataset": "polls", "row": i, "confidence": sure, "generation": {"1": said}})
+        lines[-1] |= {"option_probs": {"1": probs}} if i % 8 else {}
+    quiz, recorded = write_lines(tmp_path / "polls.jsonl", rows), write_lines(tmp_path / "recorded.jsonl", lines)
+    dataset = ["dataset=file", f"dataset.path={quiz}"]
+    done = launch("-m", *dataset, "model=recorded", f"model.path={recorded}", "split=all", "method=base,forced_yes")
+    assert done.returncode == 3
+    assert [(c["method"], c["n"], c["missing"]) for c in cells(Path(done.stdout.splitlines()[-1]).parent)] == [
+        ("base", "40", "0"),
+        ("forced_yes", "35", "5"),
+    ]
+    step = "no command brings them: they follow from stored answers, which do not suffice"
+    assert f"incomplete: 5 answers are missing; {step}\n" in done.stderr
+    assert "add what" not in done.stderr
+    assert "left alone" not in done.stderr
+    return dataset
+
+
+@pytest.mark.parametrize("form", ["jsonl", "parquet", "lmms", "vlmevalkit", "inspect"])
+def test_a_control_is_left_out_of_an_export_and_computed_again(
+    form: str,
+    forced: list[str],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    output, folder, there = tmp_path / "out", tmp_path / "shared", tmp_path / "there"
+    kind = "--format" if form in export_answers.READERS else "--as"
+    assert main.main(["export", kind, form, "--out", str(folder), "--output-dir", str(output)]) == 0
+    assert "40 answers, 0 failed; experiments: 1\n" in capsys.readouterr().out
+    assert caplog.messages[-1] == "left out: 35 answers of forced_yes, which runs compute from those of base"
+    if kind == "--format":
+        card = (folder / "README.md").read_text("utf8")
+        assert "Without rows here, as computed from those of base: forced_yes." in card
+        assert "| polls | recorded | 100 | 40 | 40 | 0 | 1 |" in card
+    dataset, override = forced
+    given = (folder, "--dataset", dataset.removeprefix("dataset="), override, "--output-dir", there)
+    assert bring(capsys, *given)[0] == 0
+    run = command("launch.py", f"output_dir={there}")
+    done = run("-m", *forced, "model=imported", "model.name=recorded", "split=all", "method=base,forced_yes")
+    assert done.returncode == 3
+    assert cells(find_sweep(there, None)) == cells(find_sweep(output, None))
+
+
 def test_an_answer_that_the_store_no_longer_holds_is_not_exported() -> None:
     stored = [Generation("3", BASE, "On"), Generation("3", BASE, "Left", confidence=0.5)]
     assert export_answers.pick_generation(stored, "Left", 0.5, "t", "3") == {"text": "Left", "confidence": 0.5}
