@@ -50,6 +50,7 @@ class Export:
         experiments: labels, counts and identity by name of the folder in the store.
         versions: of the packages that computed the answers. cells: rows of results.csv, or none.
         left_out: number of answers by label of an arm that is computed from stored answers, which has no rows.
+        several_golds: number of questions with several gold answers, of which rows hold the first.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -57,6 +58,7 @@ class Export:
     versions: Sequence[Mapping[str, str]]
     cells: Sequence[Mapping[str, Any]]
     left_out: Mapping[str, int]
+    several_golds: int = 0
 
 
 def gather_rows(output: Path, name: str | None) -> Export:
@@ -79,6 +81,7 @@ def gather_rows(output: Path, name: str | None) -> Export:
     cells: list[dict[str, Any]] = []
     errors: set[tuple[str, ...]] = set()
     computed: dict[str, set[tuple[Any, ...]]] = {}
+    several: set[tuple[Any, ...]] = set()
     for sweep, places in users.items():
         data = sweep_data.read_sweep_data(sweep)
         listed = [] if is_experiment else data.cells.to_dict("records")
@@ -99,6 +102,9 @@ def gather_rows(output: Path, name: str | None) -> Export:
             answers, stored = data.experiments.get(tuple(labels.values())), _read_stored(store, key)
             if answers is None:
                 continue
+            if sweep_data.GOLDS in answers.questions:
+                numbers = answers.questions["row"][answers.questions[sweep_data.GOLDS] != ""]
+                several |= {(place, row) for row in numbers}
             for arm, graded in answers.arms.items():
                 if arm.against == "stored":
                     numbers = answers.questions["row"][graded.signals.answered]
@@ -113,7 +119,7 @@ def gather_rows(output: Path, name: str | None) -> Export:
         about["failed"] = len(failed - {(sample_id, arm.label) for sample_id, arm in answered})
         about["arms"] = [arm.label for arm in sorted({arm for _, arm in answered})]
     left_out = {label: len(answered) for label, answered in computed.items()}
-    return Export([rows[key] for key in sorted(rows)], experiments, versions, cells, left_out)
+    return Export([rows[key] for key in sorted(rows)], experiments, versions, cells, left_out, len(several))
 
 
 def _list_answers(
@@ -284,5 +290,10 @@ def run_export(parsed: argparse.Namespace) -> None:
     failed = sum(about["failed"] for about in export.experiments.values())
     for label, count in export.left_out.items():
         log.warning("left out: %s answers of %s, which runs compute from those of base", f"{count:,}", label)
+    if parsed.form and export.several_golds:
+        log.warning(
+            "questions with several gold answers: %s; --as %s holds the first of each, and its program knows no other",
+            *(f"{export.several_golds:,}", parsed.form),
+        )
     sys.stdout.write(f"{len(export.rows):,} answers, {failed:,} failed; experiments: {len(export.experiments)}\n")
     sys.stdout.write("".join(f"{path}\n" for path in paths))

@@ -433,6 +433,25 @@ def test_a_control_is_left_out_of_an_export_and_computed_again(
     assert cells(find_sweep(there, None)) == cells(find_sweep(output, None))
 
 
+@pytest.mark.parametrize(("form", "said"), [("lmms", True), ("jsonl", False)])
+def test_other_programs_know_one_gold_answer(
+    form: str, said: bool, tmp_path: Path, launch: Run, caplog: pytest.LogCaptureFixture
+) -> None:
+    gold = {"question": "How many?", "options": ["2", "3"]}
+    rows = [{"id": "a", "answer": ["2", "two"]} | gold, {"id": "b", "answer": ["3"]} | gold]
+    lines = [{"dataset": "polls", "row": i, "confidence": 0.5, "generation": {"1": "two"}} for i in range(2)]
+    quiz, recorded = write_lines(tmp_path / "polls.jsonl", rows), write_lines(tmp_path / "recorded.jsonl", lines)
+    given = ["dataset=file", f"dataset.path={quiz}", "model=recorded", f"model.path={recorded}", "split=all"]
+    assert launch(*given).returncode == 0
+    kind = "--format" if form in export_answers.READERS else "--as"
+    words = ["export", kind, form, "--out", str(tmp_path / "shared"), "--output-dir", str(tmp_path / "out")]
+    assert main.main(words) == 0
+    several = (
+        "questions with several gold answers: 1; --as lmms holds the first of each, and its program knows no other"
+    )
+    assert (several in caplog.messages) == said
+
+
 def test_an_answer_that_the_store_no_longer_holds_is_not_exported() -> None:
     stored = [Generation("3", BASE, "On"), Generation("3", BASE, "Left", confidence=0.5)]
     assert export_answers.pick_generation(stored, "Left", 0.5, "t", "3") == {"text": "Left", "confidence": 0.5}
