@@ -165,7 +165,7 @@ def print_selection(parsed: argparse.Namespace) -> None:
     files = read_sweep_data(find_sweep(parsed.output_dir, parsed.sweep))
     chosen = selection.select_settings(files, on=parsed.on, report=parsed.report, metric=parsed.metric)
     rows = selection.selection_rows(chosen)
-    _print_rows_or_sheet(parsed.format, selection.FIELDS, rows, report_tables.selection_sheet(chosen))
+    _print_rows_or_sheet(parsed.format, selection.FIELDS, rows, report_tables.selection_sheet(files, chosen))
 
 
 def rebuild_report(parsed: argparse.Namespace) -> None:

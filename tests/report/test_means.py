@@ -198,7 +198,7 @@ def test_no_seed_is_named_where_a_mean_stands(drawn: SweepData, chosen: list[sel
     for s in chosen:
         assert "seed" not in tables.label_method(s.setting)
     sheets = [*tables.paper_sheets(drawn, chosen), *tables.relation_sheets(drawn, chosen)]
-    sheets.append(tables.selection_sheet([s for s in chosen if s.dataset == "quiz"]))
+    sheets.append(tables.selection_sheet(drawn, [s for s in chosen if s.dataset == "quiz"]))
     for sheet in sheets:
         assert not re.search(r"seed=\d|one of its seeds", json.dumps([sheet.rows, sheet.notes]))
         assert MEAN in json.dumps([sheet.rows, sheet.notes])
