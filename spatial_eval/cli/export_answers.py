@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from spatial_eval.analysis import sweep_data
+from spatial_eval.analysis.metrics import spell_defaults
 from spatial_eval.cli.answer_forms import ARM_FIELDS, GENERATION_FIELDS, WRITTEN_FORMS, write_forms
 from spatial_eval.cli.arguments import OUTPUT_DIR, Commands
 from spatial_eval.core.arms import Arm
@@ -43,7 +44,8 @@ class Export:
     Attributes:
         rows: COLUMNS by name, without values at their default.
         experiments: labels, counts and identity by name of the folder in the store.
-        versions: of the packages that computed the answers. cells: rows of results.csv, or none.
+        versions: of the packages that computed the answers. cells: rows of results.csv, with defaults
+            where others have another value, or none.
     """
 
     rows: Sequence[Mapping[str, Any]]
@@ -72,7 +74,8 @@ def gather_rows(output: Path, name: str | None) -> Export:
     for sweep, places in users.items():
         data = sweep_data.read_sweep_data(sweep)
         listed = [] if is_experiment else data.cells.to_dict("records")
-        cells += [{str(column): sweep_data.none_if_empty(value) for column, value in cell.items()} for cell in listed]
+        known = [{str(column): sweep_data.none_if_empty(value) for column, value in cell.items()} for cell in listed]
+        cells += spell_defaults(known, None if is_experiment else data.methods)
         with sweep_data.translate_damage(sweep):
             errors |= set(data.failures[["dataset", "model", "sample_id", "arm"]].itertuples(index=False, name=None))
         for row in data.passes.to_dict("records"):

@@ -24,7 +24,7 @@ from spatial_eval.analysis.metrics import (
     format_settings,
     label_method,
     list_arms,
-    spell_settings,
+    spell_defaults,
     strict_gap,
 )
 from spatial_eval.analysis.selection import (
@@ -321,18 +321,21 @@ def results_table(
     chosen: Sequence[Selected] | None = None,
     files: SweepData | None = None,
     width: int | None = None,
+    methods: Sequence[Method] | None = None,
 ) -> str:
     """Format cells for a terminal with notes; of more than MAX_ROWS cells only those in `chosen`, if given, with marks.
 
     Args:
         files: the rows' sweep; None where it cannot be read: settings and thresholds are then described less.
         width: as for format_text.
+        methods: of the rows; None = those of `files`.
     """
+    if files is not None and methods is None:
+        methods = files.methods
     cells, notes = list(range(len(rows))), describe_equal_cells(rows, files.parts if files else None)
     marks: list[dict[str, Any]] = [{} for _ in cells]
-    methods: list[Method] | None = None
     if chosen is not None and len(rows) > MAX_ROWS:
-        cells, methods = [s.cell for s in chosen], [s.setting for s in chosen]
+        cells, methods = [s.cell for s in chosen], methods and [s.setting for s in chosen]
         marks = [
             {
                 **(_show_mean(files, s) if s.mean and files else {}),
@@ -342,9 +345,9 @@ def results_table(
             for s in chosen
         ]
         notes = [f"{len(rows):,} cells; the best of each method is shown", *notes]
+    if methods is not None:
+        marks = spell_defaults(marks, methods)
     if files is not None:
-        spelled = spell_settings([files.methods[cell] for cell in cells] if methods is None else methods)
-        marks = [{**mark, "settings": text} for mark, text in zip(marks, spelled, strict=True)]
         notes += _describe_seeds(files)
         notes += _describe_templates(files, {rows[cell]["dataset"] for cell in cells})
         if any(cell.get("asked") is False for cell in files.about["cells"]):
