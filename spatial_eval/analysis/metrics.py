@@ -389,6 +389,13 @@ def spell_settings(methods: Sequence[Method]) -> list[str]:
     return spelled
 
 
+def spell_defaults(rows: Sequence[Mapping[str, Any]], methods: Sequence[Method] | None) -> list[dict[str, Any]]:
+    """Return rows with `settings` as spell_settings formats those of their methods; as they are without methods."""
+    if methods is None:
+        return [dict(row) for row in rows]
+    return [{**row, "settings": text} for row, text in zip(rows, spell_settings(methods), strict=True)]
+
+
 def format_hyperparameters(row: Mapping[str, Any]) -> str:
     """Format a row's hyperparameters, `w1=0.5 w2=1.5 t=0.4 margin alpha=0.2`; "" for base.
 

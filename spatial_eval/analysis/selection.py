@@ -465,11 +465,11 @@ def build_setting_row(files: SweepData, seeds: Sequence[int]) -> dict[str, Any]:
     return row | (test.gain.columns("vs_base") if test.gain else {})
 
 
-def best_controls(chosen: Iterable[Selected]) -> dict[tuple[str, str], Selected]:
-    """Return, per dataset and model, the control (methods.controls) with the largest gain on base, its seeds' mean."""
-    best: dict[tuple[str, str], Selected] = {}
+def best_controls(files: SweepData, chosen: Iterable[Selected]) -> dict[tuple[Any, ...], Selected]:
+    """Return the control (methods.controls) of each part (SweepData.keys) that gains most on base, its seeds' mean."""
+    best: dict[tuple[Any, ...], Selected] = {}
     for s in chosen:
-        place = s.dataset, s.model
+        place = files.keys[s.cell]
         if s.family in CONTROLS and s.test.gain is not None:
             now = best.get(place)
             if now is None or now.test.gain is None or s.test.gain.value > now.test.gain.value:

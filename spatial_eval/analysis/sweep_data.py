@@ -11,7 +11,7 @@ import io
 import logging
 import math
 import shlex
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -428,6 +428,26 @@ def read_sweep_data(folder: Path) -> SweepData:
         raise DataError(f"{folder}/samples.parquet is of an older version (no {lacking[0]}): run its command again")
     data = SweepData(folder, about, cells, relations, tables["samples.parquet"], passes, failures, methods)
     return data if set(AGAINST) <= set(cells) else replace(data, cells=cells.assign(**_compute_gains(data)))
+
+
+def match_methods(about: Mapping[str, Any], rows: Iterable[Mapping[str, Any]]) -> list[Method] | None:
+    """Return the method of each row of a sweep's tables, read as texts or typed, from sweep.json.
+
+    None where sweep.json does not tell that of every row, as where a method's package is not installed.
+    """
+    try:
+        known = {}
+        for key, method in methods_by_row(about).items():
+            known[_method_key(dict(zip(IDENTITY, key, strict=True)))] = method
+        return [known[_method_key(row)] for row in rows]
+    except DAMAGE:
+        return None
+
+
+def _method_key(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return the columns of a row that tell its method, numbers as numbers."""
+    values = ((name, none_if_empty(row.get(name))) for name in ("method", *NAMED, "settings"))
+    return tuple(value if value is None or name in _TEXT else float(value) for name, value in values)
 
 
 def _compute_gains(files: SweepData) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from spatial_eval.analysis import sweep_data
+from spatial_eval.analysis.metrics import spell_defaults
 from spatial_eval.cli.answer_forms import ARM_FIELDS, GENERATION_FIELDS, WRITTEN_FORMS, write_forms
 from spatial_eval.cli.arguments import OUTPUT_DIR, Commands
 from spatial_eval.core.arms import Arm
@@ -48,7 +49,8 @@ class Export:
     Attributes:
         rows: COLUMNS by name, without values at their default.
         experiments: labels, counts and identity by name of the folder in the store.
-        versions: of the packages that computed the answers. cells: rows of results.csv, or none.
+        versions: of the packages that computed the answers. cells: rows of results.csv, with defaults
+            where others have another value, or none.
         left_out: number of answers by label of an arm that is computed from stored answers, which has no rows.
         several_golds: number of questions with several gold answers, of which rows hold the first.
     """
@@ -85,7 +87,8 @@ def gather_rows(output: Path, name: str | None) -> Export:
     for sweep, places in users.items():
         data = sweep_data.read_sweep_data(sweep)
         listed = [] if is_experiment else data.cells.to_dict("records")
-        cells += [{str(column): sweep_data.none_if_empty(value) for column, value in cell.items()} for cell in listed]
+        known = [{str(column): sweep_data.none_if_empty(value) for column, value in cell.items()} for cell in listed]
+        cells += spell_defaults(known, None if is_experiment else data.methods)
         with sweep_data.translate_damage(sweep):
             errors |= set(data.failures[["dataset", "model", "sample_id", "arm"]].itertuples(index=False, name=None))
         for row in data.passes.to_dict("records"):

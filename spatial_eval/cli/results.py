@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from spatial_eval.analysis import selection
-from spatial_eval.analysis.metrics import label_arm
+from spatial_eval.analysis.metrics import label_arm, spell_defaults
 from spatial_eval.analysis.sweep_data import (
     find_sweep,
+    match_methods,
     parse_table_rows,
     read_files,
     read_sweep_data,
@@ -27,6 +28,8 @@ from spatial_eval.report import tables as report_tables
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from spatial_eval.core.types import Method
 
 SAMPLE_FORMATS = ("table", "csv", "jsonl", "md")
 MAX_SHOWN = 20  # samples of table and md without --limit
@@ -103,7 +106,8 @@ def print_results(parsed: argparse.Namespace) -> int:
         return _print_rules(folder, parsed)
     if parsed.by == "framing":
         return _print_framings(folder, parsed)
-    tables = read_files(folder).tables
+    read = read_files(folder)
+    tables = read.tables
     by_relation = parsed.by == "relation"
     flat = parsed.cells or parsed.format in ("csv", "json")
     with translate_damage(folder):
@@ -114,7 +118,8 @@ def print_results(parsed: argparse.Namespace) -> int:
             names = table.decode().partition("\n")[0].split(",")
             print_output(sheets.format_csv(parse_table_rows(table), names))
         elif flat:
-            _print_rows(parsed.format, parse_table_rows(table))
+            rows = parse_table_rows(table)
+            _print_rows(parsed.format, rows, match_methods(read.about, rows))
     if not flat:
         files = read_sweep_data(folder)
         chosen = selection.picks(files)
@@ -132,8 +137,10 @@ def _print_rules(folder: Path, parsed: argparse.Namespace) -> int:
 
     if parsed.by is not None or parsed.cells:
         raise ConfigError(f"--rule prints cells: leave {'--by' if parsed.by else '--cells'} away")
-    rows = rule_rows(read_sweep_data(folder), list(dict.fromkeys(parsed.rule.split(","))))
-    sheet = report_tables.results_sheet(rows, report_tables.RULE_COLUMNS)
+    files = read_sweep_data(folder)
+    rows = rule_rows(files, list(dict.fromkeys(parsed.rule.split(","))))
+    spelled = spell_defaults(rows, match_methods(files.about, rows))
+    sheet = report_tables.results_sheet(spelled, report_tables.RULE_COLUMNS)
     _print_rows_or_sheet(parsed.format, list(rows[0]), rows, sheet)
     return INCOMPLETE if any(row["missing"] for row in rows) else COMPLETE
 
@@ -148,7 +155,8 @@ def _print_framings(folder: Path, parsed: argparse.Namespace) -> int:
     rows = framing_rows(files, find_groups(files))
     if not rows:
         raise ConfigError(f"sweep {folder.name} asks no data set in two forms: dataset.framing=null,letters makes two")
-    _print_rows_or_sheet(parsed.format, FRAMED, rows, framing_sheet(rows))
+    spelled = spell_defaults(rows, match_methods(files.about, rows))
+    _print_rows_or_sheet(parsed.format, FRAMED, rows, framing_sheet(spelled))
     return INCOMPLETE if (files.cells["missing"] > 0).any() else COMPLETE
 
 
@@ -165,7 +173,7 @@ def print_selection(parsed: argparse.Namespace) -> None:
     files = read_sweep_data(find_sweep(parsed.output_dir, parsed.sweep))
     chosen = selection.select_settings(files, on=parsed.on, report=parsed.report, metric=parsed.metric)
     rows = selection.selection_rows(chosen)
-    _print_rows_or_sheet(parsed.format, selection.FIELDS, rows, report_tables.selection_sheet(chosen))
+    _print_rows_or_sheet(parsed.format, selection.FIELDS, rows, report_tables.selection_sheet(files, chosen))
 
 
 def rebuild_report(parsed: argparse.Namespace) -> None:
@@ -197,11 +205,13 @@ def _print_rows_or_sheet(
         _print_rows(form, [{name: empty if row[name] is None else row[name] for name in names} for row in rows])
 
 
-def _print_rows(form: str, rows: sheets.Rows) -> None:
+def _print_rows(form: str, rows: sheets.Rows, methods: Sequence[Method] | None = None) -> None:
+    """Print rows of a table; for people with the defaults of their `methods` beside other values, where known."""
     if form == "table":
-        print_output(report_tables.results_table(rows, width=terminal_width()))
+        print_output(report_tables.results_table(rows, width=terminal_width(), methods=methods))
     else:
-        print_output(report_tables.ROW_FORMATS[form](rows))
+        shown = spell_defaults(rows, methods) if form in sheets.SHEET_FORMATS else rows
+        print_output(report_tables.ROW_FORMATS[form](shown))
 
 
 def print_samples(parsed: argparse.Namespace) -> int:

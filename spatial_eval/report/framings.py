@@ -30,7 +30,7 @@ from spatial_eval.core.types import Method
 from spatial_eval.methods.routing import Base
 from spatial_eval.report import figures
 from spatial_eval.report.sheets import Sheet, format_csv, format_number
-from spatial_eval.report.tables import label_runs
+from spatial_eval.report.tables import label_part, label_runs
 
 MAX_GROUPS = 12  # data sets and models on a page
 MAX_METHODS = 3  # beside base
@@ -83,6 +83,7 @@ def _show_group(files: SweepData, group: FramingGroup, chosen: Sequence[Runs]) -
     accuracies, gains, shares = ({label_runs(runs): read(files, group, runs) for runs in settings} for read in READERS)
     gains = {name: values for name, values in gains.items() if values}
     shares = {name: values for name, values in shares.items() if values}
+    part = group.dataset, group.model, group.max_new_tokens, group.split, group.limit
     drawn = [figures.form_figure("Accuracy above chance, in percent", accuracies, "0 is guessing, 100 all right.")]
     if gains:
         drawn.append(figures.form_figure("Points against base, by form", gains, "On the same questions.", signed=True))
@@ -91,7 +92,7 @@ def _show_group(files: SweepData, group: FramingGroup, chosen: Sequence[Runs]) -
         drawn.append(figures.form_figure("The image's share, in percent", shares, note))
     first = next((runs[0] for runs in settings if len(runs) == 1), None)
     return {
-        "title": f"{group.dataset}, {group.split}",
+        "title": f"{label_part(part, files.keys)}, {group.split}",
         "model": group.model,
         "figures": drawn,
         "sheets": [] if first is None else [_form_sheet(files, group, first), _agreement_sheet(group, first)],

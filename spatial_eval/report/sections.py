@@ -42,7 +42,13 @@ from spatial_eval.report.framings import show_groups
 from spatial_eval.report.panels import PanelSource
 from spatial_eval.report.samples import MAX_PICTURES, pack_samples, shorten_text
 from spatial_eval.report.sheets import Sheet, format_interval, format_number, format_p_value
-from spatial_eval.report.tables import describe_equal_cells, label_runs, stored_accuracy
+from spatial_eval.report.tables import (
+    describe_equal_cells,
+    label_datasets,
+    label_part,
+    label_runs,
+    stored_accuracy,
+)
 from spatial_eval.report.verdicts import PUBLISHED, WORDS, classify_gain, rank_methods, spell_rows
 from spatial_eval.store import attention as captured
 from spatial_eval.store.attention import Attention
@@ -70,7 +76,7 @@ class ReportContext:
 
     @property
     def overall(self) -> list[Selected]:
-        """Return the best cell of each dataset and model."""
+        """Return the best cell of each part."""
         return [s for s in self.chosen if not s.family]
 
     @property
@@ -95,11 +101,11 @@ def _capitalize(line: str) -> str:
 
 @section
 def answer(context: ReportContext) -> Mapping[str, Any]:
-    """Compute the forest plot, one line per dataset, model and method, and its verdicts in words."""
-    families = context.families
-    compared, controls = [s for s in families if s.test.gain], best_controls(families)
+    """Compute the forest plot, one line per part and method, and its verdicts in words."""
+    files, families = context.files, context.families
+    compared, controls = [s for s in families if s.test.gain], best_controls(files, families)
     tried = [s for s in compared if s.family not in CONTROLS] or compared
-    every = [_forest_line(context.files, s, controls.get((s.dataset, s.model))) for s in families]
+    every = [_forest_line(files, s, controls.get(files.keys[s.cell])) for s in families]
     lines = [line for line in every if not compared or line["selected"].method.kind != "base"]
     ends = [end for line in lines if bool(line["interval"]) == bool(compared) for bar in line["bars"] for end in bar]
     low, high = (figures.signed_span(ends) if compared else (0.0, 100.0)) if ends else (0.0, 1.0)
@@ -111,7 +117,9 @@ def answer(context: ReportContext) -> Mapping[str, Any]:
 
     for line in lines:
         line["bars"] = [[place(end) for end in bar] for bar in line["bars"]]
-    places = list(dict.fromkeys((s.dataset, s.model) for s in compared))
+    places = list(dict.fromkeys(files.keys[s.cell] for s in compared))
+    several_models = len({s.model for s in families}) > 1
+    noun = "datasets and models" if several_models else "datasets"
     only_base = all(s.method.kind == "base" for s in families)
     helped = [s for s in tried if classify_gain(s) == "helps"]
     hurt = [s for s in tried if classify_gain(s) == "hurts"]
@@ -131,19 +139,21 @@ def answer(context: ReportContext) -> Mapping[str, Any]:
         "ticks": [(f"{low + i * step:g}", place(low + i * step)) for i in range(int((high - low) / step + 1e-9) + 1)],
         "zero": place(0),
         "places": places,
+        "noun": noun if len({place[:2] for place in places}) == len(places) else "parts",
+        "datasets": label_datasets(files, families),
         "helped": helped,
-        "helped_places": {(s.dataset, s.model) for s in helped},
+        "helped_places": {files.keys[s.cell] for s in helped},
         "hurt": hurt,
         "largest": largest,
         "why": _explain_change(context, largest) if largest in helped else None,
         "strictly": next((line["strict"] for line in lines if line["selected"] is largest), None),
-        "control": controls.get((largest.dataset, largest.model)) if largest else None,
+        "control": controls.get(files.keys[largest.cell]) if largest else None,
         "unseen": any(line["unseen"] for line in lines),
         "corrected": any(s.corrected for s in families),
         "controlled": bool(controls),
         "means": any(s.mean for s in families),
         "strict": any(line["strict"] for line in lines),
-        "several_models": len({s.model for s in families}) > 1,
+        "several_models": several_models,
         "tests": [test for test in MARKS if any(s.test.test == test for s in compared)],
         "marks": MARKS,
         "missing": int(context.files.cells["missing"].max()),
@@ -200,7 +210,7 @@ def _forest_line(files: SweepData, s: Selected, control: Selected | None) -> dic
     """Compute one line and its sentences: the difference from base where there is one, else the accuracy.
 
     Args:
-        control: what the best control gains on the same dataset and model, where the sweep has one.
+        control: what the best control gains on the same part, where the sweep has one.
     """
     gain, now, base = s.test.gain, s.test.now, s.test.base
     strict = (
@@ -307,7 +317,7 @@ def referee(context: ReportContext) -> Mapping[str, Any] | None:
     return {
         "links": {"referee": "Ranking"},
         "places": places,
-        "controlled": bool(best_controls(context.families)),
+        "controlled": bool(best_controls(context.files, context.families)),
         "means": any(s.mean for s in context.families),
         "published": any(PUBLISHED in place.sheet.header for place in places),
     }
@@ -315,14 +325,19 @@ def referee(context: ReportContext) -> Mapping[str, Any] | None:
 
 @section
 def details(context: ReportContext) -> Mapping[str, Any]:
-    """Compute figures and tables per dataset and model: hyperparameters, relations, confidence, flips."""
+    """Compute figures and tables per part: hyperparameters, relations, confidence, flips."""
     overall = context.overall
     mixed = describe_mixtures(context.files.passes.to_dict("records"))
     several = len({s.model for s in overall}) > 1
-    links = {f"d{i}": f"{s.dataset}, {s.model}" if several else s.dataset for i, s in enumerate(overall)}
+    labels = label_datasets(context.files, overall)
+    links = {f"d{i}": labels[s.cell] + f", {s.model}" * several for i, s in enumerate(overall)}
     parts = [
         _detail(context, s)
-        | {"anchor": f"d{i}", "mixture": mixed.get(context.files.keys[s.cell][: len(EXPERIMENT_COLUMNS)])}
+        | {
+            "anchor": f"d{i}",
+            "dataset": labels[s.cell],
+            "mixture": mixed.get(context.files.keys[s.cell][: len(EXPERIMENT_COLUMNS)]),
+        }
         for i, s in enumerate(overall[:MAX_DETAILS])
     ]
     return {
@@ -482,11 +497,12 @@ def attention(context: ReportContext) -> Mapping[str, Any] | None:
 
 
 def _capture(context: ReportContext, capture: Attention) -> dict[str, Any]:
-    chosen = spread_arms(capture)
+    chosen, among = spread_arms(capture), {(*key, "", 0) for key in context.files.experiments}
+    key = capture.dataset, capture.model, capture.max_new_tokens, "", 0
     by_layer = 100 * np.nanmean(capture.mass, axis=(0, 3))  # (W, layers)
     shares = {label_arm(capture.arms[w]): [float(value) for value in by_layer[w]] for w in chosen}
     return {
-        "title": f"{capture.dataset}, {capture.model}",
+        "title": f"{label_part(key, among)}, {capture.model}",
         "figure": figures.attention_figure(shares, len(capture.ids)),
         "outcomes": _outcome_sheet(context.files, capture),
         "panels": _panels(context, capture, chosen),
@@ -540,12 +556,12 @@ def _panels(context: ReportContext, capture: Attention, chosen: Sequence[int]) -
 @section
 def paper(context: ReportContext) -> Mapping[str, Any] | None:
     """Compare the sweep's cells at published settings with the paper."""
-    files, rows = context.files, []
+    files, rows, among = context.files, [], set(context.files.keys)
     for i in map(int, files.cells.index[files.cells["paper"].notna()]):
         row, e = files.row(i), stored_accuracy(files, i)
         here = f"{e.value:.2f} ({format_interval(e)})"
         values = [f"{e.n:,}", here, f"{row['paper']:.1f}", f"{row['difference']:+.2f}", _format_share(files, i)]
-        rows.append([row["dataset"], row["model"], label_method(files.methods[i]), *values])
+        rows.append([label_part(files.keys[i], among), row["model"], label_method(files.methods[i]), *values])
     if not rows:
         return None
     header = ["dataset", "model", "method", "n", "here (95 %)", "paper", "difference", "to weight1"]

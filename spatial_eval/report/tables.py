@@ -24,7 +24,7 @@ from spatial_eval.analysis.metrics import (
     format_settings,
     label_method,
     list_arms,
-    spell_settings,
+    spell_defaults,
     strict_gap,
 )
 from spatial_eval.analysis.selection import (
@@ -82,6 +82,27 @@ def label_runs(runs: Sequence[Method]) -> str:
     return label_method(drop_seed(runs[0]) if several else runs[0]) + f", {describe_mean(len(runs))}" * several
 
 
+def label_part(part: tuple[Any, ...], among: Iterable[tuple[Any, ...]], *, split: bool = False) -> str:
+    """Return a part's dataset, with its limit and its max_new_tokens where the parts of its sweep differ in them.
+
+    Args:
+        part, among: a part and all of its sweep, by SweepData.keys.
+        split: whether to name the split too, and any limit.
+    """
+    dataset, _, tokens, at, limit = part
+    every = set(among)
+    lengths, limits = {other[2] for other in every}, {other[4] for other in every}
+    words = [dataset, *[at] * split]
+    words += [f"limit={limit}"] * (bool(limit) and (split or len(limits) > 1))
+    return " ".join([*words, *[f"max_new_tokens={tokens}"] * (len(lengths) > 1)])
+
+
+def label_datasets(files: SweepData, chosen: Iterable[Selected]) -> dict[int, str]:
+    """Return the label of each choice's dataset (label_part), by its cell."""
+    among = set(files.keys)
+    return {s.cell: label_part(files.keys[s.cell], among) for s in chosen}
+
+
 def describe_choice(chosen: Selected) -> str:
     """Describe how a cell was chosen, with its corrected accuracy where it was chosen on the reported questions."""
     corrected = format_estimate(chosen.corrected, 1)
@@ -108,7 +129,7 @@ def describe_equal_cells(
             limit, tokens = int(float(none_if_empty(row["limit"]) or 0)), int(float(row["max_new_tokens"]))
             key = (row["criterion"], row["dataset"], row["model"], tokens, row["split"], limit)
             routed.setdefault(key, []).append(row)
-    lines = []
+    lines, places = [], [tuple(place) for _, *place in routed]
     for (criterion, *part), cells in routed.items():
         answers = parts.get(tuple(part)) if parts else None
         base = answers.arms.get(BASE) if answers else None
@@ -119,8 +140,8 @@ def describe_equal_cells(
         if not idle:
             continue
         signal = signal[: len(signal) * (len(idle) == len(cells))]
-        dataset, model, _, split, limit = part
-        place = f"{dataset} {split}" + f" limit={limit}" * bool(limit) + f" by {criterion}" * (criterion != "max_prob")
+        model = part[1]
+        place = label_part(tuple(part), places, split=True) + f" by {criterion}" * (criterion != "max_prob")
         top = signal.min() if signal.size else max(float(row["threshold"]) for row in idle)
         twins = {f"{float(row['weight2']):g} {none_if_empty(row.get('settings')) or ''}".rstrip() for row in idle}
         twin = f"scaling_vis w={min(twins)}" if len(twins) == 1 else "scaling_vis at their weight2"
@@ -300,18 +321,21 @@ def results_table(
     chosen: Sequence[Selected] | None = None,
     files: SweepData | None = None,
     width: int | None = None,
+    methods: Sequence[Method] | None = None,
 ) -> str:
     """Format cells for a terminal with notes; of more than MAX_ROWS cells only those in `chosen`, if given, with marks.
 
     Args:
         files: the rows' sweep; None where it cannot be read: settings and thresholds are then described less.
         width: as for format_text.
+        methods: of the rows; None = those of `files`.
     """
+    if files is not None and methods is None:
+        methods = files.methods
     cells, notes = list(range(len(rows))), describe_equal_cells(rows, files.parts if files else None)
     marks: list[dict[str, Any]] = [{} for _ in cells]
-    methods: list[Method] | None = None
     if chosen is not None and len(rows) > MAX_ROWS:
-        cells, methods = [s.cell for s in chosen], [s.setting for s in chosen]
+        cells, methods = [s.cell for s in chosen], methods and [s.setting for s in chosen]
         marks = [
             {
                 **(_show_mean(files, s) if s.mean and files else {}),
@@ -321,9 +345,9 @@ def results_table(
             for s in chosen
         ]
         notes = [f"{len(rows):,} cells; the best of each method is shown", *notes]
+    if methods is not None:
+        marks = spell_defaults(marks, methods)
     if files is not None:
-        spelled = spell_settings([files.methods[cell] for cell in cells] if methods is None else methods)
-        marks = [{**mark, "settings": text} for mark, text in zip(marks, spelled, strict=True)]
         notes += _describe_seeds(files)
         notes += _describe_templates(files, {rows[cell]["dataset"] for cell in cells})
         if any(cell.get("asked") is False for cell in files.about["cells"]):
@@ -345,8 +369,9 @@ def _describe_seeds(files: SweepData) -> list[str]:
     for cell, key in enumerate(files.keys):
         if files.methods[cell].kind == "sample" and key in files.parts:
             cells.setdefault(key, []).append(cell)
+    among = set(files.keys)
     return [
-        f"{key[0]}, {key[1]}, {key[3]}: "
+        f"{label_part(key, among)}, {key[1]}, {key[3]}: "
         f"sample {format_settings(drop_seed(files.methods[runs[0]])) or 'at its defaults'}, mean of {len(runs)} seeds "
         f"{format_estimate(mean_accuracy(files, runs))} (95 %, seeds and sets or images drawn again)"
         for key, own in cells.items()
@@ -404,11 +429,11 @@ def _paper_sheet(files: SweepData, model: str, every: Sequence[Selected]) -> She
     kinds = [kind for kind in METHODS if any(s.family == kind for s in chosen)]
     found = {(s.family, files.keys[s.cell]): build_setting_row(files, s.seeds) for s in chosen}
     parts = list(dict.fromkeys(part for _, part in found))
-    header, columns = ["method"], []
+    header, columns, among, labels = ["method"], [], set(files.keys), label_datasets(files, every)
     for part in parts:
         here = [s for s in chosen if files.keys[s.cell] == part]
         extra = [name for name in EXTRA if _has_extra([row for (_, at), row in found.items() if at == part], name)]
-        header += [f"{_label_part(part, parts)} (n={format_sizes([s.test.now.n for s in here])})", *extra]
+        header += [f"{label_part(part, among, split=True)} (n={format_sizes([s.test.now.n for s in here])})", *extra]
         columns += [(part, name) for name in ("accuracy", *extra)]
     rows = [[kind, *(_format_figure(found.get((kind, part)), name) for part, name in columns)] for kind in kinds]
     best = {
@@ -420,11 +445,11 @@ def _paper_sheet(files: SweepData, model: str, every: Sequence[Selected]) -> She
         rows += _published_rows(files, kind, columns, {s.cell for s in chosen})
     missing = [int(row["missing"]) for row in found.values()]
     notes = [
-        f"{s.dataset}: {label_method(s.setting)}, {describe_choice(s)}" + f"; {n:,} questions missing" * bool(n)
+        f"{labels[s.cell]}: {label_method(s.setting)}, {describe_choice(s)}" + f"; {n:,} questions missing" * bool(n)
         for s, n in zip(chosen, missing, strict=True)
         if s.family != "base"
     ]
-    notes += _best_notes(every) if best else []
+    notes += _best_notes(every, labels) if best else []
     notes += filter(None, [describe_strict_gap(found.values())])
     title = f"{model}: accuracy in percent (95 % interval)"
     return Sheet(title, header, rows, 1, best, notes, GLOSSES)
@@ -446,18 +471,13 @@ def _read_accuracy(row: Mapping[str, Any]) -> Estimate:
     return Estimate(row["accuracy"], row["accuracy_low"], row["accuracy_high"], row["n"])
 
 
-def _best_notes(chosen: Sequence[Selected]) -> list[str]:
+def _best_notes(chosen: Sequence[Selected], labels: Mapping[int, str]) -> list[str]:
     """Say what is marked as the best of all methods, and how it was chosen."""
     overall = [s for s in chosen if not s.family]
-    notes = [f"marked for {s.dataset}: {label_method(s.setting)}, of all methods {describe_choice(s)}" for s in overall]
+    notes = [
+        f"marked for {labels[s.cell]}: {label_method(s.setting)}, of all methods {describe_choice(s)}" for s in overall
+    ]
     return [*notes, f"{RULE}."]
-
-
-def _label_part(part: tuple[Any, ...], among: Sequence[tuple[Any, ...]]) -> str:
-    """Return a part's dataset and split, and what else distinguishes it from the others."""
-    dataset, _, tokens, split, limit = part
-    several = len({other[2] for other in among}) > 1
-    return f"{dataset} {split}" + f" limit={limit}" * bool(limit) + f" max_new_tokens={tokens}" * several
 
 
 def _has_extra(rows: Sequence[Mapping[str, Any]], name: str) -> bool:
@@ -505,8 +525,8 @@ def find_paper_model(files: SweepData, model: str) -> str:
 
 
 def relation_sheets(files: SweepData, chosen: Sequence[Selected]) -> list[Sheet]:
-    """Lay out one sheet per dataset and model: accuracy of each method's cell on each relation."""
-    sheets = []
+    """Lay out one sheet per part: accuracy of each method's cell on each relation."""
+    sheets, labels = [], label_datasets(files, chosen)
     for key in dict.fromkeys(files.keys[s.cell] for s in chosen):
         every = [s for s in chosen if files.keys[s.cell] == key]
         here = [s for s in every if s.family]
@@ -519,8 +539,8 @@ def relation_sheets(files: SweepData, chosen: Sequence[Selected]) -> list[Sheet]
         rows = [[kind, *(format_estimate(row[kind], 1) for row in accuracies.values())] for kind in kinds]
         best = {(kinds.index(s.method.kind), 0) for s in every if not s.family and len(kinds) > 1}
         notes = [f"{label_method(s.setting)}, {describe_choice(s)}" for s in here if s.family != "base"]
-        notes += _best_notes(every) if best else []
-        title = f"{key[0]} {key[3]}, {key[1]}: accuracy by relation in percent (95 % interval)"
+        notes += _best_notes(every, labels) if best else []
+        title = f"{labels[every[0].cell]} {key[3]}, {key[1]}: accuracy by relation in percent (95 % interval)"
         sheets.append(Sheet(title, header, rows, 1, best, notes))
     return sheets
 
@@ -533,14 +553,15 @@ def _left_out_note(chosen: Sequence[Selected]) -> list[str]:
     ] * bool(count)
 
 
-def selection_sheet(chosen: Sequence[Selected]) -> Sheet:
-    """Lay out the chosen cells and their accuracies; the overall choice of each dataset and model is marked."""
+def selection_sheet(files: SweepData, chosen: Sequence[Selected]) -> Sheet:
+    """Lay out the chosen cells and their accuracies; the overall choice of each part is marked."""
+    labels = label_datasets(files, chosen)
     on, split = chosen[0].on, chosen[0].split
     header = ["dataset", "model", "from", "chosen", f"{on} (n)", "again", f"{split} (n)"]
     header += ["against base", "p (Holm)", "paper"]
     rows = [
         [
-            *(s.dataset, s.model, f"{s.family or 'all'}, {s.candidates:,}", label_method(s.setting)),
+            *(labels[s.cell], s.model, f"{s.family or 'all'}, {s.candidates:,}", label_method(s.setting)),
             f"{format_estimate(s.choice.accuracy)} ({s.choice.accuracy.n:,})",
             f"{100 * s.choice.again:.0f} %" if s.candidates > 1 else "",
             f"{format_estimate(s.test.now)} ({s.test.now.n:,})",
@@ -557,8 +578,8 @@ def selection_sheet(chosen: Sequence[Selected]) -> Sheet:
         "themselves).",
         *_interval_notes(s.test.gain for s in chosen),
         "paper: of a published setting only.",
-        *(f"{s.dataset}: {label_method(s.setting)}, {describe_choice(s)}" for s in chosen if s.best or s.mean),
-        *(_describe_runner_ups(s) for s in chosen if not s.family and len(s.runner_ups) > 1),
+        *(f"{labels[s.cell]}: {label_method(s.setting)}, {describe_choice(s)}" for s in chosen if s.best or s.mean),
+        *(_describe_runner_ups(s, labels[s.cell]) for s in chosen if not s.family and len(s.runner_ups) > 1),
     ]
     best = {(i, 6) for i, s in enumerate(chosen) if not s.family}
     title = f"Chosen on {on}, reported on {split}" + ", by strict grading (accuracy_strict)" * bool(
@@ -572,9 +593,9 @@ def _interval_notes(gains: Iterable[Estimate | None]) -> list[str]:
     return [f"{NO_INTERVAL}."] * any(gain is not None and math.isnan(gain.low) for gain in gains)
 
 
-def _describe_runner_ups(chosen: Selected) -> str:
+def _describe_runner_ups(chosen: Selected, label: str) -> str:
     others = [f"{label_method(m)} {100 * share:.0f} %" for m, share in chosen.runner_ups if m != chosen.setting]
-    return f"{chosen.dataset}: other redraws choose {', '.join(others)}"
+    return f"{label}: other redraws choose {', '.join(others)}"
 
 
 def comparison_sheet(rows: Rows, most: int = MAX_ROWS) -> Sheet:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from spatial_eval.analysis.intervals import Estimate, Paired, holm
 from spatial_eval.analysis.metrics import format_hyperparameters, spell_settings
@@ -22,7 +23,7 @@ from spatial_eval.core.validate import field_values
 from spatial_eval.methods.controls import CONTROLS
 from spatial_eval.methods.published import DATASETS, published_gains
 from spatial_eval.report.sheets import Sheet, format_interval, format_number, format_p_value, format_sizes
-from spatial_eval.report.tables import find_paper_model
+from spatial_eval.report.tables import find_paper_model, label_datasets
 
 ALPHA = 0.05  # level of the p-value that counts all cells
 MIN_KINDS = 3  # kinds of method beside base and controls from which a sweep is ranked
@@ -32,7 +33,7 @@ WORDS = {"helps": "Helps", "hurts": "Hurts", "same": "No clear difference", "idl
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """Hold the ranked methods of one dataset and model.
+    """Hold the ranked methods of one part.
 
     Attributes:
         findings: what is said of each method, a line per kind of finding: its verdict, its words, the methods.
@@ -89,7 +90,7 @@ def classify_gain(chosen: Selected) -> str:
 
 
 def rank_methods(files: SweepData, chosen: Sequence[Selected]) -> list[Ranking]:
-    """Rank each method, or each of its variants, per dataset and model; [] where too few kinds are compared with base.
+    """Rank each method, or each of its variants, per part; [] where too few kinds are compared with base.
 
     p against base is adjusted (Holm) for all rows of all rankings, p against the best controls for all such tests.
     """
@@ -97,26 +98,28 @@ def rank_methods(files: SweepData, chosen: Sequence[Selected]) -> list[Ranking]:
     if len({s.family for s in compared} - set(CONTROLS)) < MIN_KINDS:
         return []
     rows = [s for s in adjust_p_values(select_by_settings(files, compared)) if s.test.gain]
-    controls = best_controls(rows)
-    beside = [_compare_with_control(files, s, controls.get((s.dataset, s.model))) for s in rows]
+    controls, labels = best_controls(files, rows), label_datasets(files, rows)
+    beside = [_compare_with_control(files, s, controls.get(files.keys[s.cell])) for s in rows]
     tests = iter(holm([found.p for found in beside if found]))
-    places: dict[tuple[str, str], list[Ranked]] = {}
+    places: dict[tuple[Any, ...], list[Ranked]] = {}
     for s, setting, found in zip(rows, spell_rows(files, rows), beside, strict=True):
         gain = found.gain if found else None
         more = found is not None and next(tests) < ALPHA and found.gain.value > 0 and not found.gain.low <= 0
         ranked = Ranked(s, setting, gain, beyond=more and classify_gain(s) == "helps")
-        places.setdefault((s.dataset, s.model), []).append(ranked)
-    return [_rank_place(files, rows, controls.get(place)) for place, rows in places.items()]
+        places.setdefault(files.keys[s.cell], []).append(ranked)
+    return [
+        _rank_place(files, labels[rows[0].selected.cell], rows, controls.get(place)) for place, rows in places.items()
+    ]
 
 
 def _compare_with_control(files: SweepData, s: Selected, control: Selected | None) -> Paired | None:
     """Compare a method with the best control, on the questions that both answered."""
-    if control is None or s.family in CONTROLS or files.keys[s.cell] != files.keys[control.cell]:
+    if control is None or s.family in CONTROLS:
         return None
     return compare_settings(files, s.seeds, control.seeds)
 
 
-def _rank_place(files: SweepData, rows: Sequence[Ranked], control: Selected | None) -> Ranking:
+def _rank_place(files: SweepData, label: str, rows: Sequence[Ranked], control: Selected | None) -> Ranking:
     order = {"helps": 0, "same": 1, "hurts": 2}
 
     def rank(row: Ranked) -> tuple[bool, int, float]:
@@ -144,7 +147,7 @@ def _rank_place(files: SweepData, rows: Sequence[Ranked], control: Selected | No
     best = next((row for row in ranked if row.selected is control), None)
     named = ", ".join(filter(None, [best.name, best.selected.mean])) if best else ""
     bar = f"{named}, {gain.value:+.1f} ({format_interval(gain, sign='+')})" if gain else ""
-    title = f"{s.dataset}, {s.split}: {s.model}, n = {format_sizes([one.test.now.n for one in chosen])}"
+    title = f"{label}, {s.split}: {s.model}, n = {format_sizes([one.test.now.n for one in chosen])}"
     return Ranking(title, _list_findings(ranked, control), bar, sheet)
 
 

@@ -16,8 +16,9 @@ from PIL import Image
 
 import spatial_eval
 from spatial_eval.analysis import selection
-from spatial_eval.analysis.framings import find_groups
-from spatial_eval.analysis.sweep_data import SweepData
+from spatial_eval.analysis.framings import find_groups, framing_rows
+from spatial_eval.analysis.metrics import spell_defaults
+from spatial_eval.analysis.sweep_data import SweepData, match_methods
 from spatial_eval.benchmarks.framing import apply_framing
 from spatial_eval.benchmarks.readers import QuestionFile
 from spatial_eval.config.tracking import Wandb
@@ -95,6 +96,17 @@ def test_tables_show_the_mean_of_every_figure(drawn: SweepData, chosen: list[sel
         assert f" {cells[name].mean():.2f} " in line
     assert f" {cells['unreadable'].mean():.1f} " in line
     assert MEAN in line
+
+
+def test_each_form_names_the_seed_that_is_the_default(drawn: SweepData) -> None:
+    rows = framing_rows(drawn, find_groups(drawn))
+    plain = [{**row, "settings": None} if row["settings"] == "seed=3" else row for row in rows]
+    assert match_methods(drawn.about, plain) is None  # no cell of this sweep has the default
+    methods = match_methods(drawn.about, rows)
+    assert methods is not None
+    shown = framings.framing_sheet(spell_defaults(rows, methods))
+    at = shown.header.index("setting")
+    assert [row[at] for row in shown.rows if row[2] == "sample"] == [f"seed={seed}" for seed in SEEDS for _ in range(2)]
 
 
 def test_relations_are_the_mean(drawn: SweepData, chosen: list[selection.Selected], frame: pd.DataFrame) -> None:
@@ -198,7 +210,7 @@ def test_no_seed_is_named_where_a_mean_stands(drawn: SweepData, chosen: list[sel
     for s in chosen:
         assert "seed" not in tables.label_method(s.setting)
     sheets = [*tables.paper_sheets(drawn, chosen), *tables.relation_sheets(drawn, chosen)]
-    sheets.append(tables.selection_sheet([s for s in chosen if s.dataset == "quiz"]))
+    sheets.append(tables.selection_sheet(drawn, [s for s in chosen if s.dataset == "quiz"]))
     for sheet in sheets:
         assert not re.search(r"seed=\d|one of its seeds", json.dumps([sheet.rows, sheet.notes]))
         assert MEAN in json.dumps([sheet.rows, sheet.notes])

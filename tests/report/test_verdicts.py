@@ -21,13 +21,22 @@ from spatial_eval.analysis.sweep_data import SweepData, read_sweep_data
 from spatial_eval.methods.published import TABLE, published_gains
 from spatial_eval.methods.routing import METHODS, PaiFull, ScalingVis
 from spatial_eval.report import figures, page, sections, verdicts
-from spatial_eval.report.tables import results_sheet
+from spatial_eval.report.tables import label_part, results_sheet
 
 
 @pytest.fixture(scope="module")
 def judged(tmp_path_factory) -> SweepData:
     """Yes/no questions on which one weight helps as much as a forced yes, and another hardly acts."""
-    folder: Path = tmp_path_factory.mktemp("judged")
+    return judge(tmp_path_factory.mktemp("judged"))
+
+
+@pytest.fixture(scope="module")
+def parted(tmp_path_factory) -> SweepData:
+    """The first 60 questions of them and all, in answers of two lengths."""
+    return judge(tmp_path_factory.mktemp("parted"), "limit=60,null", "max_new_tokens=4,8")
+
+
+def judge(folder: Path, *more: str) -> SweepData:
     chance = random.Random(0)
     rows, recorded = [], []
     for i in range(200):
@@ -48,7 +57,7 @@ def judged(tmp_path_factory) -> SweepData:
     given += [f"model.path={folder / 'recorded.jsonl'}", f"output_dir={folder / 'out'}", "split=all"]
     methods = ["method=base,scaling_vis,adapt_vis,route,forced_yes", "weight=0.5,2", "weight1=0.5", "weight2=2"]
     methods += ["threshold=0.7", "method.low=0.5", "method.high=2"]
-    return spatial_eval.run([*methods, *given]).files
+    return spatial_eval.run([*methods, *given, *more]).files
 
 
 def test_each_line_says_what_the_best_control_gains_and_what_so_many_questions_show(judged: SweepData) -> None:
@@ -93,6 +102,69 @@ def test_a_table_names_the_best_control_beside_each_method_alone(judged: SweepDa
     named = {row[sheet.header.index("method")]: row[at] for row in sheet.rows}
     assert named["base"] == named["forced_yes"] == ""
     assert re.fullmatch(r"forced_yes [+-]\d+\.\d", named["scaling_vis"])
+
+
+PLACES = [
+    f"quiz{limit} max_new_tokens={tokens}" for tokens in (4, 8) for limit in (" limit=60", "")
+]  # of the sweep with four parts
+
+
+def test_a_control_is_that_of_the_same_limit_and_length(parted: SweepData) -> None:
+    chosen = selection.picks(parted)
+    controls = selection.best_controls(parted, chosen)
+    assert controls.keys() == parted.parts.keys()
+    assert all(parted.keys[s.cell] == key for key, s in controls.items())
+    gains = {key: s.test.gain.value for key, s in controls.items() if s.test.gain}
+    assert len(set(gains.values())) == 2  # by limit
+    found = sections.answer(sections.ReportContext(parted, chosen, figures.Thumbnails(())))
+    beside = [line for line in found["lines"] if line["control"]]
+    assert len(beside) == 4 * 3
+    for line in beside:
+        assert line["control"].test.gain.value == gains[parted.keys[line["selected"].cell]]
+    for ranking in verdicts.rank_methods(parted, chosen):
+        (gain,) = {gains[key] for key in gains if f"n = {len(parted.parts[key].questions)}" in ranking.title}
+        assert ranking.control.startswith(f"forced_yes, {gain:+.1f} (")
+        assert any(row[ranking.sheet.header.index("against forced_yes (95 %)")] for row in ranking.sheet.rows)
+
+
+def test_labels_say_what_parts_differ_in(parted: SweepData) -> None:
+    chosen = selection.picks(parted)
+    context = sections.ReportContext(parted, chosen, figures.Thumbnails(()))
+    answer = sections.answer(context)
+    assert sorted(set(answer["datasets"].values())) == sorted(PLACES)
+    assert (len(answer["places"]), answer["noun"]) == (4, "parts")
+    titles = [ranking.title for ranking in verdicts.rank_methods(parted, chosen)]
+    assert sorted(titles) == sorted(
+        f"{place}, all: recorded, n = {60 if 'limit' in place else 200}" for place in PLACES
+    )
+    links = sections.details(context)["links"].values()
+    assert sorted(links) == sorted(PLACES)
+    text = page.render_page(parted)
+    for place in PLACES:
+        assert text.count(f'<th scope="row" class="d">{place}</th>') == 4
+        assert f"<h2>{place}, all <" in text
+        assert f"<b>{place}</b>." in text
+    assert '<th scope="row" class="d">quiz</th>' not in text
+
+
+def test_one_limit_and_one_length_are_not_named(judged: SweepData) -> None:
+    text = page.render_page(judged)
+    assert text.count('<th scope="row" class="d">quiz</th>') == 4
+    assert "<h2>quiz, all <" in text
+    (ranking,) = verdicts.rank_methods(judged, selection.picks(judged))
+    assert ranking.title == "quiz, all: recorded, n = 200"
+    answer = sections.answer(sections.ReportContext(judged, selection.picks(judged), figures.Thumbnails(())))
+    assert answer["noun"] == "datasets"
+
+
+def test_a_part_is_named_by_what_sets_it_apart() -> None:
+    short, long, other = (("quiz", "m", tokens, "test", limit) for tokens, limit in ((1, 40), (8, 40), (1, 16)))
+    assert label_part(short, [short]) == "quiz"
+    assert label_part(short, [short], split=True) == "quiz test limit=40"
+    assert label_part(short, [short, long]) == "quiz max_new_tokens=1"
+    assert label_part(short, [short, other]) == "quiz limit=40"
+    assert label_part(other, [short, long, other], split=True) == "quiz test limit=16 max_new_tokens=1"
+    assert label_part((*short[:4], 0), [short, (*short[:4], 0)]) == "quiz"
 
 
 def test_two_kinds_of_method_are_not_ranked(swept) -> None:
