@@ -134,6 +134,8 @@ def _match_part(folder: Path, part: str) -> list[Path]:
         if error.errno in ABSENT:
             return []
         raise
+    except ValueError as error:  # a NUL: no path has one
+        raise OSError(errno.EINVAL, str(error), str(folder)) from error
 
 
 def list_files(folder: Path, pattern: str, *, required: bool = True) -> list[Path]:

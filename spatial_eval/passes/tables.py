@@ -21,6 +21,7 @@ from spatial_eval.config.descriptions import describe_for_sweep
 from spatial_eval.core import columns as column_names
 from spatial_eval.core import plan
 from spatial_eval.core.arms import BASE, BASELINE, Arm
+from spatial_eval.core.errors import StoreError
 from spatial_eval.core.files import translate_os_errors, write_atomic
 from spatial_eval.core.hashing import hash_text
 from spatial_eval.core.paths import SweepPaths
@@ -439,6 +440,8 @@ def gather_captures(folder: Path, state: PassState, places: Places) -> Path:
     """Write the pass's captures as one file in a sweep's folder; return its path.
 
     It has the highest level that all of them have: a later capture=mass loses no earlier capture=map.
+
+    Raises StoreError where captures cannot be written, or no longer be read.
     """
     experiment, asked = state.work.experiment, state.work.capture
     store = Captures(places.paths.captures)
@@ -449,6 +452,9 @@ def gather_captures(folder: Path, state: PassState, places: Places) -> Path:
         return {answer: frame for answer, frame in captures.items() if answer in wanted}
 
     level, captures = asked, find_wanted(asked)
+    lost = len(wanted - captures.keys() - state.stored.failures.keys()) - state.uncaptured
+    if lost > 0:
+        raise StoreError(f"{lost:,} captures of {state.name} were read before and cannot be read now; run it again")
     for higher in CAPTURES[CAPTURES.index(asked) + 1 :]:
         higher_captures = find_wanted(higher)
         if higher_captures.keys() == captures.keys():

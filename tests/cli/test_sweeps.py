@@ -425,3 +425,8 @@ def test_a_command_is_parsed_by_its_own_module_alone() -> None:
     assert len(names) == len(set(names))
     for name in names:
         assert build_parser(name).format_help() == build_parser().format_help()
+
+
+def test_a_folder_with_a_nul_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["select", "q", "--output-dir", "\0"]) == 1
+    assert capsys.readouterr().err.count("\n") == 1

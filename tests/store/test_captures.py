@@ -219,6 +219,20 @@ def test_a_capture_of_other_layers_or_tokens_is_left_out_and_captured_again(tmp_
         first.with_name("0.frames.damaged").unlink()
 
 
+def test_captures_that_can_no_longer_be_read_are_not_left_out_in_silence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file server refused one listing: the sweep's file had fewer arrays, and the command ended with 0."""
+    run_pass(job(tmp_path, "map"), Places(tmp_path, tmp_path))
+    done = job(tmp_path, "map")
+    whole = pass_tables.gather_captures(tmp_path, done, Places(tmp_path, tmp_path)).read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(Captures, "_list_frames", lambda self, key: iter(()))
+        with pytest.raises(StoreError, match=r"^24 captures of drill x gazing were read before and cannot be read now"):
+            pass_tables.gather_captures(tmp_path, done, Places(tmp_path, tmp_path))
+    assert pass_tables.gather_captures(tmp_path, done, Places(tmp_path, tmp_path)).read_bytes() == whole
+
+
 # A pass
 
 
