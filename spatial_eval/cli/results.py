@@ -119,7 +119,8 @@ def print_results(parsed: argparse.Namespace) -> int:
             print_output(sheets.format_csv(parse_table_rows(table), names))
         elif flat:
             rows = parse_table_rows(table)
-            _print_rows(parsed.format, rows, match_methods(read.about, rows))
+            methods = None if parsed.format == "json" else match_methods(read.about, rows)  # json holds what is stored
+            _print_rows(parsed.format, rows, methods)
     if not flat:
         files = read_sweep_data(folder)
         chosen = selection.picks(files)
